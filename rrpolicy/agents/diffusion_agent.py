@@ -1,0 +1,305 @@
+"""A diffusion planner as an SB3-style agent: learns from data, acts through ``predict``, saved as one safe archive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import gymnasium as gym
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from rrpolicy.agents.planning import Planner, PlanningOptions
+from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
+from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.spaces import box_from_dict, box_to_dict, check_spaces, flat_box
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.data.windows import WindowSampler
+from rrpolicy.diffusion.process import DiffusionProcess, Prediction, Schedule
+from rrpolicy.diffusion.sampling import Solver, check_solver
+from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.envs.controller import PDController
+
+Env = gym.Env[Any, Any] | VecEnv
+N_STARTS = 1024  # first rows kept in the archive, so that the agent can be sampled without its dataset
+
+
+class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
+    """
+    Plans windows by denoising (Janner et al. 2022) and acts on them.
+
+    :param policy: ``"MlpPolicy"`` or ``"UnetPolicy"``
+    :param env: environment (or its id) whose flat Box spaces the agent is made for
+    :param learning_rate: peak learning rate or SB3 schedule
+    :param horizon: rows H of a window
+    :param stride: environment steps between two rows
+    :param batch_size: windows per gradient step
+    :param n_diffusion_steps: noise levels T
+    :param schedule: ``"cosine"`` or ``"linear"``
+    :param prediction: what the network predicts: ``"x0"``, ``"eps"`` or ``"v"``
+    :param observation_columns: observation entries that are planned; None for all
+    :param controller: turns the next planned observation into an action; None plans the actions themselves
+    :param n_action_steps: environment steps executed before planning again; None: 8, or less for a short window
+    :param n_sampling_steps: denoising steps per plan
+    :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
+    :param warm_start: level from which the previous plan is refined; None plans from noise
+    :param clip: bound of normalised plan entries while sampling; None for none
+    :param first_action_weight: weight of the first action in the loss
+    :param normalizer: shared normaliser, for a pair whose reward is to be extracted; None fits one in ``learn``
+    :param normalizer_mode: ``"limits"``, ``"gaussian"`` or ``"isotropic"``, for a normaliser fitted in ``learn``
+    :param padding: also learn from windows that run past the end of an episode (masked)
+    :param ema_decay: decay of the averaged weights
+    :param weight_decay: AdamW weight decay
+    :param max_grad_norm: gradient clipping
+    :param policy_kwargs: arguments of the network
+    :param tensorboard_log: folder of the TensorBoard log
+    :param verbose: 0 silent, 1 prints the log
+    :param seed: seed of weights, training and stochastic acting
+    :param device: torch device
+    :raises ValueError: for spaces that are not flat boxes and for options out of range, naming them
+    """
+
+    kind: ClassVar[str] = "agent"
+
+    def __init__(
+        self,
+        policy: str,
+        env: Env | str,
+        learning_rate: LearningRate = 2e-3,
+        horizon: int = 32,
+        stride: int = 1,
+        batch_size: int = 128,
+        n_diffusion_steps: int = 50,
+        schedule: Schedule = "cosine",
+        prediction: Prediction = "x0",
+        observation_columns: Sequence[int] | None = None,
+        controller: PDController | None = None,
+        n_action_steps: int | None = None,
+        n_sampling_steps: int = 5,
+        sampler: Solver = "ddim",
+        warm_start: int | None = None,
+        clip: float | None = 1.5,
+        first_action_weight: float = 1.0,
+        normalizer: Normalizer | None = None,
+        normalizer_mode: str = "limits",
+        padding: bool = True,
+        ema_decay: float = 0.999,
+        weight_decay: float = 1e-4,
+        max_grad_norm: float = 1.0,
+        policy_kwargs: Mapping[str, Any] | None = None,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(
+            learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
+        )
+        self.env: Env | None = gym.make(env) if isinstance(env, str) else env
+        self.observation_space = flat_box(self.env.observation_space, "observation")
+        self.action_space = flat_box(self.env.action_space, "action")
+        self.policy = policy
+        self.first_action_weight = first_action_weight
+        self.policy_kwargs = dict(policy_kwargs or {})
+        self.normalizer_mode = normalizer_mode
+        self.padding = padding
+        self.controller = controller
+        self.process = DiffusionProcess(n_diffusion_steps, schedule, prediction)
+        self.layout = TrajectoryLayout(
+            observation_dim=self.observation_space.shape[0],
+            action_dim=self.action_space.shape[0],
+            horizon=horizon,
+            stride=stride,
+            observation_columns=None if observation_columns is None else tuple(observation_columns),
+            plan_actions=controller is None,
+        )
+        longest = (horizon - (controller is not None)) * stride
+        self.planning = PlanningOptions(
+            min(8, longest) if n_action_steps is None else n_action_steps,
+            n_sampling_steps, check_solver(sampler), warm_start, clip,
+        )
+        self._check_planning()
+        self._normalizer = normalizer
+        self._starts = torch.zeros(1, self.layout.width)
+        self._setup_model()
+
+    def _setup_model(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0 if self.seed is None else self.seed)
+            module = DiffusionPolicy(
+                self.policy, self.layout, self.process, self.first_action_weight, self.policy_kwargs
+            )
+        self._start_from(module)
+        self._acting_generator = torch.Generator()
+        self._acting_generator.manual_seed(0 if self.seed is None else self.seed)
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(
+        self,
+        dataset: TrajectoryDataset | Sequence[TrajectoryDataset],
+        total_timesteps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        checkpoint_path: str | Path | None = None,
+        checkpoint_freq: int = 1000,
+    ) -> Self:
+        """
+        Learn to denoise windows of ``dataset``; one timestep is one gradient step.
+
+        :param dataset: what to imitate, environment units
+        :param total_timesteps: gradient steps to take
+        :param callback: SB3 callback(s); ``on_step`` comes after every gradient step
+        :param log_interval: steps between two log lines; 0 for none
+        :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
+        :param progress_bar: show one
+        :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
+        :return: self
+        :raises TypeError: when called without a dataset
+        :raises ValueError: when dataset and layout do not fit
+        :raises FloatingPointError: when the loss is not finite, naming the step
+        """
+        datasets, total_timesteps = _checked(dataset, total_timesteps)
+        normalizer = self._normalizer
+        if normalizer is None:
+            normalizer = Normalizer.fit(TrajectoryDataset.concatenate(datasets), mode=self.normalizer_mode)
+        self._sampler = WindowSampler(datasets, self.layout, normalizer, padding=self.padding)
+        self._normalizer = normalizer  # only now: a dataset that was refused leaves no trace
+        generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
+        self._starts = self._sampler.draw(N_STARTS, generator)[0][:, 0].clone()
+        self._optimise(
+            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path, checkpoint_freq
+        )
+        return self
+
+    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
+        x0, mask = self._sampler.draw(self.batch_size, self.generator)
+        return self.module.loss(x0, mask, self.generator), {}
+
+    # ------------------------------------------------------------------ score model
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.layout.event_shape
+
+    @property
+    def pinned(self) -> Tensor:
+        """Entries (H, D) that stay clean: the current observation."""
+        return self.averaged.pinned
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """:raises ValueError: before the agent has learned or been given one"""
+        if self._normalizer is None:
+            raise ValueError("the agent has no normalizer: call learn(dataset, total_timesteps) or pass normalizer=")
+        return self._normalizer
+
+    @torch.no_grad()
+    def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Predicted noise (B, H, D) of normalised windows ``x_t`` (B, H, D) at levels ``t`` (B,)."""
+        return self.averaged.eps(x_t, t)
+
+    def sample_pinned(self, n: int, generator: torch.Generator) -> Tensor:
+        """Windows (n, H, D) that hold observations of the training data where a window is pinned, zeros elsewhere."""
+        windows = torch.zeros(n, *self.event_shape)
+        windows[:, 0] = self._starts[torch.randint(len(self._starts), (n,), generator=generator)]
+        return torch.where(self.pinned, windows, 0.0)
+
+    def fingerprint(self) -> str:
+        """Equal for agents that share layout, normaliser and process."""
+        return fingerprint(self.layout, self.normalizer, self.process)
+
+    def _denoiser(self) -> Denoiser:
+        return self.averaged.eps
+
+    # ------------------------------------------------------------------ environment
+
+    def get_env(self) -> Env | None:
+        return self.env
+
+    def set_env(self, env: Env) -> None:
+        """:raises ValueError: when the environment's spaces are not the agent's"""
+        check_spaces(self.observation_space, self.action_space, env.observation_space, env.action_space)
+        self.env = env
+
+    # ------------------------------------------------------------------ persistence
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy,
+            "layout": self.layout.to_dict(),
+            "process": self.process.to_dict(),
+            "controller": None if self.controller is None else self.controller.to_dict(),
+            "planning": asdict(self.planning),
+            "observation_space": box_to_dict(self.observation_space),
+            "action_space": box_to_dict(self.action_space),
+            "policy_kwargs": self.policy_kwargs,
+            "training": {
+                "learning_rate": None if callable(self.learning_rate) else self.learning_rate,
+                "batch_size": self.batch_size,
+                "first_action_weight": self.first_action_weight,
+                "padding": self.padding,
+                "ema_decay": self.ema_decay,
+                "weight_decay": self.weight_decay,
+                "max_grad_norm": self.max_grad_norm,
+                "seed": self.seed,
+            },
+        }
+
+    def _extra_tensors(self) -> dict[str, dict[str, Tensor]]:
+        return {"normalizer": self.normalizer.to_tensors(), "starts": {"rows": self._starts}}
+
+    @classmethod
+    def _from_config(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], env: Env | None = None
+    ) -> Self:
+        layout = TrajectoryLayout.from_dict(config["layout"])
+        controller = config["controller"]
+        training = dict(config["training"])
+        if training["learning_rate"] is None:
+            del training["learning_rate"]
+        agent = cls(
+            config["policy"],
+            _Spaces(box_from_dict(config["observation_space"]), box_from_dict(config["action_space"])),
+            horizon=layout.horizon,
+            stride=layout.stride,
+            observation_columns=layout.observation_columns,
+            controller=None if controller is None else PDController.from_dict(controller),
+            normalizer=Normalizer.from_tensors(tensors["normalizer"]),
+            policy_kwargs=config["policy_kwargs"],
+            **config["process"],
+            **config["planning"],
+            **training,
+        )
+        agent.env = None
+        agent._starts = tensors["starts"]["rows"]
+        if env is not None:
+            agent.set_env(env)
+        return agent
+
+
+class _Spaces(gym.Env[Any, Any]):
+    """Stands in for the environment of a loaded agent: spaces and nothing else."""
+
+    def __init__(self, observation_space: gym.spaces.Box, action_space: gym.spaces.Box) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+
+def _checked(dataset: Any, total_timesteps: int | None) -> tuple[list[TrajectoryDataset], int]:
+    datasets = [dataset] if isinstance(dataset, TrajectoryDataset) else dataset
+    if not isinstance(datasets, Sequence) or not all(isinstance(one, TrajectoryDataset) for one in datasets):
+        raise TypeError(
+            f"learn() takes a TrajectoryDataset first, got {type(dataset).__name__}; "
+            "call it as agent.learn(dataset, total_timesteps=10_000)"
+        )
+    if total_timesteps is None:
+        raise TypeError("learn() lacks total_timesteps; call it as agent.learn(dataset, total_timesteps=10_000)")
+    return list(datasets), total_timesteps

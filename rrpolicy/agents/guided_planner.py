@@ -1,0 +1,154 @@
+"""The base steered by a reward, in closed loop: gradient guidance, best-of-N, or both.
+
+Only a predictor: the base agent is used as it is and never modified. `scale=1` with an exact ρ acts as the expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.agents.planning import Planner, PlanningOptions
+from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.diffusion.sampling import Solver, check_solver
+from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.rewards.guidance import guided
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+
+class GuidedPlanner(Planner):
+    """
+    Plans with the base's denoiser plus scale · ∇ρ, and keeps the best of ``n_candidates`` plans by ρ.
+
+    :param agent: the base agent
+    :param reward: ρ over the base's windows
+    :param scale: guidance strength; 0 is the base
+    :param n_candidates: plans per environment of which the one with the highest ρ is kept
+    :param max_shift: largest change of a normalised plan entry by guidance in one denoising step; None for no bound
+    :param n_action_steps: environment steps executed before planning again; None: the base's
+    :param n_sampling_steps: denoising steps per plan; None: the base's
+    :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``; None: the base's
+    :param warm_start: noise level from which the previous plan is refined; None: the base's
+    :raises ValueError: when agent and reward do not share their space, or an option is out of range
+    """
+
+    kind: ClassVar[str] = "planner"
+
+    def __init__(
+        self,
+        agent: DiffusionAgent,
+        reward: RelativeReward,
+        scale: float = 1.0,
+        n_candidates: int = 1,
+        n_action_steps: int | None = None,
+        n_sampling_steps: int | None = None,
+        sampler: Solver | None = None,
+        warm_start: int | None = None,
+        max_shift: float | None = 0.5,
+    ) -> None:
+        if n_candidates < 1:
+            raise ValueError(f"n_candidates is {n_candidates}, it must be at least 1")
+        if not scale >= 0 or scale == float("inf"):
+            raise ValueError(f"scale is {scale}, it must be finite and not negative")
+        _check_space(agent, reward)
+        self.agent = agent
+        self.reward = reward
+        self.scale = float(scale)
+        self.n_candidates = n_candidates
+        self.max_shift = max_shift
+        self.observation_space = agent.observation_space
+        self.action_space = agent.action_space
+        self.layout = agent.layout
+        self.process = agent.process
+        self.controller = agent.controller
+        self.device = agent.device
+        wanted: dict[str, Any] = {
+            "n_action_steps": n_action_steps,
+            "n_sampling_steps": n_sampling_steps,
+            "sampler": None if sampler is None else check_solver(sampler),
+            "warm_start": warm_start,
+        }
+        self.planning = replace(agent.planning, **{name: value for name, value in wanted.items() if value is not None})
+        self._check_planning()
+        self._acting_generator = torch.Generator().manual_seed(0 if agent.seed is None else agent.seed)
+
+    @property
+    def normalizer(self) -> Normalizer:
+        return self.agent.normalizer
+
+    # ------------------------------------------------------------------ hooks
+
+    def _denoiser(self) -> Denoiser:
+        return guided(self.agent.averaged.eps, self.reward, self.process, self.scale, self.max_shift)
+
+    def _n_candidates(self) -> int:
+        return self.n_candidates
+
+    def _select(self, plans: Tensor) -> Tensor:
+        if self.n_candidates == 1:
+            return plans[:, 0]
+        events = plans.flatten(0, 1)
+        rho = self.reward(events, torch.zeros(len(events), dtype=torch.int64)).view(plans.shape[:2])
+        return plans[torch.arange(len(plans)), rho.argmax(dim=1)]
+
+    # ------------------------------------------------------------------ persistence
+
+    def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
+        """Write agent, reward and options as one archive (no pickle); ``.zip`` is added when missing."""
+        config = {
+            "agent": self.agent._archive_config(),
+            "reward": self.reward.to_config(),
+            "scale": self.scale,
+            "n_candidates": self.n_candidates,
+            "max_shift": self.max_shift,
+            "planning": asdict(self.planning),
+        }
+        agent_tensors = {**self.agent._extra_tensors(), "averaged": self.agent.averaged.state_dict()}
+        tensors = {f"agent-{name}": group for name, group in agent_tensors.items()}
+        tensors["reward-weights"] = self.reward.state_dict()
+        write_archive(path, self.kind, config, tensors, card)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """
+        Read what :meth:`save` wrote.
+
+        :raises FileNotFoundError: when there is no such file
+        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
+        """
+        archive = read_archive(path, cls.kind)
+        try:
+            config = archive.config
+            tensors = {name.removeprefix("agent-"): group for name, group in archive.tensors.items()}
+            agent = DiffusionAgent._from_config(config["agent"], tensors)
+            agent._restore(config["agent"], tensors)
+            reward = RelativeReward.from_config(config["reward"], tensors)
+            reward.load_state_dict(archive.tensors["reward-weights"])
+            planner = cls(agent, reward.requires_grad_(False).eval(), config["scale"], config["n_candidates"],
+                          max_shift=config["max_shift"])
+            planner.planning = PlanningOptions(**config["planning"])
+            planner._check_planning()
+        except (AttributeError, KeyError, TypeError, RuntimeError, IndexError, ValueError) as error:
+            fault = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(f"{archive.path} is not a valid {cls.kind} archive: {fault}") from error
+        return planner
+
+
+def _check_space(agent: DiffusionAgent, reward: RelativeReward) -> None:
+    pairs: list[tuple[str, Any, Any]] = [
+        ("event shape", tuple(agent.event_shape), reward.event_shape),
+        ("n_diffusion_steps", agent.process.n_diffusion_steps, reward.process.n_diffusion_steps),
+        ("schedule", agent.process.schedule, reward.process.schedule),
+        ("layout", agent.layout, reward.layout),
+        ("normalizer", agent.normalizer, reward.normalizer),
+    ]
+    for field, mine, other in pairs:
+        if mine != other:
+            raise ValueError(f"agent and reward differ in {field}: the agent has {mine}, the reward has {other}")

@@ -1,0 +1,235 @@
+"""Acting by planning: observations in, actions out, the plan being executed carried in ``state``.
+
+A `Planner` samples one window per environment in one batched call, executes ``n_action_steps`` of it and plans again.
+Everything it remembers is in ``state``, numpy arrays with a leading ``n_envs`` axis (SB3's convention for memory).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rrpolicy.common.typing import Array, State
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.sampling import Noise, Solver, sample
+from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.envs.controller import PDController
+
+DETERMINISTIC_SEED = 0
+
+
+@dataclass(frozen=True)
+class PlanningOptions:
+    """
+    How a planner turns a denoiser into actions.
+
+    :param n_action_steps: environment steps executed before planning again
+    :param n_sampling_steps: denoising steps per plan
+    :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
+    :param warm_start: noise level from which the previous plan, shifted, is refined; None plans from noise
+    :param clip: bound of normalised plan entries
+    """
+
+    n_action_steps: int = 8
+    n_sampling_steps: int = 5
+    sampler: Solver = "ddim"
+    warm_start: int | None = None
+    clip: float | None = 1.5
+
+
+class Planner(ABC):
+    """Base of everything that acts by sampling windows."""
+
+    observation_space: spaces.Box
+    action_space: spaces.Box
+    layout: TrajectoryLayout
+    process: DiffusionProcess
+    controller: PDController | None
+    planning: PlanningOptions
+    device: torch.device
+    _acting_generator: torch.Generator
+
+    # ------------------------------------------------------------------ hooks
+
+    @property
+    @abstractmethod
+    def normalizer(self) -> Normalizer:
+        """Environment units to normalised ones."""
+
+    @abstractmethod
+    def _denoiser(self) -> Denoiser:
+        """The noise predictor that plans are sampled from."""
+
+    def _n_candidates(self) -> int:
+        """Plans sampled per environment."""
+        return 1
+
+    def _select(self, plans: Tensor) -> Tensor:
+        """Best of the candidates (n_envs, n_candidates, H, D) -> (n_envs, H, D)."""
+        return plans[:, 0]
+
+    # ------------------------------------------------------------------ public
+
+    def predict(
+        self,
+        observation: Array,
+        state: State | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, State]:
+        """
+        SB3's ``PolicyPredictor``.
+
+        :param observation: (obs_dim,) or (n_envs, obs_dim), environment units
+        :param state: what the previous call returned; None at the very first step
+        :param episode_start: (n_envs,) bool, True where an episode has just begun
+        :param deterministic: plan from the same noise in every call, so that the action is a function of
+            observation and state
+        :return: actions in the shape of the batch, clipped to the action space; state
+        :raises ValueError: for a wrong shape, NaN or infinite observations or a state of another batch
+        """
+        observations = self._check_observation(observation)
+        n_envs = len(observations)
+        plans, age = self._check_state(state, n_envs)
+        begins = np.broadcast_to(False if episode_start is None else episode_start, n_envs).astype(bool)
+        fresh = begins | (age < 0)
+        due = fresh | (age >= self.planning.n_action_steps)
+        if due.any():
+            plans, age = plans.copy(), age.copy()
+            warm = due & ~fresh & (self.planning.warm_start is not None)
+            for group, previous in ((due & ~warm, None), (warm, plans[warm])):  # one call, two only while some begin
+                if group.any():
+                    plans[group] = self._plan(observations[group], previous, deterministic).numpy()
+            age[due] = 0
+        actions = self._act(observations, plans, age)
+        actions = np.clip(actions, self.action_space.low, self.action_space.high).astype(self.action_space.dtype)
+        return (actions if np.ndim(observation) == 2 else actions[0]), (plans, age + 1)
+
+    def __call__(
+        self, observations: Array, states: State | None = None, episode_starts: Array | None = None
+    ) -> tuple[Array, State]:
+        """``imitation``'s policy callable: stochastic :meth:`predict`."""
+        return self.predict(observations, states, episode_starts, deterministic=False)
+
+    def plan(self, observation: Array, deterministic: bool = True) -> Array:
+        """
+        The planned observation entries from here, for drawing.
+
+        :param observation: (obs_dim,) or (n_envs, obs_dim)
+        :return: (H, n_columns) or (n_envs, H, n_columns) in environment units, columns as in ``layout.columns``
+        """
+        observations = self._check_observation(observation)
+        planned = self.planned_observations(self._plan(observations, None, deterministic).numpy())
+        return planned if np.ndim(observation) == 2 else planned[0]
+
+    def planned_observations(self, plans: Array) -> Array:
+        """Normalised plans (..., H, D) -> planned observation entries (..., H, n_columns), environment units."""
+        return self.layout.observations_of(self.normalizer.packed(self.layout).denormalize(plans))
+
+    # ------------------------------------------------------------------ sampling
+
+    @torch.no_grad()
+    def _plan(self, observations: Array, previous: Array | None, deterministic: bool) -> Tensor:
+        """One batched call: (n_envs, obs_dim) -> normalised plans (n_envs, H, D)."""
+        n_envs, n_candidates = len(observations), self._n_candidates()
+        shape = self.layout.event_shape
+        current = torch.zeros(n_envs, *shape)
+        normalised = self.normalizer.observations.normalize(observations)
+        current[:, 0, self.layout.observation_slice] = torch.as_tensor(
+            normalised[:, list(self.layout.columns)], dtype=torch.float32
+        )
+        current = current.repeat_interleave(n_candidates, dim=0)
+        pinned = torch.tensor(self.layout.pinned)
+        noise = self._noise(n_envs, n_candidates, deterministic)
+        levels = self.process.timesteps(self.planning.n_sampling_steps)
+        x_t = noise(current)
+        if previous is not None and self.planning.warm_start is not None:
+            levels = self.process.timesteps(
+                min(self.planning.n_sampling_steps, self.planning.warm_start + 1), self.planning.warm_start
+            )
+            shifted = torch.as_tensor(self._shift(previous)).repeat_interleave(n_candidates, dim=0)
+            t = torch.full((len(shifted),), self.planning.warm_start, dtype=torch.int64)
+            x_t = self.process.q_sample(shifted, t, x_t)
+        plans = sample(
+            self._denoiser(),
+            self.process,
+            x_t.to(self.device),
+            levels,
+            solver=self.planning.sampler,
+            noise=noise,
+            pin=lambda x: torch.where(pinned, current, x),
+            clip=self.planning.clip,
+        )
+        return self._select(plans.view(n_envs, n_candidates, *shape)).cpu()
+
+    def _noise(self, n_envs: int, n_candidates: int, deterministic: bool) -> Noise:
+        """Noise that treats every environment alike: shared by all when deterministic, else drawn for each."""
+        generator = self._acting_generator
+        if deterministic:
+            generator = torch.Generator()
+            generator.manual_seed(DETERMINISTIC_SEED)
+
+        def draw(like: Tensor) -> Tensor:
+            event = like.shape[1:]
+            if deterministic:
+                return torch.randn(n_candidates, *event, generator=generator).repeat(n_envs, *(1,) * len(event))
+            return torch.randn(n_envs * n_candidates, *event, generator=generator)
+
+        return draw
+
+    def _shift(self, plans: Array) -> Array:
+        """What is left of executed plans, the last row repeated."""
+        executed = self.planning.n_action_steps // self.layout.stride
+        index = np.minimum(np.arange(self.layout.horizon) + executed, self.layout.horizon - 1)
+        return plans[:, index]
+
+    # ------------------------------------------------------------------ acting
+
+    def _act(self, observations: Array, plans: Array, age: Array) -> Array:
+        """Actions (n_envs, act_dim) for environments that are ``age`` steps into their plans."""
+        row = age // self.layout.stride + (0 if self.controller is None else 1)
+        step = plans[np.arange(len(plans)), np.minimum(row, self.layout.horizon - 1)]
+        step = self.normalizer.packed(self.layout).denormalize(step)
+        if self.controller is None:
+            return self.layout.actions_of(step)
+        return self.controller.action(observations, self.layout.observations_of(step))
+
+    # ------------------------------------------------------------------ checks
+
+    def _check_observation(self, observation: Array) -> Array:
+        values = np.asarray(observation, dtype=np.float32)
+        width = self.layout.observation_dim
+        if values.ndim not in (1, 2) or values.shape[-1] != width:
+            raise ValueError(f"observation has shape {values.shape}, wanted ({width},) or (n_envs, {width})")
+        if not np.isfinite(values).all():
+            wanted = f"finite values of shape ({width},) or (n_envs, {width})"
+            raise ValueError(f"observation of shape {values.shape} holds NaN or inf, wanted {wanted}")
+        return values.reshape(-1, width)
+
+    def _check_state(self, state: State | None, n_envs: int) -> tuple[Array, Array]:
+        if state is None:
+            return np.zeros((n_envs, *self.layout.event_shape), np.float32), np.full(n_envs, -1)
+        plans, age = state
+        if plans.shape != (n_envs, *self.layout.event_shape) or age.shape != (n_envs,):
+            raise ValueError(
+                f"state holds plans of shape {plans.shape} and ages of shape {age.shape}, wanted "
+                f"{(n_envs, *self.layout.event_shape)} and {(n_envs,)} for {n_envs} environments"
+            )
+        return plans, age
+
+    def _check_planning(self) -> None:
+        """:raises ValueError: when a plan is too short for ``n_action_steps`` or an option is out of range"""
+        rows = self.layout.horizon - (0 if self.controller is None else 1)
+        longest = rows * self.layout.stride
+        if not 1 <= self.planning.n_action_steps <= longest:
+            raise ValueError(f"n_action_steps is {self.planning.n_action_steps}, it must lie in 1..{longest}")
+        self.process.timesteps(self.planning.n_sampling_steps)
+        if self.planning.warm_start is not None:
+            self.process.timesteps(1, self.planning.warm_start)

@@ -1,0 +1,99 @@
+"""The trained part of a diffusion agent: a denoising network, its process and the one normaliser, in one module.
+
+The first observation of a window is pinned: it stays clean in every x_t, reaches the network as a condition and is
+excluded from the loss, so the agent models p(future | current observation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.diffusion.networks import NETWORKS
+from rrpolicy.diffusion.process import DiffusionProcess
+
+POLICIES = {"MlpPolicy": "mlp", "UnetPolicy": "unet"}
+
+
+class DiffusionPolicy(nn.Module):
+    """
+    A noise-predicting model of windows (H, D).
+
+    :param policy: ``"MlpPolicy"`` (residual MLP) or ``"UnetPolicy"`` (temporal U-Net, Janner et al. 2022)
+    :param layout: what a window holds
+    :param process: noise levels and prediction type
+    :param first_action_weight: weight of the first action in the loss (the one that is executed first)
+    :param policy_kwargs: arguments of the network
+    :raises ValueError: for an unknown policy or arguments that the network does not take
+    """
+
+    pinned: Tensor
+    loss_weight: Tensor
+
+    def __init__(
+        self,
+        policy: str,
+        layout: TrajectoryLayout,
+        process: DiffusionProcess,
+        first_action_weight: float = 1.0,
+        policy_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if policy not in POLICIES:
+            raise ValueError(f"policy is {policy!r}, it must be one of {sorted(POLICIES)}")
+        self.layout = layout
+        self.process = process
+        self.register_buffer("pinned", torch.tensor(layout.pinned), persistent=False)
+        weight = (~self.pinned).float()
+        if layout.plan_actions:
+            weight[0, layout.action_slice] *= first_action_weight
+        self.register_buffer("loss_weight", weight / weight.mean(), persistent=False)
+        try:
+            self.network = NETWORKS[POLICIES[policy]](process, layout.event_shape, self.pinned, **(policy_kwargs or {}))
+        except TypeError as error:
+            raise ValueError(f"policy_kwargs is {dict(policy_kwargs or {})}: {error}") from None
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.layout.event_shape
+
+    def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """
+        Predicted noise; zero at pinned entries.
+
+        :param x_t: noised windows (B, H, D), clean at pinned entries
+        :param t: levels (B,) int64
+        """
+        eps = self.process.eps_from_output(x_t, t, self.network(x_t, t))
+        return torch.where(self.pinned, 0.0, eps)
+
+    def loss(self, x0: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+        """
+        Denoising loss (Ho et al. 2020, eq. 14, weighted by ``process.loss_weight``).
+
+        :param x0: clean windows (B, H, D), normalised
+        :param mask: (B, H), False for padding, which is never learned
+        :param generator: source of levels and noise
+        """
+        t = torch.randint(self.process.n_diffusion_steps, (len(x0),), generator=generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        x_t = torch.where(self.pinned, x0, self.process.q_sample(x0, t, noise))
+        error = (self.network(x_t, t) - self.process.target(x0, t, noise)) ** 2
+        weight = self.loss_weight * mask[..., None] * self.process.loss_weight(t)[:, None, None]
+        return (weight * error).mean()
+
+
+def fingerprint(layout: TrajectoryLayout, normalizer: Normalizer, process: DiffusionProcess) -> str:
+    """Readable identity of the space that a model's scores live in: fields joined by ``;``."""
+    fields: dict[str, Any] = {
+        **layout.to_dict(),
+        "normalizer": normalizer.fingerprint(),
+        "n_diffusion_steps": process.n_diffusion_steps,
+        "schedule": process.schedule,
+    }
+    return ";".join(f"{name}={value}" for name, value in fields.items())

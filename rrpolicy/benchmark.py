@@ -1,0 +1,108 @@
+"""How fast agents plan on one thread, with the ratio to a reference setting measured in the same run.
+
+Untrained weights take the same time as trained ones; ratios survive a noisy machine better than milliseconds do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from rrpolicy import pipeline
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.agents.planning import Planner
+from rrpolicy.common.typing import Array
+from rrpolicy.evaluation import Row
+from rrpolicy.pipeline import Recipe, Task
+
+BATCH = 64
+REFERENCE = {"policy": "UnetPolicy", "policy_kwargs": {"width": 32}, "n_diffusion_steps": 20,
+             "n_sampling_steps": 20, "sampler": "ddpm", "n_action_steps": 1}
+
+
+def latency(recipe: Recipe, n_repeats: int = 200, seed: int = 0, task: Task | None = None) -> list[Row]:
+    """
+    Time guided plans in milliseconds.
+
+    :param recipe: of the agents
+    :param n_repeats: plans timed at batch 1; a quarter as many batches and reference plans
+    :param seed: of weights and observations
+    :param task: whose agents; default PointMaze_UMaze-v3
+    :return: rows: median plan at batch 1 (and its 90th percentile), per environment step, per plan in a batch of 64,
+        the same for the reference (temporal U-Net of width 32, 20 ancestral steps, planned every step), and ratios
+    :raises ValueError: for fewer than one repeat
+    """
+    if n_repeats < 1:
+        raise ValueError(f"n_repeats is {n_repeats}, it must be at least 1")
+    task = task or Task.create()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        guided, reference = _planner(task, recipe, seed, {}), _planner(task, recipe, seed, REFERENCE)
+        observations = pipeline.observations_for_plans(task.maze, BATCH, seed)
+        few = max(n_repeats // 4, 1)
+        return _rows(
+            guided,
+            _times(guided, observations[:1], n_repeats),
+            _times(guided, observations, few) / BATCH,
+            _times(reference, observations[:1], few),
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _rows(guided: Planner, single: Array, batched: Array, reference: Array) -> list[Row]:
+    per_step = single / guided.planning.n_action_steps
+    return [
+        _row("guided", "plan_ms_median", single),
+        _row("guided", "plan_ms_p90", single, lambda values: np.quantile(values, 0.9)),
+        _row("guided", "step_ms_median", per_step),
+        _row("guided", f"plan_ms_median_batch_{BATCH}", batched),
+        _ratio(f"batch_{BATCH}_ratio", batched, single),
+        _row("reference", "plan_ms_median", reference),
+        _row("reference", "step_ms_median", reference),
+        _ratio("step_ratio", reference, per_step),
+    ]
+
+
+def _planner(task: Task, recipe: Recipe, seed: int, changes: dict[str, Any]) -> GuidedPlanner:
+    """An untrained agent steered by an untrained reward."""
+    section = {**pipeline.section(recipe, "agent"), **changes}
+    if changes:  # another kind of network takes other arguments
+        section["policy_kwargs"] = changes["policy_kwargs"]
+    agent: DiffusionAgent = pipeline.new_agent(task, {**recipe, "agent": section}, seed)
+    reward = pipeline.new_extractor(agent, agent, recipe, seed).reward
+    steering = {k: v for k, v in pipeline.section(recipe, "steering").items() if k in ("scale", "max_shift")}
+    return pipeline.steer(agent, reward, {**recipe, "steering": steering} if changes else recipe)
+
+
+def _times(planner: Planner, observations: Array, n_repeats: int) -> Array:
+    """Milliseconds (n_repeats,) for a plan of the whole batch; the first calls warm up and do not count."""
+    milliseconds = np.empty(n_repeats)
+    for i in range(-3, n_repeats):
+        started = time.perf_counter()
+        planner.plan(observations)
+        milliseconds[max(i, 0)] = (time.perf_counter() - started) * 1e3
+    return milliseconds
+
+
+def _row(agent: str, metric: str, values: Array, statistic: Callable[[Array], Any] = np.median, seed: int = 0) -> Row:
+    """A row whose ``mean`` is the median, which pauses of the machine do not move, with its bootstrap interval."""
+    rng = np.random.default_rng(seed)
+    low, high = np.quantile([statistic(rng.choice(values, len(values))) for _ in range(500)], (0.025, 0.975))
+    return {"agent": agent, "metric": metric, "mean": float(statistic(values)), "ci_low": float(low),
+            "ci_high": float(high), "n": len(values)}
+
+
+def _ratio(metric: str, a: Array, b: Array, seed: int = 0) -> Row:
+    """Ratio of two medians."""
+    rng = np.random.default_rng(seed)
+    drawn = [np.median(rng.choice(a, len(a))) / np.median(rng.choice(b, len(b))) for _ in range(500)]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return {"agent": "guided", "metric": metric, "mean": float(np.median(a) / np.median(b)), "ci_low": float(low),
+            "ci_high": float(high), "n": min(len(a), len(b))}

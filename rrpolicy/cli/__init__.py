@@ -1,0 +1,42 @@
+"""The program `rrpolicy`: every step of the main job as a command, errors of one line, exit codes that scripts can use.
+
+0 done, 1 a fault (one line on stderr), 2 wrong usage, 130 and 143 stopped by Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+
+from rrpolicy.cli.commands import app
+from rrpolicy.cli.options import Stopped
+from rrpolicy.cli.pictures import benchmark_app, plot_app
+from rrpolicy.cli.zoo_commands import zoo_app
+
+__all__ = ["app", "main"]
+
+app.add_typer(plot_app, name="plot")
+app.add_typer(benchmark_app, name="benchmark")
+app.add_typer(zoo_app, name="zoo")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Run the program and exit.
+
+    :param arguments: default: those of the process
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # stderr is for bars and for one line when something is wrong
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, _terminate)
+    app(args=None if arguments is None else list(arguments), prog_name="rrpolicy")
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise Stopped

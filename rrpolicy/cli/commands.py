@@ -1,0 +1,248 @@
+"""The steps of the main job as commands: demo, collect, train, extract, enjoy, record-video."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rrpolicy import pipeline, zoo
+from rrpolicy.cli import options
+from rrpolicy.cli.options import acting, finish, label, recipe_for, task_of
+from rrpolicy.common.version import __version__
+from rrpolicy.data.collect import collect as collect_rollouts
+from rrpolicy.data.collect import collect_point_maze
+from rrpolicy.data.readers import load_dataset
+from rrpolicy.demo import Demo
+from rrpolicy.evaluation import RESULTS_FILE, evaluate_policy
+from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
+from rrpolicy.pipeline.runs import TrainingRun, clear, write_dataset
+from rrpolicy.video import record_video
+
+app = typer.Typer(
+    cls=options.Program, add_completion=False, pretty_exceptions_enable=False,
+    help="Rewards from pairs of diffusion agents: extract what the strong one wants, steer the weak one with it.",
+    context_settings={"help_option_names": ["-h", "--help"]}, **options.SETTINGS,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rrpolicy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
+        False
+    ),
+) -> None:
+    """Rewards from pairs of diffusion agents: extract what the strong one wants, steer the weak one with it."""
+
+
+@app.command()
+def demo(
+    out: options.Out,
+    env: options.Env = DEFAULT_ENV_ID,
+    goal: options.Goal = None,
+    seed: options.Seed = 0,
+    maze_map: options.MazeMap = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Train base and expert, too.")] = False,
+    n_episodes: options.Episodes = 48,
+    progress: options.Progress = True,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    See it happen: extract a reward, draw it, let base, discriminator, steered base and expert run.
+
+    Base and expert come from the zoo, or are trained with --from-scratch (implied by --maze-map). Leaves results.json,
+    heat_map.png, hero.png, a video of each agent and the archives.
+
+    \b
+    Examples:
+      rrpolicy demo --out runs/demo
+      rrpolicy demo --env PointMaze_Medium-v3 --goal 6,6 --seed 1 --out runs/medium
+      rrpolicy demo --maze-map maze.txt --goal 1,5 --out runs/mine
+    """
+    task = Task.create(env, maze_map, goal)
+    values = recipe_for(task, recipe)
+    Demo(task, out, values, seed, from_scratch, n_episodes, progress, typer.echo).run()
+
+
+@app.command()
+def collect(
+    out: options.Out,
+    env: options.Env = DEFAULT_ENV_ID,
+    maze_map: options.MazeMap = None,
+    goal: options.Goal = None,
+    n_transitions: Annotated[int, typer.Option("--n-transitions", min=1, help="Rows.")] = 400_000,
+    agent: Annotated[
+        str | None, typer.Option("--agent", help="Roll out this agent in the environment (zoo name or path).")
+    ] = None,
+    seed: options.Seed = 0,
+) -> None:
+    """
+    Make a dataset (a Minari folder): without a goal it wanders, with a goal it goes there and stays.
+
+    \b
+    Examples:
+      rrpolicy collect --env PointMaze_UMaze-v3 --n-transitions 1000000 --out data/base
+      rrpolicy collect --env PointMaze_UMaze-v3 --goal 3,1 --out data/expert
+      rrpolicy collect --maze-map maze.txt --out data/mine
+      rrpolicy collect --agent PointMaze_UMaze-v3/base --n-transitions 20000 --out data/rollouts
+    """
+    task = Task.create(env, maze_map, goal)
+    if agent is not None:
+        live = task.make()
+        dataset = collect_rollouts(acting(agent, task, {}, None, None, None), live, n_transitions, seed)
+        live.close()
+    elif task.is_maze:
+        dataset = collect_point_maze(task.maze, n_transitions, goal=task.goal, seed=seed)
+    else:
+        raise ValueError(f"--env {env} is not a PointMaze: --agent is needed to collect there")
+    write_dataset(dataset, out, task)
+    typer.echo(f"{dataset.n_transitions} transitions in {dataset.n_episodes} episodes: {out}")
+
+
+@app.command()
+def train(
+    dataset: Annotated[list[str], typer.Option("--dataset", help="Minari folder or id, or D4RL file; repeatable.")],
+    out: options.Out,
+    env: options.Env = DEFAULT_ENV_ID,
+    maze_map: options.MazeMap = None,
+    seed: options.Seed = 0,
+    total_timesteps: Annotated[
+        int | None, typer.Option("--total-timesteps", min=0, help="Gradient steps; default: the recipe's.")
+    ] = None,
+    init_from: Annotated[str | None, typer.Option("--init-from", help="Fine-tune this agent.")] = None,
+    checkpoint_freq: Annotated[int, typer.Option("--checkpoint-freq", min=1, help="Steps per checkpoint.")] = 1000,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    progress: options.Progress = True,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    Train an agent; leaves agent.zip, checkpoint.zip and progress.csv. Stopped and resumed equals uninterrupted.
+
+    \b
+    Examples:
+      rrpolicy train --dataset data/base --env PointMaze_UMaze-v3 --out runs/base
+      rrpolicy train --dataset data/expert --init-from runs/base/agent.zip --out runs/expert
+      rrpolicy train --dataset data/base --out runs/base --resume
+    """
+    data = [load_dataset(one) for one in dataset]
+    goals = {tuple(one.metadata["goal"]) for one in data if one.metadata.get("goal")}
+    rows = data[0].metadata.get("maze") if maze_map is None and env.startswith(pipeline.POINT_MAZE) else None
+    task = Task.create(env, maze_map or _other_maze(env, rows), goals.pop() if len(goals) == 1 else None)
+    run = TrainingRun(
+        task, data, out, recipe_for(task, recipe), seed, total_timesteps, init_from, checkpoint_freq
+    )
+    agent = run.run(resume, progress)
+    typer.echo(f"{agent.num_timesteps} steps: {out / 'agent.zip'}")
+
+
+def _other_maze(env: str, rows: list[str] | None) -> list[str] | None:
+    """The maze that a dataset was made in, when it is not the environment's own."""
+    return None if rows is None or Task.create(env).maze.rows == tuple(rows) else rows
+
+
+@app.command()
+def extract(
+    base: Annotated[str, typer.Option("--base", help="The weak agent: zoo name or path.")],
+    expert: Annotated[str, typer.Option("--expert", help="The strong agent: zoo name or path.")],
+    out: options.Out,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="Where to compare them; repeatable. Default: own samples.")
+    ] = None,
+    seed: options.Seed = 0,
+    progress: options.Progress = True,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    Extract the reward that explains the difference of two agents; leaves reward.zip and R² per noise level.
+
+    \b
+    Examples:
+      rrpolicy extract --base PointMaze_UMaze-v3/base --expert PointMaze_UMaze-v3/expert-3-1 --out runs/reward
+      rrpolicy extract --base runs/base --expert runs/expert --dataset data/base --dataset data/expert --out runs/reward
+    """
+    weak, strong = zoo.load_agent(base), zoo.load_agent(expert)
+    task = Task.from_card(zoo.card(expert)) or Task.from_card(zoo.card(base))
+    values = recipe_for(task, recipe)
+    data = [load_dataset(one) for one in dataset or []]
+    training, held_out = pipeline.split_data(data, seed) if data else (None, None)
+    out.mkdir(parents=True, exist_ok=True)
+    clear(out, ("reward.zip", RESULTS_FILE))
+    reward = pipeline.extract(weak, strong, training, values, seed, progress).reward
+    card = {**({} if task is None else task.to_card()), "base": base, "expert": expert, "seed": seed,
+            "recipe": values.get("name"), "version": __version__}
+    reward.save(out / "reward.zip", card=card)
+    rows = pipeline.explained_rows(reward, weak, strong, held_out, values, seed)
+    if task is not None and task.is_maze and task.goal is not None:
+        error = pipeline.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
+        rows.append(plain_row("reward", "goal_error_cells", error))
+    finish(rows, out)
+
+
+@app.command()
+def enjoy(
+    agent: options.AgentName,
+    env: options.MaybeEnv = None,
+    maze_map: options.MazeMap = None,
+    goal: options.Goal = None,
+    reward: options.Reward = None,
+    scale: options.Scale = None,
+    n_candidates: options.Candidates = None,
+    n_episodes: options.Episodes = 48,
+    seed: options.Seed = 0,
+    out: options.MaybeOut = None,
+    progress: options.Progress = True,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    Let an agent run in its environment and print success and return with 95 % intervals.
+
+    \b
+    Examples:
+      rrpolicy enjoy PointMaze_UMaze-v3/expert-3-1
+      rrpolicy enjoy PointMaze_UMaze-v3/base --goal 3,1 --out runs/base
+      rrpolicy enjoy PointMaze_UMaze-v3/base --reward PointMaze_UMaze-v3/reward-3-1 --scale 2
+    """
+    task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
+    values = recipe_for(task, recipe)
+    player = acting(agent, task, values, reward, scale, n_candidates)
+    settings = {**pipeline.section(values, "evaluation"), "n_eval_episodes": n_episodes}
+    result = evaluate_policy(player, task.make, seed=seed, progress_bar=progress, **settings)
+    finish(result.rows(label(agent, reward)), out)
+
+
+@app.command("record-video")
+def record(
+    agent: options.AgentName,
+    out: options.Out,
+    env: options.MaybeEnv = None,
+    maze_map: options.MazeMap = None,
+    goal: options.Goal = None,
+    reward: options.Reward = None,
+    scale: options.Scale = None,
+    n_candidates: options.Candidates = None,
+    n_steps: Annotated[
+        int | None, typer.Option("--n-steps", min=1, help="Environment steps; default: one episode.")
+    ] = None,
+    seed: options.Seed = 0,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    Film an agent with its plan overlaid (no display and no OpenGL needed).
+
+    \b
+    Examples:
+      rrpolicy record-video PointMaze_UMaze-v3/expert-3-1 --out runs/videos
+      rrpolicy record-video PointMaze_UMaze-v3/base --reward PointMaze_UMaze-v3/reward-3-1 --out runs/videos
+    """
+    task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
+    player = acting(agent, task, recipe_for(task, recipe), reward, scale, n_candidates)
+    called = label(agent, reward)
+    info = record_video(player, task.make, out / f"{called}.mp4", n_steps=n_steps, seed=seed, caption=called)
+    finish([plain_row(called, "n_frames", float(info.n_frames))], out)
+    typer.echo(f"{info.path}: {info.n_frames} pictures, drawn by {info.renderer}")

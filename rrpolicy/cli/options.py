@@ -1,0 +1,150 @@
+"""What the commands of the program share: options, faults turned into one line, and the task a command is about."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rrpolicy import pipeline, zoo
+from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.agents.planning import Planner
+from rrpolicy.common.spaces import check_spaces
+from rrpolicy.evaluation import Row, table, write_results
+from rrpolicy.pipeline import Recipe, Task
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
+FAULTS = (ValueError, OSError, FloatingPointError, MemoryError)
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM arrived."""
+
+    signal_number = signal.SIGTERM
+
+
+class Program(TyperGroup):
+    """Turns faults into one line on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except FAULTS as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            typer.echo(f"rrpolicy: error: {text}", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            number = signal.Signals(getattr(error, "signal_number", signal.SIGINT))
+            typer.echo(f"rrpolicy: stopped by {number.name}; what was finished is kept", err=True)
+            raise typer.Exit(128 + number) from error
+
+
+# ---------------------------------------------------------------------- options
+
+
+def parse_cell(text: str) -> tuple[float, float]:
+    """Parse ``R,C``."""
+    try:
+        row, column = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not ROW,COLUMN such as 3,1 or 2.5,1") from None
+    return row, column
+
+
+def parse_cells(text: str) -> list[tuple[float, float]]:
+    return [parse_cell(part) for part in text.split(";") if part.strip()]
+
+
+Goal = Annotated[Any, typer.Option("--goal", parser=parse_cell, metavar="R,C", help="Goal cell, counted from 0.")]
+Env = Annotated[str, typer.Option("--env", metavar="ID", help="Environment id.")]
+MaybeEnv = Annotated[str | None, typer.Option("--env", metavar="ID", help="Environment id; default: the agent's own.")]
+MazeMap = Annotated[
+    Path | None, typer.Option("--maze-map", metavar="FILE", help="Text file with the maze: # wall, . free.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
+MaybeOut = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for results.json.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", hidden=True, help="Recipe instead of the zoo's.")]
+AgentName = Annotated[str, typer.Argument(metavar="AGENT", help="Zoo name, or path of an archive.")]
+Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progress bars.")]
+Reward = Annotated[str | None, typer.Option("--reward", help="Steer the agent with this reward (zoo name or path).")]
+Scale = Annotated[float | None, typer.Option("--scale", min=0, help="Guidance strength; 0 is the base.")]
+Candidates = Annotated[
+    int | None, typer.Option("--n-candidates", min=1, help="Plans per step, of which the best by the reward is kept.")
+]
+Episodes = Annotated[int, typer.Option("--n-episodes", min=1, help="Episodes, seed-matched between agents.")]
+
+
+# ---------------------------------------------------------------------- what a command is about
+
+
+def recipe_for(task: Task | None, file: Path | None) -> Recipe:
+    """The recipe of a file, else of the environment, else plain defaults."""
+    if file is not None:
+        return zoo.read_recipe(file)
+    if task is not None and task.is_maze:
+        return zoo.recipe(task.env_id)
+    return pipeline.DEFAULT_RECIPE
+
+
+def task_of(
+    names: list[str], env: str | None = None, maze_map: Path | None = None, goal: tuple[float, float] | None = None
+) -> Task:
+    """
+    The task of the options, and for what they leave open, of the first card that knows.
+
+    :param names: agents and rewards whose cards are asked, in this order
+    :raises ValueError: when neither tells the environment
+    """
+    tasks = [task for name in names if (task := Task.from_card(zoo.card(name))) is not None]
+    if env is None and maze_map is None:
+        if not tasks:
+            raise ValueError(f"--env is needed: {' and '.join(names)} do not say where they belong")
+        chosen = tasks[0]
+    else:
+        chosen = Task.create(env or (tasks[0].env_id if tasks else pipeline.DEFAULT_ENV_ID), maze_map)
+    goals = [task.goal for task in tasks if task.goal and task.with_goal(None) == chosen.with_goal(None)]
+    return chosen.with_goal(goal or (goals[0] if goals else None))
+
+
+def acting(
+    name: str, task: Task, recipe: Recipe, reward: str | None, scale: float | None, n_candidates: int | None
+) -> Planner:
+    """
+    The agent of a name, steered when a reward is given.
+
+    :raises ValueError: for something that cannot act, or not in the task's environment
+    """
+    agent = zoo.load(name)
+    if isinstance(agent, RelativeReward):
+        raise ValueError(f"{name!r} is a reward, wanted an agent")
+    env = task.make()
+    env.close()
+    check_spaces(agent.observation_space, agent.action_space, env.observation_space, env.action_space)
+    if reward is None:
+        if scale is not None or n_candidates is not None:
+            raise ValueError("--scale and --n-candidates need --reward")
+        return agent
+    if isinstance(agent, GuidedPlanner):
+        raise ValueError(f"{name!r} is steered already, --reward needs a plain agent")
+    return pipeline.steer(agent, zoo.load_reward(reward), recipe, scale=scale, n_candidates=n_candidates)
+
+
+def label(name: str, reward: str | None) -> str:
+    """What results call an agent."""
+    path = Path(name)
+    stem = path.stem if path.suffix == ".zip" else path.name
+    return ("" if stem == "agent" else f"{stem}-") + "steered" if reward else stem
+
+
+def finish(rows: list[Row], out: Path | None) -> None:
+    """Print the table, write ``results.json``."""
+    typer.echo(table(rows))
+    if out is not None:
+        typer.echo(f"written: {write_results(rows, out)}")

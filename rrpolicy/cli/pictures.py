@@ -1,0 +1,122 @@
+"""Commands that draw (heat map, plans, learning curve) and that measure speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rrpolicy import benchmark as benchmarks
+from rrpolicy import pipeline, zoo
+from rrpolicy.cli import options
+from rrpolicy.cli.options import acting, finish, label, recipe_for, task_of
+from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
+from rrpolicy.plotting import plot_learning_curve, plot_plans, plot_reward_map
+
+plot_app = typer.Typer(help="Draw heat maps, plans and learning curves.", **options.SETTINGS)
+benchmark_app = typer.Typer(help="Measure speed.", **options.SETTINGS)
+
+
+@plot_app.command("heat-map")
+def heat_map(
+    reward: Annotated[str, typer.Argument(metavar="REWARD", help="Zoo name, or path of an archive.")],
+    out: options.Out,
+    env: options.MaybeEnv = None,
+    maze_map: options.MazeMap = None,
+    goal: options.Goal = None,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    Draw a reward over its maze, the goal marked with a star, the maximum with a ring.
+
+    \b
+    Example:
+      rrpolicy plot heat-map PointMaze_UMaze-v3/reward-3-1 --out runs/pictures
+    """
+    task = task_of([reward], env, maze_map, goal)
+    drawn = pipeline.map_reward(zoo.load_reward(reward), task.maze, recipe_for(task, recipe))
+    plot_reward_map(drawn, task.goal, out / "heat_map.png", title=f"{task.env_id}: {label(reward, None)}")
+    row, column = (float(value) for value in task.maze.xy_to_rowcol(drawn.maximum))
+    rows = [plain_row("reward", "maximum_row", row), plain_row("reward", "maximum_column", column)]
+    if task.goal is not None:
+        rows.append(plain_row("reward", "goal_error_cells", drawn.goal_error_cells(task.goal)))
+    finish(rows, out)
+    typer.echo(f"written: {out / 'heat_map.png'}")
+
+
+@plot_app.command("plans")
+def plans(
+    agent: options.AgentName,
+    out: options.Out,
+    env: options.MaybeEnv = None,
+    maze_map: options.MazeMap = None,
+    goal: options.Goal = None,
+    reward: options.Reward = None,
+    scale: options.Scale = None,
+    n_candidates: options.Candidates = None,
+    n_plans: Annotated[int, typer.Option("--n-plans", min=1, help="Plans, each from a random free cell.")] = 24,
+    seed: options.Seed = 0,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    Draw an agent's plans over the maze.
+
+    \b
+    Examples:
+      rrpolicy plot plans PointMaze_UMaze-v3/base --out runs/pictures
+      rrpolicy plot plans PointMaze_UMaze-v3/base --reward PointMaze_UMaze-v3/reward-3-1 --out runs/pictures
+    """
+    task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
+    player = acting(agent, task, recipe_for(task, recipe), reward, scale, n_candidates)
+    observations = pipeline.observations_for_plans(task.maze, n_plans, seed)
+    called = label(agent, reward)
+    plot_plans(player, task.maze, observations, out / f"plans-{called}.png", goal=task.goal, title=called)
+    typer.echo(f"written: {out / f'plans-{called}.png'}")
+
+
+@plot_app.command("learning-curve")
+def learning_curve(
+    progress: Annotated[list[Path], typer.Argument(metavar="PROGRESS_CSV...", help="Logs of training runs.")],
+    out: options.Out,
+    metric: Annotated[str, typer.Option("--metric", help="Column of the log.")] = "train/loss",
+) -> None:
+    """
+    Draw a logged value over gradient steps.
+
+    \b
+    Example:
+      rrpolicy plot learning-curve runs/base/progress.csv runs/expert/progress.csv --out runs/pictures
+    """
+    runs: dict[str, str | Path] = {}
+    for path in progress:
+        file = path / "progress.csv" if path.is_dir() else path
+        name = file.parent.name or file.stem
+        runs[name if name not in runs else str(file)] = file
+    plot_learning_curve(runs, out / "learning_curve.png", metric=metric)
+    typer.echo(f"written: {out / 'learning_curve.png'}")
+
+
+@benchmark_app.callback()
+def benchmark() -> None:
+    """Measure speed."""
+
+
+@benchmark_app.command()
+def latency(
+    out: options.MaybeOut = None,
+    n_repeats: Annotated[int, typer.Option("--n-repeats", min=1, help="Plans timed.")] = 200,
+    seed: options.Seed = 0,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    Time guided plans on one thread, and a reference setting in the same run (medians, milliseconds).
+
+    The reference is a temporal U-Net of width 32 with 20 ancestral steps that plans at every environment step.
+
+    \b
+    Example:
+      rrpolicy benchmark latency --out runs/latency
+    """
+    task = Task.create(DEFAULT_ENV_ID)
+    finish(benchmarks.latency(recipe_for(task, recipe), n_repeats, seed, task), out)

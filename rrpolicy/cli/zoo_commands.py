@@ -1,0 +1,105 @@
+"""Commands of the zoo: what it has, what is known of an entry, its table, and building it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rrpolicy import zoo
+from rrpolicy.cli import options
+from rrpolicy.cli.options import recipe_for
+from rrpolicy.evaluation import table, write_results
+from rrpolicy.pipeline import Task
+from rrpolicy.pipeline.runs import write_json, write_text
+from rrpolicy.pipeline.zoo_build import ZooBuild
+
+zoo_app = typer.Typer(help="Pretrained agents and rewards.", **options.SETTINGS)
+
+
+@zoo_app.command("list")
+def list_entries(out: options.MaybeOut = None) -> None:
+    """
+    List what the zoo has.
+
+    \b
+    Example:
+      rrpolicy zoo list
+    """
+    cards = zoo.entries()
+    width = max([len(card["name"]) for card in cards] or [0])
+    for card in cards:
+        rates = [row for row in card["results"] if row["metric"] == "success_rate" and row["agent"] == card["kind"]]
+        rate = f"  success {rates[0]['mean']:.2f}" if rates else ""
+        typer.echo(f"{card['name']:<{width}}  {card['kind']:<6}  {card['bytes'] / 2**20:.1f} MiB{rate}")
+    if not cards:
+        typer.echo(f"the zoo in {zoo.folder()} is empty")
+    if out is not None:
+        write_json(out / "entries.json", cards)
+        rows = [{**row, "agent": f"{card['name']}:{row['agent']}"} for card in cards for row in card["results"]]
+        write_results(rows, out)
+
+
+@zoo_app.command("info")
+def info(name: Annotated[str, typer.Argument(metavar="NAME", help="Such as PointMaze_UMaze-v3/base.")]) -> None:
+    """
+    Show the card of an entry: what it is, how it was made, what was measured.
+
+    \b
+    Example:
+      rrpolicy zoo info PointMaze_UMaze-v3/expert-3-1
+    """
+    card = zoo.info(name)
+    rows = card.pop("results")
+    typer.echo("\n".join(f"{key}: {json.dumps(value)}" for key, value in card.items()))
+    typer.echo(f"\n{table(rows)}" if rows else "")
+
+
+@zoo_app.command("table")
+def show_table(
+    write: Annotated[bool, typer.Option("--write", help="Write the zoo's README.md instead of printing it.")] = False,
+) -> None:
+    """
+    Make the zoo's page from its cards.
+
+    \b
+    Examples:
+      rrpolicy zoo table
+      rrpolicy zoo table --write
+    """
+    if not write:
+        typer.echo(zoo.table(), nl=False)
+        return
+    path = zoo.folder() / "README.md"
+    write_text(path, zoo.table())
+    typer.echo(f"written: {path}")
+
+
+@zoo_app.command("build")
+def build(
+    env: Annotated[str, typer.Argument(metavar="ENV", help="Environment id.")],
+    goals: Annotated[
+        Any, typer.Option("--goals", parser=options.parse_cells, metavar="R,C;R,C", help="One expert for each.")
+    ],
+    seed: options.Seed = 0,
+    date: Annotated[str | None, typer.Option("--date", help="Of the cards, YYYY-MM-DD; default: today.")] = None,
+    n_episodes: Annotated[int | None, typer.Option("--n-episodes", min=1, help="For each number.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Another folder than the zoo's.")] = None,
+    progress: options.Progress = True,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    Train, extract, measure and store base, experts and rewards of an environment; goes on where it was stopped.
+
+    \b
+    Example:
+      rrpolicy zoo build PointMaze_UMaze-v3 --goals "1,1;3,1;2,3" --seed 0
+    """
+    task = Task.create(env)
+    given: dict[str, Any] = {"date": date, "folder": out}
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {"n_episodes": n_episodes, "progress_bar": progress, "say": typer.echo}
+    ZooBuild(task, goals, recipe_for(task, recipe), seed, **given).run(force)

@@ -1,0 +1,264 @@
+"""One file format for agents, rewards and checkpoints: a zip of JSON and safetensors, written atomically.
+Reading trusts nothing: names, sizes, checksums, schema and finiteness are checked before a weight is used, nothing
+in the file can run code, and every fault becomes a ``ValueError`` that names the file and what is wrong with it."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import safetensors
+import safetensors.torch
+import torch
+
+from rrpolicy.common.version import __version__
+
+SCHEMA_VERSION = 1
+MAX_TOTAL_BYTES = 2**32
+MAX_JSON_BYTES = 2**24
+MAX_MEMBERS = 64
+
+_GROUP = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_MEMBER = re.compile(r"(config|card)\.json|[A-Za-z][A-Za-z0-9_-]{0,63}\.safetensors")
+_FOREIGN = re.compile(r"(^|.*/)(data|_stable_baselines3_version|.*\.(pkl|pickle|pth|pt|ckpt|joblib))", re.IGNORECASE)
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold: equal content then gives equal bytes
+# all that the standard library raises on damaged zip structures; only parsing in memory happens inside that ``try``
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
+_HALF = frozenset({torch.float16, torch.bfloat16})
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What an archive held, checked.
+
+    :param kind: what the file describes, such as ``"agent"``
+    :param config: JSON values needed to rebuild the object
+    :param tensors: group name -> tensor name -> CPU tensor (half precision widened to float32)
+    :param card: JSON values for people: provenance, scores
+    :param path: the file that was read
+    """
+
+    kind: str
+    config: dict[str, Any]
+    tensors: dict[str, dict[str, torch.Tensor]]
+    card: dict[str, Any]
+    path: Path
+
+
+def write_archive(
+    path: str | os.PathLike[str],
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    card: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write an archive; a reader sees the old file or the whole new one, never a part. Equal content, equal bytes.
+
+    :param path: target; ``.zip`` is appended when the name does not end with it, parent folders are created
+    :param kind: what the file describes, checked again by :func:`read_archive`
+    :param config: JSON-serialisable mapping (finite numbers only)
+    :param tensors: group name -> tensor name -> finite tensor; one safetensors member per group
+    :param card: JSON-serialisable mapping for people, stored as ``card.json``
+    :return: the path written
+    :raises ValueError: for a name, a value or a tensor that an archive cannot hold
+    """
+    target = _with_suffix(path)
+    members = {"card.json": _to_json(target, "card", dict(card or {}))}
+    for group, named in tensors.items():
+        if not _GROUP.fullmatch(group):
+            raise ValueError(f"tensors: group name {group!r} must match {_GROUP.pattern}")
+        for name, tensor in named.items():
+            _check_finite(target, f"{group}/{name}", tensor)
+        flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
+        members[f"{group}.safetensors"] = safetensors.torch.save(flat)
+    if len(members) >= MAX_MEMBERS:
+        raise ValueError(f"tensors has {len(tensors)} groups, wanted at most {MAX_MEMBERS - 2}")
+    header = {
+        "schema": SCHEMA_VERSION,
+        "kind": kind,
+        "version": __version__,
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
+        "config": dict(config),
+    }
+    _replace(target, _to_zip({"config.json": _to_json(target, "config", header), **members}))
+    return target
+
+
+def read_archive(path: str | os.PathLike[str], kind: str | tuple[str, ...] | None = None) -> Archive:
+    """Read an archive after checking all of it.
+
+    :param path: the file, with or without ``.zip``
+    :param kind: the kind or kinds wanted, ``None`` for any
+    :return: the checked content
+    :raises FileNotFoundError: when there is no such file
+    :raises ValueError: naming file and fault, for anything that :func:`write_archive` would not have written
+    """
+    source = _find(path)
+    members = _read_members(source)
+    header = _header(source, members, kind)
+    _check_members(source, members, header["sha256"])
+    card = _from_json(source, "card.json", members.pop("card.json"))
+    tensors = {name.removesuffix(".safetensors"): _tensors(source, name, data) for name, data in members.items()}
+    return Archive(header["kind"], header["config"], tensors, card, source)
+
+
+def _fault(path: Path, fault: str) -> NoReturn:
+    raise ValueError(f"{path}: {fault}")
+
+
+def _with_suffix(path: str | os.PathLike[str]) -> Path:
+    plain = Path(path)
+    return plain if plain.name.endswith(".zip") else plain.with_name(plain.name + ".zip")
+
+
+def _find(path: str | os.PathLike[str]) -> Path:
+    plain = Path(path)
+    for candidate in (plain, _with_suffix(plain)):
+        if candidate.is_file():
+            return candidate
+    if plain.exists():
+        _fault(plain, "is a folder, wanted an archive file (.zip)")
+    raise FileNotFoundError(f"{plain}: no such archive (looked for {plain} and {_with_suffix(plain)})")
+
+
+def _to_json(path: Path, what: str, value: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {what} cannot be written as JSON: {error}") from error
+
+
+def _from_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        value = json.loads(data.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {name} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        _fault(path, f"{name} holds a JSON {type(value).__name__}, wanted an object")
+    return value
+
+
+def _to_zip(members: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.create_system = 3  # Unix, whatever the system: part of the bytes
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data)
+    return buffer.getvalue()
+
+
+def _replace(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _read_members(path: Path) -> dict[str, bytes]:
+    size = path.stat().st_size
+    if size > MAX_TOTAL_BYTES:
+        _fault(path, f"has {size} bytes, too large: at most {MAX_TOTAL_BYTES} are read")
+    content = path.read_bytes()
+    damaged = "is a truncated or damaged zip file" if content.startswith(b"PK") else "is not a zip file"
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            infos = archive.infolist()
+            fault = _name_fault(infos) or _size_fault(infos, size)
+            members = {} if fault else {info.filename: archive.read(info) for info in infos}
+    except _ZIP_ERRORS as error:
+        raise ValueError(f"{path}: {damaged} ({error})") from error
+    if fault:
+        _fault(path, fault)
+    return members
+
+
+def _name_fault(infos: list[zipfile.ZipInfo]) -> str | None:
+    names = [info.orig_filename for info in infos]
+    for name in names:
+        if _FOREIGN.fullmatch(name):
+            return f"member {name!r} may hold a pickle, as in a Stable-Baselines3 or torch file: not opened"
+    for name in names:
+        if name.startswith(("/", "\\")) or ".." in name or re.match(r"[A-Za-z]:", name):
+            return f"unsafe member name {name!r} points outside the archive"
+        if not _MEMBER.fullmatch(name):
+            return f"unexpected member {name!r}, wanted config.json, card.json and *.safetensors"
+    if len(set(names)) < len(names):
+        return f"duplicate members in {sorted(names)}"
+    return None if len(names) <= MAX_MEMBERS else f"has {len(names)} members, at most {MAX_MEMBERS} are read"
+
+
+def _size_fault(infos: list[zipfile.ZipInfo], size: int) -> str | None:
+    """Members are stored, not compressed: what is declared can never exceed the file, so a zip bomb cannot grow."""
+    declared = sum(info.file_size for info in infos)
+    if declared > size:
+        return f"declares {declared} uncompressed bytes in a file of {size}, too large: a compressed zip bomb?"
+    for info in infos:
+        if info.filename.endswith(".json") and info.file_size > MAX_JSON_BYTES:
+            return f"{info.filename} has {info.file_size} bytes, too large: at most {MAX_JSON_BYTES} are read"
+    return None
+
+
+def _header(path: Path, members: dict[str, bytes], kind: str | tuple[str, ...] | None) -> dict[str, Any]:
+    if "config.json" not in members:
+        _fault(path, "member config.json is missing: not an archive of this library")
+    header = _from_json(path, "config.json", members.pop("config.json"))
+    schema = header.get("schema")
+    if schema != SCHEMA_VERSION or isinstance(schema, bool):
+        written = header.get("version", "an unknown version")
+        _fault(path, f"schema {schema!r} (written by rrpolicy {written}), wanted {SCHEMA_VERSION}")
+    for key, wanted in (("kind", str), ("sha256", dict), ("config", dict)):
+        if not isinstance(header.get(key), wanted):
+            _fault(path, f"config.json: {key!r} is {header.get(key)!r:.60}, wanted a {wanted.__name__}")
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if kinds is not None and header["kind"] not in kinds:
+        _fault(path, f"holds a {header['kind']!r}, wanted {' or '.join(map(repr, kinds))}")
+    return header
+
+
+def _check_members(path: Path, members: dict[str, bytes], checksums: dict[str, Any]) -> None:
+    missing = sorted((set(checksums) | {"card.json"}) - set(members))
+    if missing:
+        _fault(path, f"member {missing[0]} is missing")
+    extra = sorted(set(members) - set(checksums))
+    if extra:
+        _fault(path, f"unexpected member {extra[0]!r} has no checksum in config.json")
+    for name, data in members.items():
+        if hashlib.sha256(data).hexdigest() != checksums[name]:
+            _fault(path, f"checksum mismatch in {name}: damaged or tampered with")
+
+
+def _tensors(path: Path, name: str, data: bytes) -> dict[str, torch.Tensor]:
+    try:
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: {name} is not a safetensors file: {error}") from error
+    group = name.removesuffix(".safetensors")
+    for key, tensor in tensors.items():
+        _check_finite(path, f"{group}/{key}", tensor)
+    return {key: tensor.float() if tensor.dtype in _HALF else tensor for key, tensor in sorted(tensors.items())}
+
+
+def _check_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
+    if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
+        _fault(path, f"tensor {name} holds NaN or infinite values, wanted finite ones")

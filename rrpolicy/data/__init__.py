@@ -1,0 +1,19 @@
+"""Recorded behaviour: the dataset, how its rows are packed and normalised, and readers of the common formats.
+Everything here is in environment units until a ``Normalizer`` has been applied."""
+
+from rrpolicy.data.dataset import TrajectoryDataset, Windows
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Affine, Normalizer
+from rrpolicy.data.readers import from_d4rl, from_minari, load_dataset, save_minari
+
+__all__ = [
+    "Affine",
+    "Normalizer",
+    "TrajectoryDataset",
+    "TrajectoryLayout",
+    "Windows",
+    "from_d4rl",
+    "from_minari",
+    "load_dataset",
+    "save_minari",
+]

@@ -1,0 +1,228 @@
+"""Makes datasets: waypoint demonstrations in the vectorised maze simulator, or roll-outs of any agent in a real one.
+Base data wanders between random goals; expert data goes to one goal and stays, from every start and at every phase."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from rrpolicy.common.typing import Predictor
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.envs.controller import WaypointController
+from rrpolicy.envs.maze import MazeGeometry
+from rrpolicy.envs.simulator import PointMazeSimulator
+
+START_OFFSET = 0.3  # cells; PointMaze itself starts within 0.25 of a cell's centre
+STEPS_PER_CELL = 25  # what the controller needs to cross one cell, turns included
+WINDOW_STEPS = 140  # room for a window of 16 steps, one every 8, at the end of an expert's way
+MIN_STREAM = 1000  # base streams are at least this long, so that few windows are lost to their ends
+MAX_STREAMS = 256
+
+
+def collect_point_maze(
+    maze: Any, n_transitions: int, goal: Any = None, seed: int = 0, *,
+    action_noise: float = 0.2, dwell: tuple[int, int] = (0, 160), goal_offset: float = 0.2, jitter: float = 0.2,
+    episode_length: int | None = None,
+) -> TrajectoryDataset:
+    """
+    Demonstrations of the waypoint controller with noisy actions, in the vectorised simulator.
+
+    :param maze: the maze, or whatever :meth:`MazeGeometry.parse` reads
+    :param n_transitions: how many rows the dataset gets, exactly
+    :param goal: None for base data (random start, random goal, stay a while, next goal, in long streams); a cell
+        (row, column), fractions allowed, for expert data (random start, that goal, stay; many episodes)
+    :param seed: the dataset is a pure function of it and the other arguments
+    :param action_noise: standard deviation of the Gaussian added to actions before they are clipped and recorded
+    :param dwell: fewest and most steps that base data stays at a goal
+    :param goal_offset: base goals lie up to this far from a cell's centre, per axis, in cells
+    :param jitter: the same for waypoints
+    :param episode_length: steps of an episode; None: long streams for the base, and for the expert enough for the
+        longest way, a window behind it, and about as much staying as travelling
+    :return: observations (x, y, vx, vy) and actions in environment units; how they were made in ``metadata``
+    :raises ValueError: if the goal is not in a free cell or a number is out of range, naming it
+    """
+    maze = MazeGeometry.parse(maze)
+    _check_numbers(n_transitions, action_noise, dwell, goal_offset, episode_length)
+    streams = _Streams(WaypointController(maze, jitter=jitter), np.random.default_rng(seed), action_noise)
+    if goal is None:
+        lengths = _base_lengths(n_transitions, episode_length)
+        streams.wander(len(lengths), dwell, goal_offset)
+    else:
+        lengths = _expert_lengths(n_transitions, episode_length or _expert_length(maze, goal))
+        streams.go_to(len(lengths), goal)
+    observations, actions = streams.record(int(lengths.max()))
+    keep = np.arange(lengths.max()) < lengths[:, None]
+    cell = None if goal is None else [float(value) for value in goal]
+    metadata = {"source": "waypoint controller", "maze": list(maze.rows), "goal": cell, "seed": int(seed)}
+    return TrajectoryDataset.from_arrays(observations[keep], actions[keep], episode_lengths=lengths, metadata=metadata)
+
+
+def collect(
+    agent: Predictor, env: gym.Env | VecEnv, n_transitions: int, seed: int = 0, deterministic: bool = False
+) -> TrajectoryDataset:
+    """
+    Roll an agent out in an environment, which is reset and left in the middle of an episode.
+
+    :param agent: anything with ``predict``
+    :param env: a gymnasium environment, or a vectorised one of Stable-Baselines3 (the agent is asked for all at once)
+    :param n_transitions: how many rows the dataset gets, exactly; its last episodes may be unfinished
+    :param seed: environment i is seeded with seed + i
+    :param deterministic: the agent's mode
+    :return: observations, executed actions and rewards in environment units
+    :raises ValueError: if n_transitions is below 1 or the spaces are not flat
+    """
+    if n_transitions < 1:
+        raise ValueError(f"n_transitions must be at least 1, got {n_transitions!r}")
+    venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    _flat_box(venv.observation_space, "observation_space")
+    space = _flat_box(venv.action_space, "action_space")
+    venv.seed(seed)
+    observations = np.asarray(venv.reset())
+    state, begins = None, np.ones(venv.num_envs, dtype=bool)
+    open_episodes: list[list[tuple[Any, Any, float]]] = [[] for _ in range(venv.num_envs)]
+    episodes: list[list[tuple[Any, Any, float]]] = []
+    for _ in range(-(-n_transitions // venv.num_envs)):
+        actions, state = agent.predict(observations, state=state, episode_start=begins, deterministic=deterministic)
+        actions = np.clip(actions, space.low, space.high)
+        following, rewards, begins, _ = venv.step(actions)
+        for i, episode in enumerate(open_episodes):
+            episode.append((observations[i].copy(), actions[i].copy(), float(rewards[i])))
+            if begins[i]:
+                episodes.append(episode)
+                open_episodes[i] = []
+        observations = np.asarray(following)
+    return _dataset_of(episodes + [episode for episode in open_episodes if episode], n_transitions, seed)
+
+
+class _Streams:
+    """Parallel balls under waypoint control, each on its way to a goal or staying there."""
+
+    def __init__(self, controller: WaypointController, rng: np.random.Generator, action_noise: float) -> None:
+        self._controller = controller
+        self._rng = rng
+        self._noise = action_noise
+        self._dwell: tuple[int, int] | None = None
+        self._offset = 0.0
+
+    def wander(self, count: int, dwell: tuple[int, int], offset: float) -> None:
+        """Balls anywhere, each of which gets another random goal when it has stayed long enough."""
+        self._dwell, self._offset = dwell, offset
+        self._begin(self._controller.maze.free_cells, count)
+        self._renew(np.arange(count))
+
+    def go_to(self, count: int, goal: Any) -> None:
+        """Balls in any cell from which a path leads to the goal."""
+        maze = self._controller.maze
+        self._begin(np.argwhere(np.isfinite(maze.path_distances(goal))), count)
+        self.goals[:] = maze.cell_to_xy(goal)
+
+    def _begin(self, cells: np.ndarray, count: int) -> None:
+        """Balls at rest off the centres of cells, none of which is taken again before all were."""
+        order = np.concatenate([self._rng.permutation(len(cells)) for _ in range(-(-count // len(cells)))])[:count]
+        offsets = self._rng.uniform(-START_OFFSET, START_OFFSET, size=(count, 2))
+        self._waypoints = self._controller.maze.cell_to_xy(cells[order] + offsets)
+        self._states = np.hstack([self._waypoints, np.zeros((count, 2))])
+        self.goals = self._waypoints.copy()
+        self._patience = np.zeros(count, dtype=np.int64)
+
+    def record(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Run; returns observations ``(n, length, 4)`` and the actions that followed ``(n, length, 2)``, float32."""
+        simulator = PointMazeSimulator(self._controller.maze)
+        observations = np.empty((len(self._states), length, 4), dtype=np.float32)
+        actions = np.empty((len(self._states), length, 2), dtype=np.float32)
+        for step in range(length):
+            positions = self._states[:, :2]
+            if self._dwell is not None:
+                arrived = ((positions - self.goals) ** 2).sum(1) < self._controller.advance_distance**2
+                self._patience -= arrived
+                self._renew(np.flatnonzero(arrived & (self._patience < 0)))
+            self._waypoints = self._controller.advance(positions, self._waypoints, self.goals, self._rng)
+            action = self._controller.action(self._states, self._waypoints)
+            action += self._noise * self._rng.standard_normal(action.shape)
+            observations[:, step] = self._states
+            actions[:, step] = np.clip(action, -1.0, 1.0)
+            self._states = simulator.step(self._states, actions[:, step])
+        return observations, actions
+
+    def _renew(self, who: np.ndarray) -> None:
+        """New goals, to which a path leads, and new patience."""
+        positions, maze = self._states[who, :2], self._controller.maze
+        if not who.size or self._dwell is None:
+            return
+        goals = _random_places(maze, len(who), self._offset, self._rng)
+        while (lost := np.isinf(self._controller.distances(positions, goals))).any():  # in another room
+            goals[lost] = _random_places(maze, int(lost.sum()), self._offset, self._rng)
+        self.goals[who] = goals
+        self._waypoints = self._waypoints.copy()
+        self._waypoints[who] = positions
+        self._patience[who] = self._rng.integers(self._dwell[0], self._dwell[1] + 1, len(who))
+
+
+def _base_lengths(n_transitions: int, episode_length: int | None) -> np.ndarray:
+    """Few long streams of nearly equal length."""
+    if episode_length:
+        count = -(-n_transitions // episode_length)
+    else:
+        count = min(max(2, n_transitions // MIN_STREAM), MAX_STREAMS, n_transitions)
+    return n_transitions // count + (np.arange(count) < n_transitions % count)
+
+
+def _expert_lengths(n_transitions: int, length: int) -> np.ndarray:
+    """Equal episodes, but for the last."""
+    lengths = np.full(-(-n_transitions // length), length)
+    lengths[-1] -= lengths.sum() - n_transitions
+    return lengths
+
+
+def _random_places(maze: MazeGeometry, count: int, offset: float, rng: np.random.Generator) -> np.ndarray:
+    """Positions ``(count, 2)`` near the centres of random free cells."""
+    chosen = maze.free_cells[rng.integers(len(maze.free_cells), size=count)]
+    return maze.cell_to_xy(chosen + rng.uniform(-offset, offset, size=(count, 2)))
+
+
+def _expert_length(maze: MazeGeometry, goal: Any) -> int:
+    """Steps for the longest way, a window behind it, and as many window starts at the goal as on the way."""
+    distances = maze.path_distances(goal)
+    distances = distances[np.isfinite(distances)] * STEPS_PER_CELL
+    return int(WINDOW_STEPS + max(distances.max(), 2 * distances.mean()))
+
+
+def _check_numbers(
+    n_transitions: int, action_noise: float, dwell: tuple[int, int], goal_offset: float, episode_length: int | None
+) -> None:
+    """Raise ValueError for arguments out of range."""
+    if n_transitions < 1:
+        raise ValueError(f"n_transitions must be at least 1, got {n_transitions!r}")
+    if not action_noise >= 0:
+        raise ValueError(f"action_noise must be at least 0, got {action_noise!r}")
+    if not 0 <= dwell[0] <= dwell[1]:
+        raise ValueError(f"dwell must be two numbers of steps, the fewest first, got {dwell!r}")
+    if not 0 <= goal_offset < 0.5:
+        raise ValueError(f"goal_offset must be in [0, 0.5) cells, got {goal_offset!r}")
+    if episode_length is not None and episode_length < 1:
+        raise ValueError(f"episode_length must be at least 1, got {episode_length!r}")
+
+
+def _flat_box(space: gym.Space, name: str) -> gym.spaces.Box:
+    """The space, if datasets can hold it."""
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"env must have a flat Box as {name}, got {space}")
+    return space
+
+
+def _dataset_of(episodes: list[list[tuple[Any, Any, float]]], n_transitions: int, seed: int) -> TrajectoryDataset:
+    """The first n transitions of recorded episodes."""
+    lengths = np.minimum(np.cumsum([len(episode) for episode in episodes]), n_transitions)
+    lengths = np.diff(lengths, prepend=0)
+    rows = [row for episode in episodes for row in episode][:n_transitions]
+    observations, actions, rewards = (np.array(column) for column in zip(*rows, strict=True))
+    return TrajectoryDataset.from_arrays(
+        observations,
+        actions,
+        rewards=rewards,
+        episode_lengths=lengths[lengths > 0],
+        metadata={"source": "roll-outs of an agent", "seed": int(seed)},
+    )

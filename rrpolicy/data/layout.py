@@ -1,0 +1,158 @@
+"""Which columns of a packed transition are actions and which are observations: the only file that knows.
+A window of H rows, taken every ``stride`` environment steps, is packed as ``[action, observation]`` into (H, D)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from rrpolicy.common.typing import AnyArray
+
+
+@dataclass(frozen=True)
+class TrajectoryLayout:
+    """How observations and actions become the event that a diffusion model plans.
+
+    :param observation_dim: width of an environment observation
+    :param action_dim: width of an environment action
+    :param horizon: H, rows in a window
+    :param stride: environment steps from one row to the next (more than 1: a *jumpy* plan)
+    :param observation_columns: entries of the observation that are planned, in packed order; ``None`` = all
+    :param plan_actions: whether a row holds the action too; if not, a controller turns planned states into actions
+    :raises ValueError: naming the field that is wrong
+    """
+
+    observation_dim: int
+    action_dim: int
+    horizon: int
+    stride: int = 1
+    observation_columns: tuple[int, ...] | None = None
+    plan_actions: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("observation_dim", "action_dim", "horizon", "stride"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name}={value!r}, wanted an integer of at least 1")
+            object.__setattr__(self, name, int(value))
+        if self.observation_columns is not None:
+            columns = tuple(int(column) for column in self.observation_columns)
+            inside = all(0 <= column < self.observation_dim for column in columns)
+            if not columns or not inside or len(set(columns)) < len(columns):
+                wanted = f"at least one and distinct, from 0 to {self.observation_dim - 1}"
+                raise ValueError(f"observation_columns={self.observation_columns!r}, wanted columns {wanted}")
+            object.__setattr__(self, "observation_columns", columns)
+
+    @cached_property
+    def columns(self) -> tuple[int, ...]:
+        """The observation entries that are planned, in packed order."""
+        return tuple(range(self.observation_dim)) if self.observation_columns is None else self.observation_columns
+
+    @cached_property
+    def width(self) -> int:
+        """D, the width of a packed row."""
+        return len(self.columns) + (self.action_dim if self.plan_actions else 0)
+
+    @property
+    def event_shape(self) -> tuple[int, int]:
+        """(H, D), the shape of what the diffusion model plans."""
+        return (self.horizon, self.width)
+
+    @property
+    def span(self) -> int:
+        """Environment steps that a window touches, first and last included."""
+        return (self.horizon - 1) * self.stride + 1
+
+    @property
+    def action_slice(self) -> slice:
+        """Packed columns that are actions; empty when actions are not planned."""
+        return slice(0, self.action_dim if self.plan_actions else 0)
+
+    @property
+    def observation_slice(self) -> slice:
+        """Packed columns that are observation entries."""
+        return slice(self.action_slice.stop, self.width)
+
+    @cached_property
+    def pinned(self) -> np.ndarray:
+        """(H, D) booleans, True at the current observation (row 0, never its action), which conditioning holds."""
+        mask = np.zeros(self.event_shape, dtype=bool)
+        mask[0, self.observation_slice] = True
+        mask.flags.writeable = False
+        return mask
+
+    def pack(self, observations: AnyArray, actions: AnyArray | None = None) -> AnyArray:
+        """Select and join columns; values and units stay as they are.
+
+        :param observations: ``(..., observation_dim)``
+        :param actions: ``(..., action_dim)``; needed exactly when actions are planned, otherwise ignored
+        :return: ``(..., D)``
+        :raises ValueError: when a width is wrong or actions are missing
+        """
+        self._check_width("observations", observations, self.observation_dim)
+        chosen = observations[..., self._selection]
+        if not self.plan_actions:
+            return chosen
+        if actions is None:
+            raise ValueError("actions=None, wanted an array: this layout plans actions")
+        self._check_width("actions", actions, self.action_dim)
+        if isinstance(chosen, torch.Tensor):
+            return torch.cat([actions, chosen], dim=-1)
+        return np.concatenate([actions, chosen], axis=-1)
+
+    def observations_of(self, x: AnyArray) -> AnyArray:
+        """The planned observation entries of packed rows.
+
+        :param x: ``(..., D)``
+        :return: ``(..., len(columns))``, a view
+        """
+        self._check_width("x", x, self.width)
+        return x[..., self.observation_slice]
+
+    def actions_of(self, x: AnyArray) -> AnyArray:
+        """The actions of packed rows.
+
+        :param x: ``(..., D)``
+        :return: ``(..., action_dim)``, a view
+        :raises ValueError: when this layout does not plan actions
+        """
+        if not self.plan_actions:
+            raise ValueError("plan_actions=False: packed rows of this layout hold no actions")
+        self._check_width("x", x, self.width)
+        return x[..., self.action_slice]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values from which :meth:`from_dict` rebuilds the layout."""
+        values = asdict(self)
+        columns = self.observation_columns
+        return {**values, "observation_columns": None if columns is None else list(columns)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrajectoryLayout":
+        """Rebuild a layout.
+
+        :param values: what :meth:`to_dict` returned
+        :raises ValueError: for a missing or unknown field, or a wrong value
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        missing = sorted({"observation_dim", "action_dim", "horizon"} - set(values))
+        if unknown or missing:
+            raise ValueError(f"layout: unknown fields {unknown}, missing fields {missing}, wanted {sorted(known)}")
+        columns = values.get("observation_columns")
+        return cls(**{**values, "observation_columns": None if columns is None else tuple(columns)})
+
+    @cached_property
+    def _selection(self) -> slice | list[int]:
+        """A slice where the columns are consecutive: a view then, instead of a gather."""
+        first = self.columns[0]
+        consecutive = self.columns == tuple(range(first, first + len(self.columns)))
+        return slice(first, first + len(self.columns)) if consecutive else list(self.columns)
+
+    @staticmethod
+    def _check_width(name: str, array: np.ndarray | torch.Tensor, width: int) -> None:
+        if array.ndim < 1 or array.shape[-1] != width:
+            raise ValueError(f"{name} has shape {tuple(array.shape)}, wanted (..., {width})")

@@ -1,0 +1,87 @@
+"""Mini-batches of packed, normalised windows, drawn on the fly from one or several datasets.
+
+Rows are packed and normalised once; a draw is one gather, so a long stream costs no more memory than its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Normalizer
+
+
+class WindowSampler:
+    """
+    Draws windows of ``layout`` from ``datasets``, an equal share of each.
+
+    :param datasets: one or several datasets of the layout's observation and action widths
+    :param layout: which columns, how many steps, how far apart
+    :param normalizer: environment units -> normalised
+    :param padding: also draw windows that run past the end of an episode (their mask says where)
+    :raises ValueError: when a dataset does not fit the layout or has no whole window
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[TrajectoryDataset],
+        layout: TrajectoryLayout,
+        normalizer: Normalizer,
+        padding: bool = False,
+    ) -> None:
+        if not datasets:
+            raise ValueError("datasets is empty, at least one dataset is needed")
+        self._offsets = torch.arange(layout.horizon) * layout.stride
+        self._parts = [_Rows(dataset, layout, normalizer, padding) for dataset in datasets]
+
+    def __len__(self) -> int:
+        """Number of distinct windows."""
+        return sum(len(part.starts) for part in self._parts)
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """
+        :param n: number of windows
+        :param generator: source of randomness
+        :return: x0 (n, H, D) normalised, and mask (n, H), False where the episode had ended
+        """
+        counts = [n // len(self._parts) + (i < n % len(self._parts)) for i in range(len(self._parts))]
+        drawn = [part.draw(count, self._offsets, generator)
+                 for part, count in zip(self._parts, counts, strict=True) if count]
+        return torch.cat([x0 for x0, _ in drawn]), torch.cat([mask for _, mask in drawn])
+
+
+class _Rows:
+    """The packed rows of one dataset, and where its windows start and its episodes end."""
+
+    def __init__(
+        self, dataset: TrajectoryDataset, layout: TrajectoryLayout, normalizer: Normalizer, padding: bool
+    ) -> None:
+        for name, width, wanted in (
+            ("observations", dataset.observation_dim, layout.observation_dim),
+            ("actions", dataset.action_dim, layout.action_dim),
+        ):
+            if width != wanted:
+                raise ValueError(f"the dataset's {name} have {width} columns, the layout wants {wanted}")
+        packed = layout.pack(
+            normalizer.observations.normalize(dataset.observations), normalizer.actions.normalize(dataset.actions)
+        )
+        self.rows = torch.as_tensor(packed, dtype=torch.float32)
+        self.starts = torch.as_tensor(dataset.window_starts(layout, padding=padding))
+        if not len(self.starts):
+            raise ValueError(
+                f"the dataset has no episode of {layout.span} transitions, the span of one window "
+                f"(horizon {layout.horizon}, stride {layout.stride}); shorten the window or pass padding=True"
+            )
+        lengths = torch.as_tensor(dataset.episode_lengths)
+        last_row = lengths.cumsum(0) - 1
+        self.last = last_row[torch.searchsorted(last_row, self.starts)]
+
+    def draw(self, n: int, offsets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(self.starts), (n,), generator=generator)
+        index = self.starts[chosen, None] + offsets
+        last = self.last[chosen, None]
+        return self.rows[torch.minimum(index, last)], index <= last

@@ -1,0 +1,165 @@
+"""The noising process and every conversion between what a network predicts and what it means.
+
+x_t = alpha(t) * x0 + sigma(t) * eps for t = 0 (cleanest) ... T - 1 (Ho et al. 2020, eq. 4; cosine schedule of
+Nichol & Dhariwal 2021, eq. 17). No other file knows whether a network outputs x0, eps or v.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+Schedule = Literal["cosine", "linear"]
+Prediction = Literal["x0", "eps", "v"]
+MAX_BETA = 0.999
+
+
+def _alphas_cumprod(n_diffusion_steps: int, schedule: Schedule) -> Tensor:
+    if schedule == "cosine":
+
+        def alpha_bar(u: float) -> float:
+            return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+        steps = range(n_diffusion_steps)
+        betas = torch.tensor(
+            [1 - alpha_bar((i + 1) / n_diffusion_steps) / alpha_bar(i / n_diffusion_steps) for i in steps],
+            dtype=torch.float64,
+        )
+    else:  # DDPM's line, stretched so that any number of steps ends at the same noise level
+        betas = torch.linspace(1e-4, 0.02, n_diffusion_steps, dtype=torch.float64) * (1000 / n_diffusion_steps)
+    return torch.cumprod(1 - betas.clamp(max=MAX_BETA), dim=0)
+
+
+class DiffusionProcess:
+    """
+    A variance-preserving diffusion process with ``n_diffusion_steps`` discrete noise levels.
+
+    :param n_diffusion_steps: number T of noise levels; ``t`` runs from 0 (cleanest) to T - 1
+    :param schedule: ``"cosine"`` or ``"linear"``
+    :param prediction: what a network trained with this process outputs: ``"x0"``, ``"eps"`` or ``"v"``
+    :raises ValueError: for fewer than two steps, an unknown schedule or an unknown prediction
+    """
+
+    def __init__(
+        self, n_diffusion_steps: int = 50, schedule: Schedule = "cosine", prediction: Prediction = "x0"
+    ) -> None:
+        if n_diffusion_steps < 2:
+            raise ValueError(f"n_diffusion_steps is {n_diffusion_steps}, it must be at least 2")
+        if schedule not in get_args(Schedule):
+            raise ValueError(f"schedule is {schedule!r}, it must be one of {get_args(Schedule)}")
+        if schedule == "linear" and n_diffusion_steps <= 20:  # its last levels would all be pure noise
+            raise ValueError(f"n_diffusion_steps is {n_diffusion_steps}, the linear schedule needs at least 21")
+        if prediction not in get_args(Prediction):
+            raise ValueError(f"prediction is {prediction!r}, it must be one of {get_args(Prediction)}")
+        self.n_diffusion_steps = n_diffusion_steps
+        self.schedule = schedule
+        self.prediction = prediction
+        alphas_cumprod = _alphas_cumprod(n_diffusion_steps, schedule)
+        self._alpha = alphas_cumprod.sqrt().float()
+        self._sigma = (1 - alphas_cumprod).sqrt().float()
+        # g²_t = ln(ᾱ_{t-1} / ᾱ_t): the squared diffusion coefficient integrated over one step (METHOD: value matching)
+        previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
+        self._g_squared = torch.log(previous / alphas_cumprod).float()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DiffusionProcess) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.n_diffusion_steps, self.schedule, self.prediction))
+
+    def __repr__(self) -> str:
+        return f"DiffusionProcess({self.n_diffusion_steps}, {self.schedule!r}, {self.prediction!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "n_diffusion_steps": self.n_diffusion_steps,
+            "schedule": self.schedule,
+            "prediction": self.prediction,
+        }
+
+    def alpha(self, t: Tensor | int) -> Tensor:
+        """Signal level at ``t``, in the shape of ``t``."""
+        return self._at(self._alpha, t)
+
+    def sigma(self, t: Tensor | int) -> Tensor:
+        """Noise standard deviation at ``t``, in the shape of ``t``."""
+        return self._at(self._sigma, t)
+
+    def g_squared(self, t: Tensor | int) -> Tensor:
+        """ln(ᾱ_{t-1} / ᾱ_t), in the shape of ``t``."""
+        return self._at(self._g_squared, t)
+
+    def levels(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """``alpha(t)`` and ``sigma(t)`` shaped to broadcast against ``x`` of shape (B, *event_shape)."""
+        shape = (-1,) + (1,) * (x.ndim - 1)
+        return self.alpha(t).to(x.device).view(shape), self.sigma(t).to(x.device).view(shape)
+
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """
+        Noise clean samples to level ``t``.
+
+        :param x0: clean samples (B, *event_shape), normalised
+        :param t: noise levels (B,) int64
+        :param noise: standard normal noise (B, *event_shape)
+        :return: x_t (B, *event_shape)
+        """
+        alpha, sigma = self.levels(x0, t)
+        return alpha * x0 + sigma * noise
+
+    def x0_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        alpha, sigma = self.levels(x_t, t)
+        return (x_t - sigma * eps) / alpha
+
+    def eps_from_x0(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+        alpha, sigma = self.levels(x_t, t)
+        return (x_t - alpha * x0) / sigma
+
+    def score_from_eps(self, t: Tensor, eps: Tensor) -> Tensor:
+        """∇ log p_t(x_t) = -eps / sigma(t)."""
+        return -eps / self.levels(eps, t)[1]
+
+    def eps_from_output(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """Noise prediction from whatever the network outputs (``prediction``)."""
+        if self.prediction == "eps":
+            return output
+        if self.prediction == "x0":
+            return self.eps_from_x0(x_t, t, output)
+        alpha, sigma = self.levels(x_t, t)
+        return sigma * x_t + alpha * output
+
+    def target(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the network should output for ``q_sample(x0, t, noise)``."""
+        if self.prediction == "eps":
+            return noise
+        if self.prediction == "x0":
+            return x0
+        alpha, sigma = self.levels(x0, t)
+        return alpha * noise - sigma * x0
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """Weight (B,) of the squared error at ``t``: SNR clipped to [0.1, 5] for x0 (Hang et al. 2023), else 1."""
+        if self.prediction != "x0":
+            return torch.ones_like(self.alpha(t))
+        return ((self.alpha(t) / self.sigma(t)) ** 2).clamp(0.1, 5.0)
+
+    def timesteps(self, n_steps: int, start: int | None = None) -> list[int]:
+        """
+        ``n_steps`` levels evenly spread from ``start`` (default T - 1) down to 0, without repeats.
+
+        :raises ValueError: if fewer than one step or more than ``start + 1`` steps are asked for
+        """
+        start = self.n_diffusion_steps - 1 if start is None else start
+        if not 0 <= start < self.n_diffusion_steps:
+            raise ValueError(f"start is {start}, it must lie in 0..{self.n_diffusion_steps - 1}")
+        if not 1 <= n_steps <= start + 1:
+            raise ValueError(f"n_steps is {n_steps}, it must lie in 1..{start + 1} to start from level {start}")
+        if n_steps == 1:
+            return [start]
+        return [round(start * (1 - i / (n_steps - 1))) for i in range(n_steps)]
+
+    @staticmethod
+    def _at(table: Tensor, t: Tensor | int) -> Tensor:
+        return table[t] if isinstance(t, int) else table.to(t.device)[t]

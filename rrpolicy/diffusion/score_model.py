@@ -1,0 +1,67 @@
+"""What the library needs to know of a generative model, and nothing more.
+
+A `ScoreModel` predicts the noise in x_t; agents, image models and the analytic mixtures of `diffusion.analytic` are
+all score models, and reward extraction takes any two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from rrpolicy.diffusion.process import DiffusionProcess
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x_t (B, *event_shape), t (B,) int64) -> predicted noise (B, *event_shape)."""
+
+
+@runtime_checkable
+class ScoreModel(Protocol):
+    """
+    A noise-predicting model of events of one shape.
+
+    A model with conditioned entries also has ``pinned``, a bool tensor ``event_shape``: entries that are True arrive
+    clean in every x_t and carry neither noise nor gradient.
+    """
+
+    process: DiffusionProcess
+    event_shape: tuple[int, ...]
+
+    def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Predicted noise (B, *event_shape) for ``x_t`` (B, *event_shape) at levels ``t`` (B,) int64."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Equal for two models that share normaliser, layout, horizon and schedule."""
+        ...
+
+
+def pinned_mask(model: ScoreModel) -> Tensor:
+    """The model's pinned entries, bool ``event_shape``; all False for a model without conditioning."""
+    pinned = getattr(model, "pinned", None)
+    return torch.zeros(tuple(model.event_shape), dtype=torch.bool) if pinned is None else torch.as_tensor(pinned)
+
+
+def check_compatible(base: ScoreModel, expert: ScoreModel) -> None:
+    """
+    Refuse two models whose scores cannot be subtracted.
+
+    :raises ValueError: naming the field (event shape, process or a part of the fingerprint) and both values
+    """
+    for field, mine, other in (
+        ("event_shape", tuple(base.event_shape), tuple(expert.event_shape)),
+        ("process.n_diffusion_steps", base.process.n_diffusion_steps, expert.process.n_diffusion_steps),
+        ("process.schedule", base.process.schedule, expert.process.schedule),
+    ):
+        if mine != other:
+            raise ValueError(f"base and expert differ in {field}: base has {mine}, expert has {other}")
+    if base.fingerprint() != expert.fingerprint():
+        mine_parts, other_parts = base.fingerprint().split(";"), expert.fingerprint().split(";")
+        differing = [f"{a} against {b}" for a, b in zip(mine_parts, other_parts, strict=False) if a != b]
+        raise ValueError(
+            "base and expert differ in their fingerprints: "
+            + ("; ".join(differing) or f"{base.fingerprint()} against {expert.fingerprint()}")
+        )

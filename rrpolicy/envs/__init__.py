@@ -1,0 +1,20 @@
+"""Environments that need nothing else of the library: the real PointMaze for any maze, its geometry, a waypoint
+controller, a vectorised simulator that makes data, and pictures drawn without OpenGL."""
+
+from rrpolicy.envs.controller import PDController, WaypointController
+from rrpolicy.envs.maze import MazeGeometry
+from rrpolicy.envs.point_maze import make_point_maze
+from rrpolicy.envs.render import draw_maze
+from rrpolicy.envs.scene import SceneRender, SceneRenderer
+from rrpolicy.envs.simulator import PointMazeSimulator
+
+__all__ = [
+    "MazeGeometry",
+    "PDController",
+    "PointMazeSimulator",
+    "SceneRender",
+    "SceneRenderer",
+    "WaypointController",
+    "draw_maze",
+    "make_point_maze",
+]

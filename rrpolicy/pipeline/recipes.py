@@ -1,0 +1,54 @@
+"""Recipes are tables of numbers: a section for each step, holding the keyword arguments of what the step builds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+Recipe = Mapping[str, Any]
+T = TypeVar("T")
+
+DEFAULT_RECIPE: Recipe = {  # for environments without one of their own
+    "name": "default",
+    "agent": {},
+    "base": {"total_timesteps": 20_000},
+    "expert": {"total_timesteps": 10_000},
+    "extraction": {"total_timesteps": 4_000},
+    "discriminator": {"total_timesteps": 4_000},
+    "map": {},
+    "steering": {},
+    "evaluation": {"n_eval_episodes": 48},
+}
+
+
+def section(recipe: Recipe, name: str) -> dict[str, Any]:
+    """
+    A section of a recipe.
+
+    :raises ValueError: when the recipe lacks it
+    """
+    values = recipe.get(name)
+    if not isinstance(values, Mapping):
+        raise ValueError(f"recipe {recipe.get('name', '')!r} lacks the section [{name}]")
+    return dict(values)
+
+
+def total_timesteps(recipe: Recipe, name: str) -> int:
+    """``total_timesteps`` of a section."""
+    value = section(recipe, name).get("total_timesteps")
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"recipe section [{name}]: total_timesteps is {value!r}, it must be a whole number")
+    return value
+
+
+def build(cls: Callable[..., T], name: str, **arguments: Any) -> T:
+    """Call a constructor; a key that it does not take is a fault of the recipe's section."""
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ValueError(f"recipe section [{name}]: {error}") from error
+
+
+def without_steps(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's keyword arguments."""
+    return {key: value for key, value in values.items() if key != "total_timesteps"}

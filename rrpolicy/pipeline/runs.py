@@ -1,0 +1,237 @@
+"""What the command line leaves in a folder: training runs that can be stopped and resumed, and data sets.
+
+Every file is replaced in one step, so a reader never sees a part of one, and a second run leaves nothing of the first.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import CSVOutputFormat, Logger
+
+from rrpolicy import pipeline, zoo
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.common.spaces import check_spaces
+from rrpolicy.common.version import __version__
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.readers import save_minari
+from rrpolicy.evaluation import RESULTS_FILE, Row, write_results
+from rrpolicy.pipeline.recipes import Recipe
+from rrpolicy.pipeline.scores import plain_row
+from rrpolicy.pipeline.task import Task
+
+AGENT, CHECKPOINT, PROGRESS, RUN = "agent.zip", "checkpoint.zip", "progress.csv", "run.json"
+STEP_KEY = "time/total_timesteps"
+LOG_INTERVAL = 100
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """
+    One training of an agent in one folder.
+
+    :param task: the environment that the agent is for
+    :param data: what it imitates
+    :param out: folder
+    :param recipe: gives the agent's arguments
+    :param seed: of weights and training
+    :param total_timesteps: gradient steps; None: the recipe's, or when resuming the checkpoint's
+    :param init_from: agent to fine-tune, as in ``zoo.load``; None trains from scratch
+    :param checkpoint_freq: gradient steps between two checkpoints
+    """
+
+    task: Task
+    data: Sequence[TrajectoryDataset]
+    out: Path
+    recipe: Recipe
+    seed: int = 0
+    total_timesteps: int | None = None
+    init_from: str | None = None
+    checkpoint_freq: int = 1000
+
+    def run(self, resume: bool = False, progress_bar: bool = False) -> DiffusionAgent:
+        """
+        Train, or go on from the checkpoint; stopped and resumed gives the same agent, bit for bit.
+
+        :param resume: go on from the folder's checkpoint; without one training begins
+        :raises ValueError: when data do not fit the environment, or the checkpoint was made with other data
+        """
+        self._check_data()
+        self.out.mkdir(parents=True, exist_ok=True)
+        checkpoint = self.out / CHECKPOINT
+        resume = resume and checkpoint.exists()
+        if resume:
+            self._check_same()
+            agent = DiffusionAgent.load(checkpoint)
+            wanted = agent._total_timesteps if self.total_timesteps is None else self.total_timesteps
+            remaining = wanted - agent.num_timesteps
+        else:
+            clear(self.out, (AGENT, CHECKPOINT, PROGRESS, RESULTS_FILE))
+            write_json(self.out / RUN, self._facts())
+            agent = self._new_agent()
+            remaining = self._steps()
+        if remaining > 0:
+            agent.set_logger(_csv_logger(self.out, agent.num_timesteps if resume else 0))
+            agent.learn(
+                self.data,
+                remaining,
+                log_interval=min(LOG_INTERVAL, max(remaining // 10, 1)),
+                reset_num_timesteps=not resume,
+                progress_bar=progress_bar,
+                checkpoint_path=checkpoint,
+                checkpoint_freq=self.checkpoint_freq,
+            )
+            agent.logger.close()
+        pipeline.save_agent(agent, self.out / AGENT, {**self.task.to_card(), **self._facts()})
+        write_results(self._rows(agent), self.out)
+        return agent
+
+    @property
+    def _part(self) -> str:
+        return "base" if self.init_from is None else "expert"
+
+    def _steps(self) -> int:
+        given = self.total_timesteps
+        return pipeline.total_timesteps(self.recipe, self._part) if given is None else given
+
+    def _new_agent(self) -> DiffusionAgent:
+        if self.init_from is None:
+            return pipeline.new_agent(self.task, self.recipe, self.seed)
+        start = zoo.load_agent(self.init_from)
+        env = self.task.make()
+        env.close()
+        check_spaces(start.observation_space, start.action_space, env.observation_space, env.action_space)
+        return pipeline.successor(start, self.recipe, self.seed)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "data": [fingerprint(one) for one in self.data],
+            "seed": self.seed,
+            "init_from": self.init_from,
+            "recipe": self.recipe.get("name"),
+            "version": __version__,
+        }
+
+    def _check_data(self) -> None:
+        env = self.task.make()
+        env.close()
+        for one in self.data:
+            widths = (one.observation_dim, one.action_dim)
+            wanted = tuple(space.shape[0] if space.shape else 0 for space in (env.observation_space, env.action_space))
+            if widths != wanted:
+                raise ValueError(
+                    f"the dataset has observations and actions of widths {widths}, {self.task.env_id} has {wanted}"
+                )
+            rows = one.metadata.get("maze")
+            if self.task.is_maze and rows is not None and tuple(rows) != self.task.maze.rows:
+                raise ValueError(f"the dataset was collected in the maze {rows}, env has {list(self.task.maze.rows)}")
+
+    def _check_same(self) -> None:
+        """The checkpoint must go on with what it began with."""
+        path = self.out / RUN
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: cannot be read, so the run cannot be resumed: {error}") from error
+        for key in ("data", "seed", "init_from"):
+            if facts.get(key) != self._facts()[key]:
+                raise ValueError(f"cannot resume {self.out}: it began with {key} {facts.get(key)}, "
+                                 f"now it is {self._facts()[key]}")
+
+    def _rows(self, agent: DiffusionAgent) -> list[Row]:
+        rows = [plain_row("agent", "total_timesteps", float(agent.num_timesteps))]
+        losses = [float(row["train/loss"]) for row in read_progress(self.out / PROGRESS)]
+        return [*rows, plain_row("agent", "loss", losses[-1])] if losses else rows
+
+
+# ---------------------------------------------------------------------- data sets
+
+
+def write_dataset(dataset: TrajectoryDataset, out: Path, task: Task) -> None:
+    """
+    Write a Minari folder, over one that is there.
+
+    :raises ValueError: when ``out`` is a file
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file, wanted a folder")
+    env = task.make()
+    env.close()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".collect-") as scratch:
+        save_minari(
+            dataset,
+            scratch,
+            env_spec=env.spec if task.maze_map is None else None,
+            observation_space=env.observation_space,
+            action_space=env.action_space,
+        )
+        # metadata.json goes first and comes last: a folder that has it has everything
+        names = sorted((path.name for path in Path(scratch).iterdir()), key=lambda name: name == "metadata.json")
+        clear(out, ("metadata.json", RESULTS_FILE))
+        for name in names:
+            os.replace(Path(scratch) / name, out / name)
+    counts = {"n_transitions": dataset.n_transitions, "n_episodes": dataset.n_episodes}
+    write_results([plain_row("dataset", metric, float(count)) for metric, count in counts.items()], out)
+
+
+def fingerprint(dataset: TrajectoryDataset) -> str:
+    """Equal for data sets of equal content."""
+    digest = hashlib.sha256()
+    for array in (dataset.observations, dataset.actions, dataset.episode_lengths):
+        digest.update(str(array.shape).encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------- files
+
+
+def clear(folder: Path, names: Iterable[str]) -> None:
+    """Remove what an earlier run left under these names."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Replace a JSON file in one step."""
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def read_progress(path: Path) -> list[dict[str, str]]:
+    """Rows of a ``progress.csv``, none when there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row.get(STEP_KEY)]
+
+
+def _csv_logger(out: Path, keep_until: int) -> Logger:
+    """SB3's CSV log, into which the rows of an interrupted run up to its checkpoint are written again."""
+    kept = [row for row in read_progress(out / PROGRESS) if float(row[STEP_KEY]) <= keep_until]
+    output = CSVOutputFormat(str(out / PROGRESS))
+    for row in kept:
+        output.write(dict(row), {})
+    return Logger(str(out), [output])
+
+

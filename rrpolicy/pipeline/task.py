@@ -1,0 +1,101 @@
+"""What is to be done where: an environment and, in a maze, its walls and the goal; the same for every command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rrpolicy.common.typing import Array
+from rrpolicy.envs.maze import MazeGeometry
+from rrpolicy.envs.point_maze import DEFAULT_ENV_ID, make_point_maze
+
+POINT_MAZE = "PointMaze_"
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    An environment and, in a maze, where to go.
+
+    :param env_id: a registered environment
+    :param maze_map: rows of another maze than the environment's own
+    :param goal: (row, column) in cells, fractions allowed; None leaves it to the environment
+    """
+
+    env_id: str = DEFAULT_ENV_ID
+    maze_map: tuple[str, ...] | None = None
+    goal: tuple[float, float] | None = None
+
+    @classmethod
+    def create(cls, env_id: str = DEFAULT_ENV_ID, maze_map: Any = None, goal: Sequence[float] | None = None) -> Task:
+        """
+        :param maze_map: rows, text or the path of a text file
+        :raises ValueError: for an unknown environment, a bad maze, or a goal that is not in a free cell
+        """
+        rows = None if maze_map is None else MazeGeometry.parse(maze_map).rows
+        place = None if goal is None else (float(goal[0]), float(goal[1]))
+        task = cls(env_id, rows, place)
+        task.make().close()
+        return task
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> Task | None:
+        """The task noted in the card of an archive, None when none is."""
+        if not isinstance(card.get("environment"), str):
+            return None
+        return cls.create(card["environment"], card.get("maze"), card.get("goal"))
+
+    def to_card(self) -> dict[str, Any]:
+        """What :meth:`from_card` reads."""
+        return {
+            "environment": self.env_id,
+            "maze": None if self.maze_map is None else list(self.maze_map),
+            "goal": None if self.goal is None else list(self.goal),
+        }
+
+    def with_goal(self, goal: Sequence[float] | None) -> Task:
+        """The same place with another goal."""
+        return Task.create(self.env_id, self.maze_map, goal)
+
+    @property
+    def is_maze(self) -> bool:
+        return self.env_id.startswith(POINT_MAZE)
+
+    @cached_property
+    def maze(self) -> MazeGeometry:
+        """:raises ValueError: when the environment is not a PointMaze"""
+        if self.maze_map is not None:
+            return MazeGeometry(self.maze_map)
+        if not self.is_maze:
+            raise ValueError(f"env must be a PointMaze, got {self.env_id!r}")
+        env = make_point_maze(self.env_id)
+        maze: MazeGeometry = env.get_wrapper_attr("maze")
+        env.close()
+        return maze
+
+    def make(self, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
+        """
+        Make the real environment.
+
+        :raises ValueError: when there is no such environment, or a goal or maze for one that is not a PointMaze
+        """
+        if self.is_maze:
+            return make_point_maze(self.env_id, self.maze_map, self.goal, render_mode, **kwargs)
+        for name, value in (("goal", self.goal), ("maze_map", self.maze_map)):
+            if value is not None:
+                raise ValueError(f"{name} is for PointMaze environments, env is {self.env_id!r}")
+        try:
+            return gym.make(self.env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
+        except (gym.error.Error, ImportError) as error:
+            raise ValueError(f"env {self.env_id!r} cannot be made: {error}") from error
+
+
+def observations_for_plans(maze: MazeGeometry, n: int, seed: int = 0) -> Array:
+    """Resting balls (n, 4) in random free cells, to draw plans from."""
+    cells = maze.free_cells[np.random.default_rng(seed).integers(len(maze.free_cells), size=n)]
+    return np.concatenate([maze.cell_to_xy(cells), np.zeros((n, 2))], axis=1).astype(np.float32)

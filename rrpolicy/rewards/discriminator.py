@@ -1,0 +1,158 @@
+"""The baseline: a noise-conditioned classifier of expert against base events, used as a reward in the same way.
+
+At its optimum the logit is log p_expert,t(x_t) - log p_base,t(x_t), the same ρ; but a classifier is free to separate
+the two by anything that differs, and saturates where it is sure (the paper's comparison in locomotion).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
+from rrpolicy.rewards.events import Events, as_events, own_samples
+from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.targets import noised
+
+
+class DiscriminatorReward(Learner[RelativeReward]):
+    """
+    Learns the logit of "expert, not base" for noised events; its ``reward`` is a `RelativeReward`.
+
+    :param base: the weak model: gives the space, and the negatives when no data are given
+    :param expert: the strong model: gives the positives when no data are given
+    :param learning_rate: peak learning rate or SB3 schedule
+    :param batch_size: events per gradient step, half of each kind
+    :param ema_decay: decay of the averaged weights
+    :param weight_decay: AdamW weight decay
+    :param max_grad_norm: gradient clipping
+    :param window_kwargs: arguments of the network, the same as the window head's
+    :param tensorboard_log: folder of the TensorBoard log
+    :param verbose: 0 silent, 1 prints the log
+    :param seed: seed of weights and training
+    :param device: torch device
+    :raises ValueError: when the two models do not share their space, naming the field
+    """
+
+    kind: ClassVar[str] = "discriminator"
+
+    def __init__(
+        self,
+        base: ScoreModel,
+        expert: ScoreModel,
+        learning_rate: LearningRate = 1e-3,
+        batch_size: int = 128,
+        ema_decay: float = 0.999,
+        weight_decay: float = 1e-4,
+        max_grad_norm: float = 1.0,
+        window_kwargs: Mapping[str, Any] | None = None,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(
+            learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
+        )
+        check_compatible(base, expert)
+        self.base = base
+        self.expert = expert
+        self.window_kwargs = dict(window_kwargs or {})
+        self._setup_model()
+
+    def _setup_model(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0 if self.seed is None else self.seed)
+            self._start_from(
+                RelativeReward.for_model(
+                    self.base, heads=("window",), window_kwargs=self.window_kwargs, source=self.kind
+                )
+            )
+
+    @property
+    def reward(self) -> RelativeReward:
+        """The logit as a reward (averaged weights)."""
+        return self.averaged
+
+    def learn(
+        self,
+        data: Sequence[TrajectoryDataset] | Sequence[Tensor] | None = None,
+        total_timesteps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        checkpoint_path: str | Path | None = None,
+        checkpoint_freq: int = 1000,
+    ) -> Self:
+        """
+        Fit the classifier; one timestep is one gradient step.
+
+        :param data: [base data, expert data], datasets or clean normalised events (N, *event_shape); None for samples
+            of the two models
+        :param total_timesteps: gradient steps to take
+        :param callback: SB3 callback(s)
+        :param log_interval: steps between two log lines; 0 for none
+        :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
+        :param progress_bar: show one
+        :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
+        :return: self
+        :raises TypeError: when called without ``total_timesteps``
+        :raises ValueError: unless there are exactly two sources
+        """
+        if total_timesteps is None:
+            raise TypeError("learn() lacks total_timesteps; call it as learn([dataset, expert_dataset], 3_000)")
+        self._sources = self._two_sources(data)
+        self._optimise(
+            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path, checkpoint_freq
+        )
+        return self
+
+    def _two_sources(self, data: Any) -> list[Events]:
+        if data is None:
+            generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
+            data = [own_samples(model, generator=generator) for model in (self.base, self.expert)]
+        if not isinstance(data, Sequence) or len(data) != 2:
+            raise ValueError("data must hold two sources, [base data, expert data], or be None")
+        return [as_events(source, self.base, self.expert, self.seed) for source in data]
+
+    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
+        half = self.batch_size // 2
+        x0 = torch.cat([source.draw(half, self.generator) for source in self._sources])
+        t = torch.randint(self.base.process.n_diffusion_steps, (len(x0),), generator=self.generator)
+        labels = torch.arange(len(x0)).ge(half).float()
+        logits = self.module(noised(self.base, x0, t, self.generator), t)
+        accuracy = float(((logits > 0) == labels.bool()).float().mean())
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels), {"accuracy": accuracy}
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "window_kwargs": self.window_kwargs,
+            "training": {
+                "learning_rate": None if callable(self.learning_rate) else self.learning_rate,
+                "batch_size": self.batch_size,
+                "ema_decay": self.ema_decay,
+                "weight_decay": self.weight_decay,
+                "max_grad_norm": self.max_grad_norm,
+                "seed": self.seed,
+            },
+        }
+
+    @classmethod
+    def _from_config(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        base: ScoreModel | None = None,
+        expert: ScoreModel | None = None,
+    ) -> Self:
+        if base is None or expert is None:
+            raise ValueError("a discriminator needs its two models: load(path, base=base, expert=expert)")
+        training = {name: value for name, value in config["training"].items() if value is not None}
+        return cls(base, expert, window_kwargs=config["window_kwargs"], **training)

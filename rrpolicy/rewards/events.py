@@ -1,0 +1,98 @@
+"""Clean events at which two models are compared: from datasets, from given samples, or the models' own samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.windows import WindowSampler
+from rrpolicy.diffusion.sampling import sample
+from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
+
+N_OWN_SAMPLES = 4096  # of each model
+N_OWN_STEPS = 20
+CHUNK = 1024
+
+
+class Events(Protocol):
+    """A source of clean events."""
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, *event_shape), normalised."""
+        ...
+
+
+class _Rows:
+    def __init__(self, x0: Tensor) -> None:
+        self.x0 = x0
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.x0[torch.randint(len(self.x0), (n,), generator=generator)]
+
+
+class _Windows:
+    def __init__(self, sampler: WindowSampler) -> None:
+        self._sampler = sampler
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        return self._sampler.draw(n, generator)[0]
+
+
+def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None) -> Events:
+    """
+    :param data: dataset(s), clean normalised events (N, *event_shape), or None for samples of both models
+    :raises TypeError: for anything else
+    :raises ValueError: for events of another shape or with NaN, or datasets for models without a layout
+    """
+    event_shape = tuple(base.event_shape)
+    if data is None:
+        generator = torch.Generator()
+        generator.manual_seed(0 if seed is None else seed)
+        return _Rows(torch.cat([own_samples(model, generator=generator) for model in (base, expert)]))
+    if isinstance(data, Tensor):
+        if tuple(data.shape[1:]) != event_shape or not len(data):
+            raise ValueError(f"data has shape {tuple(data.shape)}, wanted (N, {', '.join(map(str, event_shape))})")
+        if not torch.isfinite(data).all():
+            raise ValueError("data holds NaN or inf, clean events must be finite")
+        return _Rows(data.float())
+    datasets = [data] if isinstance(data, TrajectoryDataset) else data
+    if not isinstance(datasets, Sequence) or not all(isinstance(one, TrajectoryDataset) for one in datasets):
+        raise TypeError(
+            f"data is a {type(data).__name__}; call it as extractor.learn([dataset, expert_dataset], "
+            "total_timesteps=3_000), with a tensor of clean events, or with None"
+        )
+    layout, normalizer = getattr(base, "layout", None), getattr(base, "normalizer", None)
+    if layout is None or normalizer is None:
+        raise ValueError("the models have no layout and normalizer, so datasets mean nothing to them; pass a tensor")
+    return _Windows(WindowSampler(datasets, layout, normalizer))
+
+
+def own_samples(model: ScoreModel, n: int = N_OWN_SAMPLES, *, generator: torch.Generator) -> Tensor:
+    """
+    Clean samples of a model (n, *event_shape); conditioned entries come from the model's ``sample_pinned``.
+
+    :raises ValueError: for a model with pinned entries that cannot say what they look like
+    """
+    pinned = pinned_mask(model)
+    clean = torch.zeros(n, *model.event_shape)
+    if pinned.any():
+        sample_pinned = getattr(model, "sample_pinned", None)
+        if sample_pinned is None:
+            raise ValueError("the model has pinned entries but no sample_pinned(n, generator); pass data instead")
+        clean = sample_pinned(n, generator)
+    levels = model.process.timesteps(min(N_OWN_STEPS, model.process.n_diffusion_steps))
+    parts = []
+    for part in clean.split(CHUNK):
+        noise = torch.randn(part.shape, generator=generator)
+        with torch.no_grad():
+            parts.append(sample(model.eps, model.process, noise, levels, pin=partial(_pin, pinned, part)))
+    return torch.cat(parts)
+
+
+def _pin(pinned: Tensor, clean: Tensor, x: Tensor) -> Tensor:
+    return torch.where(pinned, clean, x)

@@ -1,0 +1,293 @@
+"""Extraction: two score models in, the relative reward that explains their difference out.
+
+Gradient matching (Nuti et al. 2023, algorithm 1: ∇ρ against the score difference) plus, for heads that see the whole
+event, value matching (`rewards.targets`). No environment, no policy optimisation, no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
+from rrpolicy.rewards.events import Events, as_events
+from rrpolicy.rewards.relative_reward import Head, RelativeReward
+from rrpolicy.rewards.targets import Targets, make_targets
+
+VALUE_CLIP = 10.0  # spreads; beyond it value errors count linearly, since targets are heavy-tailed off the support
+Data = TrajectoryDataset | Sequence[TrajectoryDataset] | Tensor | None
+
+
+class RewardExtractor(Learner[RelativeReward]):
+    """
+    Learns ρ with ∇ρ = s_expert - s_base.
+
+    :param base: the weak model
+    :param expert: the strong model; shares normaliser, layout, horizon and schedule with the base
+    :param heads: ``"window"`` (steering), ``"step"`` (maps, per-state rewards) or both; None: both for windows (H, D)
+        of agents, else ``"window"``
+    :param learning_rate: peak learning rate or SB3 schedule
+    :param batch_size: events per gradient step
+    :param buffer_size: events whose targets are computed at once
+    :param n_epochs: passes over each buffer before it is drawn anew
+    :param value_coef: weight of value matching in the window head's loss; 0 turns it off
+    :param n_value_draws: later noise levels per value target
+    :param n_step_rows: rows of each window at which the step head is fitted
+    :param ema_decay: decay of the averaged weights, which are the extracted reward
+    :param weight_decay: AdamW weight decay
+    :param max_grad_norm: gradient clipping
+    :param window_kwargs: arguments of the window head's network
+    :param step_kwargs: arguments of the step head's network
+    :param tensorboard_log: folder of the TensorBoard log
+    :param verbose: 0 silent, 1 prints the log
+    :param seed: seed of weights and training
+    :param device: torch device
+    :raises ValueError: when the two models do not share their space, naming the field
+    """
+
+    kind: ClassVar[str] = "extractor"
+
+    def __init__(
+        self,
+        base: ScoreModel,
+        expert: ScoreModel,
+        heads: Sequence[Head] | None = None,
+        learning_rate: LearningRate = 2e-3,
+        batch_size: int = 128,
+        buffer_size: int = 16_384,
+        n_epochs: int = 4,
+        value_coef: float = 0.03,
+        n_value_draws: int = 4,
+        n_step_rows: int = 4,
+        ema_decay: float = 0.999,
+        weight_decay: float = 1e-4,
+        max_grad_norm: float = 1.0,
+        window_kwargs: Mapping[str, Any] | None = None,
+        step_kwargs: Mapping[str, Any] | None = None,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(
+            learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
+        )
+        check_compatible(base, expert)
+        if buffer_size < batch_size:
+            raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
+        self.base = base
+        self.expert = expert
+        self.buffer_size = buffer_size
+        self.n_epochs = n_epochs
+        self.value_coef = value_coef
+        self.n_value_draws = n_value_draws
+        self.n_step_rows = n_step_rows
+        default: tuple[Head, ...] = ("window", "step") if getattr(base, "layout", None) is not None else ("window",)
+        self.heads = default if heads is None else tuple(heads)
+        self.window_kwargs = dict(window_kwargs or {})
+        self.step_kwargs = dict(step_kwargs or {})
+        self._setup_model()
+
+    def _setup_model(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0 if self.seed is None else self.seed)
+            reward = RelativeReward.for_model(
+                self.base, heads=self.heads, window_kwargs=self.window_kwargs, step_kwargs=self.step_kwargs
+            )
+        self._start_from(reward)
+        self._n_free = int((~reward.pinned).sum())
+        self._targets: Targets | None = None
+        self._buffer_state: Tensor | None = None
+        self._steps_in_buffer = 0
+        self._value_spread: Tensor | None = None
+
+    @property
+    def reward(self) -> RelativeReward:
+        """The extracted reward (averaged weights)."""
+        return self.averaged
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(
+        self,
+        data: Data = None,
+        total_timesteps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        checkpoint_path: str | Path | None = None,
+        checkpoint_freq: int = 1000,
+    ) -> Self:
+        """
+        Fit ρ at noised events from ``data``; one timestep is one gradient step.
+
+        :param data: where scores are compared: a dataset, several (an equal share of each), clean normalised events
+            (N, *event_shape), or None for the models' own samples
+        :param total_timesteps: gradient steps to take
+        :param callback: SB3 callback(s)
+        :param log_interval: steps between two log lines; 0 for none
+        :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
+        :param progress_bar: show one
+        :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
+        :return: self
+        :raises TypeError: when called without ``total_timesteps`` or with data of another kind
+        :raises ValueError: when data do not fit the models
+        """
+        if total_timesteps is None:
+            raise TypeError("learn() lacks total_timesteps; call it as extractor.learn(dataset, total_timesteps=3_000)")
+        self._events: Events = as_events(data, self.base, self.expert, self.seed)
+        self._targets = None
+        if reset_num_timesteps:
+            self._buffer_state, self._value_spread, self._steps_in_buffer = None, None, 0
+        self._optimise(
+            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path, checkpoint_freq
+        )
+        return self
+
+    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
+        targets = self._current_targets()
+        index = torch.randint(len(targets), (self.batch_size,), generator=self.generator)
+        losses: dict[str, Tensor] = {}
+        for head in self.heads:
+            losses.update(self._window_losses(targets, index) if head == "window" else self._step_losses(targets, index))
+        return torch.stack(list(losses.values())).sum(), {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _window_losses(self, targets: Targets, index: Tensor) -> dict[str, Tensor]:
+        """Gradient matching and, where there are values, value matching of the window head."""
+        t = targets.t[index]
+        inputs = targets.x_t[index].requires_grad_(True)
+        rho = self.module(inputs, t, "window")
+        losses = {"window_gradient": self._gradient_loss(rho, inputs, t, targets.eps_difference[index])}
+        if targets.value is not None:
+            error = (rho - targets.value[index]) / self._value_spread[t]
+            losses["value"] = self.value_coef * nn.functional.huber_loss(error, torch.zeros_like(error), delta=VALUE_CLIP)
+        return losses
+
+    def _step_losses(self, targets: Targets, index: Tensor) -> dict[str, Tensor]:
+        """Gradient matching of the step head at a few free rows of each window (the head is a sum over rows)."""
+        free_rows = (~self.module.pinned).any(dim=1).nonzero().flatten()
+        shape = (len(index), self.n_step_rows)
+        rows = free_rows[torch.randint(len(free_rows), shape, generator=self.generator)].flatten()
+        windows = index.repeat_interleave(self.n_step_rows)
+        t = targets.t[windows]
+        inputs = targets.x_t[windows, rows].requires_grad_(True)
+        rho = self.module.forward_steps(inputs, t)
+        pinned = self.module.pinned[rows]
+        return {"step_gradient": self._gradient_loss(rho, inputs, t, targets.eps_difference[windows, rows], pinned)}
+
+    def _gradient_loss(
+        self, rho: Tensor, inputs: Tensor, t: Tensor, eps_difference: Tensor, pinned: Tensor | None = None
+    ) -> Tensor:
+        """σ∇ρ against Δε = ε_base - ε_expert, both in units of the RMS of Δε at each level."""
+        pinned = self.module.pinned if pinned is None else pinned
+        scale = self.module.gradient_scale[t].clamp(min=1e-12)
+        rms = (scale * self.base.process.sigma(t)).view(-1, *(1,) * (inputs.ndim - 1))
+        (gradient,) = torch.autograd.grad((rho / scale).sum(), inputs, create_graph=True)
+        residual = torch.where(pinned, 0.0, gradient - eps_difference / rms)
+        n_free = (~pinned).expand_as(residual).sum()
+        return (residual**2).sum() / n_free
+
+    # ------------------------------------------------------------------ the buffer of targets
+
+    def _current_targets(self) -> Targets:
+        if self._steps_in_buffer >= self.n_epochs * self.buffer_size // self.batch_size:
+            self._targets, self._buffer_state, self._steps_in_buffer = None, None, 0
+        if self._targets is None:
+            self._targets = self._draw_targets()
+        self._steps_in_buffer += 1
+        return self._targets
+
+    def _draw_targets(self) -> Targets:
+        """Draw the buffer from the random state noted for it, so that a resumed run draws the same one again."""
+        resuming = self._buffer_state is not None
+        generator = torch.Generator()
+        generator.set_state(self.generator.get_state() if self._buffer_state is None else self._buffer_state)
+        self._buffer_state = generator.get_state()
+        n_value_draws = self.n_value_draws if self.value_coef > 0 and "window" in self.heads else 0
+        x0 = self._events.draw(self.buffer_size, generator)
+        targets = make_targets(self.base, self.expert, x0, generator, n_value_draws)
+        if not resuming:
+            self.generator.set_state(generator.get_state())
+        if self._value_spread is None:
+            self._fit_units(targets)
+        return targets
+
+    def _fit_units(self, targets: Targets) -> None:
+        """Fix, once, the units in which the heads are compared: RMS of Δs per level, spread of values per level."""
+        process = self.base.process
+        levels = torch.arange(process.n_diffusion_steps)
+        # Δx̂0 = σ/α Δε varies slowly with t, so that is what neighbouring levels may share
+        x0_per_eps = process.sigma(levels) / process.alpha(levels)
+        squares = (targets.eps_difference**2).flatten(1).sum(dim=1) / self._n_free * x0_per_eps[targets.t] ** 2
+        rms = _level_means(squares, targets.t, len(levels)).sqrt() / x0_per_eps
+        for reward in (self.module, self.averaged):
+            reward.gradient_scale.copy_(rms / process.sigma(levels))
+        self._value_spread = torch.ones_like(rms)
+        if targets.value is not None:
+            deviation = (targets.value - targets.value.median()).abs()
+            self._value_spread = _level_means(deviation, targets.t, len(rms)).clamp(min=1e-3)
+
+    # ------------------------------------------------------------------ persistence
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "reward": self.module.to_config(),
+            "training": {
+                "learning_rate": None if callable(self.learning_rate) else self.learning_rate,
+                "batch_size": self.batch_size,
+                "buffer_size": self.buffer_size,
+                "n_epochs": self.n_epochs,
+                "value_coef": self.value_coef,
+                "n_value_draws": self.n_value_draws,
+                "n_step_rows": self.n_step_rows,
+                "ema_decay": self.ema_decay,
+                "weight_decay": self.weight_decay,
+                "max_grad_norm": self.max_grad_norm,
+                "seed": self.seed,
+            },
+            "steps_in_buffer": self._steps_in_buffer,
+        }
+
+    def _extra_tensors(self) -> dict[str, dict[str, Tensor]]:
+        return self.module.normalizer_tensors()
+
+    def _random_state(self) -> dict[str, Tensor]:
+        state = {} if self._buffer_state is None else {"buffer": self._buffer_state}
+        return state if self._value_spread is None else {**state, "value_spread": self._value_spread}
+
+    def _set_random_state(self, state: Mapping[str, Tensor]) -> None:
+        self._buffer_state = state.get("buffer")
+        self._value_spread = state.get("value_spread")
+
+    @classmethod
+    def _from_config(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        base: ScoreModel | None = None,
+        expert: ScoreModel | None = None,
+    ) -> Self:
+        if base is None or expert is None:
+            raise ValueError("an extractor needs its two models: RewardExtractor.load(path, base=base, expert=expert)")
+        reward = config["reward"]
+        training = {name: value for name, value in config["training"].items() if value is not None}
+        extractor = cls(base, expert, heads=reward["heads"], window_kwargs=reward["window_kwargs"],
+                        step_kwargs=reward["step_kwargs"], **training)
+        extractor._steps_in_buffer = int(config["steps_in_buffer"])
+        return extractor
+
+
+def _level_means(values: Tensor, t: Tensor, n_levels: int) -> Tensor:
+    """Mean of ``values`` (N,) at each level (n_levels,), averaged over neighbouring levels."""
+    reach = max(n_levels // 25, 1)
+    near = (torch.arange(n_levels)[:, None] - torch.arange(n_levels)).abs() <= reach
+    sums = torch.zeros(n_levels).index_add_(0, t, values)
+    counts = torch.zeros(n_levels).index_add_(0, t, torch.ones_like(values))
+    return (near.float() @ sums) / (near.float() @ counts).clamp(min=1)

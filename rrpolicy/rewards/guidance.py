@@ -1,0 +1,41 @@
+"""Guidance is composition: a guided denoiser is a denoiser, and samplers do not know the difference.
+
+ε ← ε_base - scale · σ_t · ∇ρ (classifier guidance, Dhariwal & Nichol 2021, algorithm 2): at scale 1 an exact ρ turns
+the base into the expert, with any sampler and any number of steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+
+def guided(
+    denoiser: Denoiser, reward: RelativeReward, process: DiffusionProcess, scale: float, max_shift: float | None = None
+) -> Denoiser:
+    """
+    Steer a denoiser with a reward.
+
+    :param denoiser: the base's noise predictor
+    :param reward: ρ
+    :param process: noise levels of the base
+    :param scale: strength; 0 is the base itself
+    :param max_shift: largest change of an entry of the clean estimate in one step, normalised units; None for no bound
+    :return: noise predictor of the steered model
+    """
+    if scale == 0:
+        return denoiser
+
+    def steered(x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = process.levels(x_t, t)
+        change = scale * sigma * reward.gradient(x_t, t)
+        if max_shift is not None:  # x̂0 moves by change · σ/α
+            bound = max_shift * alpha / sigma
+            change = torch.minimum(torch.maximum(change, -bound), bound)
+        return denoiser(x_t, t) - change
+
+    return steered

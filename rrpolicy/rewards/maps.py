@@ -1,0 +1,157 @@
+"""A reward drawn over a maze: the step head's ρ of resting states on a regular grid, smoothed between the walls.
+Its maximum is where the expert wants to be and the base does not (Nuti, Franzmeyer, Henriques 2023, section 5.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from rrpolicy.common.typing import Array
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
+
+KERNEL_REACH = 3.0  # standard deviations; at the default smoothing it ends before a wall's far side
+
+
+class StateReward(Protocol):
+    """What a map needs of a reward; `RelativeReward` is one, and scores at its own ``map_levels``."""
+
+    @property
+    def layout(self) -> TrajectoryLayout | None:
+        """What the reward's windows hold."""
+        ...
+
+    def predict(self, observations: Array, actions: Array | None = None) -> Array:
+        """Single steps (n, obs_dim), (n, act_dim) in environment units -> (n,) in nats."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class RewardMap:
+    """
+    A reward over the free space of a maze.
+
+    :param maze: the maze
+    :param xy: scored positions (n, 2) in environment units
+    :param values: smoothed rewards (n,) in nats
+    :param grid: the same as a picture (rows · k, columns · k), top row first; NaN in walls
+    """
+
+    maze: MazeGeometry
+    xy: Array
+    values: Array
+    grid: Array
+
+    @property
+    def maximum(self) -> Array:
+        """The position (2,) with the highest reward, environment units."""
+        return self.xy[int(self.values.argmax())]
+
+    @property
+    def filled(self) -> Array:
+        """The grid with walls taking their surroundings' values, so that a picture can be enlarged smoothly."""
+        free = np.isfinite(self.grid)
+        deviation = self.grid.shape[0] / self.maze.shape[0] / 2
+        spread = _smoothed(np.where(free, self.grid, 0.0), free, deviation)
+        low, high = np.nanmin(self.grid), np.nanmax(self.grid)
+        return np.where(free, self.grid, np.clip(np.nan_to_num(spread, nan=low), low, high))
+
+    def goal_error_cells(self, goal: Any) -> float:
+        """
+        :param goal: (row, column) in cells, fractions allowed
+        :return: distance of the maximum from the goal, in cells
+        :raises ValueError: when the goal is not in a free cell
+        """
+        self.maze.free_cell(goal, "goal")
+        return float(np.linalg.norm(self.maximum - self.maze.cell_to_xy(goal))) / CELL_SIZE
+
+    def same_cell(self, goal: Any) -> bool:
+        """Whether the maximum lies in the cell of ``goal`` (row, column)."""
+        return tuple(self.maze.xy_to_cell(self.maximum).tolist()) == self.maze.free_cell(goal, "goal")
+
+
+def reward_map(
+    reward: StateReward,
+    maze: Any,
+    points_per_cell: int = 10,
+    wall_margin: float = 0.1,
+    smoothing: float = 0.15,
+) -> RewardMap:
+    """
+    Score resting states at regular places of a maze. Entries of the observation other than x, y (its first two), and
+    actions where the reward wants them, are zero.
+
+    :param reward: a reward with a step head
+    :param maze: a `MazeGeometry` or what it can be parsed from
+    :param points_per_cell: places along a cell's side
+    :param wall_margin: places nearer to a wall (environment units) are not scored: no ball can be there
+    :param smoothing: standard deviation of a Gaussian over the scored places, in cells; 0 for none
+    :return: the map
+    :raises ValueError: naming the argument that is out of range, or when the reward cannot score single states
+    """
+    maze = MazeGeometry.parse(maze)
+    _check(points_per_cell, wall_margin, smoothing)
+    rows, columns = ((np.arange(n * points_per_cell) + 0.5) / points_per_cell - 0.5 for n in maze.shape)
+    places = maze.cell_to_xy(np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1))
+    free = ~maze.is_wall(places)
+    scored = free & (maze.clearance(places) >= wall_margin - 1e-9)
+    if not scored.any():
+        raise ValueError(f"wall_margin={wall_margin!r} leaves no place of the maze to score, wanted less")
+    values = np.zeros(places.shape[:2])
+    values[scored] = _score(reward, places[scored])
+    smooth = _smoothed(values, scored, smoothing * points_per_cell)
+    return RewardMap(maze, places[scored], smooth[scored], np.where(free, smooth, np.nan))
+
+
+def _check(points_per_cell: int, wall_margin: float, smoothing: float) -> None:
+    if isinstance(points_per_cell, bool) or not isinstance(points_per_cell, (int, np.integer)) or points_per_cell < 1:
+        raise ValueError(f"points_per_cell={points_per_cell!r}, wanted an integer of at least 1")
+    for name, value in (("wall_margin", wall_margin), ("smoothing", smoothing)):
+        if not 0 <= value < np.inf:
+            raise ValueError(f"{name}={value!r}, wanted a finite number that is not negative")
+
+
+def _score(reward: StateReward, xy: Array) -> Array:
+    """Rewards (n,) of balls at rest."""
+    layout = reward.layout
+    if layout is None or layout.observation_dim < 2:
+        raise ValueError(f"reward has the layout {layout}, wanted observations that begin with x, y")
+    observations = np.zeros((len(xy), layout.observation_dim), dtype=np.float32)
+    observations[:, :2] = xy
+    actions = np.zeros((len(xy), layout.action_dim), dtype=np.float32) if layout.plan_actions else None
+    return np.asarray(reward.predict(observations, actions), dtype=np.float64)
+
+
+def _smoothed(values: Array, known: Array, deviation: float) -> Array:
+    """
+    Local linear regression with Gaussian weights over known places (Fan 1993). A plain weighted mean would lean away
+    from walls, where its neighbourhood is cut off, and so move a maximum that lies beside one.
+
+    :param values: (rows, columns), 0 where unknown
+    :param known: bool (rows, columns)
+    :param deviation: of the Gaussian, in grid points
+    :return: (rows, columns), NaN where nothing known is in reach
+    """
+    down, along = (_moments(n, deviation) for n in values.shape)
+    orders = ((0, 0), (1, 0), (0, 1))  # of the fitted plane's terms: 1, rows down, columns along
+    normal = np.empty((*values.shape, 3, 3))
+    right = np.empty((*values.shape, 3))
+    for i, (a, b) in enumerate(orders):
+        right[..., i] = down[a] @ values @ along[b].T
+        for j, (c, d) in enumerate(orders):
+            normal[..., i, j] = down[a + c] @ known @ along[b + d].T
+    weight = normal[..., 0, 0]
+    normal += 1e-9 * np.eye(3)  # a single row of places has no slope across
+    fitted = np.linalg.solve(normal, right[..., None])[..., 0, 0]
+    return np.where(weight > 0, fitted, np.nan)
+
+
+def _moments(n: int, deviation: float) -> list[Array]:
+    """Weights (n, n) of each place's neighbours along one axis, times the distance to the power 0, 1 and 2."""
+    distance = np.arange(n) - np.arange(n)[:, None]
+    weight = (distance == 0).astype(np.float64)
+    if deviation > 0:
+        weight = np.exp(-0.5 * (distance / deviation) ** 2) * (np.abs(distance) <= KERNEL_REACH * deviation)
+    return [weight * distance**power for power in range(3)]

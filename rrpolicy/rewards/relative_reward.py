@@ -1,0 +1,259 @@
+"""The relative reward ρ(x, t): a scalar whose gradient is the score difference of an expert and a base.
+
+∇ρ(x_t, t) = s_expert(x_t, t) - s_base(x_t, t) (Nuti, Franzmeyer, Henriques 2023, definition 3.1). One object holds up
+to two heads: ``window`` sees a whole event and steers; ``step`` is a sum over the steps of a window and makes maps and
+per-state rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.typing import Array
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.diffusion.networks import ResidualMLP
+from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
+
+Head = Literal["window", "step"]
+MAP_NOISE_FRACTION = 0.1  # rewards of clean data are read at t / T up to this (RECIPES: t in {0, 2, 5} of 50)
+
+
+class RelativeReward(nn.Module):
+    """
+    A scalar function of noised events, in nats.
+
+    :param process: noise levels of the two models
+    :param event_shape: shape of one event, (H, D) for windows
+    :param pinned: bool ``event_shape``, conditioned entries; None for none
+    :param layout: what a window holds; None for events that are not windows
+    :param normalizer: environment units -> normalised; None for events that are not windows
+    :param heads: ``"window"``, ``"step"`` or both; a step head needs events (H, D)
+    :param window_kwargs: arguments of the window head's network
+    :param step_kwargs: arguments of the step head's network
+    :param source: how the reward was made, kept in the archive
+    """
+
+    kind: ClassVar[str] = "reward"
+
+    pinned: Tensor
+    gradient_scale: Tensor
+
+    def __init__(
+        self,
+        process: DiffusionProcess,
+        event_shape: Sequence[int],
+        pinned: Tensor | None = None,
+        layout: TrajectoryLayout | None = None,
+        normalizer: Normalizer | None = None,
+        heads: Sequence[Head] = ("window", "step"),
+        window_kwargs: Mapping[str, Any] | None = None,
+        step_kwargs: Mapping[str, Any] | None = None,
+        source: str = "extraction",
+    ) -> None:
+        super().__init__()
+        if not heads or set(heads) - {"window", "step"}:
+            raise ValueError(f"heads is {heads}, it must name 'window', 'step' or both")
+        if "step" in heads and len(event_shape) != 2:
+            raise ValueError(f"a step head needs events of shape (H, D), event_shape is {tuple(event_shape)}")
+        self.process = process
+        self.event_shape = tuple(event_shape)
+        self.layout = layout
+        self.normalizer = normalizer
+        self.heads = tuple(heads)
+        self.source = source
+        # Fourier features place steps in space; an event that is not a window has no steps to place
+        self.window_kwargs = {**({} if layout else {"n_fourier_features": 0}), **(window_kwargs or {})}
+        self.step_kwargs = {"width": 64, "n_blocks": 3, **(step_kwargs or {})}
+        mask = torch.zeros(self.event_shape, dtype=torch.bool) if pinned is None else torch.as_tensor(pinned).clone()
+        self.register_buffer("pinned", mask, persistent=False)
+        # RMS of the score difference per level: heads predict in units of it, so that every level is equally hard
+        self.register_buffer("gradient_scale", torch.ones(process.n_diffusion_steps))
+        if "window" in heads:
+            self.window = ResidualMLP(process, self.event_shape, mask, n_outputs=1, **self.window_kwargs)
+        if "step" in heads:
+            nothing = torch.zeros(self.event_shape[1:], dtype=torch.bool)
+            self.step = ResidualMLP(process, self.event_shape[1:], nothing, n_outputs=1, **self.step_kwargs)
+
+    @classmethod
+    def for_model(cls, model: ScoreModel, **kwargs: Any) -> Self:
+        """An untrained reward over the events of ``model``; ``kwargs`` as in the constructor."""
+        return cls(
+            model.process,
+            model.event_shape,
+            pinned_mask(model),
+            layout=getattr(model, "layout", None),
+            normalizer=getattr(model, "normalizer", None),
+            **kwargs,
+        )
+
+    # ------------------------------------------------------------------ tensors, with gradients
+
+    def forward(self, x_t: Tensor, t: Tensor, head: Head | None = None) -> Tensor:
+        """
+        ρ of noised events, with gradients.
+
+        :param x_t: (B, *event_shape), normalised, clean at pinned entries
+        :param t: levels (B,) int64
+        :param head: ``"window"`` (the default where there is one) or ``"step"``
+        :return: (B,) in nats, up to a constant per level when values were not matched
+        :raises ValueError: for a wrong shape or a head that this reward does not have
+        """
+        if x_t.ndim != len(self.event_shape) + 1 or tuple(x_t.shape[1:]) != self.event_shape:
+            raise ValueError(f"x_t has shape {tuple(x_t.shape)}, wanted (B, {', '.join(map(str, self.event_shape))})")
+        if t.shape != x_t.shape[:1]:
+            raise ValueError(f"t has shape {tuple(t.shape)}, wanted ({len(x_t)},)")
+        head = self._head(head)
+        if head == "window":
+            return self.gradient_scale[t] * self.window(x_t, t)[:, 0]
+        free = (~self.pinned).any(dim=1)
+        rows = self.forward_steps(x_t.flatten(0, 1), t.repeat_interleave(self.event_shape[0]))
+        return (rows.view(len(x_t), -1) * free).sum(dim=1)
+
+    def forward_steps(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """ρ of single steps: (N, D) normalised, (N,) -> (N,), whose sum over a window is the step head's ρ."""
+        self._head("step")
+        return self.gradient_scale[t] * self.step(x_t, t)[:, 0]
+
+    def gradient(self, x_t: Tensor, t: Tensor, head: Head | None = None) -> Tensor:
+        """∇ρ with respect to x_t (B, *event_shape); zero at pinned entries. Leaves no trace on ``x_t``."""
+        with torch.enable_grad():
+            inputs = x_t.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self(inputs, t, head).sum(), inputs)
+        return torch.where(self.pinned, 0.0, gradient)
+
+    # ------------------------------------------------------------------ numpy, in environment units
+
+    @torch.no_grad()
+    def predict(self, observations: Array, actions: Array | None = None, levels: Sequence[int] | None = None) -> Array:
+        """
+        Reward of clean data in environment units.
+
+        :param observations: single steps (n, obs_dim), scored by the step head, or windows (n, H, obs_dim), scored by
+            the window head (rows ``layout.stride`` environment steps apart)
+        :param actions: (n, act_dim) or (n, H, act_dim); may be None when actions are not planned
+        :param levels: noise levels to average over; default: step head t/T <= 0.1, window head t = 0
+        :return: (n,) float32 in nats
+        :raises ValueError: for wrong shapes, NaN, or a head that this reward does not have
+        """
+        if self.layout is None or self.normalizer is None:
+            raise ValueError("this reward has no layout and normalizer, so it has no environment units; call it on x_t")
+        x0 = self._packed(observations, actions)
+        head: Head = "step" if x0.ndim == 2 else "window" if "window" in self.heads else "step"
+        if levels is None:
+            levels = self.map_levels if head == "step" else [0]
+        rewards = torch.zeros(len(x0))
+        for level in levels:
+            t = torch.full((len(x0),), level, dtype=torch.int64)
+            alpha = self.process.alpha(level)  # the noised event's mean: x_t without its noise
+            x_t = torch.where(self.pinned, x0, alpha * x0) if x0.ndim == 3 else alpha * x0
+            rewards += self.forward_steps(x_t, t) if x0.ndim == 2 else self(x_t, t, head)
+        return (rewards / len(levels)).numpy()
+
+    @property
+    def map_levels(self) -> list[int]:
+        """Noise levels at which single clean states are scored: the cleanest tenth."""
+        last = int(MAP_NOISE_FRACTION * self.process.n_diffusion_steps)
+        return sorted({0, last // 2, last})
+
+    # ------------------------------------------------------------------ hooks
+
+    def _head(self, head: Head | None) -> Head:
+        if head is None:
+            return self.heads[0] if "window" not in self.heads else "window"
+        if head not in self.heads:
+            raise ValueError(f"head is {head!r}, this reward has {self.heads}")
+        return head
+
+    def _packed(self, observations: Array, actions: Array | None) -> Tensor:
+        """Environment units -> normalised packed (n, D) or (n, H, D)."""
+        layout, normalizer = self.layout, self.normalizer
+        if layout is None or normalizer is None:
+            raise ValueError("this reward has no layout and normalizer")
+        values = np.asarray(observations, dtype=np.float32)
+        steps, windows = ("n", layout.observation_dim), ("n", layout.horizon, layout.observation_dim)
+        fits = values.ndim in (2, 3) and values.shape[-1] == layout.observation_dim
+        if not fits or (values.ndim == 3 and values.shape[1] != layout.horizon):
+            raise ValueError(f"observations has shape {values.shape}, wanted {steps} or {windows}")
+        normalised = [normalizer.observations.normalize(values)]
+        if layout.plan_actions:
+            wanted = (*values.shape[:-1], layout.action_dim)
+            given = np.zeros(0, np.float32) if actions is None else np.asarray(actions, dtype=np.float32)
+            if given.shape != wanted:
+                raise ValueError(f"actions has shape {given.shape if actions is not None else None}, wanted {wanted}")
+            normalised.append(normalizer.actions.normalize(given))
+        if not all(np.isfinite(array).all() for array in normalised):
+            raise ValueError(f"observations or actions (observations of shape {values.shape}) hold NaN or inf")
+        return torch.as_tensor(layout.pack(*normalised), dtype=torch.float32)
+
+    # ------------------------------------------------------------------ persistence
+
+    def to_config(self) -> dict[str, Any]:
+        """Everything but tensors that :meth:`from_config` needs."""
+        return {
+            "process": self.process.to_dict(),
+            "event_shape": list(self.event_shape),
+            "pinned": self.pinned.flatten().nonzero().flatten().tolist(),
+            "layout": None if self.layout is None else self.layout.to_dict(),
+            "heads": list(self.heads),
+            "window_kwargs": self.window_kwargs,
+            "step_kwargs": self.step_kwargs,
+            "source": self.source,
+        }
+
+    def normalizer_tensors(self) -> dict[str, dict[str, Tensor]]:
+        return {} if self.normalizer is None else {"normalizer": self.normalizer.to_tensors()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
+        """An untrained reward with the architecture of ``config`` and the normaliser in ``tensors``."""
+        pinned = torch.zeros(tuple(config["event_shape"]), dtype=torch.bool)
+        pinned.view(-1)[config["pinned"]] = True
+        return cls(
+            DiffusionProcess(**config["process"]),
+            config["event_shape"],
+            pinned,
+            layout=None if config["layout"] is None else TrajectoryLayout.from_dict(config["layout"]),
+            normalizer=Normalizer.from_tensors(tensors["normalizer"]) if "normalizer" in tensors else None,
+            heads=tuple(config["heads"]),
+            window_kwargs=config["window_kwargs"],
+            step_kwargs=config["step_kwargs"],
+            source=config["source"],
+        )
+
+    def save(self, path: str | Path, *, half: bool = False, card: Mapping[str, Any] | None = None) -> None:
+        """
+        Write one archive (no pickle).
+
+        :param path: file; ``.zip`` is added when missing
+        :param half: store weights in half precision
+        :param card: facts about the reward
+        """
+        weights = {name: value.half() if half and value.is_floating_point() else value
+                   for name, value in self.state_dict().items()}
+        write_archive(path, self.kind, self.to_config(), {"weights": weights, **self.normalizer_tensors()}, card)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """
+        Read what :meth:`save` wrote.
+
+        :raises FileNotFoundError: when there is no such file
+        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
+        """
+        archive = read_archive(path, cls.kind)
+        try:
+            reward = cls.from_config(archive.config, archive.tensors)
+            reward.load_state_dict(archive.tensors["weights"])
+        except (AttributeError, KeyError, TypeError, RuntimeError, IndexError, ValueError) as error:
+            fault = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(f"{archive.path} is not a valid {cls.kind} archive: {fault}") from error
+        return reward.requires_grad_(False).eval()

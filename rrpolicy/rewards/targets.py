@@ -1,0 +1,105 @@
+"""What a relative reward is fitted to: score differences and values, computed from the two models alone.
+
+Gradient targets are Δε = ε_base - ε_expert = σ_t (s_expert - s_base). Value targets estimate ρ itself by the
+difference of the two models' likelihood bounds (Song, Durkan, Murray, Ermon 2021), which fixes the constant that
+gradients leave free for every level and every separated mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
+
+CHUNK = 4096  # events per model call
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A buffer of training pairs."""
+
+    x_t: Tensor  # (N, *event_shape) normalised, clean at pinned entries
+    t: Tensor  # (N,) int64
+    eps_difference: Tensor  # (N, *event_shape), zero at pinned entries
+    value: Tensor | None  # (N,) nats, unbiased and noisy
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+
+def eps_difference(base: ScoreModel, expert: ScoreModel, x_t: Tensor, t: Tensor) -> Tensor:
+    """ε_base - ε_expert (B, *event_shape), zero at pinned entries."""
+    with torch.no_grad():
+        difference = base.eps(x_t, t) - expert.eps(x_t, t)
+    return torch.where(pinned_mask(base), 0.0, difference)
+
+
+def noised(base: ScoreModel, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+    """x_t (B, *event_shape) of clean events at levels ``t``, pinned entries left clean."""
+    noise = torch.randn(x0.shape, generator=generator)
+    return torch.where(pinned_mask(base), x0, base.process.q_sample(x0, t, noise))
+
+
+def value_targets(
+    base: ScoreModel, expert: ScoreModel, x_t: Tensor, t: Tensor, generator: torch.Generator, n_draws: int = 2
+) -> Tensor:
+    """
+    Unbiased estimates of ρ_t(x_t) = log p_expert,t / p_base,t.
+
+        ρ_t(x_t) = ½ Σ_{s>t} g²_s E[ δ·(s_base + s_expert + 2 z/√v) ],   δ = s_base - s_expert,
+
+    with x_s = a x_t + √v z, a = α_s/α_t, v = σ_s² - a² σ_t². The sum over s is estimated with ``n_draws`` stratified
+    levels, each with the antithetic pair ±z, which cancels the leading noise.
+
+    :param x_t: (B, *event_shape), clean at pinned entries
+    :param t: levels (B,)
+    :param n_draws: levels s per event
+    :return: (B,) in nats; zero at the last level
+    """
+    process, pinned = base.process, pinned_mask(base)
+    n_later = process.n_diffusion_steps - 1 - t
+    total = torch.zeros(len(x_t))
+    for draw in range(n_draws):
+        stratum = (draw + torch.rand(len(t), generator=generator)) / n_draws
+        s = (t + 1 + (stratum * n_later).long()).clamp(max=process.n_diffusion_steps - 1)
+        alpha_t, sigma_t = process.levels(x_t, t)
+        alpha_s, sigma_s = process.levels(x_t, s)
+        a = alpha_s / alpha_t
+        std = (sigma_s**2 - (a * sigma_t) ** 2).clamp(min=1e-12).sqrt()
+        z = torch.randn(x_t.shape, generator=generator)
+        for sign in (1.0, -1.0):
+            x_s = torch.where(pinned, x_t, a * x_t + sign * std * z)
+            with torch.no_grad():
+                base_score = process.score_from_eps(s, base.eps(x_s, s))
+                expert_score = process.score_from_eps(s, expert.eps(x_s, s))
+            integrand = (base_score - expert_score) * (base_score + expert_score + 2 * sign * z / std)
+            integral = torch.where(pinned, 0.0, integrand).flatten(1).sum(dim=1)
+            total += 0.25 * process.g_squared(s) * n_later * integral / n_draws
+    return total
+
+
+def make_targets(
+    base: ScoreModel, expert: ScoreModel, x0: Tensor, generator: torch.Generator, n_value_draws: int
+) -> Targets:
+    """
+    Noise clean events to random levels and ask both models about them.
+
+    :param x0: clean events (N, *event_shape), normalised
+    :param n_value_draws: later levels per value target; 0 for gradients alone
+    """
+    parts = []
+    for chunk in x0.split(CHUNK):
+        t = torch.randint(base.process.n_diffusion_steps, (len(chunk),), generator=generator)
+        x_t = noised(base, chunk, t, generator)
+        difference = eps_difference(base, expert, x_t, t)
+        value = value_targets(base, expert, x_t, t, generator, n_value_draws) if n_value_draws else None
+        parts.append(Targets(x_t, t, difference, value))
+    return Targets(
+        torch.cat([part.x_t for part in parts]),
+        torch.cat([part.t for part in parts]),
+        torch.cat([part.eps_difference for part in parts]),
+        torch.cat([part.value for part in parts if part.value is not None]) if n_value_draws else None,
+    )

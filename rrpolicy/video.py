@@ -1,0 +1,242 @@
+"""Videos of agents, drawn without OpenGL: mazes from above with the plan being followed, other simulations in 3-D.
+A file appears under its name only when it is complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import imageio_ffmpeg
+import numpy as np
+
+from rrpolicy.agents.planning import Planner
+from rrpolicy.common.typing import Array, Predictor, State
+from rrpolicy.envs.maze import MazeGeometry
+from rrpolicy.envs.render import draw_maze
+from rrpolicy.envs.scene import SceneRenderer
+from rrpolicy.evaluation import make_env, stack_observations
+
+Renderer = Literal["maze drawing", "scene drawing", "environment"]
+ENCODING = ["-preset", "veryfast", "-crf", "20", "-movflags", "+faststart"]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """
+    :param path: the file
+    :param n_frames: pictures in it
+    :param renderer: what drew them: ``"maze drawing"`` and ``"scene drawing"`` need no OpenGL, ``"environment"`` is the
+        environment's own ``render``
+    """
+
+    path: Path
+    n_frames: int
+    renderer: Renderer
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """What a picture may show."""
+
+    observation: Any
+    step: int  # of the episode
+    plan: Array | None  # planned positions still ahead (n, 2)
+    success: bool
+
+
+def record_video(
+    agent: Predictor,
+    env: gym.Env | str | Callable[[], gym.Env],
+    path: str | Path,
+    n_steps: int | None = None,
+    seed: int = 0,
+    fps: int = 30,
+    deterministic: bool = True,
+    overlay: bool = True,
+    *,
+    steps_per_frame: int = 1,
+    size: int = 480,
+    caption: str | None = None,
+    renderer: Renderer | None = None,
+) -> VideoInfo:
+    """
+    Write an h264 video.
+
+    :param agent: anything with ``predict``
+    :param env: an environment, its id, or a function that makes one (which is closed again)
+    :param path: an ``.mp4`` file; folders are made, a missing suffix is added
+    :param n_steps: environment steps, over as many episodes as they need; None: one episode
+    :param seed: of the first episode; the following count up, as in ``evaluate_policy``
+    :param fps: pictures per second
+    :param deterministic: passed to ``predict``
+    :param overlay: over a maze, draw the plan being followed and a caption
+    :param steps_per_frame: environment steps from one picture to the next
+    :param size: longer side of a picture in pixels, an even number
+    :param caption: name of the agent, for the overlay
+    :param renderer: None chooses: mazes and MuJoCo simulations are drawn without OpenGL, others draw themselves
+    :return: file, number of pictures and what drew them
+    :raises ValueError: naming the argument that is out of range, or when the environment cannot be drawn
+    """
+    for name, value in (("n_steps", n_steps), ("fps", fps), ("steps_per_frame", steps_per_frame)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}, it must be at least 1")
+    if size < 32 or size % 2:
+        raise ValueError(f"size is {size}, it must be an even number of at least 32")
+    target = _mp4(path)
+    mode = "rgb_array" if renderer == "environment" else None
+    live = env if isinstance(env, gym.Env) else make_env(env, mode)
+    try:
+        chosen, draw = _drawing(live, renderer, size, overlay, caption)
+        moments = _moments(agent, live, n_steps, seed, deterministic, steps_per_frame)
+        with _appearing(target) as unfinished:
+            n_frames = _encode((draw(moment) for moment in moments), unfinished, fps)
+    finally:
+        if live is not env:
+            live.close()
+    return VideoInfo(target, n_frames, chosen)
+
+
+# ---------------------------------------------------------------------- acting
+
+
+def _moments(
+    agent: Predictor, env: gym.Env, n_steps: int | None, seed: int, deterministic: bool, every: int
+) -> Iterator[_Moment]:
+    """Act, and tell what is to be seen at every ``every``-th step and at the end."""
+    total = 0
+    while True:
+        observation, info = env.reset(seed=seed)
+        state: State | None = None
+        step, over, plan = 0, False, None
+        while not over and total != n_steps:
+            start = np.array([step == 0])
+            action, state = agent.predict(stack_observations([observation]), state, start, deterministic)
+            plan = _plan_ahead(agent, state)
+            if total % every == 0 or step == 0:
+                yield _Moment(observation, step, plan, _succeeds(info))
+            observation, _, terminated, truncated, info = env.step(action[0])
+            over = terminated or truncated
+            total, step = total + 1, step + 1
+        yield _Moment(observation, step, plan, _succeeds(info))
+        if n_steps is None or total == n_steps:
+            return
+        seed += 1
+
+
+def _succeeds(info: dict[str, Any]) -> bool:
+    return bool(info.get("success", info.get("is_success", False)))
+
+
+def _plan_ahead(agent: Predictor, state: State | None) -> Array | None:
+    """Positions (n, 2) that the first environment's plan has still to visit, if the agent plans x and y."""
+    if not isinstance(agent, Planner) or state is None or not {0, 1} <= set(agent.layout.columns):
+        return None
+    plans, age = state  # age counts the steps taken when the action just chosen has been executed
+    planned = agent.planned_observations(plans[0])
+    positions = planned[:, [agent.layout.columns.index(column) for column in (0, 1)]]
+    return positions[(int(age[0]) - 1) // agent.layout.stride + 1 :]
+
+
+# ---------------------------------------------------------------------- drawing
+
+
+def _drawing(
+    env: gym.Env, renderer: Renderer | None, size: int, overlay: bool, caption: str | None
+) -> tuple[Renderer, Callable[[_Moment], Array]]:
+    """What draws, and the function that does."""
+    maze = env.get_wrapper_attr("maze") if env.has_wrapper_attr("maze") else None
+    if isinstance(maze, MazeGeometry) and renderer in (None, "maze drawing"):
+        return "maze drawing", _MazeDrawing(env, maze, size, overlay, caption)
+    if renderer == "maze drawing":
+        raise ValueError(f"renderer is 'maze drawing', env must be made by make_point_maze, got {env!r}")
+    if renderer == "scene drawing" or (renderer is None and hasattr(env.unwrapped, "mujoco_renderer")):
+        scene = SceneRenderer.from_env(env, (size, size))
+        base: Any = getattr(env.unwrapped, "point_env", env.unwrapped)
+        return "scene drawing", lambda _: scene.render(base.data)
+    if renderer not in (None, "environment"):
+        raise ValueError(f"renderer must be None or one of {Renderer.__args__}, got {renderer!r}")  # type: ignore[attr-defined]
+    if env.render_mode != "rgb_array":
+        raise ValueError(f"env must have render_mode 'rgb_array' to draw itself, got {env.render_mode!r}")
+    return "environment", lambda _: np.asarray(env.render())
+
+
+class _MazeDrawing:
+    """The maze from above; remembers where the ball has been."""
+
+    def __init__(self, env: gym.Env, maze: MazeGeometry, size: int, overlay: bool, caption: str | None) -> None:
+        self._env = env
+        self._maze = maze
+        self._size = size
+        self._overlay = overlay
+        self._caption = caption
+        self._trail: list[Array] = []
+
+    def __call__(self, moment: _Moment) -> Array:
+        position = np.asarray(moment.observation[:2])
+        self._trail = [*self._trail, position] if moment.step else [position]
+        plan = moment.plan if self._overlay else None
+        return draw_maze(
+            self._maze,
+            size=self._size,
+            position=position,
+            goal=self._env.get_wrapper_attr("goal_xy"),
+            trail=np.array(self._trail),
+            plans=None if plan is None else np.concatenate([position[None], plan]),
+            caption=self._text(moment) if self._overlay else None,
+        )
+
+    def _text(self, moment: _Moment) -> str:
+        name = self._caption and self._caption.replace("ρ", "rho")  # Pillow's own font has no Greek
+        parts = [name, f"step {moment.step}", "at the goal" if moment.success else None]
+        return "  |  ".join(part for part in parts if part)
+
+
+# ---------------------------------------------------------------------- files
+
+
+def _mp4(path: str | Path) -> Path:
+    target = Path(path)
+    if not target.suffix:
+        return target.with_name(f"{target.name}.mp4")
+    if target.suffix != ".mp4":
+        raise ValueError(f"path must end in .mp4, got {str(path)!r}")
+    return target
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """A file beside the target that takes its name if all goes well and vanishes otherwise, Ctrl-C included."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.stem}.{os.getpid()}.mp4")
+    try:
+        yield unfinished
+        os.replace(unfinished, target)
+    finally:
+        with suppress(FileNotFoundError):
+            unfinished.unlink()
+
+
+def _encode(pictures: Iterable[Array], path: Path, fps: int) -> int:
+    """Write (h, w, 3) uint8 pictures of one size; how many there were."""
+    encoder: Any = None
+    n_frames = 0
+    try:
+        for picture in pictures:
+            height, width = (side - side % 2 for side in picture.shape[:2])  # h264 wants even sides
+            if encoder is None:
+                encoder = imageio_ffmpeg.write_frames(
+                    str(path), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=1,
+                    output_params=ENCODING,
+                )
+                encoder.send(None)
+            encoder.send(np.ascontiguousarray(picture[:height, :width]))
+            n_frames += 1
+    finally:
+        if encoder is not None:
+            encoder.close()
+    return n_frames

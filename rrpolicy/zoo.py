@@ -1,0 +1,256 @@
+"""The zoo: pretrained agents and rewards by name, each with a card of measured numbers, and the recipes that made them.
+
+It is read from the top folder of a checkout or from inside an installed wheel; names never lead out of its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.common.archive import read_archive
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+Loaded = DiffusionAgent | RelativeReward | GuidedPlanner
+
+FOLDER_VARIABLE = "RRPOLICY_ZOO"
+CARD = "card.json"
+HUB_PREFIX = "hub:"
+_LOADERS: dict[str, type[DiffusionAgent] | type[RelativeReward] | type[GuidedPlanner]] = {
+    cls.kind: cls for cls in (DiffusionAgent, RelativeReward, GuidedPlanner)
+}
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_NAME = re.compile(rf"{_PART}/{_PART}")
+
+
+def folder() -> Path:
+    """
+    Where the zoo lies: ``$RRPOLICY_ZOO``, else inside the installed package, else beside it in a checkout.
+
+    :raises FileNotFoundError: when there is none
+    """
+    package = Path(__file__).resolve().parent
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    candidates = [Path(chosen)] if chosen else [package / "_zoo", package.parent / "zoo"]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(f"no zoo: looked for the folders {', '.join(map(str, candidates))}")
+
+
+def load(name: str | os.PathLike[str]) -> Loaded:
+    """
+    Load an agent, a reward or a guided planner, whichever the archive holds.
+
+    :param name: a zoo name (``"PointMaze_UMaze-v3/base"``), the path of an archive (``.zip`` may be left out) or of a
+        folder with one, or ``"hub:<owner>/<repository>/<file>"``
+    :raises FileNotFoundError: when a path leads nowhere
+    :raises ValueError: for a name that the zoo does not have, listing near ones, and for a damaged or foreign archive
+    """
+    path = find(name)
+    return _LOADERS[read_archive(path, tuple(_LOADERS)).kind].load(path)
+
+
+def load_agent(name: str | os.PathLike[str]) -> DiffusionAgent:
+    """
+    :param name: as in :func:`load`
+    :raises ValueError: when it names something else than a diffusion agent
+    """
+    return DiffusionAgent.load(find(name))
+
+
+def load_reward(name: str | os.PathLike[str]) -> RelativeReward:
+    """
+    :param name: as in :func:`load`
+    :raises ValueError: when it names something else than a reward
+    """
+    return RelativeReward.load(find(name))
+
+
+def card(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """The facts that an archive carries about itself: environment, maze, goal, seed, measured numbers."""
+    return read_archive(find(name), tuple(_LOADERS)).card
+
+
+def find(name: str | os.PathLike[str]) -> Path:
+    """
+    The archive that a name stands for.
+
+    :param name: as in :func:`load`
+    """
+    text = os.fspath(name)
+    if text.startswith(HUB_PREFIX):
+        return _from_hub(text)
+    path = Path(text)
+    for candidate in (path, path.with_name(path.name + ".zip")) if path.name else ():
+        if candidate.is_file():
+            return candidate
+    if path.is_dir():
+        return _archive_in(path)
+    if _NAME.fullmatch(text):
+        entry = folder() / "agents" / text
+        if (entry / CARD).is_file():
+            return _archive_in(entry)
+    if path.suffix == ".zip" or path.is_absolute():
+        raise FileNotFoundError(f"{path}: no such archive")
+    raise ValueError(f"{text!r} is neither a file nor a name in the zoo{_near(text)}")
+
+
+def entries(root: Path | None = None) -> list[dict[str, Any]]:
+    """
+    The cards of everything in the zoo, by environment and name.
+
+    :param root: the zoo; None: :func:`folder`
+    :raises ValueError: for a card that cannot be read, naming it
+    """
+    return [_read_card(path) for path in sorted(((root or folder()) / "agents").glob(f"*/*/{CARD}"))]
+
+
+def info(name: str) -> dict[str, Any]:
+    """
+    The card of one entry.
+
+    :param name: such as ``"PointMaze_UMaze-v3/expert-3-1"``
+    :raises ValueError: for a name that the zoo does not have, listing near ones
+    """
+    path = folder() / "agents" / name / CARD
+    if not _NAME.fullmatch(name) or not path.is_file():
+        raise ValueError(f"{name!r} is not in the zoo{_near(name)}")
+    return _read_card(path)
+
+
+def goal_name(kind: str, goal: Iterable[float]) -> str:
+    """The name of a goal's entry: ``("expert", (3, 1))`` -> ``"expert-3-1"``."""
+    return "-".join([kind, *(f"{value:g}" for value in goal)])
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """
+    The recipe of an environment.
+
+    :param name: environment id, or the recipe's own name
+    :raises ValueError: when there is none
+    """
+    known = {path.stem: path for path in sorted((folder() / "recipes").glob("*.toml"))}
+    for stem, path in known.items():
+        values = read_recipe(path)
+        if name == stem or any(fnmatchcase(name, pattern) for pattern in values.get("environments", [])):
+            return values
+    raise ValueError(f"no recipe for {name!r}, there are {', '.join(known) or 'none'}")
+
+
+def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """
+    Read a recipe file; its name goes into the entry ``"name"``.
+
+    :param path: TOML file
+    :raises FileNotFoundError: when there is no such file
+    :raises ValueError: when it is not TOML, naming file and place
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}: no such recipe")
+    try:
+        return {"name": source.stem, **tomllib.loads(source.read_text(encoding="utf-8"))}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source}: not a TOML file: {error}") from error
+
+
+# ---------------------------------------------------------------------- the table
+
+HEADER = """# The zoo
+
+Agents and rewards for `rrpolicy`, loaded by name: `zoo.load("PointMaze_UMaze-v3/base")`. Every number was measured by
+`rrpolicy zoo build` in the real environment: success at the end of an episode, mean over seed-matched episodes with its
+95 % interval. This page is generated by `rrpolicy zoo table --write`.
+
+"""
+COLUMNS = ("name", "success", "steered, scale 1", "steered, scale 2", "discriminator", "goal error (cells)", "size")
+
+
+def table(root: Path | None = None) -> str:
+    """
+    Markdown page with a row for each entry, the text of the zoo's ``README.md``.
+
+    :param root: the zoo; None: :func:`folder`
+    """
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
+    for entry in entries(root):
+        rows = {(row["agent"], row["metric"]): row for row in entry["results"]}
+        by_goal = [f"{agent.removeprefix('base-')}: {_cell(row, interval=True)}"
+                   for (agent, metric), row in rows.items() if agent.startswith("base-") and metric == "success_rate"]
+        own = _cell(rows.get(("agent", "success_rate")), interval=True)
+        cells = [f"`{entry['name']}`", "<br>".join(by_goal) or own]
+        for agent, metric in (
+            ("steered-1", "success_rate"),
+            ("steered-2", "success_rate"),
+            ("discriminator", "success_rate"),
+            ("reward", "goal_error_cells"),
+        ):
+            cells.append(_cell(rows.get((agent, metric)), interval=metric == "success_rate"))
+        cells.append(f"{entry['bytes'] / 2**20:.1f} MiB")
+        lines.append(f"| {' | '.join(cells)} |")
+    return HEADER + "\n".join(lines) + "\n"
+
+
+def _cell(row: Mapping[str, Any] | None, interval: bool) -> str:
+    if row is None:
+        return ""
+    bounds = f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" if interval else ""
+    return f"{row['mean']:.2f}{bounds}"
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+def _archive_in(path: Path) -> Path:
+    """The one archive of a folder."""
+    found = [path / f"{kind}.zip" for kind in _LOADERS if (path / f"{kind}.zip").is_file()]
+    if len(found) != 1:
+        wanted = ", ".join(f"{kind}.zip" for kind in _LOADERS)
+        raise ValueError(f"{path}: holds {len(found)} of {wanted}, wanted exactly one; name the file")
+    return found[0]
+
+
+def _near(name: str) -> str:
+    """What to say about a name that was not found."""
+    known = [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(folder().glob(f"agents/*/*/{CARD}"))]
+    near = get_close_matches(name, known, n=5, cutoff=0.3) or known
+    return f"; it has {', '.join(near)}" if near else "; the zoo is empty"
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a card: {error}") from error
+    wanted = {"name", "kind", "environment", "results", "bytes"}
+    if not isinstance(values, dict) or not wanted <= set(values):
+        raise ValueError(f"{path}: not a card, wanted a JSON object with {sorted(wanted)}")
+    return values
+
+
+def _from_hub(name: str) -> Path:
+    """Download one file of a Hugging Face repository; what arrives is checked like any other archive."""
+    owner, _, rest = name.removeprefix(HUB_PREFIX).partition("/")
+    repository, _, file = rest.partition("/")
+    if not (owner and repository and file):
+        raise ValueError(f"{name!r} must have the form hub:<owner>/<repository>/<file>")
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise ValueError(f"{name}: needs the hub extra: pip install 'rrpolicy[hub]'") from error
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", file))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(f"{name}: could not be downloaded: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,102 @@
+"""The smallest things that the tests train and act with: an environment, data from it and narrow networks.
+
+A base drifts at random, an expert drifts to the right; one observation column is constant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from rrpolicy import DiffusionAgent, Normalizer, TrajectoryDataset
+from rrpolicy.envs.controller import PDController
+
+NARROW = {"width": 32, "n_blocks": 1, "n_fourier_features": 4}
+SMALL: dict[str, Any] = {
+    "horizon": 8, "n_diffusion_steps": 10, "batch_size": 16, "policy_kwargs": NARROW, "seed": 0,
+}  # fmt: skip
+
+
+class Drift(gym.Env[np.ndarray, np.ndarray]):
+    """A point (x, y) moved by the action; the observation is (x, y, last step's x, a constant)."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  as in gymnasium
+
+    def __init__(self, n_steps: int = 10, render_mode: str | None = None) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.render_mode = render_mode
+        self._n_steps = n_steps
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._step, self._last = 0, 0.0
+        self._xy = self.np_random.uniform(-1, 1, 2)
+        return self._observation(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._step += 1
+        self._last = 0.1 * float(action[0])
+        self._xy = self._xy + 0.1 * np.asarray(action, dtype=np.float64)
+        return self._observation(), self._last, False, self._step >= self._n_steps, {}
+
+    def render(self) -> np.ndarray:
+        return np.full((32, 32, 3), min(20 * self._step, 255), dtype=np.uint8)
+
+    def _observation(self) -> np.ndarray:
+        return np.array([*self._xy, self._last, 3.0])
+
+
+def make_dataset(drift: float = 0.0, n_episodes: int = 8, length: int = 20, seed: int = 0) -> TrajectoryDataset:
+    """Episodes of `Drift` with smooth random actions whose first entry leans towards ``drift``."""
+    rng = np.random.default_rng(seed)
+    observations, actions = [], []
+    for _ in range(n_episodes):
+        steering = np.clip(np.cumsum(rng.normal(0, 0.3, (length, 2)), axis=0), -1, 1)
+        steering[:, 0] = np.clip(steering[:, 0] + drift, -1, 1)
+        xy = rng.uniform(-1, 1, 2) + 0.1 * np.cumsum(np.vstack([np.zeros(2), steering[:-1]]), axis=0)
+        last = 0.1 * np.concatenate([[0.0], steering[:-1, 0]])
+        observations.append(np.column_stack([xy, last, np.full(length, 3.0)]))
+        actions.append(steering)
+    return TrajectoryDataset.from_arrays(
+        np.concatenate(observations), np.concatenate(actions), episode_lengths=[length] * n_episodes
+    )
+
+
+DATASET = make_dataset()
+EXPERT_DATASET = make_dataset(drift=1.0, seed=1)
+NORMALIZER = Normalizer.fit(TrajectoryDataset.concatenate([DATASET, EXPERT_DATASET]))
+
+
+def make_agent(cls: type[DiffusionAgent] = DiffusionAgent, **kwargs: Any) -> DiffusionAgent:
+    """An untrained agent that can act."""
+    return cls(**{"policy": "MlpPolicy", "env": Drift(), **SMALL, "normalizer": NORMALIZER, **kwargs})
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "warm": {"warm_start": 5, "n_action_steps": 3, "n_sampling_steps": 3},
+    "controller": {"controller": PDController(velocity_columns=(2, 3)), "observation_columns": (0, 1), "stride": 2},
+    "strided": {"stride": 3, "sampler": "ddpm", "observation_columns": (0, 2)},
+    "unet": {"policy": "UnetPolicy", "policy_kwargs": {"width": 8, "multipliers": (1, 2)}, "sampler": "dpm++"},
+}
+"""Agents that act in different ways, each of which must keep every promise."""
+
+
+def agent_of_kind(name: str) -> DiffusionAgent:
+    """An untrained agent of one of `KINDS`."""
+    return make_agent(**KINDS[name])
+
+
+def same_tensors(one: Any, other: Any) -> bool:
+    """Whether two nested structures of tensors and numbers are equal bit for bit."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same_tensors(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(same_tensors(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    return bool(one == other)

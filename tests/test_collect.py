@@ -1,0 +1,131 @@
+"""Datasets made here are what the real environment would have recorded, at every phase that learning needs."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from rrpolicy.data.collect import collect, collect_point_maze
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.envs import MazeGeometry, PDController, make_point_maze
+
+MEDIUM = MazeGeometry(
+    ("########", "#..##..#", "#..#...#", "##...###", "#..#...#", "#.#..#.#", "#...#..#", "########")
+)
+UMAZE = MazeGeometry(("#####", "#...#", "###.#", "#...#", "#####"))
+LAYOUT = TrajectoryLayout(observation_dim=4, action_dim=2, horizon=16, stride=8)
+
+
+class Homing:
+    """Pulls each ball towards the origin and remembers how many calls its episode has had."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):  # type: ignore[no-untyped-def]
+        calls = np.zeros(len(observation)) if state is None else state[0]
+        calls = np.where(episode_start, 0, calls) + 1
+        return PDController().action(observation, np.zeros(2)) * 3.0, (calls,)
+
+
+@pytest.mark.parametrize("goal", [None, (4, 4.1)])
+def test_the_real_environment_repeats_the_dataset(goal: tuple[float, float] | None) -> None:
+    dataset = collect_point_maze(MEDIUM, 1200, goal=goal, seed=3, episode_length=400)
+    env = make_point_maze("PointMaze_Medium-v3", max_episode_steps=1000)
+    episode = dataset.episode(1)
+    env.reset(seed=0)
+    ball = env.unwrapped.point_env  # type: ignore[attr-defined]
+    ball.set_state(episode["observations"][0, :2], episode["observations"][0, 2:])
+    for action, following in zip(episode["actions"][:-1], episode["observations"][1:], strict=True):
+        assert env.step(action)[0] == pytest.approx(following, abs=1e-4)
+
+
+@pytest.mark.parametrize("goal", [None, (1, 1)])
+@pytest.mark.parametrize("n_transitions", [1, 7, 999, 4321])
+def test_size_is_exact_and_the_seed_decides(goal: tuple[int, int] | None, n_transitions: int) -> None:
+    first, again, other = (collect_point_maze(UMAZE, n_transitions, goal=goal, seed=seed) for seed in (1, 1, 2))
+    assert len(first) == n_transitions
+    assert (first.observations == again.observations).all() and (first.actions == again.actions).all()
+    assert (first.episode_lengths == again.episode_lengths).all()
+    assert (first.observations != other.observations).any()
+    assert first.metadata["maze"] == list(UMAZE.rows) and first.metadata["seed"] == 1
+
+
+def test_base_data_goes_everywhere_and_dwells() -> None:
+    dataset = collect_point_maze(MEDIUM, 60_000, seed=0)
+    cells = MEDIUM.xy_to_cell(dataset.observations[:, :2])
+    visits = np.zeros(MEDIUM.shape)
+    np.add.at(visits, tuple(cells.T), 1)
+    assert (visits[MEDIUM.walls] == 0).all() and visits[~MEDIUM.walls].min() > 200
+    starts = dataset.window_starts(LAYOUT)
+    assert len(starts) > 0.85 * len(dataset)
+    moved = np.ptp(dataset.windows(LAYOUT, starts[::20]).observations[..., :2], axis=1).max(-1)
+    assert (moved < 0.1).mean() > 0.01  # windows that stay where they are
+    assert (moved > 2.0).mean() > 0.4
+    assert np.abs(dataset.actions).max() == 1.0
+
+
+@pytest.mark.parametrize(("maze", "goal"), [(UMAZE, (2, 3)), (UMAZE, (3.1, 1)), (MEDIUM, (4, 4)), (MEDIUM, (6, 6))])
+def test_expert_data_arrives_and_stays(maze: MazeGeometry, goal: tuple[float, float]) -> None:
+    dataset = collect_point_maze(maze, 40_000, goal=goal, seed=0)
+    distance = np.linalg.norm(dataset.observations[:, :2] - maze.cell_to_xy(goal), axis=1)
+    stops = np.cumsum(dataset.episode_lengths)[:-1]
+    assert distance[stops - 1].max() < 0.1
+    begins = np.append(0, stops[:-1])
+    cells = maze.xy_to_cell(dataset.observations[begins, :2])
+    assert len(np.unique(cells, axis=0)) == len(maze.free_cells)
+    # Windows of the usual length start on the way as often as at the goal, and as far from it as one can be.
+    starts = dataset.window_starts(LAYOUT)
+    assert 0.3 < (distance[starts] > 0.45).mean() < 0.6
+    lengths = maze.path_distances(goal)[tuple(maze.xy_to_cell(dataset.observations[starts, :2]).T)]
+    assert lengths.max() == np.max(maze.path_distances(goal)[~maze.walls])
+
+
+def test_rooms_without_a_door() -> None:
+    rooms = MazeGeometry(("#######", "#..#..#", "#######"))
+    base = collect_point_maze(rooms, 5000, seed=0)
+    sides = [np.unique(np.sign(base.episode(i)["observations"][:, 0])).size for i in range(base.n_episodes)]
+    assert set(sides) == {1}
+    assert (collect_point_maze(rooms, 2000, goal=(1, 5), seed=0).observations[:, 0] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_transitions": 0}, "n_transitions must be at least 1, got 0"),
+        ({"goal": (2, 2)}, "goal .* lies in a wall"),
+        ({"action_noise": -1.0}, "action_noise"),
+        ({"dwell": (5, 2)}, "dwell"),
+        ({"goal_offset": 0.5}, "goal_offset"),
+        ({"jitter": 0.7}, "jitter"),
+        ({"episode_length": 0}, "episode_length"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        collect_point_maze(UMAZE, **{"n_transitions": 10, **arguments})
+
+
+def test_roll_outs_of_an_agent() -> None:
+    maker = lambda: make_point_maze(goal=(1, 1), max_episode_steps=30)  # noqa: E731
+    dataset = collect(Homing(), DummyVecEnv([maker] * 2), 101, seed=7)
+    assert dataset.episode_lengths.tolist() == [30, 30, 21, 20]
+    assert np.abs(dataset.actions).max() == 1.0  # what was executed, not what was asked for
+    # Each recorded transition is one of the environment's, rewards included.
+    env = maker()
+    for index, seed in ((0, 7), (1, 8)):
+        observation, _ = env.reset(seed=seed)
+        episode = dataset.episode(index)
+        for row, action in enumerate(episode["actions"]):
+            assert episode["observations"][row] == pytest.approx(observation, abs=1e-6)
+            observation, reward, *_ = env.step(action)
+            assert episode["rewards"][row] == reward
+
+
+def test_roll_outs_in_a_single_environment() -> None:
+    dataset = collect(Homing(), make_point_maze(goal=(1, 1), max_episode_steps=30), 45)
+    assert dataset.episode_lengths.tolist() == [30, 15]
+
+
+def test_roll_outs_need_flat_spaces() -> None:
+    with pytest.raises(ValueError, match="action_space"):
+        collect(Homing(), gym.make("CartPole-v1"), 5)
+    with pytest.raises(ValueError, match="n_transitions"):
+        collect(Homing(), make_point_maze(), 0)

@@ -1,0 +1,258 @@
+"""Evaluation of scripted agents in a scripted environment, where every return can be computed by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from rrpolicy.evaluation import (
+    Evaluation,
+    bootstrap_interval,
+    evaluate_policy,
+    make_env,
+    paired_difference,
+    read_results,
+    result_row,
+    table,
+    write_results,
+)
+
+
+class Scripted(gym.Env):
+    """Episodes of 3 + seed % 4 steps; the reward is the action, success comes and goes."""
+
+    def __init__(self, success_key: str | None = "success", dictionary: bool = False) -> None:
+        box = gym.spaces.Box(-100.0, 100.0, (2,), np.float64)
+        self.observation_space = gym.spaces.Dict({"state": box}) if dictionary else box
+        self.action_space = gym.spaces.Box(-100.0, 100.0, (1,), np.float32)
+        self.success_key = success_key
+        self.closed = False
+
+    def observation(self) -> Any:
+        state = np.array([self.seed, self.step_number], dtype=np.float64)
+        return {"state": state} if isinstance(self.observation_space, gym.spaces.Dict) else state
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        assert seed is not None
+        self.seed, self.step_number = seed, 0
+        return self.observation(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
+        self.step_number += 1
+        length = 3 + self.seed % 4
+        over = self.step_number == length
+        info = {self.success_key: self.step_number % 2 == 0} if self.success_key else {}
+        return self.observation(), float(action[0]), over and self.seed % 2 == 0, over and self.seed % 2 == 1, info
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Counter:
+    """Acts by what it remembers: the number of steps since the episode began, on the given axis of its state."""
+
+    def __init__(self, axis: int = 0) -> None:
+        self.axis = axis
+        self.batches: list[int] = []
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        assert deterministic and episode_start is not None and episode_start.dtype == bool
+        seen = observation["state"] if isinstance(observation, dict) else observation
+        self.batches.append(len(seen))
+        assert (episode_start == (seen[:, 1] == 0)).all()
+        count = np.zeros(len(seen)) if state is None else (state[0] if self.axis == 0 else state[0][0, :, 0])
+        count = np.where(episode_start, 0.0, count)
+        assert (count == seen[:, 1]).all()  # the memory belongs to the environment that it is handed back for
+        following = count + 1 if self.axis == 0 else np.stack([count + 1] * 50)[..., None]
+        return count[:, None], (following,)
+
+
+LENGTHS = np.array([3 + seed % 4 for seed in range(10, 21)])
+RETURNS = LENGTHS * (LENGTHS - 1) / 2
+
+
+@pytest.mark.parametrize("n_envs", [1, 3, 11, 64, None])
+def test_returns_lengths_and_successes_do_not_depend_on_the_number_of_environments(n_envs: int | None) -> None:
+    result = evaluate_policy(Counter(), Scripted, n_eval_episodes=11, seed=10, n_envs=n_envs)
+    np.testing.assert_array_equal(result.seeds, np.arange(10, 21))
+    np.testing.assert_array_equal(result.lengths, LENGTHS)
+    np.testing.assert_array_equal(result.returns, RETURNS)
+    np.testing.assert_array_equal(result.successes, LENGTHS % 2 == 0)  # of the last step, not of any
+    assert result.success_rate == pytest.approx((LENGTHS % 2 == 0).mean())
+
+
+def test_all_environments_are_planned_for_in_one_call() -> None:
+    agent = Counter()
+    evaluate_policy(agent, Scripted, n_eval_episodes=11, seed=10)
+    assert agent.batches == [int((LENGTHS > step).sum()) for step in range(LENGTHS.max())]
+
+
+def test_one_environment_and_lists_are_used_and_stay_open() -> None:
+    envs = [Scripted(), Scripted("is_success")]
+    for source in (envs[0], envs):
+        result = evaluate_policy(Counter(), source, n_eval_episodes=11, seed=10)
+        np.testing.assert_array_equal(result.returns, RETURNS)
+        np.testing.assert_array_equal(result.successes, LENGTHS % 2 == 0)
+    assert not envs[0].closed and not envs[1].closed
+
+
+def test_environments_made_here_are_closed_even_when_the_agent_fails() -> None:
+    made: list[Scripted] = []
+
+    def make() -> Scripted:
+        made.append(Scripted())
+        return made[-1]
+
+    class Failing(Counter):
+        def predict(self, *args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("no plan")
+
+    with pytest.raises(RuntimeError, match="no plan"):
+        evaluate_policy(Failing(), make, n_eval_episodes=3)
+    assert len(made) == 3 and all(env.closed for env in made)
+
+
+def test_memory_on_the_second_axis_and_dictionaries() -> None:
+    result = evaluate_policy(Counter(axis=1), lambda: Scripted(dictionary=True), n_eval_episodes=11, seed=10, n_envs=4)
+    np.testing.assert_array_equal(result.returns, RETURNS)
+
+
+def test_observations_are_recorded_when_asked_for() -> None:
+    result = evaluate_policy(Counter(), Scripted, 5, seed=10, n_envs=2, record_observations=True)
+    assert result.observations is not None and evaluate_policy(Counter(), Scripted, 1).observations is None
+    for seed, length, seen in zip(result.seeds, result.lengths, result.observations, strict=True):
+        np.testing.assert_array_equal(seen, [(seed, step) for step in range(length + 1)])
+
+
+def test_without_success_there_is_no_success_rate(capsys: pytest.CaptureFixture) -> None:
+    result = evaluate_policy(Counter(), lambda: Scripted(None), n_eval_episodes=4, progress_bar=True)
+    assert "step" in capsys.readouterr().err
+    assert result.successes is None and result.success_rate is None
+    assert [row["metric"] for row in result.rows("a")] == ["return"]
+    with pytest.raises(ValueError, match=r"one of \['return', 'length'\], got 'success_rate'"):
+        result.values("success_rate")
+
+
+def test_ids_make_environments_and_point_mazes_are_flat() -> None:
+    class Right:
+        def predict(self, observation: np.ndarray, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
+            return np.ones(len(observation), dtype=int), None
+
+    result = evaluate_policy(Right(), "CartPole-v1", n_eval_episodes=3)
+    assert (result.returns == result.lengths).all() and (result.lengths < 20).all()
+    env = make_env("PointMaze_UMaze-v3", "rgb_array")
+    assert env.observation_space.shape == (4,) and env.render_mode == "rgb_array"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_eval_episodes": 0}, "n_eval_episodes is 0"),
+        ({"n_envs": 0}, "n_envs is 0"),
+        ({"env": []}, "env must be"),
+        ({"env": 7}, "env must be"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_policy(Counter(), **{"env": Scripted, **arguments})
+
+
+# ---------------------------------------------------------------------- intervals
+
+
+def test_the_bootstrap_agrees_with_the_normal_interval() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, size=400)
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - half, abs=0.15 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.15 * half)
+    assert (low, high) == bootstrap_interval(values) != bootstrap_interval(values, seed=1)
+
+
+def test_certain_rates_have_wilsons_interval() -> None:
+    z2 = 1.959964**2
+    assert bootstrap_interval([True] * 48) == (pytest.approx(48 / (48 + z2)), 1.0)
+    assert bootstrap_interval(np.zeros(48)) == (0.0, pytest.approx(z2 / (48 + z2)))
+    assert bootstrap_interval(np.zeros(48), rate=False) == (0.0, 0.0)
+    low, high = bootstrap_interval([1, 0] * 24)
+    assert 0.3 < low < 0.5 < high < 0.7
+
+
+@pytest.mark.parametrize("values", [[], [[1.0]], [1.0, np.nan], 3.0])
+def test_values_without_an_interval_are_refused(values: Any) -> None:
+    with pytest.raises(ValueError, match="values must be finite numbers"):
+        bootstrap_interval(values)
+
+
+def evaluation(returns: Any, successes: Any = None, seed: int = 0) -> Evaluation:
+    n = len(returns)
+    known = None if successes is None else np.array(successes, dtype=bool)
+    return Evaluation(np.array(returns, dtype=float), known, np.full(n, 5), seed + np.arange(n))
+
+
+def test_pairs_are_compared_episode_by_episode() -> None:
+    noise = 100.0 * np.random.default_rng(0).normal(size=30)  # shared by both: it cancels
+    a, b = evaluation(noise + 2.0, [True] * 30), evaluation(noise + np.tile([0.5, 1.5], 15), [False] * 30)
+    difference = paired_difference(a, b, "return")
+    assert difference["mean"] == pytest.approx(1.0) and 0.7 < difference["ci_low"] < 1 < difference["ci_high"] < 1.3
+    assert difference["n"] == 30
+    certain = paired_difference(a, b)
+    assert certain["mean"] == 1.0 == certain["ci_high"] and 0.8 < certain["ci_low"] < 0.95
+    equal = paired_difference(a, a)
+    assert equal["mean"] == 0.0 and equal["ci_low"] == -equal["ci_high"] < 0
+    with pytest.raises(ValueError, match="same seeds"):
+        paired_difference(a, evaluation(noise, seed=1), "return")
+
+
+# ---------------------------------------------------------------------- results
+
+
+def test_rows_have_the_promised_keys() -> None:
+    rows = evaluation([1.0, 3.0], [True, True]).rows("expert")
+    assert [(row["metric"], row["mean"], row["n"]) for row in rows] == [("success_rate", 1.0, 2), ("return", 2.0, 2)]
+    assert list(rows[0]) == ["agent", "metric", "mean", "ci_low", "ci_high", "n"]
+    assert rows[0]["ci_low"] < 1.0 == rows[0]["ci_high"]
+    assert result_row("reward", "goal_error_cells", [0.0])["ci_high"] == 0.0  # no rate
+
+
+def test_results_of_other_agents_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    base, expert = result_row("base", "return", [1.0, 2.0]), result_row("expert", "return", [5.0])
+    assert write_results([base, expert], folder) == folder / "results.json"
+    again = [result_row("base", "return", [3.0]), result_row("base", "success_rate", [0, 1])]
+    write_results(again, folder)
+    assert read_results(folder) == [expert, *again] == json.loads((folder / "results.json").read_text())
+    assert [file.name for file in folder.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '[{"agent": "a"}]', "[3]", '[{"agent": "a", "metric": "m", "mean": NaN, '
+                                  '"ci_low": 0, "ci_high": 0, "n": 1}]'])
+def test_foreign_results_are_not_overwritten(tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=r"results\.json is no results file"):
+        write_results([result_row("a", "return", [1.0])], tmp_path)
+    assert (tmp_path / "results.json").read_text() == text
+    with pytest.raises(ValueError, match="is no results file"):
+        read_results(tmp_path / "nowhere")
+
+
+def test_bad_rows_are_not_written(tmp_path: Path) -> None:
+    row = result_row("a", "return", [1.0])
+    for bad in ({**row, "more": 1}, {**row, "mean": np.inf}):
+        with pytest.raises(ValueError, match="a row must"):
+            write_results([bad], tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_the_table_is_aligned() -> None:
+    rows = [result_row("base", "success_rate", [0, 0, 1, 0]), result_row("a longer name", "return", [120.0, 140.0])]
+    lines = table(rows).splitlines()
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    assert lines[0].split() == ["agent", "metric", "mean", "95", "%", "interval", "n"]
+    assert "0.250" in lines[2] and "130.0" in lines[3] and lines[3].endswith(" 2")

@@ -1,0 +1,181 @@
+"""The shape of the library: a module imports only from its own or a lower layer, without cycles, at its top.
+
+The modules are read with ``ast`` and never imported, so a broken one cannot hide behind another.
+"""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LAYERS = {
+    "common": 0,
+    "envs": 0,
+    "data": 1,
+    "diffusion": 1,
+    "rewards": 2,
+    "agents": 3,
+    "images": 3,
+    "evaluation": 4,
+    "video": 4,
+    "plotting": 4,
+    "baselines": 4,
+    "zoo": 4,
+    "testing": 4,
+    "": 4,  # rrpolicy/__init__.py, the public names
+    "cli": 5,
+    "__main__": 5,
+}
+
+# What an extra installs may be imported inside the function that needs it.
+OPTIONAL = {
+    "accelerate", "d4rl", "diffusers", "huggingface_hub", "imitation", "moviepy", "onnxruntime", "optuna",
+    "sb3_contrib", "transformers",
+}  # fmt: skip
+
+MAX_LINES = 400
+
+Modules = dict[str, ast.Module]
+
+
+def read_modules(package: Path) -> Modules:
+    """Parse every module of a package, keyed by its dotted name."""
+    modules = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        modules[name] = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return modules
+
+
+def import_nodes(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def imported_names(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """Dotted names that a statement imports; a relative import is an error of its own."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
+
+
+def resolve(name: str, modules: Modules) -> str | None:
+    """The module of this package that holds an imported name, None for other packages."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def layer_of(module: str) -> int:
+    top = module.split(".")[1] if "." in module else ""
+    if top not in LAYERS:
+        raise KeyError(f"{module} has no layer: add {top!r} to LAYERS")
+    return LAYERS[top]
+
+
+def dependencies(modules: Modules) -> dict[str, set[str]]:
+    """For each module the modules of the same package that it imports."""
+    graph: dict[str, set[str]] = {}
+    for module, tree in modules.items():
+        names = {name for node in import_nodes(tree) for name in imported_names(node)}
+        graph[module] = {found for name in names if (found := resolve(name, modules)) is not None} - {module}
+    return graph
+
+
+def upward_imports(modules: Modules) -> list[str]:
+    return [
+        f"{module} (layer {layer_of(module)}) imports {other} (layer {layer_of(other)})"
+        for module, others in dependencies(modules).items()
+        for other in sorted(others)
+        if layer_of(other) > layer_of(module)
+    ]
+
+
+def relative_imports(modules: Modules) -> list[str]:
+    return [
+        f"{module}, line {node.lineno}"
+        for module, tree in modules.items()
+        for node in import_nodes(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+
+
+def inner_imports(modules: Modules) -> list[str]:
+    """Imports inside functions, but for those of optional dependencies."""
+    return sorted(
+        {
+            f"{module}, line {node.lineno}: {name}"
+            for module, tree in modules.items()
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            for node in import_nodes(function)
+            for name in imported_names(node)
+            if name.split(".")[0] not in OPTIONAL
+        }
+    )
+
+
+def cycle(modules: Modules) -> list[str]:
+    """The modules of one import cycle, empty when there is none."""
+    try:
+        TopologicalSorter(dependencies(modules)).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+MODULES = read_modules(ROOT / "rrpolicy")
+
+
+def test_every_module_is_seen() -> None:
+    assert {"rrpolicy", "rrpolicy.data", "rrpolicy.diffusion", "rrpolicy.envs.maze"} <= set(MODULES)
+
+
+def test_modules_import_from_their_own_or_a_lower_layer() -> None:
+    assert upward_imports(MODULES) == []
+
+
+def test_imports_are_absolute() -> None:
+    assert relative_imports(MODULES) == []
+
+
+def test_no_import_cycles() -> None:
+    assert cycle(MODULES) == []
+
+
+def test_imports_stand_at_the_top() -> None:
+    assert inner_imports(MODULES) == []
+
+
+def test_files_are_short() -> None:
+    files = [path for folder in ("rrpolicy", "tests") for path in (ROOT / folder).rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_the_checks_find_what_they_look_for(tmp_path: Path) -> None:
+    sources = {
+        "__init__": "from rrpolicy.common import low",
+        "common/__init__": "",
+        "common/low": "import torch\nfrom rrpolicy.agents.high import Agent",
+        "agents/__init__": "from .high import Agent",
+        "agents/high": "import rrpolicy.common.low\ndef f():\n    import diffusers.utils\n    from torch import nn",
+    }
+    for name, source in sources.items():
+        path = tmp_path / "rrpolicy" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, encoding="utf-8")
+    modules = read_modules(tmp_path / "rrpolicy")
+    assert upward_imports(modules) == ["rrpolicy.common.low (layer 0) imports rrpolicy.agents.high (layer 3)"]
+    assert relative_imports(modules) == ["rrpolicy.agents, line 1"]
+    assert inner_imports(modules) == ["rrpolicy.agents.high, line 4: torch.nn"]
+    assert set(cycle(modules)) == {"rrpolicy.common.low", "rrpolicy.agents.high"}
+
+
+def test_a_module_without_a_layer_is_refused() -> None:
+    with pytest.raises(KeyError, match=r"rrpolicy\.misc\.tools has no layer"):
+        layer_of("rrpolicy.misc.tools")

@@ -1,0 +1,121 @@
+"""Maps of rewards whose shape is known: linear ones are reproduced, peaked ones have their maximum where it belongs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Affine, Normalizer
+from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.envs.maze import MazeGeometry
+from rrpolicy.rewards.maps import reward_map
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+MAZE = MazeGeometry.parse(["########", "#...#..#", "#.#...##", "#...#..#", "########"])
+OPEN = MazeGeometry.parse(["########", *["#......#"] * 6, "########"])
+
+
+class Known:
+    """A reward given by a function of the position, which remembers what it was asked."""
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray], **layout: Any) -> None:
+        self.function = function
+        self.layout = TrajectoryLayout(observation_dim=4, action_dim=2, horizon=4, **layout)
+        self.asked: tuple[np.ndarray, np.ndarray | None] | None = None
+
+    def predict(self, observations: np.ndarray, actions: np.ndarray | None = None) -> np.ndarray:
+        self.asked = observations, actions
+        return self.function(observations[:, :2].astype(np.float64))
+
+
+def peaked(cell: Any, maze: MazeGeometry = MAZE) -> Known:
+    return Known(lambda xy: -np.linalg.norm(xy - maze.cell_to_xy(cell), axis=1), plan_actions=False)
+
+
+@pytest.mark.parametrize("goal", [(1, 1), (3, 6), (2, 4), (1, 5), (2.3, 3.6), (0.7, 2.2)])
+def test_the_maximum_is_at_the_goal(goal: Any) -> None:
+    drawn = reward_map(peaked(goal), MAZE)
+    assert drawn.goal_error_cells(goal) < 0.11 and drawn.same_cell(goal)
+    away = (3, 1) if goal != (3, 1) else (1, 1)
+    distance = np.linalg.norm(MAZE.cell_to_xy(away) - drawn.maximum)
+    assert not drawn.same_cell(away) and drawn.goal_error_cells(away) == pytest.approx(distance)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.15, 0.4])
+def test_smoothing_leaves_a_plane_as_it_is_beside_walls_too(smoothing: float) -> None:
+    plane = Known(lambda xy: 3.0 + 2.0 * xy[:, 0] - 5.0 * xy[:, 1], plan_actions=False)
+    drawn = reward_map(plane, MAZE, smoothing=smoothing)
+    np.testing.assert_allclose(drawn.values, 3.0 + drawn.xy @ [2.0, -5.0], atol=1e-5)
+
+
+def test_smoothing_averages_noise_away() -> None:
+    rng = np.random.default_rng(0)
+    noise = Known(lambda xy: rng.normal(size=len(xy)), plan_actions=False)
+    drawn = reward_map(noise, OPEN, smoothing=0.3)
+    inner = drawn.values[OPEN.clearance(drawn.xy) > 0.9]
+    assert inner.std() == pytest.approx(1 / (2 * np.sqrt(np.pi) * 3.0), rel=0.25)  # a Gaussian of 3 points
+
+
+def test_the_grid_is_a_picture_of_the_maze() -> None:
+    drawn = reward_map(Known(lambda xy: 10.0 * xy[:, 1] + xy[:, 0], plan_actions=False), MAZE, points_per_cell=6)
+    assert drawn.grid.shape == (30, 48) == drawn.filled.shape
+    assert (np.isnan(drawn.grid) == np.kron(MAZE.walls, np.ones((6, 6), dtype=bool))).all()
+    assert drawn.grid[6, 6] == np.nanmax(drawn.grid[:, 6]) and drawn.grid[6, 6] > drawn.grid[23, 6]  # y falls downward
+    assert (np.diff(drawn.grid[8, 6:24]) > 0).all()  # x grows to the right
+    free = np.isfinite(drawn.grid)
+    assert (drawn.filled[free] == drawn.grid[free]).all() and np.isfinite(drawn.filled).all()
+
+
+def test_resting_balls_clear_of_the_walls_are_scored() -> None:
+    reward = Known(lambda xy: xy[:, 0], plan_actions=True)
+    drawn = reward_map(reward, MAZE, points_per_cell=5, wall_margin=0.25)
+    assert reward.asked is not None
+    observations, actions = reward.asked
+    assert (observations[:, 2:] == 0).all() and actions is not None and actions.shape == (len(drawn.xy), 2)
+    assert not actions.any()
+    np.testing.assert_allclose(observations[:, :2], drawn.xy, atol=1e-6)
+    assert MAZE.clearance(drawn.xy).min() == pytest.approx(0.3)
+
+
+def relative_reward(heads: Any) -> RelativeReward:
+    layout = TrajectoryLayout(4, 2, 4, observation_columns=(0, 1), plan_actions=False)
+    unit = Affine(np.zeros(4, np.float32), np.full(4, 2.0, np.float32))
+    action = Affine(np.zeros(2, np.float32), np.ones(2, np.float32))
+    torch.manual_seed(0)
+    return RelativeReward(
+        DiffusionProcess(20), layout.event_shape, torch.as_tensor(np.array(layout.pinned)), layout,
+        Normalizer(unit, action, "limits"), heads, {"width": 16, "n_blocks": 1}, {"width": 16, "n_blocks": 1},
+    )
+
+
+def test_a_relative_reward_is_scored_by_its_step_head_at_low_noise() -> None:
+    reward = relative_reward(("window", "step"))
+    drawn = reward_map(reward, MAZE, points_per_cell=3, smoothing=0.0)
+    observations = np.concatenate([drawn.xy, np.zeros_like(drawn.xy)], axis=1)
+    levels = [reward.predict(observations, levels=[level]) for level in reward.map_levels]
+    np.testing.assert_allclose(drawn.values, np.mean(levels, axis=0), atol=1e-5)
+    assert drawn.values.std() > 0
+
+
+def test_what_cannot_be_mapped_is_refused() -> None:
+    with pytest.raises(ValueError, match="head is 'step'"):
+        reward_map(relative_reward(("window",)), MAZE)
+    reward = peaked((1, 1))
+    for arguments, message in (
+        ({"points_per_cell": 0}, "points_per_cell=0"),
+        ({"points_per_cell": 2.5}, "points_per_cell=2.5"),
+        ({"wall_margin": -0.1}, "wall_margin=-0.1"),
+        ({"wall_margin": 0.6}, "wall_margin=0.6 leaves no place"),
+        ({"smoothing": np.nan}, "smoothing=nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reward_map(reward, MAZE, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="lies in a wall"):
+        reward_map(reward, MAZE).goal_error_cells((0, 0))
+    narrow = Known(lambda xy: xy[:, 0], plan_actions=False)
+    narrow.layout = TrajectoryLayout(1, 1, 4)
+    with pytest.raises(ValueError, match="begin with x, y"):
+        reward_map(narrow, MAZE)

@@ -1,0 +1,187 @@
+"""Stopped and resumed equals uninterrupted, bit for bit: agents, extractors and discriminators, however they stop.
+
+Weights, averaged weights and optimiser state are compared exactly after the same total number of steps.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import DATASET, EXPERT_DATASET, NARROW, make_agent, same_tensors
+from stable_baselines3.common.callbacks import BaseCallback
+
+from rrpolicy import DiffusionAgent, DiscriminatorReward, RewardExtractor
+from rrpolicy.common.learner import Learner
+
+TOTAL = 14
+STEPS_PER_BUFFER = 4  # buffer_size * n_epochs / batch_size
+BASE, EXPERT = make_agent(), make_agent(seed=1)
+DATA = [DATASET, EXPERT_DATASET]
+
+
+class StopAt(BaseCallback):
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._last = step
+
+    def _on_step(self) -> bool:
+        return self.num_timesteps < self._last
+
+
+def new_agent() -> DiffusionAgent:
+    return make_agent(normalizer=None, seed=3)
+
+
+def new_extractor(**kwargs: Any) -> RewardExtractor:
+    return RewardExtractor(
+        BASE, EXPERT, batch_size=16, buffer_size=32, n_epochs=2, window_kwargs=NARROW, step_kwargs=NARROW, seed=3, **kwargs
+    )
+
+
+def new_discriminator() -> DiscriminatorReward:
+    return DiscriminatorReward(BASE, EXPERT, batch_size=16, window_kwargs=NARROW, seed=3)
+
+
+KINDS: dict[str, tuple[Callable[[], Any], Any, dict[str, Any]]] = {
+    "agent": (new_agent, DATASET, {}),
+    "extractor": (new_extractor, DATA, {"base": BASE, "expert": EXPERT}),
+    "discriminator": (new_discriminator, DATA, {"base": BASE, "expert": EXPERT}),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, Learner]:
+    return {kind: make().learn(data, TOTAL) for kind, (make, data, _) in KINDS.items()}
+
+
+def state_of(learner: Learner) -> dict[str, Any]:
+    return {**learner.get_parameters(), "generator": learner.generator.get_state(), "step": learner.num_timesteps}
+
+
+def finish(kind: str, path: Path) -> Learner:
+    """Load the checkpoint and take the steps that were still to come."""
+    make, data, models = KINDS[kind]
+    resumed = type(make()).load(path, **models)
+    return resumed.learn(data, TOTAL - resumed.num_timesteps, reset_num_timesteps=False)
+
+
+# After the first step, in the middle of a buffer, at its end, at the start of the next, in the third, before the last.
+@pytest.mark.parametrize("step", [1, 2, STEPS_PER_BUFFER, STEPS_PER_BUFFER + 1, 10, TOTAL - 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumed_equals_uninterrupted(kind: str, step: int, tmp_path: Path, uninterrupted: dict[str, Learner]) -> None:
+    make, data, _ = KINDS[kind]
+    make().learn(data, TOTAL, callback=StopAt(step), checkpoint_path=tmp_path / kind)
+    assert same_tensors(state_of(finish(kind, tmp_path / kind)), state_of(uninterrupted[kind]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_writing_checkpoints_changes_nothing(kind: str, tmp_path: Path, uninterrupted: dict[str, Learner]) -> None:
+    make, data, _ = KINDS[kind]
+    learner = make().learn(data, TOTAL, checkpoint_path=tmp_path / kind, checkpoint_freq=3)
+    assert same_tensors(state_of(learner), state_of(uninterrupted[kind]))
+    loaded = finish(kind, tmp_path / kind)
+    assert loaded.num_timesteps == TOTAL
+    for name in ("policy", "averaged"):
+        assert same_tensors(loaded.get_parameters()[name], learner.get_parameters()[name])
+
+
+def test_stopping_twice_is_no_worse(tmp_path: Path, uninterrupted: dict[str, Learner]) -> None:
+    path = tmp_path / "extractor"
+    new_extractor().learn(DATA, TOTAL, callback=StopAt(3), checkpoint_path=path)
+    again = RewardExtractor.load(path, base=BASE, expert=EXPERT)
+    again.learn(DATA, TOTAL - 3, callback=StopAt(7), checkpoint_path=path, reset_num_timesteps=False)
+    assert same_tensors(state_of(finish("extractor", path)), state_of(uninterrupted["extractor"]))
+
+
+def test_the_models_own_samples_are_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rrpolicy.rewards.events.own_samples.__defaults__", (32,))
+    whole = new_extractor().learn(None, 6)
+    new_extractor().learn(None, 6, callback=StopAt(3), checkpoint_path=tmp_path / "extractor")
+    resumed = RewardExtractor.load(tmp_path / "extractor", base=BASE, expert=EXPERT)
+    resumed.learn(None, 3, reset_num_timesteps=False)
+    assert same_tensors(state_of(resumed), state_of(whole))
+
+
+def test_the_optimiser_s_settings_survive(tmp_path: Path) -> None:
+    agent = make_agent(learning_rate=3e-3, weight_decay=0.1, ema_decay=0.5, max_grad_norm=0.3, first_action_weight=4.0)
+    agent.learn(DATASET, 2).save(tmp_path / "agent")
+    loaded = DiffusionAgent.load(tmp_path / "agent")
+    for name in ("learning_rate", "weight_decay", "ema_decay", "max_grad_norm", "first_action_weight", "batch_size", "seed"):
+        assert getattr(loaded, name) == getattr(agent, name)
+
+
+def test_a_schedule_must_be_given_again(tmp_path: Path) -> None:
+    def schedule(remaining: float) -> float:
+        return 1e-2 * remaining
+
+    whole = make_agent(learning_rate=schedule).learn(DATASET, 8)
+    make_agent(learning_rate=schedule).learn(DATASET, 8, callback=StopAt(5), checkpoint_path=tmp_path / "agent")
+    resumed = DiffusionAgent.load(tmp_path / "agent")
+    with pytest.raises(ValueError, match="learning_rate was a callable"):
+        resumed.learn(DATASET, 3, reset_num_timesteps=False)
+    resumed = DiffusionAgent.load(tmp_path / "agent")
+    resumed.learning_rate = schedule
+    assert same_tensors(state_of(resumed.learn(DATASET, 3, reset_num_timesteps=False)), state_of(whole))
+
+
+def test_an_archive_for_sharing_acts_but_holds_no_training_state(tmp_path: Path) -> None:
+    agent = new_agent().learn(DATASET, 5)
+    agent.save(tmp_path / "whole")
+    agent.save(tmp_path / "shared", resumable=False, half=True, card={"note": "half"})
+    assert (tmp_path / "shared.zip").stat().st_size < 0.3 * (tmp_path / "whole.zip").stat().st_size
+    shared = DiffusionAgent.load(tmp_path / "shared")
+    action, wanted = (one.predict(DATASET.observations[:4], deterministic=True)[0] for one in (shared, agent))
+    assert abs(action - wanted).max() < 0.02
+    with pytest.raises(ValueError, match="half=True stores rounded weights, pass resumable=False"):
+        agent.save(tmp_path / "shared", half=True)
+
+
+CHILD = """
+import sys, time
+import torch
+torch.set_num_threads(1)
+from stable_baselines3.common.callbacks import BaseCallback
+from test_resume import DATASET, TOTAL, new_agent
+
+class Linger(BaseCallback):  # at step 7 for long enough to be stopped there
+    def _on_step(self):
+        if self.num_timesteps == 7:
+            print("ready", flush=True)
+            for _ in range(int(sys.argv[2])):
+                time.sleep(0.05)
+        return True
+
+new_agent().learn(DATASET, TOTAL, callback=Linger(), checkpoint_path=sys.argv[1], checkpoint_freq=5)
+"""
+
+
+@pytest.mark.parametrize(("number", "last_step"), [(signal.SIGTERM, 7), (signal.SIGKILL, 5)])
+def test_a_stopped_process_resumes_exactly(
+    number: signal.Signals, last_step: int, tmp_path: Path, uninterrupted: dict[str, Learner]
+) -> None:
+    path = tmp_path / "agent.zip"
+    tests = Path(__file__).parent
+    lingering = 2 if number == signal.SIGTERM else 1200
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path), str(lingering)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    ) as child:  # fmt: skip
+        try:
+            assert child.stdout is not None and child.stderr is not None
+            assert child.stdout.readline() == "ready\n", child.stderr.read()
+            child.send_signal(number)
+            errors = child.communicate(timeout=60)[1]
+        finally:
+            child.kill()
+    assert child.returncode != 0
+    if number == signal.SIGTERM:
+        assert "training interrupted by SIGTERM" in errors
+    assert [file.name for file in tmp_path.iterdir()] == ["agent.zip"]
+    assert DiffusionAgent.load(path).num_timesteps == last_step
+    assert same_tensors(state_of(finish("agent", path)), state_of(uninterrupted["agent"]))

@@ -1,0 +1,237 @@
+"""The zoo: names and paths, faults, cards, recipes and the table; what is shipped loads and acts."""
+
+import json
+import sys
+import types
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import ENV_ID, GOAL, RECIPE, build_zoo
+
+from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, pipeline, zoo
+from rrpolicy.pipeline import Task
+from rrpolicy.pipeline.zoo_build import ZooBuild
+
+BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert-3-1", "reward-3-1"))
+SHIPPED = [entry["name"] for entry in zoo.entries()]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_zoo(tmp_path_factory.mktemp("built") / "zoo")
+
+
+@pytest.fixture
+def tiny_zoo(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(built))
+    return built
+
+
+# ---------------------------------------------------------------------- names and paths
+
+
+def test_names_give_what_the_archive_holds(tiny_zoo: Path, tmp_path: Path) -> None:
+    base, reward = zoo.load(BASE), zoo.load(REWARD)
+    assert isinstance(base, DiffusionAgent) and isinstance(zoo.load(EXPERT), DiffusionAgent)
+    assert isinstance(reward, RelativeReward)
+    GuidedPlanner(base, reward, n_action_steps=8).save(tmp_path / "planner.zip")
+    assert isinstance(zoo.load(tmp_path / "planner.zip"), GuidedPlanner)
+
+
+def test_paths_with_and_without_suffix_and_folders_name_the_same_archive(tiny_zoo: Path) -> None:
+    folder = tiny_zoo / "agents" / ENV_ID / "base"
+    found = {zoo.find(name) for name in (folder / "agent.zip", folder / "agent", folder, BASE)}
+    assert found == {folder / "agent.zip"}
+
+
+def test_unknown_names_list_near_ones(tiny_zoo: Path) -> None:
+    with pytest.raises(ValueError, match=r"'PointMaze_UMaze-v3/expert-3-2' is neither .*expert-3-1"):
+        zoo.load(f"{ENV_ID}/expert-3-2")
+    with pytest.raises(ValueError, match=r"is not in the zoo.*PointMaze_UMaze-v3/base"):
+        zoo.info(f"{ENV_ID}/bas")
+
+
+@pytest.mark.parametrize("name", ["../agents/base", f"{ENV_ID}/..", f"{ENV_ID}/../{ENV_ID}/base", "", "a/b/c", "/", "."])
+def test_names_do_not_lead_out_of_the_zoo(tiny_zoo: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_zoo / "recipes")
+    with pytest.raises(ValueError):
+        zoo.info(name)
+    with pytest.raises((ValueError, FileNotFoundError)):
+        zoo.load(name)
+
+
+def test_missing_files_and_folders_are_named(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.zip"):
+        zoo.load(tmp_path / "gone.zip")
+    with pytest.raises(ValueError, match=r"holds 0 of agent\.zip"):
+        zoo.load(tmp_path)
+    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="no zoo"):
+        zoo.folder()
+
+
+# ---------------------------------------------------------------------- faults
+
+
+def test_damaged_and_foreign_archives_are_refused(tiny_zoo: Path, tmp_path: Path) -> None:
+    content = zoo.find(BASE).read_bytes()
+    (tmp_path / "short.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"short\.zip.*truncated"):
+        zoo.load(tmp_path / "short.zip")
+    with zipfile.ZipFile(tmp_path / "sb3.zip", "w") as archive:
+        archive.writestr("policy.pth", b"")
+    with pytest.raises(ValueError, match=r"sb3\.zip.*pickle"):
+        zoo.load(tmp_path / "sb3.zip")
+
+
+def test_kinds_are_not_mixed_up(tiny_zoo: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds a 'reward', wanted 'agent'"):
+        zoo.load_agent(REWARD)
+    with pytest.raises(ValueError, match=r"holds a 'agent', wanted 'reward'"):
+        zoo.load_reward(BASE)
+    extractor = pipeline.new_extractor(zoo.load_agent(BASE), zoo.load_agent(EXPERT), RECIPE)
+    extractor.save(tmp_path / "extractor.zip")
+    with pytest.raises(ValueError, match=r"holds a 'extractor'"):
+        zoo.load(tmp_path / "extractor.zip")
+
+
+def test_damaged_cards_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
+    card = tmp_path / "agents" / ENV_ID / "base" / "card.json"
+    card.parent.mkdir(parents=True)
+    for text in ("{", "[]", '{"name": "x"}'):
+        card.write_text(text)
+        with pytest.raises(ValueError, match=r"card\.json: not a card"):
+            zoo.entries()
+
+
+# ---------------------------------------------------------------------- the hub
+
+
+def test_hub_files_are_downloaded_and_checked(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        if file == "none.zip":
+            raise FileNotFoundError("no such file")
+        return str(zoo.find(BASE))
+
+    faults = {name: type(name, (Exception,), {}) for name in
+              ("HfHubHTTPError", "HFValidationError", "LocalEntryNotFoundError")}
+    errors: Any = types.ModuleType("huggingface_hub.errors")
+    hub: Any = types.ModuleType("huggingface_hub")
+    errors.__dict__.update(faults)
+    hub.hf_hub_download, hub.errors = download, errors
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    assert isinstance(zoo.load("hub:somebody/agents/umaze/base.zip"), DiffusionAgent)
+    assert asked == [("somebody/agents", "umaze/base.zip")]
+    with pytest.raises(ValueError, match="could not be downloaded: no such file"):
+        zoo.load("hub:somebody/agents/none.zip")
+    with pytest.raises(ValueError, match="hub:<owner>/<repository>/<file>"):
+        zoo.load("hub:somebody/agents")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r"rrpolicy\[hub\]"):
+        zoo.load("hub:somebody/agents/base.zip")
+
+
+# ---------------------------------------------------------------------- recipes, cards, table
+
+
+def test_recipes_by_environment_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert zoo.recipe(ENV_ID) == zoo.recipe("point_maze") == zoo.recipe("PointMaze_Large-v3")
+    assert zoo.recipe(ENV_ID)["agent"]["observation_columns"] == [0, 1]
+    with pytest.raises(ValueError, match=r"no recipe for 'Hopper-v5', there are .*point_maze"):
+        zoo.recipe("Hopper-v5")
+    with pytest.raises(FileNotFoundError, match=r"gone\.toml"):
+        zoo.read_recipe(tmp_path / "gone.toml")
+    (tmp_path / "bad.toml").write_text("a = = 1")
+    with pytest.raises(ValueError, match=r"bad\.toml: not a TOML file"):
+        zoo.read_recipe(tmp_path / "bad.toml")
+
+
+def test_the_helper_recipe_reads_back(tiny_zoo: Path) -> None:
+    assert zoo.recipe(ENV_ID) == RECIPE
+
+
+def test_cards_say_what_was_made_and_measured(tiny_zoo: Path) -> None:
+    base, expert, reward = (zoo.info(name) for name in (BASE, EXPERT, REWARD))
+    assert [entry["name"] for entry in zoo.entries()] == [BASE, EXPERT, REWARD]
+    assert {row["agent"] for row in base["results"]} == {"base-3-1"}
+    assert {row["agent"] for row in expert["results"]} == {"agent"}
+    agents = {row["agent"] for row in reward["results"]}
+    assert agents == {"reward", "steered-1", "steered-2", "discriminator"}
+    metrics = {row["metric"] for row in reward["results"]}
+    assert {"goal_error_cells", "success_rate", "return", "r2_guided_t9", "r2_window_noised_t0"} <= metrics
+    for card in (base, expert, reward):
+        assert card["date"] == "2026-01-02" and card["seed"] == 0 and card["recipe"] == "tiny"
+        assert card["bytes"] == zoo.find(card["name"]).stat().st_size
+    assert zoo.card(EXPERT)["goal"] == list(GOAL) == expert["goal"]
+
+
+def test_the_table_has_a_row_for_each_entry(tiny_zoo: Path) -> None:
+    lines = zoo.table().splitlines()
+    rows = [line for line in lines if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == [BASE, EXPERT, REWARD]
+    assert all(row.count("|") == len(zoo.COLUMNS) + 1 for row in rows)
+    assert "3-1: 0." in rows[0]
+    assert (tiny_zoo / "README.md").read_text() == zoo.table()
+
+
+# ---------------------------------------------------------------------- building
+
+
+def test_a_stopped_build_goes_on(tmp_path: Path) -> None:
+    folder = build_zoo(tmp_path / "zoo")
+    entry = folder / "agents" / ENV_ID
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in entry.rglob("*.*")}
+    (entry / "expert-3-1" / "card.json").unlink()  # as if stopped while the expert was being made
+    said: list[str] = []
+    build = ZooBuild(Task.create(ENV_ID), [GOAL], RECIPE, folder=folder, date="2026-01-02", say=said.append)
+    cards = build.run()
+    assert [card["name"] for card in cards] == [BASE, EXPERT, REWARD]
+    assert [line for line in said if "building" in line] == [f"{EXPERT}: building"]
+    for path, (modified, content) in before.items():
+        assert path.read_bytes() == content  # the expert is the same again
+        assert path.parent.name == "expert-3-1" or path.stat().st_mtime_ns == modified
+
+
+def test_a_build_with_a_bad_goal_builds_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"goal \(2, 2\) lies in a wall"):
+        ZooBuild(Task.create(ENV_ID), [GOAL, (2.0, 2.0)], RECIPE, folder=tmp_path).run()
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------- what is shipped
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_entries_load_and_work(name: str) -> None:
+    card = zoo.info(name)
+    task = Task.from_card(card)
+    assert task is not None and card["bytes"] < 4e6
+    loaded = zoo.load(name)
+    observation = pipeline.observations_for_plans(task.maze, 1)[0]
+    if isinstance(loaded, RelativeReward):
+        assert np.isfinite(loaded.predict(observation[None])).all()
+        return
+    env = task.make()
+    action, _ = loaded.predict(env.reset(seed=0)[0], deterministic=True)
+    assert env.action_space.contains(action)
+    env.close()
+
+
+def test_the_shipped_page_is_up_to_date() -> None:
+    page = zoo.folder() / "README.md"
+    assert page.read_text(encoding="utf-8") == zoo.table()
+
+
+def test_shipped_cards_are_those_in_the_archives() -> None:
+    for name in SHIPPED:
+        card = zoo.info(name)
+        card.pop("bytes")
+        assert json.loads(json.dumps(zoo.card(name))) == card
