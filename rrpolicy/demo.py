@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
@@ -61,8 +62,10 @@ class Demo:
         Do it all.
 
         :return: the rows of ``results.json``
-        :raises ValueError: when the zoo lacks the pair, naming the goals it has
+        :raises ValueError: when the environment is no PointMaze, or the zoo lacks the pair, naming the goals it has
         """
+        if not self.task.is_maze:
+            raise ValueError(f"the demo needs a PointMaze, env is {self.task.env_id!r}")
         if self.n_episodes < 1:
             raise ValueError(f"n_episodes is {self.n_episodes}, it must be at least 1")
         scratch = self.from_scratch or self.task.maze_map is not None
@@ -88,7 +91,7 @@ class Demo:
             write_results(rows, self.out)
             shown = {name: agents[name] for name in ("base", "steered")}
             n_shown = min(self.n_episodes, HERO_EPISODES)
-            plot_hero(reward_map, shown, envs, self.out / HERO, task.goal, self.seed, n_shown)
+            plot_hero(reward_map, shown, envs, self.out / HERO, task.goal, self.seed, n_shown, self._deterministic)
         self._film(task, agents)
         self.say(f"\n{table(rows)}\n\nEverything is in {self.out}: {', '.join(sorted(self._written()))}")
         return rows
@@ -148,11 +151,14 @@ class Demo:
         with self._timed("videos"):
             for name, agent in agents.items():
                 path = self.out / f"{name}.mp4"
-                info = record_video(
-                    agent, task.make, path, seed=self.seed, steps_per_frame=STEPS_PER_FRAME, caption=name
-                )
+                settings: dict[str, Any] = {"seed": self.seed, "deterministic": self._deterministic, "caption": name}
+                info = record_video(agent, task.make, path, steps_per_frame=STEPS_PER_FRAME, **settings)
                 renderers.add(info.renderer)
         self.say(f"drawn by: {', '.join(sorted(renderers))} (needs no OpenGL)")
+
+    @property
+    def _deterministic(self) -> bool:
+        return bool(pipeline.section(self.recipe, "evaluation").get("deterministic", True))
 
     # ------------------------------------------------------------------ talking
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -277,12 +278,13 @@ def _environments(env: EnvSource, n: int) -> tuple[Sequence[gym.Env], Sequence[g
     """Environments to step together, and those of them that were made here."""
     if isinstance(env, gym.Env):
         return [env], []
-    if isinstance(env, str) or callable(env):
-        made = [make_env(env) for _ in range(n)]
+    source = partial(make_env, env) if isinstance(env, str) else env
+    if callable(source):
+        made = [source() for _ in range(n)]
         return made, made
-    if not env or not all(isinstance(one, gym.Env) for one in env):
+    if not isinstance(source, Sequence) or not source or not all(isinstance(one, gym.Env) for one in source):
         raise ValueError(f"env must be an environment, its id, a function that makes it or a list, got {env!r:.80}")
-    return env, []
+    return source, []
 
 
 class _Runner:

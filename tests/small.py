@@ -50,7 +50,7 @@ class Drift(gym.Env[np.ndarray, np.ndarray]):
         return np.array([*self._xy, self._last, 3.0])
 
 
-def make_dataset(drift: float = 0.0, n_episodes: int = 8, length: int = 20, seed: int = 0) -> TrajectoryDataset:
+def make_dataset(drift: float = 0.0, n_episodes: int = 8, length: int = 24, seed: int = 0) -> TrajectoryDataset:
     """Episodes of `Drift` with smooth random actions whose first entry leans towards ``drift``."""
     rng = np.random.default_rng(seed)
     observations, actions = [], []

@@ -89,7 +89,7 @@ def test_returns_lengths_and_successes_do_not_depend_on_the_number_of_environmen
 def test_all_environments_are_planned_for_in_one_call() -> None:
     agent = Counter()
     evaluate_policy(agent, Scripted, n_eval_episodes=11, seed=10)
-    assert agent.batches == [int((LENGTHS > step).sum()) for step in range(LENGTHS.max())]
+    assert agent.batches == [int((step < LENGTHS).sum()) for step in range(LENGTHS.max())]
 
 
 def test_one_environment_and_lists_are_used_and_stay_open() -> None:

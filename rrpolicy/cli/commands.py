@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from rrpolicy.cli.options import acting, finish, label, recipe_for, task_of
 from rrpolicy.common.version import __version__
 from rrpolicy.data.collect import collect as collect_rollouts
 from rrpolicy.data.collect import collect_point_maze
+from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.demo import Demo
 from rrpolicy.evaluation import RESULTS_FILE, evaluate_policy
@@ -43,7 +45,7 @@ def program(
 
 @app.command()
 def demo(
-    out: options.Out,
+    out: options.Out = Path("runs/demo"),
     env: options.Env = DEFAULT_ENV_ID,
     goal: options.Goal = None,
     seed: options.Seed = 0,
@@ -131,9 +133,7 @@ def train(
       rrpolicy train --dataset data/base --out runs/base --resume
     """
     data = [load_dataset(one) for one in dataset]
-    goals = {tuple(one.metadata["goal"]) for one in data if one.metadata.get("goal")}
-    rows = data[0].metadata.get("maze") if maze_map is None and env.startswith(pipeline.POINT_MAZE) else None
-    task = Task.create(env, maze_map or _other_maze(env, rows), goals.pop() if len(goals) == 1 else None)
+    task = _task_of_data(data, env, maze_map)
     run = TrainingRun(
         task, data, out, recipe_for(task, recipe), seed, total_timesteps, init_from, checkpoint_freq
     )
@@ -141,9 +141,16 @@ def train(
     typer.echo(f"{agent.num_timesteps} steps: {out / 'agent.zip'}")
 
 
-def _other_maze(env: str, rows: list[str] | None) -> list[str] | None:
-    """The maze that a dataset was made in, when it is not the environment's own."""
-    return None if rows is None or Task.create(env).maze.rows == tuple(rows) else rows
+def _task_of_data(data: list[TrajectoryDataset], env: str, maze_map: Path | None) -> Task:
+    """The environment, in the maze and with the goal that the data were collected for, unless a maze is given."""
+    task = Task.create(env, maze_map)
+    rows, goals = data[0].metadata.get("maze"), {tuple(one.metadata.get("goal") or ()) for one in data}
+    if not task.is_maze or rows is None:
+        return task
+    if maze_map is None and tuple(rows) != task.maze.rows:
+        task = Task.create(env, rows)
+    goal = goals.pop() if len(goals) == 1 and task.maze.rows == tuple(rows) else ()
+    return task.with_goal(goal) if goal else task
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +53,8 @@ def parse_cell(text: str) -> tuple[float, float]:
     """Parse ``R,C``."""
     try:
         row, column = (float(part) for part in text.split(","))
+        if not (math.isfinite(row) and math.isfinite(column)):
+            raise ValueError("not finite")
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not ROW,COLUMN such as 3,1 or 2.5,1") from None
     return row, column
@@ -67,7 +70,7 @@ MaybeEnv = Annotated[str | None, typer.Option("--env", metavar="ID", help="Envir
 MazeMap = Annotated[
     Path | None, typer.Option("--maze-map", metavar="FILE", help="Text file with the maze: # wall, . free.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of everything random.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
 MaybeOut = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for results.json.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", hidden=True, help="Recipe instead of the zoo's.")]

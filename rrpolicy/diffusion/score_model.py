@@ -27,8 +27,15 @@ class ScoreModel(Protocol):
     clean in every x_t and carry neither noise nor gradient.
     """
 
-    process: DiffusionProcess
-    event_shape: tuple[int, ...]
+    @property
+    def process(self) -> DiffusionProcess:
+        """Noise levels."""
+        ...
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+        ...
 
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Predicted noise (B, *event_shape) for ``x_t`` (B, *event_shape) at levels ``t`` (B,) int64."""

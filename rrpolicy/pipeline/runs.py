@@ -72,19 +72,17 @@ class TrainingRun:
         if resume:
             self._check_same()
             agent = DiffusionAgent.load(checkpoint)
-            wanted = agent._total_timesteps if self.total_timesteps is None else self.total_timesteps
-            remaining = wanted - agent.num_timesteps
+            total = agent._total_timesteps if self.total_timesteps is None else self.total_timesteps
         else:
             clear(self.out, (AGENT, CHECKPOINT, PROGRESS, RESULTS_FILE))
             write_json(self.out / RUN, self._facts())
-            agent = self._new_agent()
-            remaining = self._steps()
-        if remaining > 0:
+            agent, total = self._new_agent(), self._steps()
+        if (remaining := total - agent.num_timesteps) > 0:
             agent.set_logger(_csv_logger(self.out, agent.num_timesteps if resume else 0))
             agent.learn(
                 self.data,
                 remaining,
-                log_interval=min(LOG_INTERVAL, max(remaining // 10, 1)),
+                log_interval=min(LOG_INTERVAL, max(total // 10, 1)),
                 reset_num_timesteps=not resume,
                 progress_bar=progress_bar,
                 checkpoint_path=checkpoint,

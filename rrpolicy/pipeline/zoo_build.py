@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,7 +70,7 @@ class ZooBuild:
                 self.say(f"{self.task.env_id}/{name}: there already")
                 continue
             self.say(f"{self.task.env_id}/{name}: building")
-            shutil.rmtree(self._entry(name), ignore_errors=True)
+            (self._entry(name) / zoo.CARD).unlink(missing_ok=True)
             make()
         self._measure_base(tasks)
         write_text(self.folder / "README.md", zoo.table(self.folder))

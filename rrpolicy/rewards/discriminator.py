@@ -61,6 +61,8 @@ class DiscriminatorReward(Learner[RelativeReward]):
             learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
         )
         check_compatible(base, expert)
+        if batch_size < 2:
+            raise ValueError(f"batch_size is {batch_size}, it must be at least 2, one event of each kind")
         self.base = base
         self.expert = expert
         self.window_kwargs = dict(window_kwargs or {})

@@ -1,0 +1,214 @@
+"""Extraction on tiny agents: the null control, the sign, the data it takes, and the pairs that it refuses.
+
+How exactly ρ is recovered is shown on analytic mixtures in ``test_oracle.py``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import DATASET, EXPERT_DATASET, KINDS, NARROW, agent_of_kind, make_agent
+
+from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward, RewardExtractor
+from rrpolicy.diffusion.analytic import GaussianMixtureModel
+from rrpolicy.rewards.metrics import explained_by_level
+
+OBSERVATIONS = DATASET.observations[::17][:6]
+STEPS = np.arange(0, 140)
+
+
+def make_extractor(base: Any, expert: Any, **kwargs: Any) -> RewardExtractor:
+    options = {"window_kwargs": NARROW, "step_kwargs": NARROW, "batch_size": 32, "buffer_size": 512, "seed": 0}
+    return RewardExtractor(base, expert, **{**options, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[DiffusionAgent, DiffusionAgent]:
+    """Two agents that have seen enough of their data to differ."""
+    base, expert = make_agent(batch_size=64), make_agent(batch_size=64)
+    return base.learn(DATASET, 150), expert.learn(EXPERT_DATASET, 150)
+
+
+@pytest.fixture(scope="module")
+def rewards(pair: tuple[DiffusionAgent, DiffusionAgent]) -> list[RelativeReward]:
+    """ρ of the expert over the base, and of the base over the expert."""
+    data = [DATASET, EXPERT_DATASET]
+    return [make_extractor(*models).learn(data, 120).reward for models in (pair, pair[::-1])]
+
+
+# ---------------------------------------------------------------------- the null control
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_identical_agents_give_an_exactly_constant_reward(kind: str, tmp_path: Path) -> None:
+    base = agent_of_kind(kind).learn(DATASET, 2)
+    base.save(tmp_path / "agent")
+    same = DiffusionAgent.load(tmp_path / "agent")
+    reward = make_extractor(base, same).learn([DATASET, EXPERT_DATASET], 20).reward
+    x_t, t = torch.randn(50, *base.event_shape), torch.randint(10, (50,))
+    for head in reward.heads:
+        assert (reward(x_t, t, head) == 0).all() and (reward.gradient(x_t, t, head) == 0).all()
+    assert (reward.predict(DATASET.observations, DATASET.actions) == 0).all()  # a constant map
+    for scale in (1.0, 5.0):
+        planner = GuidedPlanner(base, reward, scale=scale)
+        np.testing.assert_array_equal(
+            planner.predict(OBSERVATIONS, deterministic=True)[1][0], base.predict(OBSERVATIONS, deterministic=True)[1][0]
+        )
+
+
+# ---------------------------------------------------------------------- the sign
+
+
+def test_the_expert_s_data_score_higher_and_swapping_flips_that(rewards: list[RelativeReward]) -> None:
+    for reward, sign in zip(rewards, (1, -1), strict=True):
+        means = []
+        for dataset in (DATASET, EXPERT_DATASET):
+            windows = dataset.windows(reward.layout, dataset.window_starts(reward.layout))
+            means.append(reward.predict(windows.observations, windows.actions).mean())
+        assert sign * (means[1] - means[0]) > 0
+
+
+def test_swapping_gives_opposite_gradients(
+    pair: tuple[DiffusionAgent, DiffusionAgent], rewards: list[RelativeReward]
+) -> None:
+    windows = DATASET.windows(pair[0].layout, STEPS)
+    normalizer = pair[0].normalizer
+    rows = pair[0].layout.pack(
+        normalizer.observations.normalize(windows.observations), normalizer.actions.normalize(windows.actions)
+    )
+    x0, t = torch.as_tensor(rows), torch.full((len(STEPS),), 4)
+    x_t = pair[0].process.q_sample(x0, t, torch.randn(x0.shape))
+    one, other = (reward.gradient(x_t, t).flatten() for reward in rewards)
+    assert float(torch.corrcoef(torch.stack([one, other]))[0, 1]) < -0.3
+    assert explained_by_level(rewards[0], *pair, x0, [4])[4] > 0.2 > explained_by_level(rewards[1], *pair, x0, [4])[4]
+
+
+def test_steering_moves_the_base_towards_the_expert(
+    pair: tuple[DiffusionAgent, DiffusionAgent], rewards: list[RelativeReward]
+) -> None:
+    base, expert = pair
+    pushes = [agent.plan(OBSERVATIONS)[:, -1, 0].mean() for agent in (base, GuidedPlanner(base, rewards[0]), expert)]
+    assert pushes[0] < pushes[1] and pushes[0] < pushes[2]
+
+
+# ---------------------------------------------------------------------- data
+
+
+@pytest.mark.parametrize("kind", ["dataset", "datasets", "tensor", "none"])
+def test_it_learns_from_datasets_tensors_and_the_models_own_samples(
+    kind: str, pair: tuple[DiffusionAgent, DiffusionAgent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rrpolicy.rewards.events.own_samples.__defaults__", (64,))
+    data: Any = {"dataset": DATASET, "datasets": [DATASET, EXPERT_DATASET], "tensor": torch.rand(40, 8, 6), "none": None}
+    extractor = make_extractor(*pair, buffer_size=64).learn(data[kind], 3)
+    assert extractor.num_timesteps == 3 and torch.isfinite(extractor._targets.x_t).all()
+    assert (extractor.reward.gradient_scale > 0).all()
+
+
+def test_wrong_calls_are_refused(pair: tuple[DiffusionAgent, DiffusionAgent]) -> None:
+    extractor = make_extractor(*pair)
+    with pytest.raises(TypeError, match=r"extractor\.learn\(dataset, total_timesteps=3_000\)"):
+        extractor.learn(10_000)
+    with pytest.raises(TypeError, match="data is a str"):
+        extractor.learn("PointMaze", 10)
+    with pytest.raises(ValueError, match=r"data has shape \(3, 8, 5\), wanted \(N, 8, 6\)"):
+        extractor.learn(torch.zeros(3, 8, 5), 10)
+
+
+# ---------------------------------------------------------------------- options
+
+
+def test_heads_follow_the_kind_of_event() -> None:
+    mixture = GaussianMixtureModel(torch.zeros(1, 5))
+    assert make_extractor(mixture, mixture).heads == ("window",)
+    assert make_extractor(make_agent(), make_agent()).heads == ("window", "step")
+    only = make_extractor(make_agent(), make_agent(seed=1), heads=("step",)).learn(DATASET, 2)
+    assert only.reward.heads == ("step",) and only._targets.value is None  # values are for heads that see the event
+
+
+def test_values_are_matched_only_when_asked_for() -> None:
+    base, expert = make_agent(), make_agent(seed=1)
+    for value_coef, matched in ((0.0, False), (0.3, True)):
+        extractor = make_extractor(base, expert, value_coef=value_coef, buffer_size=64).learn(DATASET, 2)
+        assert (extractor._targets.value is not None) == matched
+        assert ("value" in extractor._draw_loss()[1]) == matched
+
+
+def test_the_buffer_is_drawn_anew_after_its_epochs() -> None:
+    extractor = make_extractor(make_agent(), make_agent(seed=1), buffer_size=64, n_epochs=2)  # 4 steps a buffer
+    seen: list[int] = []
+    extractor.learn(DATASET, 9, callback=lambda *_: bool(seen.append(id(extractor._targets))) or True)
+    assert len({seen[i] for i in (0, 3)}) == 1 and len({seen[i] for i in (3, 4)}) == 2 and seen[4] == seen[7] != seen[8]
+
+
+def test_learning_twice_starts_with_a_new_buffer_and_new_units() -> None:
+    extractor = make_extractor(make_agent(), make_agent(seed=1), buffer_size=64).learn(DATASET, 3)
+    scale = extractor.reward.gradient_scale.clone()
+    extractor.learn(EXPERT_DATASET, 1)
+    assert extractor.num_timesteps == 1 and not torch.equal(extractor.reward.gradient_scale, scale)
+
+
+def test_the_two_models_are_untouched(pair: tuple[DiffusionAgent, DiffusionAgent]) -> None:
+    before = [agent.predict(OBSERVATIONS, deterministic=True)[0] for agent in pair]
+    gradients = [parameter.requires_grad for agent in pair for parameter in agent.module.parameters()]
+    make_extractor(*pair, buffer_size=64).learn(DATASET, 3)
+    for agent, actions in zip(pair, before, strict=True):
+        np.testing.assert_array_equal(agent.predict(OBSERVATIONS, deterministic=True)[0], actions)
+        assert all(parameter.grad is None for parameter in agent.averaged.parameters())
+    assert gradients == [parameter.requires_grad for agent in pair for parameter in agent.module.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "field"),
+    [
+        ({"horizon": 10}, "event_shape"),
+        ({"n_diffusion_steps": 12}, "n_diffusion_steps"),
+        ({"stride": 2}, "stride=1 against stride=2"),
+        ({"normalizer": Normalizer.fit(DATASET)}, "normalizer="),
+    ],
+)
+def test_pairs_of_different_spaces_are_refused(kwargs: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValueError, match=f"base and expert differ in .*{field}"):
+        RewardExtractor(make_agent(), make_agent(**kwargs))
+
+
+def test_schedules_are_compared() -> None:
+    with pytest.raises(ValueError, match="differ in process.schedule: base has cosine, expert has linear"):
+        RewardExtractor(make_agent(n_diffusion_steps=30), make_agent(n_diffusion_steps=30, schedule="linear"))
+
+
+def test_a_buffer_smaller_than_a_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="buffer_size is 16, it must be at least batch_size, 32"):
+        make_extractor(make_agent(), make_agent(), buffer_size=16)
+
+
+# ---------------------------------------------------------------------- the archive
+
+
+def test_a_loaded_extractor_has_the_same_reward(rewards: list[RelativeReward], tmp_path: Path) -> None:
+    base, expert = make_agent(), make_agent(seed=1)
+    extractor = make_extractor(base, expert, buffer_size=64).learn(DATASET, 3)
+    extractor.save(tmp_path / "extractor")
+    loaded = RewardExtractor.load(tmp_path / "extractor", base=base, expert=expert)
+    np.testing.assert_array_equal(
+        loaded.reward.predict(DATASET.observations, DATASET.actions),
+        extractor.reward.predict(DATASET.observations, DATASET.actions),
+    )
+    with pytest.raises(ValueError, match=r"extractor\.zip: an extractor needs its two models"):
+        RewardExtractor.load(tmp_path / "extractor")
+    with pytest.raises(ValueError, match=r"extractor\.zip is not a valid extractor archive: .*size mismatch"):
+        RewardExtractor.load(tmp_path / "extractor", base=make_agent(horizon=10), expert=make_agent(horizon=10))
+
+
+def test_the_reward_alone_is_saved_without_its_training(tmp_path: Path) -> None:
+    extractor = make_extractor(make_agent(), make_agent(seed=1), buffer_size=64).learn(DATASET, 3)
+    extractor.save(tmp_path / "extractor")
+    extractor.reward.save(tmp_path / "reward")
+    assert (tmp_path / "reward.zip").stat().st_size < 0.5 * (tmp_path / "extractor.zip").stat().st_size
+    loaded = RelativeReward.load(tmp_path / "reward")
+    np.testing.assert_array_equal(
+        loaded.predict(DATASET.observations, DATASET.actions),
+        extractor.reward.predict(DATASET.observations, DATASET.actions),
+    )

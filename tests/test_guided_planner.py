@@ -1,0 +1,248 @@
+"""Steering in closed loop: what scale, candidates and sampler change, what they leave alone, and the archive.
+
+Scale 0 is the base exactly; the kept candidate is the one that the reward itself prefers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import DATASET, KINDS, NARROW, Drift, agent_of_kind, make_agent, same_tensors
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward
+from rrpolicy.common.archive import read_archive, write_archive
+
+OBSERVATIONS = DATASET.observations[::17][:6]
+
+
+def make_reward(agent: DiffusionAgent, **kwargs: Any) -> RelativeReward:
+    """An untrained reward whose gradient is large enough to be felt."""
+    reward = RelativeReward.for_model(agent, **{"window_kwargs": NARROW, "step_kwargs": NARROW, **kwargs})
+    reward.gradient_scale.fill_(20.0)
+    return reward.requires_grad_(False).eval()
+
+
+class Rightward(RelativeReward):
+    """ρ = the sum of the planned steps to the right (column 0 is the first action)."""
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, head: object = None) -> torch.Tensor:
+        return 3.0 * x_t[..., 0].sum(dim=1)
+
+
+def rightward(agent: DiffusionAgent) -> RelativeReward:
+    return Rightward.for_model(agent, window_kwargs=NARROW, step_kwargs=NARROW)
+
+
+# ---------------------------------------------------------------------- guidance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scale_zero_is_the_base_exactly(kind: str) -> None:
+    agent = agent_of_kind(kind)
+    planner = GuidedPlanner(agent, make_reward(agent), scale=0.0)
+    state, base_state = None, None
+    for step in range(6):
+        observations = OBSERVATIONS + 0.1 * step
+        actions, state = planner.predict(observations, state, deterministic=True)
+        base_actions, base_state = agent.predict(observations, base_state, deterministic=True)
+        np.testing.assert_array_equal(actions, base_actions)
+        np.testing.assert_array_equal(state[0], base_state[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guidance_raises_the_reward_of_plans(kind: str) -> None:
+    agent = agent_of_kind(kind)
+    reward = rightward(agent)
+    t = torch.zeros(6, dtype=torch.int64)
+    rho = [
+        reward(torch.as_tensor(GuidedPlanner(agent, reward, scale=scale).predict(OBSERVATIONS, deterministic=True)[1][0]), t)
+        for scale in (0.0, 0.5, 1.0)
+    ]
+    assert (rho[0] < rho[1]).all() and (rho[1] < rho[2]).all()
+
+
+def test_guided_actions_go_where_the_reward_points() -> None:
+    agent = make_agent().learn(DATASET, 1)
+    firsts = [
+        GuidedPlanner(agent, rightward(agent), scale=scale).predict(OBSERVATIONS, deterministic=True)[0][:, 0].mean()
+        for scale in (0.0, 0.3, 1.0)
+    ]
+    assert firsts[0] < firsts[1] < firsts[2]
+
+
+def test_no_step_is_longer_than_max_shift() -> None:
+    agent = make_agent(n_sampling_steps=1, clip=None)
+    plans = [
+        GuidedPlanner(agent, rightward(agent), scale=scale, max_shift=0.25).predict(OBSERVATIONS, deterministic=True)[1][0]
+        for scale in (0.0, 1e6)
+    ]
+    assert abs(plans[1] - plans[0]).max() == pytest.approx(0.25, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_base_is_untouched(kind: str) -> None:
+    agent = agent_of_kind(kind)
+    before = {name: {**values} for name, values in agent.get_parameters().items()}
+    copies = {name: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+              for name, values in before.items()}  # fmt: skip
+    acted = agent.predict(OBSERVATIONS, deterministic=True)[0]
+    planning, generator = agent.planning, agent._acting_generator.get_state()
+    planner = GuidedPlanner(agent, make_reward(agent), scale=2.0, n_candidates=2, n_action_steps=2, n_sampling_steps=2)
+    planner.predict(OBSERVATIONS)
+    assert same_tensors(agent.get_parameters(), copies) and agent.planning == planning
+    assert torch.equal(agent._acting_generator.get_state(), generator)
+    np.testing.assert_array_equal(agent.predict(OBSERVATIONS, deterministic=True)[0], acted)
+
+
+# ---------------------------------------------------------------------- candidates
+
+
+def test_the_candidate_with_the_highest_reward_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = make_agent()
+    reward = make_reward(agent)
+    planner = GuidedPlanner(agent, reward, n_candidates=5)
+    seen: list[torch.Tensor] = []
+    select = planner._select
+    monkeypatch.setattr(planner, "_select", lambda plans: seen.append(plans) or select(plans))
+    _, (kept, _) = planner.predict(OBSERVATIONS)
+    (candidates,) = seen
+    assert candidates.shape == (6, 5, 8, 6)
+    rho = reward(candidates.flatten(0, 1), torch.zeros(30, dtype=torch.int64)).view(6, 5)
+    assert len(rho.unique()) == 30
+    for i in range(6):
+        np.testing.assert_array_equal(kept[i], candidates[i, int(rho[i].argmax())])
+
+
+def test_more_candidates_are_never_worse_and_one_batched_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = make_agent()
+    reward, t = make_reward(agent), torch.zeros(6, dtype=torch.int64)
+    best = []
+    for n_candidates in (1, 4, 16):
+        planner = GuidedPlanner(agent, reward, scale=0.0, n_candidates=n_candidates)
+        plans = planner.predict(OBSERVATIONS, deterministic=True)[1][0]
+        best.append(reward(torch.as_tensor(plans), t))
+    assert (best[0] <= best[1] + 1e-3).all() and (best[1] <= best[2] + 1e-3).all()
+    assert (best[0] < best[2]).any()
+    batches: list[int] = []
+    agent.averaged.network.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    GuidedPlanner(agent, reward, n_candidates=4).predict(OBSERVATIONS)
+    assert batches == [24] * agent.planning.n_sampling_steps
+
+
+def test_candidates_are_chosen_for_each_environment_alone() -> None:
+    agent = make_agent()
+    planner = GuidedPlanner(agent, make_reward(agent), n_candidates=3)
+    together = planner.predict(OBSERVATIONS, deterministic=True)[0]
+    for i in range(6):
+        alone = planner.predict(OBSERVATIONS[i], deterministic=True)[0]
+        np.testing.assert_allclose(together[i], alone, rtol=0, atol=1e-4)
+
+
+# ---------------------------------------------------------------------- options
+
+
+def test_planning_options_are_the_base_s_unless_given() -> None:
+    agent = make_agent(n_action_steps=5, n_sampling_steps=4, sampler="ddpm")
+    reward = make_reward(agent)
+    assert GuidedPlanner(agent, reward).planning == agent.planning
+    planning = GuidedPlanner(
+        agent, reward, n_action_steps=2, n_sampling_steps=3, sampler="dpm++", warm_start=4
+    ).planning  # fmt: skip
+    assert (planning.n_action_steps, planning.n_sampling_steps, planning.sampler, planning.warm_start) == (2, 3, "dpm++", 4)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"n_candidates": 0}, "n_candidates is 0, it must be at least 1"),
+        ({"scale": -1.0}, "scale is -1.0, it must be finite and not negative"),
+        ({"scale": float("nan")}, "scale is nan"),
+        ({"scale": float("inf")}, "scale is inf"),
+        ({"n_action_steps": 9}, r"n_action_steps is 9, it must lie in 1\.\.8"),
+        ({"n_sampling_steps": 11}, "n_steps is 11"),
+        ({"sampler": "euler"}, "sampler is 'euler'"),
+    ],
+)
+def test_wrong_options_are_refused(kwargs: dict[str, Any], message: str) -> None:
+    agent = make_agent()
+    with pytest.raises(ValueError, match=message):
+        GuidedPlanner(agent, make_reward(agent), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "field"),
+    [
+        ({"horizon": 10}, "event shape"),
+        ({"n_diffusion_steps": 12}, "n_diffusion_steps"),
+        ({"n_diffusion_steps": 30, "schedule": "linear"}, "n_diffusion_steps"),
+        ({"stride": 2}, "layout"),
+        ({"normalizer": Normalizer.fit(DATASET)}, "normalizer"),
+    ],
+)
+def test_a_reward_of_another_space_is_refused(kwargs: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValueError, match=f"agent and reward differ in {field}: the agent has .*, the reward has"):
+        GuidedPlanner(make_agent(), make_reward(make_agent(**kwargs)))
+
+
+def test_the_schedule_is_compared_too() -> None:
+    agent = make_agent(n_diffusion_steps=30)
+    with pytest.raises(ValueError, match="differ in schedule: the agent has cosine, the reward has linear"):
+        GuidedPlanner(agent, make_reward(make_agent(n_diffusion_steps=30, schedule="linear")))
+
+
+# ---------------------------------------------------------------------- loops and archive
+
+
+def test_sb3_evaluate_policy_runs_unmodified() -> None:
+    agent = make_agent()
+    returns, lengths = evaluate_policy(
+        GuidedPlanner(agent, make_reward(agent)), Monitor(Drift()), n_eval_episodes=2, return_episode_rewards=True
+    )
+    assert lengths == [10, 10] and len(returns) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loaded_planner_acts_alike(kind: str, tmp_path: Path) -> None:
+    agent = agent_of_kind(kind)
+    planner = GuidedPlanner(agent, make_reward(agent), scale=1.5, n_candidates=2, n_sampling_steps=2, max_shift=0.2)
+    planner.save(tmp_path / "planner", card={"note": "tiny"})
+    loaded = GuidedPlanner.load(tmp_path / "planner")
+    for name in ("scale", "n_candidates", "max_shift", "planning"):
+        assert getattr(loaded, name) == getattr(planner, name)
+    np.testing.assert_array_equal(
+        loaded.predict(OBSERVATIONS, deterministic=True)[0], planner.predict(OBSERVATIONS, deterministic=True)[0]
+    )
+    assert loaded.reward.normalizer == planner.normalizer and loaded.agent.env is None
+    assert read_archive(tmp_path / "planner").card == {"note": "tiny"}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda config, tensors: config.update(scale=-1), "scale is -1"),
+        (lambda config, tensors: config.pop("reward"), "reward"),
+        (lambda config, tensors: tensors.pop("agent-averaged"), "averaged"),
+        (lambda config, tensors: tensors["reward-weights"].popitem(), "Missing key"),
+        (lambda config, tensors: config["reward"]["process"].update(n_diffusion_steps=12), "size mismatch|differ"),
+        (lambda config, tensors: config["planning"].update(n_action_steps=99), "n_action_steps is 99"),
+    ],
+)
+def test_archives_that_do_not_fit_are_refused_naming_file_and_fault(change: Any, fault: str, tmp_path: Path) -> None:
+    agent = make_agent()
+    GuidedPlanner(agent, make_reward(agent)).save(tmp_path / "planner")
+    archive = read_archive(tmp_path / "planner")
+    change(archive.config, archive.tensors)
+    write_archive(archive.path, archive.kind, archive.config, archive.tensors)
+    with pytest.raises(ValueError, match=fault) as caught:
+        GuidedPlanner.load(archive.path)
+    assert str(archive.path) in str(caught.value)
+
+
+def test_agents_and_planners_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
+    make_agent().save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="agent"):
+        GuidedPlanner.load(tmp_path / "agent")

@@ -1,0 +1,155 @@
+"""Videos are complete or absent, have the promised pictures, and show the plan that is being followed."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.envs import PDController, make_point_maze
+from rrpolicy.envs.render import GOAL, PLAN
+from rrpolicy.video import _plan_ahead, record_video
+
+
+def read(path: Path) -> tuple[dict, list[np.ndarray]]:
+    """Metadata and pictures of a video."""
+    reader = imageio_ffmpeg.read_frames(str(path))
+    metadata = next(reader)
+    width, height = metadata["size"]
+    return metadata, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+
+
+def has(picture: np.ndarray, colour: tuple[int, ...]) -> int:
+    """Pixels of about that colour."""
+    return int((np.abs(picture.astype(int) - colour).max(-1) < 40).sum())
+
+
+class Still:
+    """Does nothing, and may be interrupted."""
+
+    def __init__(self, n_actions: int = 2, interrupt_at: int | None = None) -> None:
+        self.n_actions = n_actions
+        self.interrupt_at = interrupt_at
+        self.calls = 0
+
+    def predict(self, observation: np.ndarray, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
+        self.calls += 1
+        if self.calls == self.interrupt_at:
+            raise KeyboardInterrupt
+        return np.zeros((len(observation), self.n_actions), np.float32), None
+
+
+class Odd(gym.Env):
+    """Draws itself, with odd sides."""
+
+    observation_space = action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, render_mode: str | None = "rgb_array") -> None:
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        return np.full((33, 47, 3), 200, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def maze() -> gym.Env:
+    return make_point_maze(goal=(3, 1), max_episode_steps=10)
+
+
+@pytest.fixture(scope="module")
+def planner(maze: gym.Env) -> DiffusionAgent:
+    return DiffusionAgent(
+        "MlpPolicy", maze, horizon=4, stride=3, observation_columns=(1, 0), controller=PDController(),
+        n_diffusion_steps=5, n_sampling_steps=2, policy_kwargs={"width": 16, "n_blocks": 1}, seed=0,
+        normalizer=Normalizer.from_bounds((np.full(4, -2.0), np.full(4, 2.0)), (-np.ones(2), np.ones(2))),
+    )
+
+
+def test_an_episode_with_the_plan_over_the_maze(maze: gym.Env, planner: DiffusionAgent, tmp_path: Path) -> None:
+    info = record_video(planner, maze, tmp_path / "new" / "video", fps=25, caption="ρ")
+    assert info.path == tmp_path / "new" / "video.mp4" and info.renderer == "maze drawing"
+    assert [file.name for file in info.path.parent.iterdir()] == ["video.mp4"]
+    metadata, pictures = read(info.path)
+    assert metadata["codec"] == "h264" and metadata["fps"] == 25 and metadata["size"] == (480, 480)
+    assert info.n_frames == len(pictures) == 11  # before each of ten steps, and the end
+    assert all(has(picture, PLAN) > 20 and has(picture, GOAL) > 20 for picture in pictures)
+    assert maze.reset()[0].shape == (4,)  # still open
+
+
+def test_without_overlay_there_is_no_plan(maze: gym.Env, planner: DiffusionAgent, tmp_path: Path) -> None:
+    _, plain = read(record_video(planner, maze, tmp_path / "a.mp4", 3, overlay=False).path)
+    _, full = read(record_video(planner, maze, tmp_path / "b.mp4", 3, caption="name").path)
+    assert all(has(picture, PLAN) < 5 and has(picture, GOAL) > 20 for picture in plain)
+    assert has(full[0][:48], (255, 255, 255)) > 100 and has(plain[0][:48], (255, 255, 255)) == 0  # the caption
+
+
+def test_the_plan_ahead_loses_what_has_been_executed(planner: DiffusionAgent) -> None:
+    plans = np.random.default_rng(0).normal(size=(1, 4, 2)).astype(np.float32) * 0.1
+    positions = planner.planned_observations(plans[0])[:, ::-1]
+    for age, first in ((1, 1), (3, 1), (4, 2), (6, 2), (7, 3), (9, 3)):
+        ahead = _plan_ahead(planner, (plans, np.array([age])))
+        assert ahead is not None
+        np.testing.assert_array_equal(ahead, positions[first:])
+    assert _plan_ahead(planner, None) is None and _plan_ahead(Still(), (plans, np.array([1]))) is None
+
+
+def test_steps_run_over_several_episodes(maze: gym.Env, tmp_path: Path) -> None:
+    info = record_video(Still(), maze, tmp_path / "video.mp4", n_steps=24, size=64, seed=3)
+    _, pictures = read(info.path)
+    assert info.n_frames == len(pictures) == 11 + 11 + 5
+    assert np.abs(pictures[0].astype(int) - pictures[12]).max() > 50  # another episode, another start
+    fewer = record_video(Still(), maze, tmp_path / "video.mp4", n_steps=24, size=64, seed=3, steps_per_frame=4)
+    assert fewer.n_frames == 4 + 4 + 2  # steps 0 4 8 10, then 0 2 6 10, then 0 4
+
+
+def test_an_interrupted_video_leaves_what_was_there(maze: gym.Env, tmp_path: Path) -> None:
+    (tmp_path / "video.mp4").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt):
+        record_video(Still(interrupt_at=6), maze, tmp_path / "video.mp4", size=64)
+    assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
+    assert (tmp_path / "video.mp4").read_bytes() == b"old"
+
+
+def test_other_simulations_are_drawn_without_a_gl_library(tmp_path: Path) -> None:
+    info = record_video(Still(3), "Hopper-v5", tmp_path / "hopper.mp4", n_steps=4, size=96)
+    assert info.renderer == "scene drawing" and info.n_frames == 5
+    _, pictures = read(info.path)
+    assert pictures[0].shape == (96, 96, 3) and len(np.unique(pictures[0].reshape(-1, 3), axis=0)) > 50
+
+
+def test_the_rest_draw_themselves(tmp_path: Path) -> None:
+    info = record_video(Still(1), Odd, tmp_path / "odd.mp4", n_steps=2)
+    metadata, pictures = read(info.path)
+    assert info.renderer == "environment" and metadata["size"] == (46, 32) and len(pictures) == 3
+    assert np.abs(pictures[0].astype(int) - 200).max() < 10
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "message"),
+    [
+        (Odd, {"n_steps": 0}, "n_steps is 0"),
+        (Odd, {"fps": 0}, "fps is 0"),
+        (Odd, {"steps_per_frame": -1}, "steps_per_frame is -1"),
+        (Odd, {"size": 33}, "size is 33"),
+        (Odd, {"path": "video.avi"}, r"path must end in \.mp4"),
+        (Odd, {"renderer": "maze drawing"}, "env must be made by make_point_maze"),
+        (Odd, {"renderer": "scene drawing"}, "env must be a MuJoCo environment"),
+        (Odd, {"renderer": "crayon"}, "renderer must be None or one of"),
+        (lambda: Odd(None), {}, "render_mode 'rgb_array' to draw itself, got None"),
+    ],
+)
+def test_bad_arguments_are_named(env: Any, arguments: dict, message: str, tmp_path: Path) -> None:
+    path = tmp_path / arguments.pop("path", "video.mp4")
+    with pytest.raises(ValueError, match=message):
+        record_video(Still(1), env, path, **arguments)
+    assert list(tmp_path.iterdir()) == []
