@@ -5,9 +5,11 @@ from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.evaluation import evaluate_policy
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.video import record_video
 
 __all__ = [
     "DiffusionAgent",
@@ -18,4 +20,6 @@ __all__ = [
     "RewardExtractor",
     "TrajectoryDataset",
     "__version__",
+    "evaluate_policy",
+    "record_video",
 ]

@@ -4,9 +4,7 @@ Every number comes with a 95 % interval, and two agents are compared episode by 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm.auto import tqdm
 
+from rrpolicy.common.files import write_json
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.envs.point_maze import make_point_maze
 
@@ -162,14 +161,7 @@ def write_results(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> Path
     path = Path(folder) / RESULTS_FILE
     agents = {row["agent"] for row in new}
     kept = [row for row in read_results(folder) if row["agent"] not in agents] if path.exists() else []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(kept + new, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    write_json(path, kept + new)
     return path
 
 

@@ -4,9 +4,7 @@ Figures are made without pyplot: nothing global changes and no display is needed
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from rrpolicy.agents.planning import Planner
+from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 from rrpolicy.envs.render import SUCCESS_RADIUS
@@ -388,12 +387,6 @@ def _finished(figure: Figure, path: str | Path | None) -> Figure:
         return figure
     target = Path(path)
     target = target if target.suffix else target.with_name(f"{target.name}.png")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    try:
+    with appearing(target) as unfinished:
         figure.savefig(unfinished, dpi=DPI, facecolor="white")
-        os.replace(unfinished, target)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
     return figure

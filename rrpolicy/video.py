@@ -3,9 +3,7 @@ A file appears under its name only when it is complete."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +13,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from rrpolicy.agents.planning import Planner
+from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.render import draw_maze
@@ -93,7 +92,7 @@ def record_video(
     try:
         chosen, draw = _drawing(live, renderer, size, overlay, caption)
         moments = _moments(agent, live, n_steps, seed, deterministic, steps_per_frame)
-        with _appearing(target) as unfinished:
+        with appearing(target) as unfinished:
             n_frames = _encode((draw(moment) for moment in moments), unfinished, fps)
     finally:
         if live is not env:
@@ -206,19 +205,6 @@ def _mp4(path: str | Path) -> Path:
     if target.suffix != ".mp4":
         raise ValueError(f"path must end in .mp4, got {str(path)!r}")
     return target
-
-
-@contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """A file beside the target that takes its name if all goes well and vanishes otherwise, Ctrl-C included."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.stem}.{os.getpid()}.mp4")
-    try:
-        yield unfinished
-        os.replace(unfinished, target)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
 
 
 def _encode(pictures: Iterable[Array], path: Path, fps: int) -> int:

@@ -18,16 +18,15 @@ def test_rows_and_ratios_agree() -> None:
     values = {(row["agent"], row["metric"]): row["mean"] for row in rows}
     assert len(values) == len(rows) == 8 and min(values.values()) > 0
     guided, reference = values["guided", "plan_ms_median"], values["reference", "plan_ms_median"]
-    n_action_steps = RECIPE["agent"]["n_action_steps"]
-    assert values["guided", "step_ms_median"] == pytest.approx(guided / n_action_steps)
-    assert values["guided", "step_ratio"] == pytest.approx(reference / (guided / n_action_steps))
+    assert values["guided", "step_ms_median"] == pytest.approx(guided / 8)
+    assert values["guided", "step_ratio"] == pytest.approx(reference / (guided / 8))
     assert values["guided", "batch_64_ratio"] == pytest.approx(values["guided", "plan_ms_median_batch_64"] / guided)
     assert values["guided", "plan_ms_p90"] >= guided
-    assert reference > guided  # 20 steps of a wide U-Net against 2 of a tiny MLP
+    assert reference > guided  # 20 steps of a wide U-Net against 5 of a tiny MLP
     assert all(row["ci_low"] <= row["mean"] <= row["ci_high"] for row in rows)
 
 
-def test_the_reference_is_the_setting_that_it_claims_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_are_what_they_claim_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     planners = []
 
     def times(planner: object, observations: np.ndarray, n_repeats: int) -> np.ndarray:
@@ -36,7 +35,8 @@ def test_the_reference_is_the_setting_that_it_claims_to_be(monkeypatch: pytest.M
 
     monkeypatch.setattr(benchmark, "_times", times)
     benchmark.latency(RECIPE, n_repeats=1)
-    reference = planners[-1]
+    guided, reference = planners[0], planners[-1]
+    assert (guided.planning.sampler, guided.planning.n_sampling_steps, guided.planning.n_action_steps) == ("ddim", 5, 8)
     assert type(reference.agent.module.network).__name__ == "TemporalUnet"
     assert reference.agent.policy_kwargs == {"width": 32}
     assert reference.process.n_diffusion_steps == reference.planning.n_sampling_steps == 20

@@ -97,9 +97,11 @@ def test_extraction_without_data_uses_the_samples_of_the_agents(tmp_path: Path) 
     assert {path.name for path in tmp_path.iterdir()} == {"reward.zip", "results.json"}
 
 
-def test_an_agent_collects_in_its_environment(tmp_path: Path) -> None:
-    result = run("collect", "--agent", f"{ENV_ID}/base", "--n-transitions", 50, "--out", tmp_path)
+def test_an_agent_collects_in_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # relative paths, too
+    result = run("collect", "--agent", f"{ENV_ID}/base", "--n-transitions", 50, "--out", "rollouts")
     assert "50 transitions in 1 episodes" in result.output
+    assert "spans 57 environment steps" in fault("train", "--dataset", "rollouts", "--out", "run")
 
 
 def test_a_maze_of_ones_own(tmp_path: Path) -> None:
@@ -218,9 +220,10 @@ def test_an_agent_steered_already_is_not_steered_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["demo", "--goal", "1"], ["demo", "--goal", "a,b"], ["demo", "--goal", "inf,1"], ["demo", "--seed", "-1"], ["enjoy"], ["dance"],
-     ["enjoy", "x", "--scale", "-1"], ["collect", "--n-transitions", "0", "--out", "x"], ["zoo", "build", "x"],
-     ["zoo", "build", "x", "--goals", "1;2"], ["demo", "--nonsense"], ["enjoy", "x", "--seed", str(2**70)]],
+    [["demo", "--goal", "1"], ["demo", "--goal", "a,b"], ["demo", "--goal", "inf,1"], ["demo", "--seed", "-1"],
+     ["enjoy"], ["dance"], ["enjoy", "x", "--scale", "-1"], ["collect", "--n-transitions", "0", "--out", "x"],
+     ["zoo", "build", "x"], ["zoo", "build", "x", "--goals", "1;2"], ["demo", "--nonsense"],
+     ["enjoy", "x", "--seed", str(2**70)]],
 )  # fmt: skip
 def test_wrong_usage(arguments: list[str]) -> None:
     result = run(*arguments, code=2)

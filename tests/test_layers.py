@@ -26,6 +26,9 @@ LAYERS = {
     "baselines": 4,
     "zoo": 4,
     "testing": 4,
+    "pipeline": 4,
+    "demo": 4,
+    "benchmark": 4,
     "": 4,  # rrpolicy/__init__.py, the public names
     "cli": 5,
     "__main__": 5,

@@ -15,6 +15,7 @@ from tiny import ENV_ID, GOAL, RECIPE, build_zoo
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, pipeline, zoo
 from rrpolicy.pipeline import Task
 from rrpolicy.pipeline.zoo_build import ZooBuild
+from rrpolicy.testing import check_agent, check_reward
 
 BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert-3-1", "reward-3-1"))
 SHIPPED = [entry["name"] for entry in zoo.entries()]
@@ -210,20 +211,32 @@ def test_a_build_with_a_bad_goal_builds_nothing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- what is shipped
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_entries_load_and_work(name: str) -> None:
-    card = zoo.info(name)
-    task = Task.from_card(card)
-    assert task is not None and card["bytes"] < 4e6
+def check(name: str) -> None:
+    """Load an entry, hold it against the contracts, act or score once."""
+    task = Task.from_card(zoo.info(name))
+    assert task is not None
     loaded = zoo.load(name)
-    observation = pipeline.observations_for_plans(task.maze, 1)[0]
     if isinstance(loaded, RelativeReward):
-        assert np.isfinite(loaded.predict(observation[None])).all()
+        assert check_reward(loaded)
+        assert np.isfinite(pipeline.map_reward(loaded, task.maze, zoo.recipe(task.env_id)).values).all()
         return
     env = task.make()
+    assert check_agent(loaded, env)
     action, _ = loaded.predict(env.reset(seed=0)[0], deterministic=True)
     assert env.action_space.contains(action)
+    env.step(action)
     env.close()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_entries_load_and_work(name: str) -> None:
+    check(name)
+    assert zoo.info(name)["bytes"] < 4e6
+
+
+@pytest.mark.parametrize("name", [BASE, EXPERT, REWARD])
+def test_what_a_build_leaves_loads_and_works(tiny_zoo: Path, name: str) -> None:
+    check(name)
 
 
 def test_the_shipped_page_is_up_to_date() -> None:

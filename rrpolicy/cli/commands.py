@@ -248,8 +248,11 @@ def record(
       rrpolicy record-video PointMaze_UMaze-v3/base --reward PointMaze_UMaze-v3/reward-3-1 --out runs/videos
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
-    player = acting(agent, task, recipe_for(task, recipe), reward, scale, n_candidates)
+    values = recipe_for(task, recipe)
+    player = acting(agent, task, values, reward, scale, n_candidates)
     called = label(agent, reward)
-    info = record_video(player, task.make, out / f"{called}.mp4", n_steps=n_steps, seed=seed, caption=called)
+    deterministic = pipeline.section(values, "evaluation").get("deterministic", True)
+    path = out / f"{called}.mp4"
+    info = record_video(player, task.make, path, n_steps, seed, deterministic=deterministic, caption=called)
     finish([plain_row(called, "n_frames", float(info.n_frames))], out)
     typer.echo(f"{info.path}: {info.n_frames} pictures, drawn by {info.renderer}")

@@ -11,9 +11,9 @@ import typer
 from rrpolicy import zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import recipe_for
+from rrpolicy.common.files import write_json, write_text
 from rrpolicy.evaluation import table, write_results
 from rrpolicy.pipeline import Task
-from rrpolicy.pipeline.runs import write_json, write_text
 from rrpolicy.pipeline.zoo_build import ZooBuild
 
 zoo_app = typer.Typer(help="Pretrained agents and rewards.", **options.SETTINGS)

@@ -11,7 +11,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +19,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from rrpolicy.common.files import appearing
 from rrpolicy.common.version import __version__
 
 SCHEMA_VERSION = 1
@@ -89,7 +89,8 @@ def write_archive(
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
         "config": dict(config),
     }
-    _replace(target, _to_zip({"config.json": _to_json(target, "config", header), **members}))
+    with appearing(target) as unfinished:
+        unfinished.write_bytes(_to_zip({"config.json": _to_json(target, "config", header), **members}))
     return target
 
 
@@ -159,20 +160,6 @@ def _to_zip(members: Mapping[str, bytes]) -> bytes:
             info.external_attr = 0o644 << 16
             archive.writestr(info, data)
     return buffer.getvalue()
-
-
-def _replace(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
 
 
 def _read_members(path: Path) -> dict[str, bytes]:

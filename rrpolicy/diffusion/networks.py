@@ -31,7 +31,9 @@ class FourierFeatures(nn.Module):
         directions = torch.randn(n_inputs, n_features)
         magnitudes = bandwidth * torch.randn(2, n_features).norm(dim=0)  # Rayleigh: a Gaussian kernel in the plane
         self.register_buffer("frequencies", directions / directions.norm(dim=0) * magnitudes)
+        self.register_buffer("magnitudes", magnitudes)
         self.frequencies: Tensor
+        self.magnitudes: Tensor
         self.n_outputs = 2 * n_features
 
     def forward(self, x: Tensor, damping: Tensor | None = None) -> Tensor:
@@ -43,7 +45,7 @@ class FourierFeatures(nn.Module):
 
     def damping(self, noise_std: Tensor) -> Tensor:
         """Noise standard deviations (B,) -> factors (B, n_features)."""
-        damping = torch.exp(-0.5 * (noise_std[:, None] * self.frequencies.norm(dim=0)) ** 2)
+        damping = torch.exp(-0.5 * (noise_std[:, None] * self.magnitudes) ** 2)
         return torch.where(damping > 1e-6, damping, 0.0)  # denormal numbers would make matrix products ten times slower
 
 
@@ -67,7 +69,8 @@ class LevelEmbedding(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         embedding = self.time(self._time_table[t])
         if self.features is not None:
-            clean = x_t.flatten(1)[:, self._pinned_index]
+            # Detached: nobody may ask for a gradient at pinned entries, and rewards differentiate twice otherwise
+            clean = x_t.detach().flatten(1)[:, self._pinned_index]
             embedding = embedding + self.condition(torch.cat([self.features(clean), clean], dim=-1))
         return nn.functional.silu(embedding)
 

@@ -95,7 +95,7 @@ class DiffusionProcess:
     def levels(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """``alpha(t)`` and ``sigma(t)`` shaped to broadcast against ``x`` of shape (B, *event_shape)."""
         shape = (-1,) + (1,) * (x.ndim - 1)
-        return self.alpha(t).to(x.device).view(shape), self.sigma(t).to(x.device).view(shape)
+        return self.alpha(t).view(shape), self.sigma(t).view(shape)
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """
@@ -162,4 +162,4 @@ class DiffusionProcess:
 
     @staticmethod
     def _at(table: Tensor, t: Tensor | int) -> Tensor:
-        return table[t] if isinstance(t, int) else table.to(t.device)[t]
+        return table[t] if isinstance(t, int) or t.device == table.device else table.to(t.device)[t]

@@ -11,7 +11,6 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, Logger
 
 from rrpolicy import pipeline, zoo
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.common.files import write_json
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -165,7 +165,7 @@ def write_dataset(dataset: TrajectoryDataset, out: Path, task: Task) -> None:
     env = task.make()
     env.close()
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".collect-") as scratch:
+    with tempfile.TemporaryDirectory(dir=out.resolve(), prefix=".collect-") as scratch:
         save_minari(
             dataset,
             scratch,
@@ -197,23 +197,6 @@ def clear(folder: Path, names: Iterable[str]) -> None:
     """Remove what an earlier run left under these names."""
     for name in names:
         (folder / name).unlink(missing_ok=True)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Replace a JSON file in one step."""
-    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
 
 
 def read_progress(path: Path) -> list[dict[str, str]]:

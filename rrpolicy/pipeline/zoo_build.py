@@ -16,11 +16,11 @@ from typing import Any
 
 from rrpolicy import pipeline, zoo
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.common.files import write_json, write_text
 from rrpolicy.common.typing import Predictor
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import Row, evaluate_policy
 from rrpolicy.pipeline.recipes import Recipe
-from rrpolicy.pipeline.runs import write_json, write_text
 from rrpolicy.pipeline.scores import plain_row
 from rrpolicy.pipeline.task import Task
 

@@ -165,7 +165,7 @@ class RewardExtractor(Learner[RelativeReward]):
         inputs = targets.x_t[index].requires_grad_(True)
         rho = self.module(inputs, t, "window")
         losses = {"window_gradient": self._gradient_loss(rho, inputs, t, targets.eps_difference[index])}
-        if targets.value is not None:
+        if targets.value is not None and self._value_spread is not None:
             error = (rho - targets.value[index]) / self._value_spread[t]
             losses["value"] = self.value_coef * nn.functional.huber_loss(error, torch.zeros_like(error), delta=VALUE_CLIP)
         return losses
