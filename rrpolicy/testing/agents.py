@@ -101,6 +101,12 @@ class _Trial:
             actions.append(action)
         return actions
 
+    def ask(self, observation: Array, state: State | None = None, **kwargs: Any) -> tuple[Array, State | None]:
+        answer = self.agent.predict(observation, state, **kwargs)
+        pair = isinstance(answer, tuple) and len(answer) == 2
+        demand("predict", pair, f"predict returned a {type(answer).__name__}, wanted (actions, state)")
+        return answer
+
     def close(self, one: Array, other: Array) -> bool:
         extent = self.action_space.high - self.action_space.low
         allowed = TOLERANCE * np.where(np.isfinite(extent), extent, 1 + np.abs(other))
@@ -121,13 +127,29 @@ def _observations(env: gym.Env[Any, Any], space: gym.spaces.Box, n_steps: int, s
 # ---------------------------------------------------------------------- the clauses of predict
 
 
+def _no_trace(trial: _Trial) -> None:
+    """The first calls of all, so that what they change once is seen too; networks in training mode and then not."""
+    observations, starts = trial.first.copy(), np.zeros(N_ENVS, bool)
+    modules = _modules(trial.agent)
+    parts = [part for module in modules for part in module.modules()]
+    modes = [part.training for part in parts]
+    for training in (True, False):
+        for part in parts:
+            part.training = training
+        with leaves_no_trace("predict", modules):
+            _, state = trial.ask(observations)
+            kept = copy.deepcopy(state)
+            trial.ask(observations, state, episode_start=starts)
+        same = np.array_equal(observations, trial.first) and not starts.any() and _same_state(state, kept)
+        demand("predict", same, "predict changed its arguments")
+    for part, mode in zip(parts, modes, strict=True):
+        part.training = mode
+
+
 def _shapes(trial: _Trial) -> None:
     shape = trial.action_space.shape
     for observation, wanted, n_envs in ((trial.first, (N_ENVS, *shape), N_ENVS), (trial.first[0], shape, 1)):
-        answer = trial.agent.predict(observation, state=None, episode_start=np.ones(n_envs, bool), deterministic=True)
-        pair = isinstance(answer, tuple) and len(answer) == 2
-        demand("predict", pair, f"predict returned a {type(answer).__name__}, wanted (actions, state)")
-        actions, state = answer
+        actions, state = trial.ask(observation, state=None, episode_start=np.ones(n_envs, bool), deterministic=True)
         fits = isinstance(actions, np.ndarray) and actions.shape == wanted
         seen = f"actions for observations {observation.shape} have shape {np.shape(actions)}, wanted {wanted}"
         demand("predict", fits, seen)
@@ -189,17 +211,6 @@ def _alone(trial: _Trial) -> None:
             demand("predict", trial.close(one, other[i : i + 1]), seen)
 
 
-def _no_trace(trial: _Trial) -> None:
-    observations, starts = trial.first.copy(), np.zeros(N_ENVS, bool)
-    _, state = trial.agent.predict(observations)
-    kept = copy.deepcopy(state)
-    with leaves_no_trace("predict", _modules(trial.agent)):
-        for _ in range(len(trial.observations)):
-            trial.agent.predict(observations, state, starts)
-    same = np.array_equal(observations, trial.first) and not starts.any() and _same_state(state, kept)
-    demand("predict", same, "predict changed its arguments")
-
-
 def _one_call(trial: _Trial) -> None:
     networks = {part for module in _modules(trial.agent) for part in module.modules()}
     calls: list[nn.Module] = []
@@ -221,7 +232,7 @@ def _refusals(trial: _Trial) -> None:
         check_refusal("predict", partial(trial.agent.predict, np.zeros(shape)), (shape, width), f"shape {shape}")
     for value in (np.nan, np.inf):
         spoilt = np.full((N_ENVS, width), value)
-        check_refusal("predict", partial(trial.agent.predict, spoilt), (spoilt.shape, "NaN or inf"), f"{value}")
+        check_refusal("predict", partial(trial.agent.predict, spoilt), (spoilt.shape, width), f"{value}")
 
 
 def _imitation(trial: _Trial) -> None:
@@ -232,7 +243,7 @@ def _imitation(trial: _Trial) -> None:
 
 
 _CLAUSES: tuple[Callable[[_Trial], None], ...] = (
-    _shapes, _bounds, _function, _memory, _episode_start, _alone, _no_trace, _one_call, _refusals, _imitation,
+    _no_trace, _shapes, _bounds, _function, _memory, _episode_start, _alone, _one_call, _refusals, _imitation,
 )  # fmt: skip
 
 
@@ -244,9 +255,11 @@ def _plan_units(trial: _Trial) -> None:
     plans = trial.agent.plan(trial.first)
     wanted = (N_ENVS, layout.horizon, len(layout.columns))
     demand("units", np.shape(plans) == wanted, f"plans have shape {np.shape(plans)}, wanted {wanted}")
-    here = trial.first[:, list(layout.columns)]
+    columns = list(layout.columns)
+    here = trial.first[:, columns]
     seen = f"a plan begins at {plans[0, 0]}, the observation is {here[0]} in environment units"
-    demand("units", np.allclose(plans[:, 0], here, rtol=1e-4, atol=1e-4), seen)
+    varies = trial.agent.normalizer.observations.scale[columns] > 0 if hasattr(trial.agent, "normalizer") else slice(None)
+    demand("units", np.allclose(plans[:, 0, varies], here[:, varies], rtol=1e-4, atol=1e-4), seen)
 
 
 def _guidance_units(agent: Any) -> None:
@@ -274,8 +287,8 @@ def _shared_normalizer(agent: Any) -> None:
 
 
 def _same_state(one: State | None, other: State | None) -> bool:
-    if one is None or other is None:
-        return one is other
+    if not isinstance(one, tuple) or not isinstance(other, tuple):
+        return type(one) is type(other)  # None, or a kind that another clause refuses
     return len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
