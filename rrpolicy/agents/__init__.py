@@ -1,0 +1,8 @@
+"""Agents: diffusion planners that act through ``predict``, alone or steered by a reward."""
+
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.agents.planning import Planner, PlanningOptions
+from rrpolicy.agents.policy import DiffusionPolicy
+
+__all__ = ["DiffusionAgent", "DiffusionPolicy", "GuidedPlanner", "Planner", "PlanningOptions"]

@@ -8,35 +8,26 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
-import threading
+import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.utils import configure_logger
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 
 MaybeCallback = BaseCallback | Callable[..., bool] | list[BaseCallback] | None
 LearningRate = float | Callable[[float], float]
 Module = TypeVar("Module", bound=nn.Module)
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM arrived; the checkpoint, if one was asked for, has been written."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"training interrupted by {signal.Signals(signal_number).name}")
-        self.signal_number = signal_number
 
 
 class Learner(ABC, Generic[Module]):
@@ -64,6 +55,7 @@ class Learner(ABC, Generic[Module]):
 
     module: Module
     averaged: Module
+    _optimizer: torch.optim.Optimizer | None
 
     def __init__(
         self,
@@ -124,16 +116,25 @@ class Learner(ABC, Generic[Module]):
         """Take ``module`` as the network to train; its average starts equal to it."""
         self.module = module.to(self.device)
         self.averaged = copy.deepcopy(self.module).requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=self._learning_rate_at(0), weight_decay=self.weight_decay
-        )
+        self._optimizer = None
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW over the network, made at first use: acting needs none, and making one imports half of torch."""
+        if self._optimizer is None:
+            self._optimizer = torch.optim.AdamW(
+                self.module.parameters(), lr=self._learning_rate_at(0), weight_decay=self.weight_decay
+            )
+        return self._optimizer
 
     # ------------------------------------------------------------------ SB3 verbs
 
     @property
     def logger(self) -> Logger:
-        if self._logger is None:
+        if self._logger is None and self.tensorboard_log is not None:
             self._logger = configure_logger(self.verbose, self.tensorboard_log, self.kind)
+        elif self._logger is None:  # SB3's own default would leave a temporary folder for every learner
+            self._logger = Logger(None, [HumanOutputFormat(sys.stdout)] if self.verbose else [])
         return self._logger
 
     def set_logger(self, logger: Logger) -> None:
@@ -161,16 +162,16 @@ class Learner(ABC, Generic[Module]):
 
         :raises ValueError: when a name or a shape does not fit, naming it
         """
-        targets: dict[str, Any] = {
-            "policy": self.module, "averaged": self.averaged, "policy.optimizer": self.optimizer,
-        }
-        if unknown := set(parameters) - set(targets):
-            raise ValueError(f"parameters has {sorted(unknown)}, known are {sorted(targets)}")
-        if exact_match and (missing := set(targets) - set(parameters)):
+        known = ("policy", "averaged", "policy.optimizer")
+        if unknown := set(parameters) - set(known):
+            raise ValueError(f"parameters has {sorted(unknown)}, known are {sorted(known)}")
+        if exact_match and (missing := set(known) - set(parameters)):
             raise ValueError(f"parameters lacks {sorted(missing)}; pass exact_match=False to load a part")
         for name, value in parameters.items():
             try:
-                targets[name].load_state_dict(copy.deepcopy(dict(value)))
+                target: Any = self.module if name == "policy" else self.averaged
+                target = self.optimizer if name == "policy.optimizer" else target
+                target.load_state_dict(copy.deepcopy(dict(value)))
             except (RuntimeError, KeyError, ValueError) as error:
                 raise ValueError(f"parameters[{name!r}] does not fit: {str(error).splitlines()[-1].strip()}") from None
 
@@ -198,7 +199,7 @@ class Learner(ABC, Generic[Module]):
         callbacks = self._init_callback(callback, total_timesteps if progress_bar else 0)
         callbacks.on_training_start(locals(), globals())
         started, first = time.process_time(), self.num_timesteps
-        with _deferred_signals() as received:
+        with deferred_signals() as received:
             while self.num_timesteps < stop_at:
                 values = self._gradient_step()
                 if log_interval and self.num_timesteps % log_interval == 0:
@@ -372,19 +373,3 @@ class _StepProgressBar(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._bar.close()
-
-
-@contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying in the middle of a step (main thread only)."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, lambda n, _: received.append(n)) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

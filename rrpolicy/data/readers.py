@@ -107,7 +107,7 @@ def save_minari(
     acted = _box_for("action_space", action_space, dataset.action_dim)
     spec, head = _spec(env_spec), _head(dataset, dataset_id, description)
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".minari-") as scratch:
+    with tempfile.TemporaryDirectory(dir=target.resolve(), prefix=".minari-") as scratch:
         storage = MinariStorage.new(scratch, observed, acted, env_spec=spec, data_format="hdf5")
         storage.update_episodes(_buffer(dataset.episode(index)) for index in range(dataset.n_episodes))
         storage.update_metadata(head)

@@ -76,7 +76,7 @@ class _Rows:
                 f"the dataset has no episode of {layout.span} transitions, the span of one window "
                 f"(horizon {layout.horizon}, stride {layout.stride}); shorten the window or pass padding=True"
             )
-        lengths = torch.as_tensor(dataset.episode_lengths)
+        lengths = torch.tensor(dataset.episode_lengths)
         last_row = lengths.cumsum(0) - 1
         self.last = last_row[torch.searchsorted(last_row, self.starts)]
 
