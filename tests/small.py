@@ -94,7 +94,8 @@ def agent_of_kind(name: str) -> DiffusionAgent:
 def same_tensors(one: Any, other: Any) -> bool:
     """Whether two nested structures of tensors and numbers are equal bit for bit."""
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(same_tensors(one[k], other[k]) for k in one)
+        same_names = isinstance(other, dict) and one.keys() == other.keys()
+        return same_names and all(same_tensors(one[name], other[name]) for name in one)
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(same_tensors(a, b) for a, b in zip(one, other, strict=True))
     if isinstance(one, torch.Tensor):

@@ -3,6 +3,7 @@
 What can be shown without training is shown on an untrained agent: its plans are noise, but noise obeys the contract.
 """
 
+import itertools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_a_plan_is_executed_before_the_next_is_made() -> None:
     for step in range(7):
         _, state = agent.predict(OBSERVATIONS + 0.1 * step, state, np.full(6, step == 0), deterministic=True)
         plans.append(state[0])
-    assert [np.array_equal(a, b) for a, b in zip(plans, plans[1:], strict=False)] == [True, True, False, True, True, False]
+    assert [np.array_equal(a, b) for a, b in itertools.pairwise(plans)] == [True, True, False, True, True, False]
 
 
 def test_episode_start_alone_forgets_the_plan() -> None:

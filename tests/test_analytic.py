@@ -61,5 +61,5 @@ def test_wrong_mixtures_are_refused() -> None:
     with pytest.raises(ValueError, match="variance is 0, it must be positive"):
         GaussianMixtureModel(torch.zeros(1, 2), 0)
     for weights in (torch.ones(2), torch.tensor([1.0, 1.0, 0.0])):
-        with pytest.raises(ValueError, match="weights is .*, wanted 3 positive numbers"):
+        with pytest.raises(ValueError, match=r"weights is .*, wanted 3 positive numbers"):
             GaussianMixtureModel(torch.zeros(3, 2), weights=weights)

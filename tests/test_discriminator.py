@@ -78,5 +78,5 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
 
 
 def test_models_of_different_spaces_are_refused() -> None:
-    with pytest.raises(ValueError, match="base and expert differ in .*normalizer="):
+    with pytest.raises(ValueError, match=r"base and expert differ in .*normalizer="):
         DiscriminatorReward(BASE, make_agent(normalizer=Normalizer.fit(DATASET)))

@@ -3,6 +3,7 @@
 How exactly ρ is recovered is shown on analytic mixtures in ``test_oracle.py``.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_identical_agents_give_an_exactly_constant_reward(kind: str, tmp_path: P
     for scale in (1.0, 5.0):
         planner = GuidedPlanner(base, reward, scale=scale)
         np.testing.assert_array_equal(
-            planner.predict(OBSERVATIONS, deterministic=True)[1][0], base.predict(OBSERVATIONS, deterministic=True)[1][0]
+            *(agent.predict(OBSERVATIONS, deterministic=True)[1][0] for agent in (planner, base))
         )
 
 
@@ -101,7 +102,8 @@ def test_it_learns_from_datasets_tensors_and_the_models_own_samples(
     kind: str, pair: tuple[DiffusionAgent, DiffusionAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rrpolicy.rewards.events.own_samples.__defaults__", (64,))
-    data: Any = {"dataset": DATASET, "datasets": [DATASET, EXPERT_DATASET], "tensor": torch.rand(40, 8, 6), "none": None}
+    events = torch.rand(40, 8, 6)
+    data: Any = {"dataset": DATASET, "datasets": [DATASET, EXPERT_DATASET], "tensor": events, "none": None}
     extractor = make_extractor(*pair, buffer_size=64).learn(data[kind], 3)
     assert extractor.num_timesteps == 3 and torch.isfinite(extractor._targets.x_t).all()
     assert (extractor.reward.gradient_scale > 0).all()
@@ -140,7 +142,7 @@ def test_the_buffer_is_drawn_anew_after_its_epochs() -> None:
     extractor = make_extractor(make_agent(), make_agent(seed=1), buffer_size=64, n_epochs=2)  # 4 steps a buffer
     seen: list[Any] = []
     extractor.learn(DATASET, 9, callback=lambda *_: bool(seen.append(extractor._targets)) or True)
-    assert [one is other for one, other in zip(seen, seen[1:], strict=False)] == [True] * 3 + [False] + [True] * 3 + [False]
+    assert [one is other for one, other in itertools.pairwise(seen)] == [True] * 3 + [False] + [True] * 3 + [False]
 
 
 def test_learning_twice_starts_with_a_new_buffer_and_new_units() -> None:
@@ -170,12 +172,12 @@ def test_the_two_models_are_untouched(pair: tuple[DiffusionAgent, DiffusionAgent
     ],
 )
 def test_pairs_of_different_spaces_are_refused(kwargs: dict[str, Any], field: str) -> None:
-    with pytest.raises(ValueError, match=f"base and expert differ in .*{field}"):
+    with pytest.raises(ValueError, match=rf"base and expert differ in .*{field}"):
         RewardExtractor(make_agent(), make_agent(**kwargs))
 
 
 def test_schedules_are_compared() -> None:
-    with pytest.raises(ValueError, match="differ in process.schedule: base has cosine, expert has linear"):
+    with pytest.raises(ValueError, match=r"differ in process\.schedule: base has cosine, expert has linear"):
         RewardExtractor(make_agent(n_diffusion_steps=30), make_agent(n_diffusion_steps=30, schedule="linear"))
 
 

@@ -37,6 +37,10 @@ def rightward(agent: DiffusionAgent) -> RelativeReward:
     return Rightward.for_model(agent, window_kwargs=NARROW, step_kwargs=NARROW)
 
 
+def plans_of(planner: GuidedPlanner) -> np.ndarray:
+    return planner.predict(OBSERVATIONS, deterministic=True)[1][0]
+
+
 # ---------------------------------------------------------------------- guidance
 
 
@@ -59,7 +63,7 @@ def test_guidance_raises_the_reward_of_plans(kind: str) -> None:
     reward = rightward(agent)
     t = torch.zeros(6, dtype=torch.int64)
     rho = [
-        reward(torch.as_tensor(GuidedPlanner(agent, reward, scale=scale).predict(OBSERVATIONS, deterministic=True)[1][0]), t)
+        reward(torch.as_tensor(plans_of(GuidedPlanner(agent, reward, scale=scale))), t)
         for scale in (0.0, 0.5, 1.0)
     ]
     assert (rho[0] < rho[1]).all() and (rho[1] < rho[2]).all()
@@ -77,7 +81,7 @@ def test_guided_actions_go_where_the_reward_points() -> None:
 def test_no_step_is_longer_than_max_shift() -> None:
     agent = make_agent(n_sampling_steps=1, clip=None)
     plans = [
-        GuidedPlanner(agent, rightward(agent), scale=scale, max_shift=0.25).predict(OBSERVATIONS, deterministic=True)[1][0]
+        plans_of(GuidedPlanner(agent, rightward(agent), scale=scale, max_shift=0.25))
         for scale in (0.0, 1e6)
     ]
     assert abs(plans[1] - plans[0]).max() == pytest.approx(0.25, rel=1e-2)
@@ -149,10 +153,8 @@ def test_planning_options_are_the_base_s_unless_given() -> None:
     agent = make_agent(n_action_steps=5, n_sampling_steps=4, sampler="ddpm")
     reward = make_reward(agent)
     assert GuidedPlanner(agent, reward).planning == agent.planning
-    planning = GuidedPlanner(
-        agent, reward, n_action_steps=2, n_sampling_steps=3, sampler="dpm++", warm_start=4
-    ).planning  # fmt: skip
-    assert (planning.n_action_steps, planning.n_sampling_steps, planning.sampler, planning.warm_start) == (2, 3, "dpm++", 4)
+    given: dict[str, Any] = {"n_action_steps": 2, "n_sampling_steps": 3, "sampler": "dpm++", "warm_start": 4}
+    assert vars(GuidedPlanner(agent, reward, **given).planning) == {**vars(agent.planning), **given}
 
 
 @pytest.mark.parametrize(

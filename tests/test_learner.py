@@ -3,6 +3,7 @@
 Most of it is shown on a learner with two weights; what SB3 must accept is shown on a diffusion agent.
 """
 
+import itertools
 import math
 import os
 import signal
@@ -110,7 +111,7 @@ def test_the_learning_rate_warms_up_and_decays_to_two_percent() -> None:
     assert rates[0] == pytest.approx(0.01, rel=0.01)
     assert max(rates) == pytest.approx(0.1, rel=0.05) and rates.index(max(rates)) in range(8, 12)
     assert rates[-1] == pytest.approx(0.002, rel=0.02)
-    assert all(b < a for a, b in zip(rates[11:], rates[12:], strict=False))
+    assert all(b < a for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_a_schedule_gets_the_remaining_progress() -> None:
@@ -154,7 +155,7 @@ def test_wrong_options_are_refused(values: dict[str, Any], message: str) -> None
 
 @pytest.mark.parametrize("total_timesteps", [-1, 2.5, True, "10"])
 def test_wrong_budgets_are_refused(total_timesteps: Any) -> None:
-    with pytest.raises(ValueError, match="total_timesteps is .*, it must be a non-negative whole number"):
+    with pytest.raises(ValueError, match=r"total_timesteps is .*, it must be a non-negative whole number"):
         Line().learn(total_timesteps)
 
 

@@ -93,7 +93,7 @@ def test_without_pinned_entries_only_the_level_is_embedded() -> None:
 
 
 def test_the_bandwidth_scales_the_frequencies() -> None:
-    medians = [float(FourierFeatures(3, 500, bandwidth).frequencies.norm(dim=0).median()) for bandwidth in (1.0, 4.0, 16.0)]
+    medians = [float(FourierFeatures(3, 500, b).frequencies.norm(dim=0).median()) for b in (1.0, 4.0, 16.0)]
     assert 1.5 * medians[0] < medians[1] and 1.5 * medians[1] < medians[2] < 32
 
 

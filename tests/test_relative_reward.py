@@ -147,7 +147,8 @@ def test_windows_are_scored_by_the_window_head_at_the_cleanest_level(reward: Rel
     assert scores.shape == (5,) and scores.dtype == np.float32
     x0 = packed(WINDOWS.observations, WINDOWS.actions)
     x_t = torch.where(reward.pinned, x0, reward.process.alpha(0) * x0)
-    torch.testing.assert_close(torch.as_tensor(scores), reward(x_t, torch.zeros(5, dtype=torch.int64), "window").detach())
+    wanted = reward(x_t, torch.zeros(5, dtype=torch.int64), "window")
+    torch.testing.assert_close(torch.as_tensor(scores), wanted.detach())
 
 
 def test_steps_are_scored_by_the_step_head_over_the_clean_levels() -> None:

@@ -37,10 +37,9 @@ def new_agent() -> DiffusionAgent:
     return make_agent(normalizer=None, seed=3)
 
 
-def new_extractor(**kwargs: Any) -> RewardExtractor:
-    return RewardExtractor(
-        BASE, EXPERT, batch_size=16, buffer_size=32, n_epochs=2, window_kwargs=NARROW, step_kwargs=NARROW, seed=3, **kwargs
-    )
+def new_extractor() -> RewardExtractor:
+    buffer = {"batch_size": 16, "buffer_size": 32, "n_epochs": 2}
+    return RewardExtractor(BASE, EXPERT, window_kwargs=NARROW, step_kwargs=NARROW, seed=3, **buffer)
 
 
 def new_discriminator() -> DiscriminatorReward:
@@ -108,11 +107,13 @@ def test_the_models_own_samples_are_drawn_again(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_optimiser_s_settings_survive(tmp_path: Path) -> None:
-    agent = make_agent(learning_rate=3e-3, weight_decay=0.1, ema_decay=0.5, max_grad_norm=0.3, first_action_weight=4.0)
-    agent.learn(DATASET, 2).save(tmp_path / "agent")
+    options = {
+        "learning_rate": 3e-3, "weight_decay": 0.1, "ema_decay": 0.5, "max_grad_norm": 0.3, "first_action_weight": 4.0,
+        "batch_size": 8, "seed": 5, "padding": False,
+    }  # fmt: skip
+    make_agent(**options).learn(DATASET, 2).save(tmp_path / "agent")
     loaded = DiffusionAgent.load(tmp_path / "agent")
-    for name in ("learning_rate", "weight_decay", "ema_decay", "max_grad_norm", "first_action_weight", "batch_size", "seed"):
-        assert getattr(loaded, name) == getattr(agent, name)
+    assert {name: getattr(loaded, name) for name in options} == options
 
 
 def test_a_schedule_must_be_given_again(tmp_path: Path) -> None:

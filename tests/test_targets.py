@@ -143,7 +143,7 @@ def test_events_come_from_tensors_datasets_or_the_models() -> None:
 
 def test_windows_are_an_equal_share_of_every_dataset() -> None:
     agent = make_agent()
-    far = TrajectoryDataset.from_arrays(DATASET.observations + 50, DATASET.actions, episode_lengths=DATASET.episode_lengths)
+    far = TrajectoryDataset(DATASET.observations + 50, DATASET.actions, DATASET.episode_lengths)
     drawn = as_events([far, DATASET, DATASET], agent, agent, None).draw(300, torch.Generator())
     assert int((drawn[:, 0, 2] > 10).sum()) == 100
 

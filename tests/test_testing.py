@@ -64,7 +64,7 @@ def test_checks_leave_no_files_and_no_random_numbers_behind(tmp_path: Path, monk
 class NotCallable:
     """A predictor with no memory, no network and no archive, which imitation cannot use."""
 
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Any:
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: Any = 0) -> Any:
         values = np.asarray(observation, dtype=np.float32)
         if values.shape[-1:] != (4,) or not np.isfinite(values).all():
             raise ValueError(f"observation has shape {values.shape}, wanted finite (n, 4)")
@@ -136,7 +136,7 @@ class HiddenMemory(DiffusionAgent):
 
     last = 0.0
 
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Any:
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: Any = 0) -> Any:
         actions, new = super().predict(observation, state, episode_start, deterministic)
         if state is None or np.any(episode_start):
             self.last = 0.0
@@ -146,14 +146,14 @@ class HiddenMemory(DiffusionAgent):
 
 
 class NeverForgets(DiffusionAgent):
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Any:
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: Any = 0) -> Any:
         return super().predict(observation, state, None, deterministic)
 
 
 class ForgetsAll(DiffusionAgent):
     """One environment's new episode makes all of them forget."""
 
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Any:
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: Any = 0) -> Any:
         begins = None if episode_start is None else np.full_like(episode_start, np.any(episode_start))
         return super().predict(observation, state, begins, deterministic)
 
@@ -217,7 +217,8 @@ class OneByOne(DiffusionAgent):
 
     def _plan(self, observations: Any, previous: Any, deterministic: bool) -> torch.Tensor:
         parts = [None] * len(observations) if previous is None else list(previous[:, None])
-        return torch.cat([super(OneByOne, self)._plan(o[None], p, deterministic) for o, p in zip(observations, parts, strict=True)])
+        plan = super()._plan
+        return torch.cat([plan(one[None], part, deterministic) for one, part in zip(observations, parts, strict=True)])
 
 
 class TakesNan(DiffusionAgent):
@@ -296,14 +297,14 @@ def test_warm_starts_that_depend_on_the_others_are_found() -> None:
     class AllOrNobody(DiffusionAgent):
         """Warm starts only when every environment that plans has an earlier plan."""
 
-        def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Any:
+        def predict(self, observation: Any, state: Any = None, episode_start: Any = None, **kwargs: Any) -> Any:
             planning = self.planning
             if np.any(episode_start):
                 self.planning = type(planning)(**{**vars(planning), "warm_start": None})
             try:
-                return super().predict(observation, state, episode_start, deterministic)
+                return super().predict(observation, state, episode_start, **kwargs)
             finally:
                 self.planning = planning
 
-    with pytest.raises(ContractError, match="in a batch and .* alone"):
+    with pytest.raises(ContractError, match=r"in a batch and .* alone"):
         check_agent(make_agent(AllOrNobody, warm_start=5, n_action_steps=3, n_sampling_steps=3), Drift())

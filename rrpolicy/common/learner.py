@@ -122,9 +122,8 @@ class Learner(ABC, Generic[Module]):
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the network, made at first use: acting needs none, and making one imports half of torch."""
         if self._optimizer is None:
-            self._optimizer = torch.optim.AdamW(
-                self.module.parameters(), lr=self._learning_rate_at(0), weight_decay=self.weight_decay
-            )
+            # every step sets its own learning rate
+            self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.0, weight_decay=self.weight_decay)
         return self._optimizer
 
     # ------------------------------------------------------------------ SB3 verbs

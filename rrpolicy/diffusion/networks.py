@@ -55,7 +55,7 @@ class LevelEmbedding(nn.Module):
     def __init__(self, process: DiffusionProcess, pinned: Tensor, width: int, bandwidth: float) -> None:
         super().__init__()
         if width % 2:
-            raise ValueError(f"the embedding is {width} wide, it must be even: make the network's width a multiple of 4")
+            raise ValueError(f"the embedding is {width} wide, wanted an even width: make the network's a multiple of 4")
         self.register_buffer("_time_table", _sinusoids(process.n_diffusion_steps, width), persistent=False)
         self.register_buffer("_pinned_index", pinned.flatten().nonzero().flatten(), persistent=False)
         self._time_table: Tensor

@@ -156,7 +156,8 @@ class RewardExtractor(Learner[RelativeReward]):
         index = torch.randint(len(targets), (self.batch_size,), generator=self.generator)
         losses: dict[str, Tensor] = {}
         for head in self.heads:
-            losses.update(self._window_losses(targets, index) if head == "window" else self._step_losses(targets, index))
+            draw = self._window_losses if head == "window" else self._step_losses
+            losses.update(draw(targets, index))
         return torch.stack(list(losses.values())).sum(), {name: float(loss.detach()) for name, loss in losses.items()}
 
     def _window_losses(self, targets: Targets, index: Tensor) -> dict[str, Tensor]:
@@ -167,7 +168,8 @@ class RewardExtractor(Learner[RelativeReward]):
         losses = {"window_gradient": self._gradient_loss(rho, inputs, t, targets.eps_difference[index])}
         if targets.value is not None and self._value_spread is not None:
             error = (rho - targets.value[index]) / self._value_spread[t]
-            losses["value"] = self.value_coef * nn.functional.huber_loss(error, torch.zeros_like(error), delta=VALUE_CLIP)
+            value = nn.functional.huber_loss(error, torch.zeros_like(error), delta=VALUE_CLIP)
+            losses["value"] = self.value_coef * value
         return losses
 
     def _step_losses(self, targets: Targets, index: Tensor) -> dict[str, Tensor]:

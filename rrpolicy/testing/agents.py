@@ -258,7 +258,9 @@ def _plan_units(trial: _Trial) -> None:
     columns = list(layout.columns)
     here = trial.first[:, columns]
     seen = f"a plan begins at {plans[0, 0]}, the observation is {here[0]} in environment units"
-    varies = trial.agent.normalizer.observations.scale[columns] > 0 if hasattr(trial.agent, "normalizer") else slice(None)
+    varies = slice(None)
+    if hasattr(trial.agent, "normalizer"):
+        varies = trial.agent.normalizer.observations.scale[columns] > 0
     demand("units", np.allclose(plans[:, 0, varies], here[:, varies], rtol=1e-4, atol=1e-4), seen)
 
 
