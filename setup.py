@@ -65,7 +65,7 @@ setup(
         "imageio[ffmpeg]>=2.36",
         "matplotlib>=3.9",
         "minari[hdf5]>=0.5.3",
-        "mujoco>=3.2",
+        "mujoco>=4",
         "numpy>=2.0",
         "pillow>=10.1",
         "safetensors>=0.5",

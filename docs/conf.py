@@ -1,4 +1,4 @@
-"""Sphinx configuration: MyST pages and the API from docstrings (`pip install -e ".[docs]"; sphinx-build docs docs/_build`)."""
+"""Sphinx configuration: MyST pages and the API from docstrings; `sphinx-build docs docs/_build` makes them."""
 
 project = "rrpolicy"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]

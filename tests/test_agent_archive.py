@@ -30,8 +30,8 @@ OBSERVATIONS = DATASET.observations[::17][:6]
     [
         ({"n_action_steps": 9}, r"n_action_steps is 9, it must lie in 1\.\.8"),
         ({"n_action_steps": 8, "controller": PDController(velocity_columns=(2, 3))}, r"is 8, it must lie in 1\.\.7"),
-        ({"n_sampling_steps": 11}, r"n_steps is 11, it must lie in 1\.\.10"),
-        ({"warm_start": 10}, r"start is 10, it must lie in 0\.\.9"),
+        ({"n_sampling_steps": 11}, r"n_sampling_steps is 11, it must lie in 1\.\.10"),
+        ({"warm_start": 10}, r"warm_start is 10, it must be None or lie in 0\.\.9"),
         ({"sampler": "euler"}, "sampler is 'euler'"),
         ({"policy_kwargs": {"depth": 3}}, "policy_kwargs is {'depth': 3}.*depth"),
         ({"observation_columns": (0, 7)}, "observation_columns"),

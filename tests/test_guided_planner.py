@@ -165,7 +165,7 @@ def test_planning_options_are_the_base_s_unless_given() -> None:
         ({"scale": float("nan")}, "scale is nan"),
         ({"scale": float("inf")}, "scale is inf"),
         ({"n_action_steps": 9}, r"n_action_steps is 9, it must lie in 1\.\.8"),
-        ({"n_sampling_steps": 11}, "n_steps is 11"),
+        ({"n_sampling_steps": 11}, "n_sampling_steps is 11"),
         ({"sampler": "euler"}, "sampler is 'euler'"),
     ],
 )

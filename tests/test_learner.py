@@ -326,3 +326,8 @@ def test_a_refused_dataset_leaves_no_trace() -> None:
     with pytest.raises(ValueError, match="columns"):
         agent.learn(wide, 1)
     assert agent.learn(DATASET, 1).normalizer.observations.width == 4
+
+
+def test_other_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match="device is 'cuda', wanted 'cpu'"):
+        make_agent(device="cuda")

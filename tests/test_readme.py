@@ -25,7 +25,8 @@ def test_the_snippet_does_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet(), "README.md", "exec"), {})
-    success = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("base", "steered")))
+    printed = capsys.readouterr().out.splitlines()
+    success = dict(line.split() for line in printed if line.startswith(("base", "steered")))
     assert float(success["steered"]) >= float(success["base"]) + 0.5
     assert (tmp_path / "steered.mp4").stat().st_size > 10_000
     assert (tmp_path / "reward.zip").is_file()

@@ -1,4 +1,4 @@
-"""An environment that pays ρ: the values are predict's, the true reward is kept, SB3 and gymnasium take it unchanged."""
+"""An environment that pays ρ: the values are predict's, the true reward is kept, SB3 takes it unchanged."""
 
 from typing import Any
 

@@ -60,7 +60,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     :param tensorboard_log: folder of the TensorBoard log
     :param verbose: 0 silent, 1 prints the log
     :param seed: seed of weights, training and stochastic acting
-    :param device: torch device
+    :param device: ``"cpu"`` or ``"auto"``
     :raises ValueError: for spaces that are not flat boxes and for options out of range, naming them
     """
 

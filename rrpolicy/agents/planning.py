@@ -230,6 +230,8 @@ class Planner(ABC):
         longest = rows * self.layout.stride
         if not 1 <= self.planning.n_action_steps <= longest:
             raise ValueError(f"n_action_steps is {self.planning.n_action_steps}, it must lie in 1..{longest}")
-        self.process.timesteps(self.planning.n_sampling_steps)
-        if self.planning.warm_start is not None:
-            self.process.timesteps(1, self.planning.warm_start)
+        n_levels = self.process.n_diffusion_steps
+        if not 1 <= self.planning.n_sampling_steps <= n_levels:
+            raise ValueError(f"n_sampling_steps is {self.planning.n_sampling_steps}, it must lie in 1..{n_levels}")
+        if self.planning.warm_start is not None and not 0 <= self.planning.warm_start < n_levels:
+            raise ValueError(f"warm_start is {self.planning.warm_start}, it must be None or lie in 0..{n_levels - 1}")

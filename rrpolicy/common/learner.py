@@ -46,7 +46,7 @@ class Learner(ABC, Generic[Module]):
     :param tensorboard_log: folder of the TensorBoard log; None for none
     :param verbose: 0 silent, 1 prints the log
     :param seed: seed of initial weights and of every random draw in training
-    :param device: torch device
+    :param device: ``"cpu"`` or ``"auto"``, the same: this version computes on the CPU
     """
 
     kind: ClassVar[str]
@@ -84,7 +84,7 @@ class Learner(ABC, Generic[Module]):
         self.tensorboard_log = tensorboard_log
         self.verbose = verbose
         self.seed = seed
-        self.device = torch.device(device)
+        self.device = _cpu(device)
         self.num_timesteps = 0
         self._total_timesteps = 0
         self._logger: Logger | None = None
@@ -324,7 +324,7 @@ class Learner(ABC, Generic[Module]):
             raise ValueError(f"{archive.path} is not a valid {cls.kind} archive: {fault}") from error
         except ValueError as error:
             raise ValueError(f"{archive.path}: {error}") from error
-        learner.device = torch.device(device)
+        learner.device = _cpu(device)
         return learner
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -354,6 +354,13 @@ class Learner(ABC, Generic[Module]):
 
 def _lost_schedule(progress: float) -> float:
     raise ValueError("learning_rate was a callable, which no archive holds: set it on what was loaded before learning")
+
+
+def _cpu(device: torch.device | str) -> torch.device:
+    """:raises ValueError: for a device other than the CPU"""
+    if device != "auto" and torch.device(device).type != "cpu":
+        raise ValueError(f"device is {str(device)!r}, wanted 'cpu' or 'auto': this version computes on the CPU")
+    return torch.device("cpu")
 
 
 class _StepProgressBar(BaseCallback):

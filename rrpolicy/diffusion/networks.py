@@ -18,8 +18,8 @@ class FourierFeatures(nn.Module):
     """
     sin and cos of fixed random projections, damped where noise has washed the frequency out.
 
-    For x_t = α x0 + σ ε, E[cos(b·x_t/α)] keeps only exp(-½ |b|² σ²/α²) of its clean value; features are multiplied by
-    that factor, so high frequencies vanish smoothly as the noise grows instead of turning into noise themselves.
+    Noise of standard deviation s leaves exp(-½ |b|² s²) of cos(b·x). With s = σ/α, the noise of the estimate x_t/α,
+    high frequencies vanish smoothly as the noise grows instead of turning into noise themselves.
 
     :param n_inputs: width of the input
     :param n_features: number of frequencies (the output is twice as wide)

@@ -36,7 +36,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
     :param tensorboard_log: folder of the TensorBoard log
     :param verbose: 0 silent, 1 prints the log
     :param seed: seed of weights and training
-    :param device: torch device
+    :param device: ``"cpu"`` or ``"auto"``
     :raises ValueError: when the two models do not share their space, naming the field
     """
 

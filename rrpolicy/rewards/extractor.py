@@ -47,7 +47,7 @@ class RewardExtractor(Learner[RelativeReward]):
     :param tensorboard_log: folder of the TensorBoard log
     :param verbose: 0 silent, 1 prints the log
     :param seed: seed of weights and training
-    :param device: torch device
+    :param device: ``"cpu"`` or ``"auto"``
     :raises ValueError: when the two models do not share their space, naming the field
     """
 
@@ -241,6 +241,7 @@ class RewardExtractor(Learner[RelativeReward]):
     def _config(self) -> dict[str, Any]:
         return {
             "reward": self.module.to_config(),
+            "fingerprint": self.base.fingerprint(),
             "training": {
                 "learning_rate": None if callable(self.learning_rate) else self.learning_rate,
                 "batch_size": self.batch_size,
@@ -278,6 +279,8 @@ class RewardExtractor(Learner[RelativeReward]):
     ) -> Self:
         if base is None or expert is None:
             raise ValueError("an extractor needs its two models: RewardExtractor.load(path, base=base, expert=expert)")
+        if config["fingerprint"] != base.fingerprint():
+            raise ValueError(f"it was made for {config['fingerprint']}, base and expert are {base.fingerprint()}")
         reward = config["reward"]
         training = {name: value for name, value in config["training"].items() if value is not None}
         extractor = cls(base, expert, heads=reward["heads"], window_kwargs=reward["window_kwargs"],

@@ -28,7 +28,7 @@ class _TransitionReward:
     def __init__(self, reward: RelativeReward, observation_space: gym.Space[Any], transform: Transform | None) -> None:
         layout = reward.layout
         if layout is None or "step" not in reward.heads:
-            raise ValueError(f"rewards of single transitions need a layout and a step head, this one has {reward.heads}")
+            raise ValueError(f"single transitions need a layout and a step head, this reward has {reward.heads}")
         if observation_space.shape != (layout.observation_dim,):
             raise ValueError(
                 f"the environment's observations have shape {observation_space.shape}, "
