@@ -54,7 +54,7 @@ def test_unknown_policies_and_spaces_are_refused() -> None:
 
 def test_environments_can_be_made_from_ids_and_swapped() -> None:
     agent = DiffusionAgent("MlpPolicy", "Pendulum-v1", horizon=4, policy_kwargs={"width": 32})
-    assert agent.layout.observation_dim == 3 and agent.get_env() is agent.env
+    assert agent.layout.observation_dim == 3 and agent.get_env().envs[0] is agent.env
     with pytest.raises(ValueError, match="the agent was made for the observation space"):
         agent.set_env(Drift())
     discrete = Drift()

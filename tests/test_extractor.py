@@ -200,7 +200,7 @@ def test_a_loaded_extractor_has_the_same_reward(rewards: list[RelativeReward], t
     )
     with pytest.raises(ValueError, match=r"extractor\.zip: an extractor needs its two models"):
         RewardExtractor.load(tmp_path / "extractor")
-    with pytest.raises(ValueError, match=r"extractor\.zip is not a valid extractor archive: .*size mismatch"):
+    with pytest.raises(ValueError, match=r"extractor\.zip: it was made for .*horizon=8"):
         RewardExtractor.load(tmp_path / "extractor", base=make_agent(horizon=10), expert=make_agent(horizon=10))
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 import torch
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
 from rrpolicy.agents.planning import Planner, PlanningOptions
@@ -221,8 +221,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
     # ------------------------------------------------------------------ environment
 
-    def get_env(self) -> Env | None:
-        return self.env
+    def get_env(self) -> VecEnv | None:
+        """The environment as SB3's callbacks want it, vectorised; None for a loaded agent without one."""
+        if self.env is None or isinstance(self.env, VecEnv):
+            return self.env
+        env = self.env
+        return DummyVecEnv([lambda: env])
 
     def set_env(self, env: Env) -> None:
         """:raises ValueError: when the environment's spaces are not the agent's"""
