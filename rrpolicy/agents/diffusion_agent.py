@@ -246,14 +246,9 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             "action_space": box_to_dict(self.action_space),
             "policy_kwargs": self.policy_kwargs,
             "training": {
-                "learning_rate": None if callable(self.learning_rate) else self.learning_rate,
-                "batch_size": self.batch_size,
+                **self._training_config(),
                 "first_action_weight": self.first_action_weight,
                 "padding": self.padding,
-                "ema_decay": self.ema_decay,
-                "weight_decay": self.weight_decay,
-                "max_grad_norm": self.max_grad_norm,
-                "seed": self.seed,
             },
         }
 

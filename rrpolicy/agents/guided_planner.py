@@ -124,7 +124,7 @@ class GuidedPlanner(Planner):
         :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
         """
         archive = read_archive(path, cls.kind)
-        try:
+        with archive.rebuilding():
             config = archive.config
             tensors = {name.removeprefix("agent-"): group for name, group in archive.tensors.items()}
             agent = DiffusionAgent._from_config(config["agent"], tensors)
@@ -135,9 +135,6 @@ class GuidedPlanner(Planner):
                           max_shift=config["max_shift"])
             planner.planning = PlanningOptions(**config["planning"])
             planner._check_planning()
-        except (AttributeError, KeyError, TypeError, RuntimeError, IndexError, ValueError) as error:
-            fault = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(f"{archive.path} is not a valid {cls.kind} archive: {fault}") from error
         return planner
 
 

@@ -10,7 +10,8 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,6 +53,21 @@ class Archive:
     tensors: dict[str, dict[str, torch.Tensor]]
     card: dict[str, Any]
     path: Path
+
+    @contextmanager
+    def rebuilding(self) -> Iterator[None]:
+        """
+        Name the file in whatever goes wrong while its object is rebuilt.
+
+        :raises ValueError: naming the file and what it lacks or has wrong
+        """
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, RuntimeError, IndexError) as error:
+            fault = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(f"{self.path} is not a valid {self.kind} archive: {fault}") from error
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
 
 
 def write_archive(

@@ -106,6 +106,17 @@ class Learner(ABC, Generic[Module]):
     def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
         """An untrained learner with the architecture of ``config``."""
 
+    def _training_config(self) -> dict[str, Any]:
+        """The constructor's arguments that every learner has; a schedule is not kept."""
+        return {
+            "learning_rate": None if callable(self.learning_rate) else self.learning_rate,
+            "batch_size": self.batch_size,
+            "ema_decay": self.ema_decay,
+            "weight_decay": self.weight_decay,
+            "max_grad_norm": self.max_grad_norm,
+            "seed": self.seed,
+        }
+
     def _extra_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Groups of tensors to save beside the weights."""
         return {}
@@ -316,14 +327,9 @@ class Learner(ABC, Generic[Module]):
         :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
         """
         archive = read_archive(path, cls.kind)
-        try:
+        with archive.rebuilding():
             learner = cls._from_config(archive.config, archive.tensors, **kwargs)
             learner._restore(archive.config, archive.tensors)
-        except (AttributeError, KeyError, TypeError, RuntimeError, IndexError) as error:
-            fault = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(f"{archive.path} is not a valid {cls.kind} archive: {fault}") from error
-        except ValueError as error:
-            raise ValueError(f"{archive.path}: {error}") from error
         learner.device = _cpu(device)
         return learner
 

@@ -136,14 +136,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
     def _config(self) -> dict[str, Any]:
         return {
             "window_kwargs": self.window_kwargs,
-            "training": {
-                "learning_rate": None if callable(self.learning_rate) else self.learning_rate,
-                "batch_size": self.batch_size,
-                "ema_decay": self.ema_decay,
-                "weight_decay": self.weight_decay,
-                "max_grad_norm": self.max_grad_norm,
-                "seed": self.seed,
-            },
+            "training": self._training_config(),
         }
 
     @classmethod

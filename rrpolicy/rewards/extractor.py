@@ -243,17 +243,12 @@ class RewardExtractor(Learner[RelativeReward]):
             "reward": self.module.to_config(),
             "fingerprint": self.base.fingerprint(),
             "training": {
-                "learning_rate": None if callable(self.learning_rate) else self.learning_rate,
-                "batch_size": self.batch_size,
+                **self._training_config(),
                 "buffer_size": self.buffer_size,
                 "n_epochs": self.n_epochs,
                 "value_coef": self.value_coef,
                 "n_value_draws": self.n_value_draws,
                 "n_step_rows": self.n_step_rows,
-                "ema_decay": self.ema_decay,
-                "weight_decay": self.weight_decay,
-                "max_grad_norm": self.max_grad_norm,
-                "seed": self.seed,
             },
             "steps_in_buffer": self._steps_in_buffer,
         }

@@ -250,10 +250,7 @@ class RelativeReward(nn.Module):
         :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
         """
         archive = read_archive(path, cls.kind)
-        try:
+        with archive.rebuilding():
             reward = cls.from_config(archive.config, archive.tensors)
             reward.load_state_dict(archive.tensors["weights"])
-        except (AttributeError, KeyError, TypeError, RuntimeError, IndexError, ValueError) as error:
-            fault = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(f"{archive.path} is not a valid {cls.kind} archive: {fault}") from error
         return reward.requires_grad_(False).eval()
