@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stable_baselines3 import PPO
 from tiny import ENV_ID, RECIPE, build_zoo, recipe, toml
 from typer.testing import CliRunner
 
-from rrpolicy import zoo
+from rrpolicy import baselines, zoo
+from rrpolicy.baselines import Settings
 from rrpolicy.cli import app, main
 from rrpolicy.cli import commands as commands
 from rrpolicy.common.version import __version__
@@ -21,7 +23,7 @@ from rrpolicy.evaluation import read_results
 COMMANDS = [
     ["demo"], ["collect"], ["train"], ["extract"], ["enjoy"], ["record-video"], ["plot", "heat-map"], ["plot", "plans"],
     ["plot", "learning-curve"], ["benchmark", "latency"], ["zoo", "list"], ["zoo", "info"], ["zoo", "table"],
-    ["zoo", "build"],
+    ["zoo", "build"], ["reproduce", "maze2d"], ["train-on-reward"],
 ]  # fmt: skip
 
 
@@ -148,6 +150,24 @@ def test_zoo_commands(built: Path, tmp_path: Path) -> None:
     assert built_again.count("there already") == 3
 
 
+def test_training_on_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = Settings(PPO, 4, 8, {"n_steps": 2, "batch_size": 8, "n_epochs": 1})
+    monkeypatch.setattr(baselines, "SETTINGS", {"PPO": quick})
+    monkeypatch.setattr(baselines, "N_BASE_TRANSITIONS", 500)
+    for _ in range(2):  # a second run over the first
+        run("train-on-reward", "--reward", f"{ENV_ID}/reward-3-1", "--true-reward", "--algorithm", "ppo",
+            "--total-timesteps", 16, "--n-episodes", 2, "--out", tmp_path, "--no-progress")  # fmt: skip
+    rows = read_results(tmp_path)
+    metrics = ["success_rate", "return", "decisions", "cpu_seconds"]
+    agents = ["PPO-reward-3-1", "PPO-true-reward"]
+    wanted = [(agent, metric) for agent in agents for metric in metrics]
+    assert [(row["agent"], row["metric"]) for row in rows] == [*wanted, (agents[0], "return_over_true")]
+    assert all(row["mean"] == 16 for row in rows if row["metric"] == "decisions")
+    for agent in agents:
+        names = [path.name for path in (tmp_path / agent).iterdir()]
+        assert sorted(name.split(".")[0] for name in names) == ["events", "progress"]
+
+
 def test_an_empty_zoo_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
     assert "is empty" in run("zoo", "list").output
@@ -195,6 +215,10 @@ FAULTS: list[tuple[str, Callable[[Path], list[object]], str]] = [
     ("no recipe", lambda p: ["demo", "--recipe", p / "gone.toml", "--out", p], "no such recipe"),
     ("no log", lambda p: ["plot", "learning-curve", p / "gone.csv", "--out", p], "gone.csv"),
     ("out is a file", lambda p: ["collect", "--n-transitions", 9, "--out", _file(p, "")], "is a file"),
+    ("nothing to train on", lambda p: ["train-on-reward", "--out", p], "give --reward, --true-reward or both"),
+    ("no goal to train for", lambda p: ["train-on-reward", "--true-reward", "--out", p], "--goal is needed"),
+    ("training without a maze",
+     lambda p: ["train-on-reward", "--true-reward", "--env", "Pendulum-v1", "--out", p], "is not a PointMaze"),
     ("no such card", lambda p: ["zoo", "info", "../base"], "is not in the zoo"),
 ]
 

@@ -27,6 +27,7 @@ LAYERS = {
     "zoo": 4,
     "testing": 4,
     "pipeline": 4,
+    "reproduce": 4,
     "demo": 4,
     "benchmark": 4,
     "": 4,  # rrpolicy/__init__.py, the public names

@@ -7,11 +7,13 @@ from rrpolicy.envs.point_maze import make_point_maze
 from rrpolicy.envs.render import draw_maze
 from rrpolicy.envs.scene import SceneRender, SceneRenderer
 from rrpolicy.envs.simulator import PointMazeSimulator
+from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
 
 __all__ = [
     "MazeGeometry",
     "PDController",
     "PointMazeSimulator",
+    "PointMazeVecEnv",
     "SceneRender",
     "SceneRenderer",
     "WaypointController",

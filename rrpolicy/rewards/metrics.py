@@ -1,7 +1,8 @@
 """How well ρ explains the difference of two models, and where its maximum lies.
 
 The explained fraction R²(t) = 1 - E‖∇ρ - Δs‖² / E‖Δs‖² is reported on noised data and on the x_t that guided sampling
-visits: the second is where steering happens, and the first can look good without it.
+visits: the second is where steering happens, and the first can look good without it. EPIC, the distance between two
+rewards, has a file of its own and is offered here, too.
 """
 
 from __future__ import annotations
@@ -13,9 +14,19 @@ from torch import Tensor
 
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
+from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.targets import eps_difference, noised
+
+__all__ = [
+    "Coverage",
+    "epic_distance",
+    "explained_by_level",
+    "explained_fraction",
+    "explained_when_guided",
+    "state_reward",
+]
 
 CHUNK = 2048
 

@@ -1,0 +1,157 @@
+"""Figures of the maze experiment, made from the CSV and the maps beside it alone: the sheet of heat maps with the true
+goals, agents compared with intervals, and the order of cells beside what needs no reward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rrpolicy.common.files import appearing
+from rrpolicy.evaluation import bootstrap_interval
+from rrpolicy.plotting import COLOURS, DPI, FAINT, GOAL, HEAT, INK, OTHERS, WALL_EDGE, draw_maze_axes
+from rrpolicy.reproduce.kept_maps import map_path, read_map
+from rrpolicy.reproduce.results import Result
+from rrpolicy.reproduce.summary import NEAR, OWN, values_of
+from rrpolicy.reproduce.units import MAZES, Unit, goal_text
+from rrpolicy.rewards.maps import RewardMap
+
+HEAT_MAPS, STEERING, ORDER = "heat_maps.png", "steering.png", "order.png"
+AGENTS = ("base", "discriminator", "steered", "expert")
+ORDERS = ("euclidean", "occupancy", "reward")
+_COLOURS = {**COLOURS, "reward": COLOURS["steered"], "euclidean": COLOURS["base"], "occupancy": OTHERS[0]}
+_LABELS = {
+    "success_rate": "success rate",
+    "return": "return",
+    "spearman_path": "Spearman with −path",
+    "topology_pairs_rate": "topology pairs in order",
+    "detour_pairs_rate": "detour pairs in order",
+}
+
+
+def draw(results: Sequence[Result], out: Path, seed: int | None = None) -> list[Path]:
+    """
+    Draw what the results allow.
+
+    :param results: as ``read_csv`` gives them; ablations are not drawn
+    :param out: the CSV; figures go into the folder of its name beside it, where the maps are
+    :param seed: of the sheet of heat maps; None for the lowest there is
+    :return: the files
+    """
+    main = [one for one in results if not one.variant]
+    folder, written = out.with_suffix(""), []
+    found = [one for one in main if (one.agent, one.metric) == OWN]
+    if found:
+        chosen = min(one.seed for one in found) if seed is None else seed
+        written.append(_save(heat_maps(main, out, chosen), folder / HEAT_MAPS))
+    for name, metrics, agents in (
+        (STEERING, ("success_rate", "return"), AGENTS),
+        (ORDER, ("spearman_path", "topology_pairs_rate", "detour_pairs_rate"), ORDERS),
+    ):
+        if any(one.metric in metrics for one in main):
+            written.append(_save(comparison(main, metrics, agents), folder / name))
+    return written
+
+
+def heat_maps(results: Sequence[Result], out: Path, seed: int) -> Figure:
+    """
+    A row of panels for each maze: the true goal is a star, the reward's maximum a ring.
+
+    :raises ValueError: when a map is missing
+    """
+    units = {maze: _units(results, maze, seed) for maze in MAZES}
+    units = {maze: row for maze, row in units.items() if row}
+    width = max(len(row) for row in units.values())
+    figure = Figure(figsize=(max(1.9 * width, 5.2), 1.9 * len(units) + 0.6), layout="constrained")
+    panels = figure.subplots(len(units), width, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for line, row in zip(panels, units.values(), strict=True):
+        for axes, unit in zip(line, row, strict=False):
+            axes.set_axis_on()
+            _panel(axes, read_map(map_path(out, unit), unit), unit)
+    mine = [one for one in results if one.seed == seed]
+    own, near = (values_of(mine, key) for key in (OWN, NEAR))
+    figure.suptitle(f"Extracted rewards, seed {seed}: goal (star), maximum (ring), its error in cells\nin the goal's "
+                    f"own cell {sum(own):.0f} of {len(own)}, within one cell {sum(near):.0f}", fontsize=9, color=INK)
+    return figure
+
+
+def comparison(results: Sequence[Result], metrics: Sequence[str], agents: Sequence[str]) -> Figure:
+    """
+    A row of panels for each metric, a panel for each maze: means over goals and seeds with 95 % intervals.
+    """
+    mazes = [maze for maze in MAZES if any(one.maze == maze and one.metric in metrics for one in results)]
+    size = 1.2 + 2.6 * len(mazes), (0.9 + 0.42 * len(agents)) * len(metrics) + 0.3
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(metrics), len(mazes), squeeze=False)
+    for line, metric in zip(panels, metrics, strict=True):
+        for axes, maze in zip(line, mazes, strict=True):
+            of_maze = [one for one in results if one.maze == maze and one.metric == metric and one.agent in agents]
+            if not of_maze:  # the open maze has no walls to be on two sides of
+                axes.set_axis_off()
+                continue
+            _intervals(axes, of_maze, agents, metric)
+            axes.set_title(maze if metric == metrics[0] else "", fontsize=11, color=INK)
+            if maze != mazes[0] and line[0].axison:
+                axes.set_yticklabels([])
+    figure.suptitle("Means over goals and seeds (n) with 95 % intervals", fontsize=10, color=FAINT)
+    return figure
+
+
+# ---------------------------------------------------------------------- panels
+
+
+def _units(results: Iterable[Result], maze: str, seed: int) -> list[Unit]:
+    """Units that have a map, in the experiment's order of goals."""
+    there = {one.goal for one in results if one.maze == maze and one.seed == seed and (one.agent, one.metric) == OWN}
+    return [Unit(maze, seed, goal) for goal in MAZES[maze].goals if goal_text(goal) in there]
+
+
+def _panel(axes: Axes, drawn: RewardMap, unit: Unit) -> None:
+    axes.imshow(drawn.filled, extent=drawn.maze.extent, cmap=HEAT, interpolation="bilinear", zorder=1)
+    draw_maze_axes(axes, drawn.maze, unit.goal, floor=None)
+    for text in list(axes.texts):  # the numbers of cells are too small to be read here
+        text.remove()
+    axes.set(xlabel="", ylabel="", xticks=[], yticks=[])
+    hit = drawn.same_cell(unit.goal)
+    for colour, width in ((WALL_EDGE, 3.0), ("white", 1.5)):
+        axes.plot(*drawn.maximum, marker="o", markersize=13, markerfacecolor="none", markeredgecolor=colour,
+                  markeredgewidth=width, zorder=7)
+    error = drawn.goal_error_cells(unit.goal)
+    axes.set_title(f"{unit.maze} {goal_text(unit.goal)}: {error:.2f}", fontsize=8, color=INK if hit else GOAL, pad=3)
+
+
+def _intervals(axes: Axes, results: Sequence[Result], agents: Sequence[str], metric: str) -> None:
+    """A dot and a bar for each agent; the interval is over goals and seeds, or over episodes where there is one."""
+    for height, agent in enumerate(reversed(agents)):
+        own = [one for one in results if one.agent == agent]
+        if not own:
+            continue
+        values = [one.value for one in own]
+        low, high = bootstrap_interval(values, rate=metric.endswith("rate")) if len(own) > 1 else (
+            own[0].ci_low, own[0].ci_high)
+        mean, colour = float(np.mean(values)), _COLOURS[agent]
+        axes.plot((low, high), (height, height), color=colour, linewidth=5, alpha=0.4, solid_capstyle="round")
+        axes.plot(mean, height, marker="o", markersize=8, markeredgecolor="white", color=colour, clip_on=False)
+        axes.annotate(f"{mean:.2f}" if abs(mean) < 10 else f"{mean:.0f}", (mean, height), xytext=(0, 7),
+                      textcoords="offset points", ha="center", fontsize=8, color=INK)
+    axes.set_yticks(range(len(agents)), list(reversed(agents)))
+    axes.set_ylim(-0.5, len(agents) - 0.2)
+    if metric != "return":
+        axes.set_xlim(min(-0.04, axes.get_xlim()[0]), 1.04)
+    counts = sorted({len([one for one in results if one.agent == agent]) for agent in agents} - {0})
+    axes.set_xlabel(f"{_LABELS[metric]} (n = {', '.join(map(str, counts))})", fontsize=9, color=FAINT)
+    axes.grid(True, axis="x", color="#e6e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=9)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with appearing(path) as unfinished:
+        figure.savefig(unfinished, dpi=DPI, facecolor="white")
+    return path

@@ -1,0 +1,44 @@
+"""Claims on pieces of work, so that processes can share one run; a claim ends with its process, however that dies.
+
+Uses the system's file locks where there are any; elsewhere every claim is granted, and one process runs at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def claimed(path: str | Path, wait: bool = True) -> Iterator[bool]:
+    """
+    Hold a lock file, which is made if missing and stays.
+
+    :param path: of the lock file
+    :param wait: until whoever holds it lets go; otherwise do without
+    :return: whether it is held now
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield lock(descriptor, wait)
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, wait: bool = True) -> bool:
+    """Lock an open file until it is closed; returns whether that was possible."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

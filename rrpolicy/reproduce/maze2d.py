@@ -1,0 +1,211 @@
+"""The measurements of one unit of the maze experiment: the reward's map against the maze, and the agents at work.
+
+Everything random follows from the unit's seed; agents are loaded anew for every unit, so a resumed run gives the same
+numbers as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rrpolicy import pipeline
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.common.typing import Array, Predictor
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.evaluation import Evaluation, Row, evaluate_policy, paired_difference, result_row
+from rrpolicy.pipeline import plain_row
+from rrpolicy.reproduce.results import UNIT_DONE
+from rrpolicy.reproduce.units import Unit
+from rrpolicy.reproduce.workshop import Workshop
+from rrpolicy.rewards.bounded import BoundedReward
+from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
+from rrpolicy.rewards.maps import RewardMap
+from rrpolicy.rewards.maze_metrics import (
+    cell_rewards,
+    crosses_walls,
+    dense_reward,
+    euclidean_values,
+    occupancy_log_ratio,
+    path_order,
+)
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+N_PLANS = 1000  # of the base, looked at for walls
+N_COVERAGE = 1024  # transitions of the base's data over which rewards are compared
+N_CANONICAL = 16  # rewards of states lose nothing in the canonical form, so few samples do
+PAIRS = (("steered", "expert"), ("steered", "discriminator"), ("steered", "base"))  # that are compared
+MAX_ENVS = 64
+Say = Callable[[str], None]
+
+
+@dataclass
+class Ledger:
+    """
+    Rows with the CPU-seconds of the step that made them.
+
+    :param say: told what is being done
+    """
+
+    say: Say = lambda text: None
+    entries: list[tuple[Row, float]] = field(default_factory=list)
+    total: float = 0.0
+    _started: float = field(default_factory=time.process_time)
+
+    def begin(self, what: str) -> None:
+        """From here on time belongs to this step."""
+        self.say(what)
+        self._started = time.process_time()
+
+    def add(self, rows: Iterable[Row], cpu_seconds: float | None = None) -> None:
+        """
+        Enter rows; those that hold no number (a correlation with a constant) are left out.
+
+        :param cpu_seconds: default: since :meth:`begin`
+        """
+        spent = time.process_time() - self._started
+        self.entries += [(row, spent if cpu_seconds is None else cpu_seconds) for row in rows
+                         if np.isfinite(row["mean"])]  # fmt: skip
+        self.total += spent if cpu_seconds is None else cpu_seconds
+        self._started = time.process_time()
+
+    def add_times(self, **cpu_seconds: float) -> None:
+        """Enter what making something took, which may have been in another process."""
+        for agent, seconds in cpu_seconds.items():
+            self.add([plain_row(agent, "cpu_seconds", seconds)], seconds)
+
+    def close(self) -> None:
+        """Enter the row that says the unit is done."""
+        self.entries.append((plain_row(*UNIT_DONE, self.total), self.total))
+
+
+def measure_base(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+    """The base alone: what it took, and how many of its plans lead through walls."""
+    ledger = Ledger(say)
+    ledger.begin("training the base")
+    base, seconds = shop.base(unit)
+    ledger.add_times(base_data=shop.data(unit)[1], base=seconds)
+    ledger.begin("plans of the base")
+    maze = unit.task.maze
+    observations = pipeline.observations_for_plans(maze, N_PLANS, unit.seed)
+    plans = np.asarray(base.plan(observations, deterministic=False)[..., :2], dtype=np.float64)
+    ledger.add([
+        result_row("base", "plans_through_walls_rate", crosses_walls(maze, plans)),
+        result_row("base", "planned_positions_in_walls", maze.is_wall(plans).mean(axis=1)),
+    ])  # fmt: skip
+    ledger.close()
+    return ledger
+
+
+def measure_pair(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> tuple[Ledger, RewardMap]:
+    """A base, an expert and their reward: everything that the experiment reports of them."""
+    ledger = Ledger(say)
+    ledger.begin("data")
+    shop.data(unit)
+    base, _ = shop.base(unit)
+    ledger.begin("training the expert")
+    expert, expert_seconds = shop.expert(unit)
+    ledger.begin("extracting the reward")
+    reward, reward_seconds = shop.reward(unit)
+    ledger.add_times(expert_data=shop.data(unit)[1], expert=expert_seconds, reward=reward_seconds)
+    ledger.begin("drawing the map")
+    drawn = pipeline.map_reward(reward, unit.task.maze, shop.recipe)
+    ledger.add(_recovery(drawn, unit.goal))
+    data = shop.data(Unit(unit.maze, unit.seed))[0], shop.data(unit)[0]
+    ledger.add(_orders(drawn, unit.goal, *data))
+    ledger.begin("EPIC")
+    ledger.add(_epic(reward, unit, data[0]))
+    ledger.begin("R²")
+    held_out = shop.sources(unit)[1]
+    ledger.add(pipeline.explained_rows(reward, base, expert, held_out, shop.recipe, unit.seed))
+    _measure_agents(shop, unit, ledger, reward, base, expert)
+    ledger.close()
+    return ledger, drawn
+
+
+# ---------------------------------------------------------------------- the reward
+
+
+def _recovery(drawn: RewardMap, goal: Any) -> list[Row]:
+    """Where the map is highest (the paper's first metric)."""
+    error = drawn.goal_error_cells(goal)
+    return [
+        plain_row("reward", "goal_error_cells", error),
+        plain_row("reward", "goal_own_cell", float(drawn.same_cell(goal))),
+        plain_row("reward", "goal_within_one_cell", float(error <= 1.0)),
+    ]
+
+
+def _orders(drawn: RewardMap, goal: Any, base_data: TrajectoryDataset, expert_data: TrajectoryDataset) -> list[Row]:
+    """The order of cells by the reward, by straight distance, and by counting."""
+    maze = drawn.maze
+    values: Mapping[str, Array] = {
+        "reward": cell_rewards(drawn),
+        "euclidean": euclidean_values(maze, goal),
+        "occupancy": occupancy_log_ratio(maze, base_data.observations, expert_data.observations),
+    }
+    rows = []
+    for name, cells in values.items():
+        order = path_order(cells, maze, goal)
+        rows.append({**plain_row(name, "spearman_path", order.spearman), "n": len(maze.free_cells)})
+        for metric, pairs in (("topology_pairs_rate", order.pairs), ("detour_pairs_rate", order.detours)):
+            if len(pairs):
+                rows.append(result_row(name, metric, pairs))
+    return rows
+
+
+def _epic(reward: RelativeReward, unit: Unit, base_data: TrajectoryDataset) -> list[Row]:
+    """EPIC distance to PointMaze's dense reward, of ρ itself and of the bounded reward that agents are trained on."""
+    maze = unit.task.maze
+    coverage = Coverage.from_dataset(base_data, N_COVERAGE, unit.seed)
+    bounded = BoundedReward.fit(reward, coverage.states)
+    rewards = {
+        "epic_distance": lambda states: np.asarray(reward.predict(states), dtype=np.float64),
+        "epic_distance_bounded": lambda states: bounded(np.asarray(reward.predict(states), dtype=np.float64)),
+    }
+    true = state_reward(lambda states: dense_reward(maze, unit.goal, states))
+    rows = []
+    for metric, function in rewards.items():
+        if np.ptp(function(coverage.states)) > 0:  # a constant has no distance
+            distance = epic_distance(state_reward(function), true, coverage, n_canonical=N_CANONICAL, seed=unit.seed)
+            rows.append({**plain_row("reward", metric, distance), "n": N_COVERAGE})
+    return rows
+
+
+# ---------------------------------------------------------------------- the agents
+
+
+def _measure_agents(
+    shop: Workshop, unit: Unit, ledger: Ledger, reward: RelativeReward, base: DiffusionAgent, expert: DiffusionAgent
+) -> None:
+    """Success and return of everybody who runs in this variant, and their differences episode by episode."""
+    wanted = shop.variant.agents
+    actor = shop.second_base(unit)[0] if shop.variant.unseen_base else base
+    agents: dict[str, Predictor] = {"base": actor}
+    if "discriminator" in wanted:
+        ledger.begin("training the discriminator")
+        other, seconds = shop.discriminator(unit)
+        ledger.add_times(discriminator=seconds)
+        agents["discriminator"] = pipeline.steer(actor, other, shop.recipe)
+    agents |= {"steered": pipeline.steer(actor, reward, shop.recipe), "expert": expert}
+    settings = pipeline.section(shop.recipe, "evaluation")
+    results: dict[str, Evaluation] = {}
+    with ExitStack() as stack:
+        n_envs = min(settings.get("n_eval_episodes", MAX_ENVS), MAX_ENVS)
+        envs = [stack.enter_context(closing(unit.task.make())) for _ in range(n_envs)]
+        for name in wanted:
+            ledger.begin(f"episodes of {name}")
+            results[name] = evaluate_policy(agents[name], envs, seed=unit.seed * 1000, **settings)
+            ledger.add(results[name].rows(name))
+    for one, two in PAIRS:
+        if one in results and two in results:
+            ledger.add([_difference(results, one, two, metric) for metric in ("success_rate", "return")])
+
+
+def _difference(results: Mapping[str, Evaluation], one: str, two: str, metric: str) -> Row:
+    return {"agent": f"{one}-{two}", "metric": metric, **paired_difference(results[one], results[two], metric)}

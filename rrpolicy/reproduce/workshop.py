@@ -1,0 +1,200 @@
+"""Everything that a unit trains, made once and kept as archives: base, expert, reward and discriminator.
+
+A file's name holds a digest of the numbers it was made with, so variants share what they have in common, and what a
+killed run has finished is found again; the archive's card tells the CPU-seconds that it took.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from rrpolicy import pipeline, zoo
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.pipeline import Recipe, section, total_timesteps
+from rrpolicy.pipeline.recipes import build, without_steps
+from rrpolicy.reproduce.locks import claimed
+from rrpolicy.reproduce.units import Unit
+from rrpolicy.reproduce.variants import Variant
+from rrpolicy.rewards.extractor import RewardExtractor
+from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.targets import Targets
+
+T = TypeVar("T")
+MAX_DATASETS = 3  # kept in memory: base, second base, expert
+
+
+@dataclass
+class Workshop:
+    """
+    :param folder: of the archives
+    :param recipe: every number, the variant's changes included
+    :param variant: what is made differently
+    """
+
+    folder: Path
+    recipe: Recipe
+    variant: Variant
+    _datasets: dict[Unit, tuple[TrajectoryDataset, float]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ data
+
+    def data(self, unit: Unit) -> tuple[TrajectoryDataset, float]:
+        """Demonstrations to the unit's goal, or between random goals, and the CPU-seconds they took."""
+        if unit not in self._datasets:
+            started = time.process_time()
+            collect = pipeline.collect_base if unit.goal is None else pipeline.collect_expert
+            dataset = collect(unit.task, self.recipe, unit.seed)
+            while len(self._datasets) >= MAX_DATASETS:
+                del self._datasets[next((key for key in self._datasets if key.goal), next(iter(self._datasets)))]
+            self._datasets[unit] = dataset, time.process_time() - started
+        return self._datasets[unit]
+
+    def sources(self, unit: Unit) -> tuple[list[TrajectoryDataset], list[TrajectoryDataset]]:
+        """What the pair learned from, base and expert, in disjoint episodes: to extract from and to score on."""
+        units = {"tuned": unit, "scratch": unit, "second-base": self._next(unit), "base": self._base_of(unit)}
+        pair = [self.data(self._base_of(unit))[0], self.data(units[self.variant.expert])[0]]
+        return pipeline.split_data(pair, unit.seed)
+
+    # ------------------------------------------------------------------ agents
+
+    def base(self, unit: Unit) -> tuple[DiffusionAgent, float]:
+        """The base of the unit's maze and seed, and its CPU-seconds."""
+        unit = self._base_of(unit)
+
+        def make() -> DiffusionAgent:
+            return pipeline.train_base(unit.task, self.recipe, self.data(unit)[0], unit.seed)
+
+        path = self.base_path(unit)
+        if not path.exists():
+            self.data(unit)  # now, so that its time is not the training's
+        return self._kept(path, make, DiffusionAgent.load)
+
+    def second_base(self, unit: Unit) -> tuple[DiffusionAgent, float]:
+        """The base of the next seed."""
+        return self.base(self._next(unit))
+
+    def expert(self, unit: Unit) -> tuple[DiffusionAgent, float]:
+        """The expert of the unit's goal as the variant wants it, and its CPU-seconds."""
+        if self.variant.expert == "second-base":
+            return self.second_base(unit)
+        if self.variant.expert == "base":
+            return self.base(unit)
+        scratch = self.variant.expert == "scratch"
+        start = self.base(unit)[0]
+        self.data(unit)
+
+        def make() -> DiffusionAgent:
+            data, seed = self.data(unit)[0], unit.seed
+            if not scratch:
+                return pipeline.train_expert(start, self.recipe, data, seed)
+            agent = pipeline.new_agent(unit.task, self.recipe, seed + 1)  # not even the base's first weights
+            return agent.learn(data, total_timesteps(self.recipe, "base"), log_interval=0)
+
+        name = "expert-from-scratch" if scratch else "expert"
+        return self._kept(self._path(unit, name, "data", "agent", "base", "expert"), make, DiffusionAgent.load)
+
+    # ------------------------------------------------------------------ rewards
+
+    def reward(self, unit: Unit) -> tuple[RelativeReward, float]:
+        """The extracted reward and its CPU-seconds; the same for all goals where the expert is."""
+        unit = unit if self.variant.has_goal else self._base_of(unit)
+        names = self.variant.sources
+        train, _ = self.sources(unit)
+        chosen = [data for name, data in zip(("base", "expert"), train, strict=True) if name in names]
+        pair = self.base(unit)[0], self.expert(unit)[0]
+
+        def make() -> RelativeReward:
+            if not self.variant.shuffled:
+                return pipeline.extract(*pair, chosen, self.recipe, unit.seed).reward
+            arguments = {**without_steps(section(self.recipe, "extraction")), "seed": unit.seed}
+            extractor = build(ShuffledExtractor, "extraction", base=pair[0], expert=pair[1], **arguments)
+            return extractor.learn(chosen, total_timesteps(self.recipe, "extraction"), log_interval=0).reward
+
+        changes = [self.variant.expert, names, self.variant.shuffled]
+        path = self._path(unit, "reward", "data", "agent", "base", "expert", "extraction", extra=changes)
+        return self._kept(path, make, RelativeReward.load)
+
+    def discriminator(self, unit: Unit) -> tuple[RelativeReward, float]:
+        """The baseline's reward and its CPU-seconds."""
+        train, _ = self.sources(unit)
+        pair = self.base(unit)[0], self.expert(unit)[0]
+
+        def make() -> RelativeReward:
+            return pipeline.discriminate(*pair, train, self.recipe, unit.seed)
+
+        parts = ("data", "agent", "base", "expert", "discriminator")
+        return self._kept(self._path(unit, "discriminator", *parts), make, RelativeReward.load)
+
+    # ------------------------------------------------------------------ archives
+
+    def base_path(self, unit: Unit) -> Path:
+        return self._path(self._base_of(unit), "base", "data", "agent", "base")
+
+    def base_is_being_made(self, unit: Unit) -> bool:
+        """Whether another process is at the base that this unit needs."""
+        path = self.base_path(unit)
+        if path.exists():
+            return False
+        with claimed(_lock_of(path), wait=False) as free:
+            return not free
+
+    def _path(self, unit: Unit, name: str, *sections: str, extra: Any = None) -> Path:
+        made_with = [{part: self.recipe.get(part) for part in sections}, extra]
+        return self.folder / unit.name / f"{name}-{digest(made_with)}.zip"
+
+    def _kept(self, path: Path, make: Callable[[], T], load: Callable[[Path], T]) -> tuple[T, float]:
+        """Load an archive, making it first if need be. Always loaded: a resumed run sees the same as another."""
+        if not path.exists():
+            with claimed(_lock_of(path)):
+                if not path.exists():
+                    self._make(path, make)
+        return load(path), float(zoo.card(path)["cpu_seconds"])
+
+    def _make(self, path: Path, make: Callable[[], T]) -> None:
+        started = time.process_time()
+        made = make()
+        card = {"cpu_seconds": time.process_time() - started}
+        if isinstance(made, DiffusionAgent):
+            pipeline.save_agent(made, path, card)
+        elif isinstance(made, RelativeReward):
+            made.save(path, card=card)
+
+    # ------------------------------------------------------------------ units
+
+    @staticmethod
+    def _base_of(unit: Unit) -> Unit:
+        return Unit(unit.maze, unit.seed)
+
+    @staticmethod
+    def _next(unit: Unit) -> Unit:
+        return Unit(unit.maze, unit.seed + 1)
+
+
+class ShuffledExtractor(RewardExtractor):
+    """A control: every event gets the target of another one at its noise level, so only their mean can be learned."""
+
+    def _draw_targets(self) -> Targets:
+        targets = super()._draw_targets()
+        mixed = torch.randperm(len(targets), generator=torch.Generator().manual_seed(self.seed or 0))
+        order = torch.empty_like(mixed)
+        order[targets.t.argsort(stable=True)] = mixed[targets.t[mixed].argsort(stable=True)]
+        value = None if targets.value is None else targets.value[order]
+        return Targets(targets.x_t, targets.t, targets.eps_difference[order], value)
+
+
+def digest(values: Any) -> str:
+    """Eight hexadecimal digits of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")

@@ -1,0 +1,201 @@
+"""Training on rewards: what is paid, that learning learns, action repeat as a predictor, behaviour cloning."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import Drift, make_agent
+from stable_baselines3.common.callbacks import BaseCallback
+
+from rrpolicy import TrajectoryDataset
+from rrpolicy.baselines import ACTION_REPEAT, ActionRepeat, clone_behaviour, evaluate_trained, paying, train_on_reward
+from rrpolicy.data.collect import collect_point_maze
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.envs import make_point_maze
+from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
+from rrpolicy.evaluation import evaluate_policy
+from rrpolicy.rewards.bounded import CHUNK, BoundedReward
+from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.wrappers import ORIGINAL
+
+MAZE, GOAL = ["####", "#..#", "####"], (1, 2)
+BOUND = np.full(4, 2.0)
+
+
+def make_reward(heads: tuple[Any, ...] = ("step",), plan_actions: bool = False) -> RelativeReward:
+    """An untrained ρ over PointMaze observations."""
+    layout = TrajectoryLayout(4, 2, horizon=4, observation_columns=(0, 1), plan_actions=plan_actions)
+    small = {"width": 16, "n_blocks": 1, "n_fourier_features": 4}
+    normalizer = Normalizer.from_bounds((-BOUND, BOUND), (-np.ones(2), np.ones(2)))
+    return RelativeReward(
+        DiffusionProcess(10), layout.event_shape, layout=layout, normalizer=normalizer, heads=heads,
+        window_kwargs=small, step_kwargs=small,
+    ).eval()  # fmt: skip
+
+
+# ---------------------------------------------------------------------- what is paid
+
+
+def test_the_bounded_reward_is_one_at_the_best_base_observation_and_falls_by_nats() -> None:
+    bounded = BoundedReward(maximum=3.0)
+    assert bounded(np.array([3.0, 9.0, 2.0, -np.inf])) == pytest.approx([1.0, 1.0, np.exp(-1.0), 0.0])
+    observations = np.random.default_rng(0).uniform(-1, 1, (CHUNK + 5, 4))
+    for plan_actions in (False, True):
+        reward = make_reward(plan_actions=plan_actions)
+        actions = np.zeros((len(observations), 2)) if plan_actions else None
+        values = reward.predict(observations, actions)
+        last = np.argmax(values)
+        observations[[last, -1]] = observations[[-1, last]]  # the best one is in the second chunk
+        assert BoundedReward.fit(reward, observations, actions).maximum == pytest.approx(float(values.max()), abs=1e-6)
+
+
+def test_bounded_rewards_that_cannot_be_fitted_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \(0, 4\), wanted \(n, obs_dim\)"):
+        BoundedReward.fit(make_reward(), np.zeros((0, 4)))
+    with pytest.raises(ValueError, match="step head"):
+        BoundedReward.fit(make_reward(heads=("window",)), np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="maximum must be finite, got nan"):
+        BoundedReward(float("nan"))
+
+
+def test_both_rewards_lie_between_zero_and_one_and_the_monitor_keeps_the_true_return() -> None:
+    limit, reward = 4 * ACTION_REPEAT, make_reward()
+    for paid in (None, reward):
+        env = paying(paid, PointMazeVecEnv(MAZE, GOAL, 2, limit, ACTION_REPEAT, seed=0))
+        env.seed(1)
+        env.reset()
+        steps = [env.step(np.zeros((2, 2))) for _ in range(4)]
+        values = np.array([rewards for _, rewards, _, _ in steps])
+        assert (values > 0).all() and (values <= 1 + 1e-6).all()
+        true = values.sum(axis=0) * ACTION_REPEAT if paid is None else [
+            sum(infos[i][ORIGINAL] for _, _, _, infos in steps) for i in range(2)
+        ]  # fmt: skip
+        assert [steps[-1][3][i]["episode"]["r"] for i in range(2)] == pytest.approx(true, abs=1e-4)
+
+
+# ---------------------------------------------------------------------- training
+
+
+def test_learning_learns_in_the_tiniest_maze_and_leaves_curves(tmp_path: Path) -> None:
+    def true_env() -> Any:
+        return make_point_maze(maze_map=MAZE, goal=GOAL, reward_type="dense", max_episode_steps=60)
+
+    quick: dict[str, Any] = {"n_steps": 12, "batch_size": 128, "gamma": 0.9}
+    curious = train_on_reward(None, MAZE, GOAL, "PPO", 1, max_episode_steps=60, learning_rate=0.0, n_epochs=1, **quick)
+    skilled = train_on_reward(
+        None, MAZE, GOAL, "PPO", 8_000, max_episode_steps=60, out=tmp_path, learning_rate=3e-3, **quick
+    )
+    before, after = (evaluate_trained(model, true_env, n_eval_episodes=4) for model in (curious, skilled))
+    assert before.success_rate == 0.0 and after.success_rate == 1.0
+    assert after.returns.mean() > 1.3 * before.returns.mean()
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
+    assert {"time/total_timesteps", "rollout/ep_rew_mean", "rollout/success_rate"} <= set(header)
+    assert any(path.name.startswith("events.out.tfevents") for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("algorithm", "arguments"), [
+    ("PPO", {"n_steps": 2, "n_epochs": 1, "batch_size": 256}),
+    ("SAC", {"learning_starts": 16, "gradient_steps": 1}),
+])  # fmt: skip
+def test_agents_train_on_rho(algorithm: str, arguments: dict[str, Any]) -> None:
+    seen: list[int] = []
+
+    class Count(BaseCallback):
+        def _on_step(self) -> bool:
+            seen.append(self.num_timesteps)
+            return True
+
+    for callback in (Count(), [Count()], lambda local, _: local is not None):
+        model = train_on_reward(
+            make_reward(), MAZE, GOAL, algorithm, 48, transform=BoundedReward(0.0), callback=callback, **arguments
+        )
+    assert len(seen) == 2 * model.num_timesteps / model.n_envs
+    assert ActionRepeat(model).predict(np.zeros(4))[0].shape == (2,)
+
+
+def test_training_is_reproducible() -> None:
+    reward = make_reward()
+    quick: dict[str, Any] = {"n_steps": 2, "n_epochs": 1, "batch_size": 256}
+    one, other = (train_on_reward(reward, MAZE, GOAL, "PPO", 256, 7, transform=np.exp, **quick) for _ in range(2))
+    assert np.array_equal(*(model.predict(np.ones((1, 4)), deterministic=True)[0] for model in (one, other)))
+
+
+def test_unknown_algorithms_and_empty_budgets_are_refused() -> None:
+    with pytest.raises(ValueError, match="algorithm must be one of PPO, SAC, got 'DQN'"):
+        train_on_reward(None, MAZE, GOAL, "DQN")
+    with pytest.raises(ValueError, match="total_timesteps is 0"):
+        train_on_reward(None, MAZE, GOAL, "PPO", 0)
+
+
+# ---------------------------------------------------------------------- acting
+
+
+class Counter:
+    """The action is the observation and the number of decisions since the episode began; that number is the memory."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: Any = None) -> Any:
+        self.batches.append(len(observation))
+        (count,) = (np.zeros(len(observation)),) if state is None else state
+        count = np.where(episode_start, 0, count) + 1
+        return np.stack([observation[:, 0], count], axis=1), (count,)
+
+
+def test_actions_are_held_and_each_environment_keeps_its_own_time() -> None:
+    inner = Counter()
+    agent, state, chosen = ActionRepeat(inner, 3), None, []
+    starts = np.zeros((8, 2), dtype=bool)
+    starts[0] = starts[4, 1] = True
+    for step in range(8):
+        before = None if state is None else [array.copy() for array in state]
+        old = state
+        actions, state = agent.predict(np.full((2, 1), float(step)), state, starts[step])
+        if old is not None and before is not None:
+            assert all(np.array_equal(a, b) for a, b in zip(old, before, strict=True))  # inputs are left alone
+        chosen.append(actions)
+    assert np.array(chosen)[:, 0].tolist() == [[0, 1]] * 3 + [[3, 2]] * 3 + [[6, 3]] * 2
+    assert np.array(chosen)[:, 1].tolist() == [[0, 1]] * 3 + [[3, 2]] + [[4, 1]] * 3 + [[7, 2]]
+    assert inner.batches == [2, 2, 1, 1, 1]
+
+
+def test_one_observation_is_a_batch_of_one_and_agents_without_memory_are_fine() -> None:
+    agent = ActionRepeat(make_agent(), 2)
+    action, state = agent.predict(np.zeros(4), deterministic=True)
+    assert action.shape == (2,)
+    again, state = agent.predict(np.ones(4), state, np.array([False]), deterministic=True)
+    assert np.array_equal(action, again)
+    fresh, _ = agent.predict(np.ones(4), state, np.array([True]), deterministic=True)
+    assert not np.array_equal(action, fresh)
+    memoryless = ActionRepeat(clone_behaviour(_push(), 1), 3)
+    assert evaluate_policy(memoryless, Drift, 3, n_envs=2).lengths.tolist() == [10] * 3
+    with pytest.raises(ValueError, match="n_steps is 0"):
+        ActionRepeat(make_agent(), 0)
+
+
+# ---------------------------------------------------------------------- behaviour cloning
+
+
+def _push() -> TrajectoryDataset:
+    """Actions that are a linear function of the observation."""
+    observations = np.random.default_rng(0).uniform(-1, 1, (512, 4)).astype(np.float32)
+    return TrajectoryDataset.from_arrays(observations, 0.8 * observations[:, :2][:, ::-1], episode_lengths=[512])
+
+
+def test_behaviour_cloning_imitates() -> None:
+    before = torch.get_rng_state()
+    policy = clone_behaviour(_push(), 300, net_arch=(32,), batch_size=128, learning_rate=1e-2)
+    assert torch.equal(torch.get_rng_state(), before)
+    actions, _ = policy.predict(_push().observations, deterministic=True)
+    assert np.abs(actions - _push().actions).mean() < 0.05
+
+
+def test_a_cloned_expert_finds_the_goal() -> None:
+    policy = clone_behaviour(collect_point_maze(MAZE, 5_000, goal=GOAL), 300, net_arch=(32, 32), learning_rate=3e-3)
+    result = evaluate_policy(policy, lambda: make_point_maze(maze_map=MAZE, goal=GOAL, max_episode_steps=150), 4)
+    assert result.success_rate == 1.0

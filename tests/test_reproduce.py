@@ -1,0 +1,330 @@
+"""The maze experiment with a tiny recipe: stopped anywhere it goes on, and all that is shown comes from the CSV."""
+
+import copy
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import RECIPE, toml
+from typer.testing import CliRunner
+
+from rrpolicy.cli import app
+from rrpolicy.pipeline import scores
+from rrpolicy.reproduce import (
+    MAIN,
+    MAZES,
+    VARIANTS,
+    Reproduction,
+    Unit,
+    draw,
+    figures,
+    read_csv,
+    select,
+    summary,
+    variant_named,
+)
+from rrpolicy.reproduce import run as run_module
+from rrpolicy.reproduce.kept_maps import map_path, read_map
+from rrpolicy.reproduce.locks import claimed
+from rrpolicy.reproduce.results import COLUMNS, Result, append_unit, finished_units
+from rrpolicy.reproduce.workshop import ShuffledExtractor, Workshop
+
+BASE, CORNER, INSIDE = Unit("umaze", 0), Unit("umaze", 0, (3.0, 1.0)), Unit("umaze", 0, (1.3, 2.7))
+UNITS = [BASE, CORNER, INSIDE]
+
+
+def reproduction(folder: Path, units: list[Unit] = UNITS, **arguments: Any) -> Reproduction:
+    return Reproduction(units, RECIPE, folder / "maze2d.csv", folder / "work", **arguments)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Fewer events behind R², and small pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "N_GROUPS", 2)
+        patch.setattr(figures, "DPI", 30)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one base and two pairs."""
+    folder = tmp_path_factory.mktemp("done")
+    reproduction(folder).run()
+    return folder
+
+
+def numbers(results: list[Result]) -> dict[tuple[Any, ...], float]:
+    """Everything but times."""
+    return {(*one.unit, one.variant, one.agent, one.metric): one.value
+            for one in results if one.metric != "cpu_seconds"}  # fmt: skip
+
+
+# ---------------------------------------------------------------------- units
+
+
+def test_the_experiment_has_32_goals_all_of_them_free() -> None:
+    assert [len(setting.goals) for setting in MAZES.values()] == [8, 8, 8, 8]
+    for name, setting in MAZES.items():
+        maze = Unit(name, 0).task.maze
+        assert len({maze.free_cell(goal) + goal for goal in setting.goals}) == 8
+    units = select()
+    assert len(units) == len(set(units)) == 3 * 4 * (1 + 8)
+    for i, unit in enumerate(units):
+        assert Unit(unit.maze, unit.seed) in units[: i + 1]  # bases come before their pairs
+
+
+def test_units_are_selected() -> None:
+    assert len(select(quick=True)) == 4 * (1 + 2)
+    assert select(["umaze"], [(3.0, 1.0), (1.3, 2.7)], [4]) == [
+        Unit("umaze", 4), Unit("umaze", 4, (1.3, 2.7)), Unit("umaze", 4, (3.0, 1.0))
+    ]  # fmt: skip
+    assert select(goals=[(7.0, 10.0)], seeds=[0]) == [Unit("large", 0), Unit("large", 0, (7.0, 10.0))]
+    assert str(Unit("large", 0, (7.0, 10.0))) == "large goal 7-10 seed 0"
+    with pytest.raises(ValueError, match="maze must be one of open, umaze, medium, large, got 'huge'"):
+        select(["huge"])
+    with pytest.raises(ValueError, match="goal 9-9 is not one of the experiment, which has 1,1; 1,2"):
+        select(["umaze"], [(9.0, 9.0)])
+
+
+def test_variants_change_what_they_say() -> None:
+    assert variant_named(None) is MAIN and MAIN.applied(RECIPE) == RECIPE
+    before = copy.deepcopy(RECIPE)
+    small = VARIANTS["data-10k"].applied(RECIPE)
+    assert small["data"]["base_transitions"] == 10_000 and small["agent"] == RECIPE["agent"] and before == RECIPE
+    with pytest.raises(ValueError, match="ablation must be one of data-10k, step-head"):
+        variant_named("none")
+
+
+# ---------------------------------------------------------------------- the CSV
+
+
+def result(metric: str = "x", value: float = 1.0, goal: str = "1-1", agent: str = "reward") -> Result:
+    return Result("umaze", goal, 0, "", agent, metric, value, value, value, 1, 0.5, "0", "abc")
+
+
+def unit_rows(goal: str, value: float) -> list[Result]:
+    return [result("x", value, goal), result("cpu_seconds", 9.0, goal, "unit")]
+
+
+def test_only_whole_units_count_and_the_last_of_equal_ones(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "r.csv"
+    assert read_csv(path) == []
+    append_unit(path, unit_rows("1-1", 1.0))
+    append_unit(path, unit_rows("1-1", 2.0)[:1])  # killed after this row, and then done again
+    append_unit(path, unit_rows("1-1", 3.0))
+    whole = path.read_bytes()
+    append_unit(path, unit_rows("2-2", 4.0))
+    assert [one.value for one in read_csv(path) if one.metric == "x"] == [3.0, 4.0]
+    tail = path.read_bytes()[len(whole) :]
+    for cut in range(len(tail)):  # killed anywhere: the unit is not there, and the file goes on to be good
+        path.write_bytes(whole + tail[:cut])
+        expected = {("umaze", "1-1", 0)} | ({("umaze", "2-2", 0)} if cut == len(tail) - 1 else set())
+        assert finished_units(read_csv(path), "", "abc") == expected
+        append_unit(path, unit_rows("3-3", 5.0))
+        assert finished_units(read_csv(path), "", "abc") == expected | {("umaze", "3-3", 0)}
+    assert finished_units(read_csv(path), "", "other") == set() == finished_units(read_csv(path), "identical", "abc")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"other\.csv is no results file: its columns are \['a', 'b'\]"):
+        read_csv(path)
+
+
+def test_claims_are_held_by_one(tmp_path: Path) -> None:
+    with claimed(tmp_path / "claims" / "a") as first, claimed(tmp_path / "claims" / "a", wait=False) as second:
+        assert first and not second
+        with claimed(tmp_path / "claims" / "b", wait=False) as other:
+            assert other
+    with claimed(tmp_path / "claims" / "a", wait=False) as again:
+        assert again
+
+
+# ---------------------------------------------------------------------- the run
+
+
+def test_every_unit_has_its_rows(done: Path) -> None:
+    results = read_csv(done / "maze2d.csv")
+    with open(done / "maze2d.csv", newline="") as file:
+        assert next(csv.reader(file)) == list(COLUMNS)
+    assert finished_units(results, "", results[0].recipe) == {unit.key for unit in UNITS}
+    names = {(one.agent, one.metric) for one in results if one.goal == "3-1"}
+    assert names >= {
+        ("reward", "goal_error_cells"), ("reward", "goal_own_cell"), ("reward", "goal_within_one_cell"),
+        ("reward", "spearman_path"), ("euclidean", "spearman_path"), ("occupancy", "spearman_path"),
+        ("reward", "topology_pairs_rate"), ("occupancy", "detour_pairs_rate"),
+        ("reward", "epic_distance"), ("reward", "epic_distance_bounded"),
+        ("reward", "r2_window_noised_t0"), ("reward", "r2_step_noised_t9"), ("reward", "r2_guided_t9"),
+        ("expert", "cpu_seconds"), ("reward", "cpu_seconds"), ("discriminator", "cpu_seconds"),
+        ("steered-expert", "success_rate"), ("steered-discriminator", "return"), ("steered-base", "return"),
+        *((agent, metric) for agent in ("base", "discriminator", "steered", "expert")
+          for metric in ("success_rate", "return")),
+    }  # fmt: skip
+    base = {one.metric: one for one in results if one.goal == ""}
+    assert base["plans_through_walls_rate"].n == 1000 and 0 < base["plans_through_walls_rate"].value < 1
+    for one in results:
+        assert one.ci_low <= one.value <= one.ci_high and one.cpu_seconds >= 0 and one.version
+    values = numbers(results)
+    steered, expert, difference = (values["umaze", "3-1", 0, "", agent, "return"]
+                                   for agent in ("steered", "expert", "steered-expert"))  # fmt: skip
+    assert difference == pytest.approx(steered - expert)
+    # what needs no training is right even here: counting beats the straight line on a maze that folds back
+    for kind in ("spearman_path", "topology_pairs_rate"):
+        assert values["umaze", "3-1", 0, "", "occupancy", kind] >= values["umaze", "3-1", 0, "", "euclidean", kind]
+
+
+def test_maps_are_kept_beside_the_csv(done: Path) -> None:
+    drawn = read_map(map_path(done / "maze2d.csv", CORNER), CORNER)
+    errors = {one.goal: one.value for one in read_csv(done / "maze2d.csv") if one.metric == "goal_error_cells"}
+    assert drawn.goal_error_cells(CORNER.goal) == pytest.approx(errors["3-1"], rel=1e-5)
+    assert drawn.grid.shape == (20, 20) and np.nanmax(drawn.grid) < 0.5
+    broken = done / "maze2d" / "broken.npz"
+    broken.write_bytes(map_path(done / "maze2d.csv", CORNER).read_bytes()[:100])
+    for path in (broken, done / "nothing.npz"):
+        with pytest.raises(ValueError, match="is no map"):
+            read_map(path, CORNER)
+
+
+def test_a_finished_run_does_nothing(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "measure_pair", pytest.fail)
+    monkeypatch.setattr(run_module, "measure_base", pytest.fail)
+    before = (done / "maze2d.csv").read_bytes()
+    reproduction(done).run()
+    assert (done / "maze2d.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("step", ["training the expert", "episodes of steered"])
+def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, done: Path, step: str) -> None:
+    class Killed(BaseException):
+        pass
+
+    def show(self: Reproduction, unit: Unit) -> Any:
+        def say(text: str) -> None:
+            if unit == CORNER and text == step:
+                raise Killed
+
+        return say
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reproduction, "_show", show)
+        with pytest.raises(Killed):
+            reproduction(tmp_path, [BASE, CORNER]).run()
+    assert {one.unit for one in read_csv(tmp_path / "maze2d.csv")} == {BASE.key}
+    bases = list((tmp_path / "work").glob("umaze_seed-0/base-*.zip"))
+    stamp = bases[0].stat().st_mtime_ns
+    results = reproduction(tmp_path, [BASE, CORNER], progress_bar=True).run()
+    assert bases[0].stat().st_mtime_ns == stamp  # made once
+    whole = [one for one in read_csv(done / "maze2d.csv") if one.unit != INSIDE.key and not one.variant]
+    assert numbers(results) == numbers(whole)
+
+
+def test_units_in_other_hands_are_left_alone(tmp_path: Path) -> None:
+    job = reproduction(tmp_path)
+    digest = job._digest
+    with claimed(tmp_path / "work" / "claims" / f"main-umaze_seed-0-{digest}"):
+        assert reproduction(tmp_path, [BASE]).run() == []
+    shop = Workshop(tmp_path / "work", RECIPE, MAIN)
+    assert not shop.base_is_being_made(CORNER)
+    with claimed(shop.base_path(CORNER).with_suffix(".lock")):
+        assert shop.base_is_being_made(CORNER) and not job._attempt(CORNER)
+
+
+# ---------------------------------------------------------------------- ablations and controls
+
+
+@pytest.mark.parametrize("name", ["data-10k", "step-head", "unseen-base", "identical"])
+def test_variants_go_through_the_same_code(done: Path, name: str) -> None:
+    results = reproduction(done, [CORNER], variant=VARIANTS[name]).run()
+    own = [one for one in results if one.variant == name]
+    agents = {one.agent for one in own if one.metric == "success_rate"} & {"base", "discriminator", "steered", "expert"}
+    assert agents == set(VARIANTS[name].agents)
+    assert map_path(done / "maze2d.csv", CORNER, name).exists()
+    values = numbers(own)
+    if name == "identical":
+        assert values["umaze", "3-1", 0, name, "steered-base", "return"] == 0
+        assert ("umaze", "3-1", 0, name, "reward", "spearman_path") not in values  # of a constant there is none
+    if name == "step-head":
+        assert not [key for key in values if "window" in key[-1]]
+
+
+def test_the_variants_reward_is_made_for_the_variants_pair(done: Path) -> None:
+    def reward_of(name: str | None, unit: Unit) -> torch.Tensor:
+        variant = variant_named(name)
+        reward = Workshop(done / "work", variant.applied(RECIPE), variant).reward(unit)[0]
+        return torch.cat([value.flatten() for value in reward.parameters()])
+
+    plain = reward_of(None, CORNER)
+    assert torch.equal(reward_of("unseen-base", CORNER), plain)  # the same reward, another base
+    assert torch.equal(reward_of("second-base", CORNER), reward_of("second-base", INSIDE))  # no goal in it
+    for name in set(VARIANTS) - {"unseen-base", "step-head", "data-10k"}:
+        assert not torch.equal(reward_of(name, CORNER), plain)
+
+
+def test_shuffled_targets_stay_at_their_noise_level(done: Path) -> None:
+    shop = Workshop(done / "work", RECIPE, MAIN)
+    pair = shop.base(CORNER)[0], shop.expert(CORNER)[0]
+    arguments = {key: value for key, value in RECIPE["extraction"].items() if key != "total_timesteps"}
+    targets = []
+    for cls in (ShuffledExtractor, ShuffledExtractor.__base__):
+        extractor = cls(*pair, **arguments, seed=0)
+        extractor.learn(shop.data(BASE)[0], 1, log_interval=0)
+        targets.append(extractor._targets)
+    mixed, plain = targets
+    assert torch.equal(mixed.t, plain.t) and torch.equal(mixed.x_t, plain.x_t)
+    assert not torch.equal(mixed.value, plain.value)
+    for level in plain.t.unique():
+        rows = plain.t == level
+        for name in ("eps_difference", "value"):
+            ours, theirs = (getattr(one, name)[rows].flatten(1) if name != "value" else one.value[rows][:, None]
+                            for one in targets)  # fmt: skip
+            assert torch.equal(ours[:, 0].sort().values, theirs[:, 0].sort().values)
+
+
+# ---------------------------------------------------------------------- what is shown
+
+
+def test_figures_and_tables_come_from_the_csv(done: Path, tmp_path: Path) -> None:
+    results = read_csv(done / "maze2d.csv")
+    out = tmp_path / "maze2d.csv"
+    (tmp_path / "maze2d").mkdir()
+    (done / "maze2d" / "maps").rename(tmp_path / "maze2d" / "maps")
+    names = [path.name for path in draw(results, out)]
+    (tmp_path / "maze2d" / "maps").rename(done / "maze2d" / "maps")
+    assert names == ["heat_maps.png", "steering.png", "order.png"]
+    assert draw([], out) == [] and summary([]) == ""
+    lines = summary(results).splitlines()
+    main = [one for one in results if not one.variant and one.metric == "goal_own_cell"]
+    assert lines[2].startswith(f"| umaze | {sum(one.value for one in main):.0f}/2 |") and lines[3].startswith("| all |")
+    with pytest.raises(ValueError, match="is no map"):
+        draw(results, tmp_path / "elsewhere.csv")
+
+
+def test_the_summary_counts_by_seed_and_compares_variants_on_their_units() -> None:
+    def found(seed: int, value: float, variant: str = "", goal: str = "1-1") -> Result:
+        return Result("open", goal, seed, variant, "reward", "goal_own_cell", value, value, value, 1, 1.0, "0", "abc")
+
+    text = summary([found(0, 1), found(1, 0), found(1, 1, goal="2-3"), found(0, 0, "data-10k")])
+    assert "| open | 2/3 (1, 1 by seed) |" in text
+    assert "| data-10k | 0/1 |" in text and "| the same units, unchanged | 1/1 |" in text
+
+
+def test_the_command(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(toml())
+    arguments = ["reproduce", "maze2d", "--out", str(tmp_path / "r.csv"), "--work", str(tmp_path / "work"),
+                 "--recipe", str(tmp_path / "tiny.toml"), "--no-progress"]  # fmt: skip
+    one = [*arguments, "--maze", "open", "--goal", "2.3,4.3", "--seed", "1"]
+    result = CliRunner().invoke(app, one)
+    assert result.exit_code == 0, result.output
+    assert "2 units, 0 done before" in result.output and "| open |" in result.output
+    assert "2 units, 2 done before" in CliRunner().invoke(app, one).output
+    (tmp_path / "r" / "steering.png").unlink()
+    result = CliRunner().invoke(app, [*arguments, "--figures-only"])
+    assert result.exit_code == 0 and (tmp_path / "r" / "steering.png").exists()
+    result = CliRunner().invoke(app, [*arguments, "--ablation", "nothing"])
+    assert result.exit_code == 1 and "ablation must be one of" in result.stderr
