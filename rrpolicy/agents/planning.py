@@ -6,6 +6,7 @@ Everything it remembers is in ``state``, numpy arrays with a leading ``n_envs`` 
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -21,8 +22,6 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Noise, Solver, sample
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import PDController
-
-DETERMINISTIC_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Planner(ABC):
         :param observation: (obs_dim,) or (n_envs, obs_dim), environment units
         :param state: what the previous call returned; None at the very first step
         :param episode_start: (n_envs,) bool, True where an episode has just begun
-        :param deterministic: plan from the same noise in every call, so that the action is a function of
+        :param deterministic: plan from noise that the observation decides, so that the action is a function of
             observation and state
         :return: actions in the shape of the batch, clipped to the action space; state
         :raises ValueError: for a wrong shape, NaN or infinite observations or a state of another batch
@@ -147,7 +146,7 @@ class Planner(ABC):
         )
         current = current.repeat_interleave(n_candidates, dim=0)
         pinned = torch.tensor(self.layout.pinned)
-        noise = self._noise(n_envs, n_candidates, deterministic)
+        noise = self._noise(observations, n_candidates, deterministic)
         levels = self.process.timesteps(self.planning.n_sampling_steps)
         x_t = noise(current)
         if previous is not None and self.planning.warm_start is not None:
@@ -169,18 +168,19 @@ class Planner(ABC):
         )
         return self._select(plans.view(n_envs, n_candidates, *shape)).cpu()
 
-    def _noise(self, n_envs: int, n_candidates: int, deterministic: bool) -> Noise:
-        """Noise that treats every environment alike: shared by all when deterministic, else drawn for each."""
-        generator = self._acting_generator
+    def _noise(self, observations: Array, n_candidates: int, deterministic: bool) -> Noise:
+        """
+        Noise of every environment's own: from the acting generator or, when deterministic, from its observation.
+
+        One noise for all would make deterministic episodes follow the same whim, and their interval too narrow.
+        """
+        n_envs, generators = len(observations), [self._acting_generator]
         if deterministic:
-            generator = torch.Generator()
-            generator.manual_seed(DETERMINISTIC_SEED)
+            generators = [torch.Generator().manual_seed(zlib.crc32(row.tobytes())) for row in observations]
 
         def draw(like: Tensor) -> Tensor:
-            event = like.shape[1:]
-            if deterministic:
-                return torch.randn(n_candidates, *event, generator=generator).repeat(n_envs, *(1,) * len(event))
-            return torch.randn(n_envs * n_candidates, *event, generator=generator)
+            shape = (n_envs * n_candidates // len(generators), *like.shape[1:])
+            return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
 
         return draw
 
