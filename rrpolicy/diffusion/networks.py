@@ -121,8 +121,10 @@ class ResidualMLP(nn.Module):
         self.features = FourierFeatures(step_dim, n_fourier_features, bandwidth) if n_fourier_features else None
         n_step = step_dim
         if self.features is not None:
-            self.register_buffer("_noise_std", noise_std, persistent=False)
-            self._noise_std: Tensor
+            # a table of all levels, made anew when other frequencies are loaded
+            self.register_buffer("_damping", self.features.damping(noise_std), persistent=False)
+            self._damping: Tensor
+            self.register_load_state_dict_post_hook(lambda module, _: module._tabulate(noise_std))
             n_step = step_dim + self.features.n_outputs
         step_width = max(self.step_width, 2 * step_dim)
         self.encode = nn.Linear(n_step, step_width)
@@ -142,15 +144,19 @@ class ResidualMLP(nn.Module):
         for parameter in self.blocks.parameters():
             nn.init.zeros_(parameter)
 
+    def _tabulate(self, noise_std: Tensor) -> None:
+        if self.features is not None:
+            self._damping.copy_(self.features.damping(noise_std))
+
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """(B, *event_shape), (B,) -> (B, *event_shape) or (B, n_outputs)."""
         steps = x_t.reshape(len(x_t), *self._step_shape)
         if self.features is not None:
-            steps = torch.cat([steps, self.features(steps, self.features.damping(self._noise_std[t])[:, None])], dim=-1)
+            steps = torch.cat([steps, self.features(steps, self._damping[t][:, None])], dim=-1)
         h = self.enter(self.encode(steps).flatten(1))
         modulation = self.film(self.embed(x_t, t)).chunk(2 * self.n_blocks, dim=-1)
         for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
-            h = h + block(norm(h) * (1 + modulation[2 * i]) + modulation[2 * i + 1])
+            h = h + block(torch.addcmul(modulation[2 * i + 1], norm(h), 1 + modulation[2 * i]))
         output = self.leave(nn.functional.silu(h))
         if self.n_outputs is not None:
             return output
