@@ -108,7 +108,7 @@ def test_damping_is_the_expectation_over_the_noise() -> None:
 
 def test_high_frequencies_vanish_at_the_highest_level() -> None:
     network = build("mlp", n_fourier_features=64)
-    damping = network.features.damping(network._noise_std[torch.tensor([0, 5, 19])])
+    damping = network._damping[torch.tensor([0, 5, 19])]
     assert (damping[0] > damping[1]).all() and float(damping[0].max()) > 0.9
     assert float(damping[2].max()) < 1e-3
 
