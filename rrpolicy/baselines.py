@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import SummaryWriter, configure
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from tqdm.auto import tqdm, trange
 
+from rrpolicy.common.learner import MaybeCallback, as_callbacks
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -124,7 +124,7 @@ def train_on_reward(
     log_interval = venv.num_envs if algorithm == "SAC" else 1
     try:
         with tqdm(total=total, unit="decision", leave=False, disable=not progress_bar) as bar:
-            model.learn(total, [_Advance(bar), *_callbacks(callback)], log_interval=log_interval)
+            model.learn(total, [_Advance(bar), *as_callbacks(callback)], log_interval=log_interval)
     finally:
         if out is not None:
             model.logger.close()
@@ -175,15 +175,6 @@ class _Advance(BaseCallback):
     def _on_step(self) -> bool:
         self._bar.update(self.training_env.num_envs)
         return True
-
-
-def _callbacks(callback: MaybeCallback) -> list[BaseCallback]:
-    """SB3's ways of giving callbacks as one list."""
-    if callback is None:
-        return []
-    if isinstance(callback, list):
-        return callback
-    return [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
 
 
 def clone_behaviour(

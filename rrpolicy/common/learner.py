@@ -265,11 +265,7 @@ class Learner(ABC, Generic[Module]):
         return self.learning_rate * min((step + 1) / warmup, 1.0) * cosine
 
     def _init_callback(self, callback: MaybeCallback, n_progress_steps: int) -> BaseCallback:
-        if isinstance(callback, list):
-            callback = CallbackList(callback)
-        if callback is not None and not isinstance(callback, BaseCallback):
-            callback = ConvertCallback(callback)
-        callbacks = [] if callback is None else [callback]
+        callbacks = as_callbacks(callback)
         if n_progress_steps:
             callbacks.append(_StepProgressBar(n_progress_steps))
         chain = CallbackList(callbacks)
@@ -360,6 +356,14 @@ class Learner(ABC, Generic[Module]):
 
 def _lost_schedule(progress: float) -> float:
     raise ValueError("learning_rate was a callable, which no archive holds: set it on what was loaded before learning")
+
+
+def as_callbacks(callback: MaybeCallback) -> list[BaseCallback]:
+    """SB3's ways of giving callbacks (none, one, a list, a function) as one list."""
+    if callback is None:
+        return []
+    given = callback if isinstance(callback, list) else [callback]
+    return [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given]
 
 
 def _cpu(device: torch.device | str) -> torch.device:

@@ -46,7 +46,7 @@ class FourierFeatures(nn.Module):
     def damping(self, noise_std: Tensor) -> Tensor:
         """Noise standard deviations (B,) -> factors (B, n_features)."""
         damping = torch.exp(-0.5 * (noise_std[:, None] * self.magnitudes) ** 2)
-        return torch.where(damping > 1e-6, damping, 0.0)  # denormal numbers would make matrix products ten times slower
+        return torch.where(damping > 1e-6, damping, 0.0)  # denormal numbers make matrix products slow
 
 
 class LevelEmbedding(nn.Module):
