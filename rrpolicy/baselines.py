@@ -1,10 +1,11 @@
 """Policies without planning: Stable-Baselines3's PPO and SAC, trained on ρ or on the true reward alike, and behaviour
 cloning. They train in the vectorised simulator, each action held for a few steps; whoever evaluates them does it in the
-real environment, through :class:`ActionRepeat`."""
+real environment, through :class:`ActionRepeat`. They are kept without pickles, unlike Stable-Baselines3's own files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import torch
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import SummaryWriter, configure
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.logger import Logger, SummaryWriter, configure
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from tqdm.auto import tqdm, trange
 
+from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.learner import MaybeCallback, as_callbacks
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.collect import collect_point_maze
@@ -34,6 +36,7 @@ from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform
 ACTION_REPEAT = 5  # environment steps per decision: 0.05 s
 EPISODE_STEPS = 300  # of training episodes, in larger mazes too: more starts teach more than longer stays at the goal
 N_BASE_TRANSITIONS = 100_000  # whose highest ρ is the bounded reward's 1
+POLICY_KIND = "sb3-policy"
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,19 @@ class Settings:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Dead ends are left only by who looks far ahead, more so on ρ, which differs less from cell to cell than the true
+# reward: gamma is 0.99, a horizon of 5 s. SAC's returns over five decisions carry values through long mazes.
 SETTINGS: Mapping[str, Settings] = {
     "PPO": Settings(
         PPO, n_envs=128, total_timesteps=38 * 128 * 32,
-        arguments={"n_steps": 32, "batch_size": 512, "n_epochs": 10, "learning_rate": 1e-3, "gamma": 0.97},
+        arguments={"n_steps": 32, "batch_size": 512, "n_epochs": 10, "learning_rate": 1e-3, "gamma": 0.99},
     ),
     "SAC": Settings(
-        SAC, n_envs=16, total_timesteps=24_000,
+        SAC, n_envs=64, total_timesteps=96_000,
         arguments={
-            "learning_rate": 2e-3, "gamma": 0.97, "batch_size": 256, "buffer_size": 24_000, "learning_starts": 1_000,
-            "train_freq": 1, "gradient_steps": 4, "policy_kwargs": {"net_arch": [64, 64]},
+            "learning_rate": 2e-3, "gamma": 0.99, "n_steps": 5, "batch_size": 256, "buffer_size": 96_000,
+            "learning_starts": 4_000, "train_freq": 1, "gradient_steps": 4, "ent_coef": "auto_0.1",
+            "policy_kwargs": {"net_arch": [64, 64]},
         },
     ),
 }  # fmt: skip
@@ -101,7 +107,7 @@ def train_on_reward(
     :param reward_type: which true reward
     :param max_episode_steps: environment steps of a training episode
     :param out: folder for the learning curves under the *true* reward, ``progress.csv`` and, where tensorboard is
-        installed, its events; None for none
+        installed, its events, in place of those of an earlier run; None for none
     :param callback: SB3's
     :param progress_bar: show one
     :param arguments: for the algorithm's constructor, over ``SETTINGS``
@@ -116,10 +122,10 @@ def train_on_reward(
         raise ValueError(f"total_timesteps is {total}, it must be at least 1")
     venv = PointMazeVecEnv(maze, goal, settings.n_envs, max_episode_steps, ACTION_REPEAT, reward_type)
     env = paying(reward, venv, transform, seed)
-    values = {**settings.arguments, **arguments, "env": env, "seed": seed}
+    values = {**deepcopy(settings.arguments), **arguments, "env": env, "seed": seed}  # SB3 writes into policy_kwargs
     model = settings.algorithm(**{"policy": "MlpPolicy", "device": "cpu", "stats_window_size": venv.num_envs, **values})
     if out is not None:
-        model.set_logger(configure(str(out), ["csv", *(["tensorboard"] if SummaryWriter is not None else [])]))
+        model.set_logger(_logger(Path(out)))
     # a row of the log per PPO roll-out; SAC counts episodes, which end together
     log_interval = venv.num_envs if algorithm == "SAC" else 1
     try:
@@ -129,6 +135,13 @@ def train_on_reward(
         if out is not None:
             model.logger.close()
     return model
+
+
+def _logger(folder: Path) -> Logger:
+    """CSV and, where tensorboard is installed, its events."""
+    for old in folder.glob("events.out.tfevents.*"):  # TensorBoard would show both runs as one
+        old.unlink()
+    return configure(str(folder), ["csv", *(["tensorboard"] if SummaryWriter is not None else [])])
 
 
 def paying(
@@ -199,12 +212,11 @@ def clone_behaviour(
     :param progress_bar: show one
     :return: a policy that acts at every environment step
     """
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (dataset.observation_dim,), np.float32)
-    action_space = gym.spaces.Box(-1.0, 1.0, (dataset.action_dim,), np.float32)
+    spaces = _spaces(dataset.observation_dim, dataset.action_dim)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers = {"pi": list(net_arch), "vf": []}
-        policy = ActorCriticPolicy(observation_space, action_space, lambda _: learning_rate, net_arch=layers)
+        policy = ActorCriticPolicy(*spaces, lambda _: learning_rate, net_arch=layers)
     observations, actions = torch.tensor(dataset.observations), torch.tensor(dataset.actions)  # theirs are read-only
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(policy.optimizer, max(n_steps, 1))
     generator = torch.Generator().manual_seed(seed)
@@ -218,6 +230,56 @@ def clone_behaviour(
         decay.step()
     policy.set_training_mode(False)
     return policy
+
+
+# ---------------------------------------------------------------------- archives
+
+
+def save_trained(model: BaseAlgorithm, path: str | Path, card: Mapping[str, Any] | None = None) -> Path:
+    """
+    Keep the policy of what :func:`train_on_reward` returned, in one archive without pickles.
+
+    :param model: an algorithm of ``SETTINGS``; of its ``policy_kwargs`` only ``net_arch`` may be set
+    :param path: file; ``.zip`` is added when missing
+    :param card: facts about the policy
+    :return: the path written
+    :raises ValueError: for a policy that could not be rebuilt from its archive
+    """
+    algorithm = type(model).__name__
+    other = {name for name, value in model.policy_kwargs.items() if value} - {"net_arch"}
+    if algorithm not in SETTINGS or other:
+        raise ValueError(
+            f"model must be one of {', '.join(SETTINGS)} with no other policy_kwargs than net_arch, "
+            f"got {algorithm} with {model.policy_kwargs}"
+        )
+    dims = model.observation_space.shape, model.action_space.shape
+    config = {"algorithm": algorithm, "dims": dims, "net_arch": model.policy_kwargs.get("net_arch")}
+    return write_archive(path, POLICY_KIND, config, {"policy": model.policy.state_dict()}, card)
+
+
+def load_trained(path: str | Path) -> BasePolicy:
+    """
+    Read what :func:`save_trained` wrote.
+
+    :return: the policy, which acts as the algorithm did: ``ActionRepeat(load_trained(path))``
+    :raises FileNotFoundError: when there is no such file
+    :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
+    """
+    archive = read_archive(path, POLICY_KIND)
+    with archive.rebuilding():
+        policy_class = SETTINGS[archive.config["algorithm"]].algorithm.policy_aliases["MlpPolicy"]
+        (observation_dim,), (action_dim,) = archive.config["dims"]
+        spaces = _spaces(observation_dim, action_dim)
+        policy = policy_class(*spaces, lambda _: 0.0, net_arch=archive.config["net_arch"])
+        policy.load_state_dict(archive.tensors["policy"])
+    policy.set_training_mode(False)
+    return policy
+
+
+def _spaces(observation_dim: int, action_dim: int) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+    """Of observations without bounds, and of actions in [-1, 1]."""
+    return (gym.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32),
+            gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32))  # fmt: skip
 
 
 # ---------------------------------------------------------------------- acting
@@ -277,7 +339,7 @@ def evaluate_trained(
     """
     Success and return of what :func:`train_on_reward` returned, deterministic, in the real environment.
 
-    :param model: the algorithm
+    :param model: the algorithm, or its policy as :func:`load_trained` gives it
     :param env: as in :func:`evaluate_policy`; its reward is the true one that is reported
     :param n_eval_episodes: episodes
     :param seed: of the first episode

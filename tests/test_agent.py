@@ -91,6 +91,26 @@ def test_a_plan_is_executed_before_the_next_is_made() -> None:
     assert [np.array_equal(a, b) for a, b in itertools.pairwise(plans)] == [True, True, False, True, True, False]
 
 
+@pytest.mark.parametrize("lookahead", [0.5, 1.0, 2.25])
+def test_a_controller_aims_at_a_place_ahead_on_the_plan(lookahead: float) -> None:
+    agent = make_agent(**KINDS["controller"], lookahead=lookahead)
+    controller, observation = agent.controller, OBSERVATIONS[0]
+    assert controller is not None
+    action, state = agent.predict(observation)
+    rows = agent.planned_observations(state[0])[0]
+    for step in range(agent.planning.n_action_steps):
+        place = step / agent.layout.stride + lookahead
+        target = np.array([np.interp(place, np.arange(len(rows)), rows[:, column]) for column in (0, 1)])
+        np.testing.assert_allclose(action, controller.action(observation, target), atol=1e-5)
+        action, state = agent.predict(observation, state)
+
+
+def test_a_lookahead_beyond_the_plan_is_refused() -> None:
+    for lookahead in (0.0, 8.0):
+        with pytest.raises(ValueError, match=f"lookahead is {lookahead}, it must lie above 0 and up to 7"):
+            make_agent(**KINDS["controller"], lookahead=lookahead)
+
+
 def test_episode_start_alone_forgets_the_plan() -> None:
     agent = make_agent()
     _, state = agent.predict(OBSERVATIONS, deterministic=True)

@@ -10,7 +10,19 @@ from small import Drift, make_agent
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import TrajectoryDataset
-from rrpolicy.baselines import ACTION_REPEAT, ActionRepeat, clone_behaviour, evaluate_trained, paying, train_on_reward
+from rrpolicy.baselines import (
+    ACTION_REPEAT,
+    POLICY_KIND,
+    SETTINGS,
+    ActionRepeat,
+    clone_behaviour,
+    evaluate_trained,
+    load_trained,
+    paying,
+    save_trained,
+    train_on_reward,
+)
+from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -94,7 +106,9 @@ def test_learning_learns_in_the_tiniest_maze_and_leaves_curves(tmp_path: Path) -
     assert after.returns.mean() > 1.3 * before.returns.mean()
     header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
     assert {"time/total_timesteps", "rollout/ep_rew_mean", "rollout/success_rate"} <= set(header)
-    assert any(path.name.startswith("events.out.tfevents") for path in tmp_path.iterdir())
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    train_on_reward(None, MAZE, GOAL, "PPO", 1, max_episode_steps=60, out=tmp_path, n_epochs=1, **quick)
+    assert [path != events for path in tmp_path.glob("events.out.tfevents.*")] == [True]  # only the later run's
 
 
 @pytest.mark.parametrize(("algorithm", "arguments"), [
@@ -129,6 +143,37 @@ def test_unknown_algorithms_and_empty_budgets_are_refused() -> None:
         train_on_reward(None, MAZE, GOAL, "DQN")
     with pytest.raises(ValueError, match="total_timesteps is 0"):
         train_on_reward(None, MAZE, GOAL, "PPO", 0)
+
+
+# ---------------------------------------------------------------------- archives
+
+
+@pytest.mark.parametrize(("algorithm", "arguments"), [
+    ("PPO", {"n_steps": 2, "n_epochs": 1, "batch_size": 256}),
+    ("SAC", {"learning_starts": 16, "gradient_steps": 1}),
+    ("SAC", {"learning_starts": 16, "gradient_steps": 1, "policy_kwargs": {"net_arch": [8, 4]}}),
+])  # fmt: skip
+def test_a_kept_policy_acts_as_the_algorithm_did(tmp_path: Path, algorithm: str, arguments: dict[str, Any]) -> None:
+    before = {name: str(settings) for name, settings in SETTINGS.items()}
+    model = train_on_reward(None, MAZE, GOAL, algorithm, 32, **arguments)
+    assert {name: str(settings) for name, settings in SETTINGS.items()} == before
+    path = save_trained(model, tmp_path / "new" / "policy", {"decisions": 32})
+    observations = np.random.default_rng(0).uniform(-1, 1, (5, 4))
+    actions, again = (one.predict(observations, deterministic=True)[0] for one in (model, load_trained(path)))
+    assert np.array_equal(actions, again) and path.name == "policy.zip"
+    assert read_archive(path, POLICY_KIND).card == {"decisions": 32}
+
+
+def test_policies_that_could_not_be_rebuilt_are_refused(tmp_path: Path) -> None:
+    model = train_on_reward(None, MAZE, GOAL, "PPO", 1, n_steps=2, batch_size=256, n_epochs=1,
+                            policy_kwargs={"log_std_init": -1.0})  # fmt: skip
+    with pytest.raises(ValueError, match=r"other policy_kwargs than net_arch, got PPO with \{'log_std_init': -1.0\}"):
+        save_trained(model, tmp_path / "policy")
+    path = write_archive(tmp_path / "other", POLICY_KIND, {"algorithm": "DQN"}, {})
+    with pytest.raises(ValueError, match="is not a valid sb3-policy archive: 'DQN'"):
+        load_trained(path)
+    with pytest.raises(FileNotFoundError):
+        load_trained(tmp_path / "nothing")
 
 
 # ---------------------------------------------------------------------- acting

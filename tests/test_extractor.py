@@ -138,6 +138,41 @@ def test_values_are_matched_only_when_asked_for() -> None:
         assert ("value" in extractor._draw_loss()[1]) == matched
 
 
+def test_rows_that_differ_less_count_as_much_as_others() -> None:
+    extractor = make_extractor(make_agent(), make_agent(seed=1)).learn(DATASET, 2)
+    targets, weight = extractor._targets, extractor._units["row_weight"]
+    free = ~extractor.module.pinned
+    scale = extractor.module.gradient_scale[targets.t] * extractor.base.process.sigma(targets.t)
+    squares = (targets.eps_difference / scale[:, None, None]).pow(2).mean(dim=0)
+    rows = torch.stack([squares[i][free[i]].mean() for i in range(8)])
+    product = weight * rows
+    torch.testing.assert_close(product, product[:1].expand(8), rtol=1e-4, atol=0)  # none is below the floor here
+    torch.testing.assert_close((weight[:, None] * free).sum() / free.sum(), torch.tensor(1.0))
+    alike = make_extractor(make_agent(), make_agent(seed=1), row_weighting=False).learn(DATASET, 2)
+    assert "row_weight" not in alike._units
+
+
+def test_the_step_head_sees_clean_states_at_the_cleanest_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    extractor = make_extractor(make_agent(), make_agent(seed=1), heads=("step",))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    ask = RelativeReward.forward_steps
+    monkeypatch.setattr(
+        RelativeReward, "forward_steps", lambda self, x, t: (seen.append((x.detach(), t)), ask(self, x, t))[1]
+    )
+    extractor.learn(DATASET, 3)
+    inputs, t = torch.cat([x for x, _ in seen]), torch.cat([level for _, level in seen])
+    clean = t < extractor.reward.n_clean_levels
+    assert 0.5 <= clean.float().mean() < 0.9  # half of the windows, and by chance some of the others
+    rows = torch.cat([extractor._targets.x0.flatten(0, 1), extractor._targets.x_t.flatten(0, 1)])
+    n_clean = len(rows) // 2
+    for level in range(10):
+        alpha = extractor.base.process.alpha(level)
+        pool = alpha * rows[:n_clean] if level < extractor.reward.n_clean_levels else rows[n_clean:]
+        of_level = inputs[t == level]
+        distances = torch.cdist(of_level, pool, compute_mode="donot_use_mm_for_euclid_dist")
+        assert len(of_level) and (distances.min(dim=1).values < 1e-5).all()
+
+
 def test_the_buffer_is_drawn_anew_after_its_epochs() -> None:
     extractor = make_extractor(make_agent(), make_agent(seed=1), buffer_size=64, n_epochs=2)  # 4 steps a buffer
     seen: list[Any] = []

@@ -24,6 +24,7 @@ LAYERS = {
     "video": 4,
     "plotting": 4,
     "baselines": 4,
+    "peers": 4,
     "zoo": 4,
     "testing": 4,
     "pipeline": 4,

@@ -106,6 +106,11 @@ def test_damping_is_the_expectation_over_the_noise() -> None:
         torch.testing.assert_close(noisy, damped, rtol=0, atol=0.015)
 
 
+def test_clean_levels_are_not_damped() -> None:
+    network = build("mlp", n_clean_levels=3)
+    assert (network._damping[:3] == 1).all() and (network._damping[3:] < 1).all()
+
+
 def test_high_frequencies_vanish_at_the_highest_level() -> None:
     network = build("mlp", n_fourier_features=64)
     damping = network._damping[torch.tensor([0, 5, 19])]

@@ -135,6 +135,16 @@ def test_identical_agents_give_a_constant_map_and_leave_nothing_unexplained(base
     np.testing.assert_array_equal(steered.plan(observations), base.plan(observations))
 
 
+def test_on_policy_rounds_go_on_from_the_extraction(base: DiffusionAgent) -> None:
+    data, expert = [DATA, EXPERT_DATA], pipeline.train_expert(base, RECIPE, EXPERT_DATA)
+    none, two = (pipeline.extract_on_policy(base, expert, data, RECIPE, 0, n_rounds) for n_rounds in (0, 2))
+    alone = pipeline.extract(base, expert, data, RECIPE, 0)
+    assert none.num_timesteps == 10 and two.num_timesteps == 10 + 2 * (10 // 3)
+    x_t, t = torch.randn(4, *base.event_shape), torch.arange(4)
+    assert torch.equal(none.reward(x_t, t), alone.reward(x_t, t))
+    assert not torch.equal(two.reward(x_t, t), alone.reward(x_t, t))
+
+
 def test_rewards_are_scored_on_episodes_that_were_not_learned() -> None:
     train, held_out = pipeline.split_data([DATA, EXPERT_DATA], seed=0)
     for whole, part, rest in zip((DATA, EXPERT_DATA), train, held_out, strict=True):

@@ -96,7 +96,7 @@ def test_variants_change_what_they_say() -> None:
     before = copy.deepcopy(RECIPE)
     small = VARIANTS["data-10k"].applied(RECIPE)
     assert small["data"]["base_transitions"] == 10_000 and small["agent"] == RECIPE["agent"] and before == RECIPE
-    with pytest.raises(ValueError, match="ablation must be one of data-10k, step-head"):
+    with pytest.raises(ValueError, match="variant must be one of data-10k, step-head"):
         variant_named("none")
 
 
@@ -167,13 +167,13 @@ def test_every_unit_has_its_rows(done: Path) -> None:
           for metric in ("success_rate", "return")),
     }  # fmt: skip
     base = {one.metric: one for one in results if one.goal == ""}
-    assert base["plans_through_walls_rate"].n == 1000 and 0 < base["plans_through_walls_rate"].value < 1
+    assert base["plans_through_walls_rate"].n == 1000 and 0 < base["plans_through_walls_rate"].value <= 1
     for one in results:
         assert one.ci_low <= one.value <= one.ci_high and one.cpu_seconds >= 0 and one.version
     values = numbers(results)
     steered, expert, difference = (values["umaze", "3-1", 0, "", agent, "return"]
                                    for agent in ("steered", "expert", "steered-expert"))  # fmt: skip
-    assert difference == pytest.approx(steered - expert)
+    assert difference == pytest.approx(steered - expert, abs=2e-3)  # the CSV keeps six digits
     # what needs no training is right even here: counting beats the straight line on a maze that folds back
     for kind in ("spearman_path", "topology_pairs_rate"):
         assert values["umaze", "3-1", 0, "", "occupancy", kind] >= values["umaze", "3-1", 0, "", "euclidean", kind]
@@ -262,7 +262,8 @@ def test_the_variants_reward_is_made_for_the_variants_pair(done: Path) -> None:
     plain = reward_of(None, CORNER)
     assert torch.equal(reward_of("unseen-base", CORNER), plain)  # the same reward, another base
     assert torch.equal(reward_of("second-base", CORNER), reward_of("second-base", INSIDE))  # no goal in it
-    for name in set(VARIANTS) - {"unseen-base", "step-head", "data-10k"}:
+    others = {name for name, variant in VARIANTS.items() if variant.part == "pair"}
+    for name in others - {"unseen-base", "step-head", "data-10k"}:
         assert not torch.equal(reward_of(name, CORNER), plain)
 
 
@@ -326,5 +327,5 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "r" / "steering.png").unlink()
     result = CliRunner().invoke(app, [*arguments, "--figures-only"])
     assert result.exit_code == 0 and (tmp_path / "r" / "steering.png").exists()
-    result = CliRunner().invoke(app, [*arguments, "--ablation", "nothing"])
-    assert result.exit_code == 1 and "ablation must be one of" in result.stderr
+    result = CliRunner().invoke(app, [*arguments, "--variant", "nothing"])
+    assert result.exit_code == 1 and "variant must be one of" in result.stderr

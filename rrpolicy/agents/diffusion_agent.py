@@ -49,6 +49,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
     :param warm_start: level from which the previous plan is refined; None plans from noise
     :param clip: bound of normalised plan entries while sampling; None for none
+    :param lookahead: rows of the plan by which a controller's target is ahead, fractions allowed
     :param first_action_weight: weight of the first action in the loss
     :param normalizer: shared normaliser, for a pair whose reward is to be extracted; None fits one in ``learn``
     :param normalizer_mode: ``"limits"``, ``"gaussian"`` or ``"isotropic"``, for a normaliser fitted in ``learn``
@@ -84,6 +85,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         sampler: Solver = "ddim",
         warm_start: int | None = None,
         clip: float | None = 1.5,
+        lookahead: float = 1.0,
         first_action_weight: float = 1.0,
         normalizer: Normalizer | None = None,
         normalizer_mode: str = "limits",
@@ -121,7 +123,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         longest = (horizon - (controller is not None)) * stride
         self.planning = PlanningOptions(
             min(8, longest) if n_action_steps is None else n_action_steps,
-            n_sampling_steps, check_solver(sampler), warm_start, clip,
+            n_sampling_steps, check_solver(sampler), warm_start, clip, lookahead,
         )
         self._check_planning()
         self._normalizer = normalizer

@@ -34,6 +34,8 @@ class PlanningOptions:
     :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
     :param warm_start: noise level from which the previous plan, shifted, is refined; None plans from noise
     :param clip: bound of normalised plan entries
+    :param lookahead: rows of the plan by which a controller's target is ahead of the present, fractions allowed; not
+        used where actions are planned
     """
 
     n_action_steps: int = 8
@@ -41,6 +43,7 @@ class PlanningOptions:
     sampler: Solver = "ddim"
     warm_start: int | None = None
     clip: float | None = 1.5
+    lookahead: float = 1.0
 
 
 class Planner(ABC):
@@ -194,12 +197,15 @@ class Planner(ABC):
 
     def _act(self, observations: Array, plans: Array, age: Array) -> Array:
         """Actions (n_envs, act_dim) for environments that are ``age`` steps into their plans."""
-        row = age // self.layout.stride + (0 if self.controller is None else 1)
-        step = plans[np.arange(len(plans)), np.minimum(row, self.layout.horizon - 1)]
-        step = self.normalizer.packed(self.layout).denormalize(step)
+        envs, last = np.arange(len(plans)), self.layout.horizon - 1
+        unpack = self.normalizer.packed(self.layout).denormalize
         if self.controller is None:
-            return self.layout.actions_of(step)
-        return self.controller.action(observations, self.layout.observations_of(step))
+            return self.layout.actions_of(unpack(plans[envs, np.minimum(age // self.layout.stride, last)]))
+        ahead = np.minimum(age / self.layout.stride + self.planning.lookahead, last)
+        row = np.minimum(ahead.astype(int), last - 1)
+        part = (ahead - row).astype(np.float32)[:, None]
+        target = plans[envs, row] * (1 - part) + plans[envs, row + 1] * part
+        return self.controller.action(observations, self.layout.observations_of(unpack(target)))
 
     # ------------------------------------------------------------------ checks
 
@@ -230,6 +236,10 @@ class Planner(ABC):
         longest = rows * self.layout.stride
         if not 1 <= self.planning.n_action_steps <= longest:
             raise ValueError(f"n_action_steps is {self.planning.n_action_steps}, it must lie in 1..{longest}")
+        if self.controller is not None and not 0 < self.planning.lookahead <= self.layout.horizon - 1:
+            raise ValueError(
+                f"lookahead is {self.planning.lookahead}, it must lie above 0 and up to {self.layout.horizon - 1}"
+            )
         n_levels = self.process.n_diffusion_steps
         if not 1 <= self.planning.n_sampling_steps <= n_levels:
             raise ValueError(f"n_sampling_steps is {self.planning.n_sampling_steps}, it must lie in 1..{n_levels}")

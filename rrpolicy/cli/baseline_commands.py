@@ -108,8 +108,6 @@ class _Comparison:
         return rows
 
     def _trained(self, source: RelativeReward | None, folder: Path) -> BaseAlgorithm:
-        for old in folder.glob("events.out.tfevents.*"):  # of an earlier run, which TensorBoard would mix in
-            old.unlink()
         return train_on_reward(
             source, self.task.maze, self.task.goal, self.algorithm, self.total_timesteps, self.seed,
             out=folder, progress_bar=self.progress,

@@ -39,8 +39,8 @@ def maze2d(
         list[int] | None, typer.Option("--seed", metavar="N", min=0, help="Only this seed; repeatable.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, two goals of each maze.")] = False,
-    ablation: Annotated[
-        str | None, typer.Option("--ablation", metavar="NAME", help=f"One of {', '.join(VARIANTS)}.")
+    variant_name: Annotated[
+        str | None, typer.Option("--variant", metavar="NAME", help=f"One of {', '.join(VARIANTS)}.")
     ] = None,
     figures_only: Annotated[bool, typer.Option("--figures-only", help="Draw what the CSV holds.")] = False,
     progress: options.Progress = True,
@@ -56,11 +56,11 @@ def maze2d(
     Examples:
       rrpolicy reproduce maze2d --quick --out runs/quick.csv
       rrpolicy reproduce maze2d --maze large --goal "3,6;5,2" --seed 0 --out runs/large.csv
-      rrpolicy reproduce maze2d --ablation unseen-base --out runs/ablations.csv
+      rrpolicy reproduce maze2d --variant unseen-base --out runs/unseen.csv
     """
     file = out or zoo.folder() / "results" / "maze2d.csv"
-    variant = variant_named(ablation)
-    units = [] if figures_only else select(maze, goal, seed, quick)
+    variant = variant_named(variant_name)
+    units = [] if figures_only else select(maze, goal, seed, quick, variant.goals)
     values = recipe_for(Task(DEFAULT_ENV_ID), recipe)
     results = Reproduction(units, values, file, work, variant, progress, typer.echo).run()
     text = summary(results)

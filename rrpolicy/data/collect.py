@@ -15,7 +15,7 @@ from rrpolicy.envs.controller import WaypointController
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.simulator import PointMazeSimulator
 
-START_OFFSET = 0.3  # cells; PointMaze itself starts within 0.25 of a cell's centre
+START_OFFSET = 0.4  # cells, as near to a wall as a ball can be; PointMaze itself starts within 0.25 of a centre
 STEPS_PER_CELL = 25  # what the controller needs to cross one cell, turns included
 WINDOW_STEPS = 140  # room for a window of 16 steps, one every 8, at the end of an expert's way
 MIN_STREAM = 1000  # base streams are at least this long, so that few windows are lost to their ends

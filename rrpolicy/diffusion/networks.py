@@ -97,6 +97,7 @@ class ResidualMLP(nn.Module):
     :param n_blocks: residual blocks
     :param n_fourier_features: random frequencies of the step encoder; 0 feeds the raw entries only
     :param bandwidth: scale of the random frequencies, radians per normalised unit
+    :param n_clean_levels: cleanest levels at which the input comes without its noise, so that nothing is damped
     """
 
     step_width = 16
@@ -111,6 +112,7 @@ class ResidualMLP(nn.Module):
         n_blocks: int = 3,
         n_fourier_features: int = 32,
         bandwidth: float = 10.0,
+        n_clean_levels: int = 0,
     ) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
@@ -118,6 +120,7 @@ class ResidualMLP(nn.Module):
         self._step_shape = (horizon, step_dim)
         self.n_blocks = n_blocks
         noise_std = torch.stack([process.sigma(t) / process.alpha(t) for t in range(process.n_diffusion_steps)])
+        noise_std[:n_clean_levels] = 0.0
         self.features = FourierFeatures(step_dim, n_fourier_features, bandwidth) if n_fourier_features else None
         n_step = step_dim
         if self.features is not None:

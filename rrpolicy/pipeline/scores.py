@@ -58,8 +58,8 @@ def explained_rows(
 def _when_guided(
     reward: RelativeReward, base: DiffusionAgent, expert: DiffusionAgent, x0: Tensor, steering: GuidedPlanner, seed: int
 ) -> dict[int, float]:
-    n_steps = steering.planning.n_sampling_steps
-    return explained_when_guided(reward, base, expert, x0, n_steps, steering.scale, steering.max_shift, seed)
+    n_steps, solver = steering.planning.n_sampling_steps, steering.planning.sampler
+    return explained_when_guided(reward, base, expert, x0, n_steps, steering.scale, steering.max_shift, seed, solver)
 
 
 def _level_rows(name: str, by_level: Sequence[Mapping[int, float]]) -> list[Row]:

@@ -1,28 +1,33 @@
-"""Figures of the maze experiment, made from the CSV and the maps beside it alone: the sheet of heat maps with the true
-goals, agents compared with intervals, and the order of cells beside what needs no reward."""
+"""Figures of the maze experiment, made from the CSV and what lies beside it alone: the sheet of heat maps with the true
+goals, agents compared with intervals, the order of cells beside what needs no reward, and learning curves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rrpolicy.common.files import appearing
+from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import bootstrap_interval
 from rrpolicy.plotting import COLOURS, DPI, FAINT, GOAL, HEAT, INK, OTHERS, WALL_EDGE, draw_maze_axes
+from rrpolicy.reproduce.kept_curves import Curves, curve_path, read_curves
 from rrpolicy.reproduce.kept_maps import map_path, read_map
-from rrpolicy.reproduce.results import Result
-from rrpolicy.reproduce.summary import NEAR, OWN, values_of
+from rrpolicy.reproduce.results import UNIT_DONE, Result
+from rrpolicy.reproduce.summary import NEAR, OWN
+from rrpolicy.reproduce.tables import values_of
 from rrpolicy.reproduce.units import MAZES, Unit, goal_text
 from rrpolicy.rewards.maps import RewardMap
 
-HEAT_MAPS, STEERING, ORDER = "heat_maps.png", "steering.png", "order.png"
+HEAT_MAPS, STEERING, ORDER, RETRAINING = "heat_maps.png", "steering.png", "order.png", "retraining.png"
 AGENTS = ("base", "discriminator", "steered", "expert")
 ORDERS = ("euclidean", "occupancy", "reward")
 _COLOURS = {**COLOURS, "reward": COLOURS["steered"], "euclidean": COLOURS["base"], "occupancy": OTHERS[0]}
+_PAID = {"reward": ("paid ρ", COLOURS["steered"]), "true": ("paid the true reward", COLOURS["expert"])}
 _LABELS = {
     "success_rate": "success rate",
     "return": "return",
@@ -36,8 +41,8 @@ def draw(results: Sequence[Result], out: Path, seed: int | None = None) -> list[
     """
     Draw what the results allow.
 
-    :param results: as ``read_csv`` gives them; ablations are not drawn
-    :param out: the CSV; figures go into the folder of its name beside it, where the maps are
+    :param results: as ``read_csv`` gives them; ablations and other methods are not drawn
+    :param out: the CSV; figures go into the folder of its name beside it, where the maps and curves are
     :param seed: of the sheet of heat maps; None for the lowest there is
     :return: the files
     """
@@ -53,6 +58,9 @@ def draw(results: Sequence[Result], out: Path, seed: int | None = None) -> list[
     ):
         if any(one.metric in metrics for one in main):
             written.append(_save(comparison(main, metrics, agents), folder / name))
+    trained = [one for one in results if one.variant == "training" and one.goal]
+    if trained:
+        written.append(_save(retraining(trained, folder / "curves"), folder / RETRAINING))
     return written
 
 
@@ -102,13 +110,50 @@ def comparison(results: Sequence[Result], metrics: Sequence[str], agents: Sequen
     return figure
 
 
+def retraining(results: Sequence[Result], folder: Path) -> Figure:
+    """
+    Learning curves under the true reward, a row for each algorithm and a panel for each maze.
+
+    :param results: of the variant ``training``
+    :param folder: of the units' curves
+    :raises ValueError: when the curves of a unit are missing
+    """
+    kept: dict[str, list[Curves]] = {}
+    for one in results:
+        if (one.agent, one.metric) == UNIT_DONE:
+            unit = next(unit for unit in _goals(one.maze, one.seed) if unit.key == one.unit)
+            kept.setdefault(one.maze, []).append(read_curves(curve_path(folder, unit)))
+    mazes = [maze for maze in MAZES if maze in kept]
+    algorithms = list(dict.fromkeys(algorithm for algorithm, _ in kept[mazes[0]][0]))
+    size = 1.2 + 2.6 * len(mazes), 0.8 + 2.1 * len(algorithms)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(algorithms), len(mazes), squeeze=False, sharex="row", sharey=True)
+    for line, algorithm in zip(panels, algorithms, strict=True):
+        for axes, maze in zip(line, mazes, strict=True):
+            for pay, (label, colour) in _PAID.items():
+                _band(axes, [curves[algorithm, pay] for curves in kept[maze]], label, colour)
+            axes.set_title(maze if algorithm == algorithms[0] else "", fontsize=11, color=INK)
+            axes.set_xlabel(f"thousand decisions (n = {len(kept[maze])})", fontsize=9, color=FAINT)
+            _light(axes, "both")
+        line[0].set_ylabel(f"{algorithm}: return", fontsize=10, color=INK)
+    panels[0, 0].set_ylim(bottom=0)
+    panels[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.suptitle("True return of the latest training episodes: median and range over goals and seeds", fontsize=10,
+                    color=FAINT)  # fmt: skip
+    return figure
+
+
 # ---------------------------------------------------------------------- panels
 
 
 def _units(results: Iterable[Result], maze: str, seed: int) -> list[Unit]:
     """Units that have a map, in the experiment's order of goals."""
     there = {one.goal for one in results if one.maze == maze and one.seed == seed and (one.agent, one.metric) == OWN}
-    return [Unit(maze, seed, goal) for goal in MAZES[maze].goals if goal_text(goal) in there]
+    return [unit for unit in _goals(maze, seed) if unit.key[1] in there]
+
+
+def _goals(maze: str, seed: int) -> list[Unit]:
+    return [Unit(maze, seed, goal) for goal in MAZES[maze].goals]
 
 
 def _panel(axes: Axes, drawn: RewardMap, unit: Unit) -> None:
@@ -145,7 +190,22 @@ def _intervals(axes: Axes, results: Sequence[Result], agents: Sequence[str], met
         axes.set_xlim(min(-0.04, axes.get_xlim()[0]), 1.04)
     counts = sorted({len([one for one in results if one.agent == agent]) for agent in agents} - {0})
     axes.set_xlabel(f"{_LABELS[metric]} (n = {', '.join(map(str, counts))})", fontsize=9, color=FAINT)
-    axes.grid(True, axis="x", color="#e6e6ea", linewidth=0.8)
+    _light(axes, "x")
+
+
+def _band(axes: Axes, curves: Sequence[Array], label: str, colour: str) -> None:
+    """Median and range of curves (n, 3), at the decisions that all of them have reached."""
+    first, last = max(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves)
+    longest = max(curves, key=len)[:, 0]
+    at = longest[(longest >= first) & (longest <= last)]
+    values = np.array([np.interp(at, curve[:, 0], curve[:, 1]) for curve in curves])
+    axes.fill_between(at / 1000, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+    axes.plot(at / 1000, np.median(values, axis=0), color=colour, linewidth=2, label=label)
+
+
+def _light(axes: Axes, grid: Literal["x", "both"]) -> None:
+    """Little else than the data."""
+    axes.grid(True, axis=grid, color="#e6e6ea", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)

@@ -18,6 +18,7 @@ from rrpolicy import pipeline
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.evaluation import Evaluation, Row, evaluate_policy, paired_difference, result_row
 from rrpolicy.pipeline import plain_row
 from rrpolicy.reproduce.results import UNIT_DONE
@@ -115,7 +116,7 @@ def measure_pair(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> tu
     ledger.add_times(expert_data=shop.data(unit)[1], expert=expert_seconds, reward=reward_seconds)
     ledger.begin("drawing the map")
     drawn = pipeline.map_reward(reward, unit.task.maze, shop.recipe)
-    ledger.add(_recovery(drawn, unit.goal))
+    ledger.add(recovery_rows("reward", drawn, unit.goal))
     data = shop.data(Unit(unit.maze, unit.seed))[0], shop.data(unit)[0]
     ledger.add(_orders(drawn, unit.goal, *data))
     ledger.begin("EPIC")
@@ -131,14 +132,36 @@ def measure_pair(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> tu
 # ---------------------------------------------------------------------- the reward
 
 
-def _recovery(drawn: RewardMap, goal: Any) -> list[Row]:
+def recovery_rows(agent: str, drawn: RewardMap, goal: Any) -> list[Row]:
     """Where the map is highest (the paper's first metric)."""
     error = drawn.goal_error_cells(goal)
     return [
-        plain_row("reward", "goal_error_cells", error),
-        plain_row("reward", "goal_own_cell", float(drawn.same_cell(goal))),
-        plain_row("reward", "goal_within_one_cell", float(error <= 1.0)),
+        plain_row(agent, "goal_error_cells", error),
+        plain_row(agent, "goal_own_cell", float(drawn.same_cell(goal))),
+        plain_row(agent, "goal_within_one_cell", float(error <= 1.0)),
     ]
+
+
+def order_rows(agent: str, cells: Array, maze: MazeGeometry, goal: Any) -> list[Row]:
+    """Whether values of cells (rows, columns) are in the order of their paths to the goal."""
+    order = path_order(cells, maze, goal)
+    rows = [{**plain_row(agent, "spearman_path", order.spearman), "n": len(maze.free_cells)}]
+    for metric, pairs in (("topology_pairs_rate", order.pairs), ("detour_pairs_rate", order.detours)):
+        if len(pairs):
+            rows.append(result_row(agent, metric, pairs))
+    return rows
+
+
+def epic_rows(agent: str, rewards: Mapping[str, Callable[[Array], Array]], unit: Unit, coverage: Coverage) -> list[Row]:
+    """EPIC distance of rewards of states to PointMaze's dense reward; the keys are the names of the metrics."""
+    maze = unit.task.maze
+    true = state_reward(lambda states: dense_reward(maze, unit.goal, states))
+    rows = []
+    for metric, function in rewards.items():
+        if np.ptp(function(coverage.states)) > 0:  # a constant has no distance
+            distance = epic_distance(state_reward(function), true, coverage, n_canonical=N_CANONICAL, seed=unit.seed)
+            rows.append({**plain_row(agent, metric, distance), "n": N_COVERAGE})
+    return rows
 
 
 def _orders(drawn: RewardMap, goal: Any, base_data: TrajectoryDataset, expert_data: TrajectoryDataset) -> list[Row]:
@@ -149,32 +172,18 @@ def _orders(drawn: RewardMap, goal: Any, base_data: TrajectoryDataset, expert_da
         "euclidean": euclidean_values(maze, goal),
         "occupancy": occupancy_log_ratio(maze, base_data.observations, expert_data.observations),
     }
-    rows = []
-    for name, cells in values.items():
-        order = path_order(cells, maze, goal)
-        rows.append({**plain_row(name, "spearman_path", order.spearman), "n": len(maze.free_cells)})
-        for metric, pairs in (("topology_pairs_rate", order.pairs), ("detour_pairs_rate", order.detours)):
-            if len(pairs):
-                rows.append(result_row(name, metric, pairs))
-    return rows
+    return [row for name, cells in values.items() for row in order_rows(name, cells, maze, goal)]
 
 
 def _epic(reward: RelativeReward, unit: Unit, base_data: TrajectoryDataset) -> list[Row]:
-    """EPIC distance to PointMaze's dense reward, of ρ itself and of the bounded reward that agents are trained on."""
-    maze = unit.task.maze
+    """EPIC distance of ρ itself and of the bounded reward that agents are trained on."""
     coverage = Coverage.from_dataset(base_data, N_COVERAGE, unit.seed)
     bounded = BoundedReward.fit(reward, coverage.states)
     rewards = {
         "epic_distance": lambda states: np.asarray(reward.predict(states), dtype=np.float64),
         "epic_distance_bounded": lambda states: bounded(np.asarray(reward.predict(states), dtype=np.float64)),
     }
-    true = state_reward(lambda states: dense_reward(maze, unit.goal, states))
-    rows = []
-    for metric, function in rewards.items():
-        if np.ptp(function(coverage.states)) > 0:  # a constant has no distance
-            distance = epic_distance(state_reward(function), true, coverage, n_canonical=N_CANONICAL, seed=unit.seed)
-            rows.append({**plain_row("reward", metric, distance), "n": N_COVERAGE})
-    return rows
+    return epic_rows("reward", rewards, unit, coverage)
 
 
 # ---------------------------------------------------------------------- the agents
@@ -197,7 +206,7 @@ def _measure_agents(
     results: dict[str, Evaluation] = {}
     with ExitStack() as stack:
         n_envs = min(settings.get("n_eval_episodes", MAX_ENVS), MAX_ENVS)
-        envs = [stack.enter_context(closing(unit.task.make())) for _ in range(n_envs)]
+        envs = [stack.enter_context(closing(unit.task.make(reward_type="dense"))) for _ in range(n_envs)]
         for name in wanted:
             ledger.begin(f"episodes of {name}")
             results[name] = evaluate_policy(agents[name], envs, seed=unit.seed * 1000, **settings)

@@ -18,7 +18,9 @@ from rrpolicy.pipeline import Recipe
 from rrpolicy.reproduce.kept_maps import map_path, write_map
 from rrpolicy.reproduce.locks import claimed
 from rrpolicy.reproduce.maze2d import Ledger, measure_base, measure_pair
+from rrpolicy.reproduce.peers import measure_peers
 from rrpolicy.reproduce.results import Result, append_unit, finished_units, read_csv
+from rrpolicy.reproduce.training import measure_training
 from rrpolicy.reproduce.units import Unit
 from rrpolicy.reproduce.variants import MAIN, Variant
 from rrpolicy.reproduce.workshop import Workshop, digest
@@ -99,10 +101,15 @@ class Reproduction:
         return True
 
     def _do(self, unit: Unit) -> None:
+        say = self._show(unit)
         if unit.goal is None:
-            ledger = measure_base(self._shop, unit, self._show(unit))
+            ledger = measure_base(self._shop, unit, say)
+        elif self.variant.part == "training":
+            ledger = measure_training(self._shop, unit, self.out.with_suffix("") / "curves", say)
+        elif self.variant.part == "peers":
+            ledger = measure_peers(self._shop, unit, say)
         else:
-            ledger, drawn = measure_pair(self._shop, unit, self._show(unit))
+            ledger, drawn = measure_pair(self._shop, unit, say)
             write_map(map_path(self.out, unit, self.variant.name), drawn)
         append_unit(self.out, self._results(unit, ledger))
         self._bar.update()

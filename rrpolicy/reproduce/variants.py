@@ -13,6 +13,7 @@ from rrpolicy.pipeline import Recipe, section
 
 ExpertKind = Literal["tuned", "scratch", "second-base", "base"]
 Source = Literal["base", "expert"]
+Part = Literal["pair", "training", "peers"]
 AGENTS = ("base", "discriminator", "steered", "expert")
 
 
@@ -25,8 +26,11 @@ class Variant:
     :param expert: fine-tuned from the base, trained from scratch, the base of the next seed, or the base itself
     :param sources: whose data the models are compared at
     :param unseen_base: steer the base of the next seed, of which the reward knows nothing
+    :param n_rounds: on-policy rounds that follow the extraction
     :param shuffled: fit ρ to targets that belong to other events
     :param agents: who runs in the environment
+    :param part: what is measured: the pair itself, agents trained on its reward, or other methods on the same data
+    :param goals: which of each maze's goals are done unless others are asked for; None for all
     """
 
     name: str = ""
@@ -35,8 +39,11 @@ class Variant:
     expert: ExpertKind = "tuned"
     sources: tuple[Source, ...] = ("base", "expert")
     unseen_base: bool = False
+    n_rounds: int = 0
     shuffled: bool = False
     agents: tuple[str, ...] = ("base", "steered", "expert")
+    part: Part = "pair"
+    goals: tuple[int, ...] | None = None
 
     @property
     def has_goal(self) -> bool:
@@ -50,6 +57,7 @@ class Variant:
 
 MAIN = Variant(agents=AGENTS)
 _SMALL_DATA = {"base_transitions": 10_000, "expert_transitions": 10_000}
+_NOISED = {"n_clean_levels": 0}
 _CONTROL = ("base", "steered")
 
 VARIANTS: Mapping[str, Variant] = {
@@ -58,6 +66,10 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("data-10k", "10 000 transitions for each agent", {"data": _SMALL_DATA}),
         Variant("step-head", "the per-step head steers, there is no other", {"extraction": {"heads": ["step"]}}),
         Variant("gradients-only", "no value matching", {"extraction": {"value_coef": 0.0}}),
+        Variant("noised-states", "the step head never sees clean states", {"extraction": {"step_kwargs": _NOISED}}),
+        Variant("rows-alike", "no weighting of rows", {"extraction": {"row_weighting": False}}),
+        Variant("one-round", "one on-policy round", n_rounds=1),
+        Variant("two-rounds", "two on-policy rounds", n_rounds=2),
         Variant("base-windows", "compared at base data only", sources=("base",)),
         Variant("expert-windows", "compared at expert data only", sources=("expert",)),
         Variant("expert-from-scratch", "the expert does not start from the base", expert="scratch"),
@@ -65,6 +77,8 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("second-base", "control: the expert is a second base", expert="second-base", agents=_CONTROL),
         Variant("identical", "control: the expert is the base", expert="base", agents=_CONTROL),
         Variant("shuffled", "control: targets belong to other events", shuffled=True, agents=_CONTROL),
+        Variant("training", "PPO and SAC trained on the reward and on the true one", part="training", goals=(0, 3)),
+        Variant("peers", "AIRL, GAIL and behaviour cloning on the expert's data", part="peers", goals=(0, 3)),
     )
 }
 
@@ -77,5 +91,5 @@ def variant_named(name: str | None) -> Variant:
     if name is None:
         return MAIN
     if name not in VARIANTS:
-        raise ValueError(f"ablation must be one of {', '.join(VARIANTS)}, got {name!r}")
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {name!r}")
     return VARIANTS[name]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,12 +114,12 @@ class Workshop:
 
         def make() -> RelativeReward:
             if not self.variant.shuffled:
-                return pipeline.extract(*pair, chosen, self.recipe, unit.seed).reward
+                return pipeline.extract_on_policy(*pair, chosen, self.recipe, unit.seed, self.variant.n_rounds).reward
             arguments = {**without_steps(section(self.recipe, "extraction")), "seed": unit.seed}
             extractor = build(ShuffledExtractor, "extraction", base=pair[0], expert=pair[1], **arguments)
             return extractor.learn(chosen, total_timesteps(self.recipe, "extraction"), log_interval=0).reward
 
-        changes = [self.variant.expert, names, self.variant.shuffled]
+        changes = [self.variant.expert, names, self.variant.shuffled, self.variant.n_rounds]
         path = self._path(unit, "reward", "data", "agent", "base", "expert", "extraction", extra=changes)
         return self._kept(path, make, RelativeReward.load)
 
@@ -188,7 +188,7 @@ class ShuffledExtractor(RewardExtractor):
         order = torch.empty_like(mixed)
         order[targets.t.argsort(stable=True)] = mixed[targets.t[mixed].argsort(stable=True)]
         value = None if targets.value is None else targets.value[order]
-        return Targets(targets.x_t, targets.t, targets.eps_difference[order], value)
+        return replace(targets, eps_difference=targets.eps_difference[order], value=value)
 
 
 def digest(values: Any) -> str:

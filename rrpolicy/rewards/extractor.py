@@ -20,7 +20,9 @@ from rrpolicy.rewards.events import Events, as_events
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.targets import Targets, make_targets
 
+ROW_FLOOR = 0.02  # rows whose mean square is a smaller part of the average are not weighted any more for it
 VALUE_CLIP = 10.0  # spreads; beyond it value errors count linearly, since targets are heavy-tailed off the support
+UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
 Data = TrajectoryDataset | Sequence[TrajectoryDataset] | Tensor | None
 
 
@@ -39,6 +41,8 @@ class RewardExtractor(Learner[RelativeReward]):
     :param value_coef: weight of value matching in the window head's loss; 0 turns it off
     :param n_value_draws: later noise levels per value target
     :param n_step_rows: rows of each window at which the step head is fitted
+    :param row_weighting: weight each row of a window by 1 / mean square of its score differences in the window head's
+        loss: the next rows, which are acted upon, differ least and would hardly count
     :param ema_decay: decay of the averaged weights, which are the extracted reward
     :param weight_decay: AdamW weight decay
     :param max_grad_norm: gradient clipping
@@ -65,6 +69,7 @@ class RewardExtractor(Learner[RelativeReward]):
         value_coef: float = 0.03,
         n_value_draws: int = 4,
         n_step_rows: int = 4,
+        row_weighting: bool = True,
         ema_decay: float = 0.999,
         weight_decay: float = 1e-4,
         max_grad_norm: float = 1.0,
@@ -88,6 +93,7 @@ class RewardExtractor(Learner[RelativeReward]):
         self.value_coef = value_coef
         self.n_value_draws = n_value_draws
         self.n_step_rows = n_step_rows
+        self.row_weighting = row_weighting
         default: tuple[Head, ...] = ("window", "step") if getattr(base, "layout", None) is not None else ("window",)
         self.heads = default if heads is None else tuple(heads)
         self.window_kwargs = dict(window_kwargs or {})
@@ -105,7 +111,7 @@ class RewardExtractor(Learner[RelativeReward]):
         self._targets: Targets | None = None
         self._buffer_state: Tensor | None = None
         self._steps_in_buffer = 0
-        self._value_spread: Tensor | None = None
+        self._units: dict[str, Tensor] = {}
 
     @property
     def reward(self) -> RelativeReward:
@@ -145,7 +151,7 @@ class RewardExtractor(Learner[RelativeReward]):
         self._events: Events = as_events(data, self.base, self.expert, self.seed)
         self._targets = None
         if reset_num_timesteps:
-            self._buffer_state, self._value_spread, self._steps_in_buffer = None, None, 0
+            self._buffer_state, self._units, self._steps_in_buffer = None, {}, 0
         self._optimise(
             total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path, checkpoint_freq
         )
@@ -165,27 +171,43 @@ class RewardExtractor(Learner[RelativeReward]):
         t = targets.t[index]
         inputs = targets.x_t[index].requires_grad_(True)
         rho = self.module(inputs, t, "window")
-        losses = {"window_gradient": self._gradient_loss(rho, inputs, t, targets.eps_difference[index])}
-        if targets.value is not None and self._value_spread is not None:
-            error = (rho - targets.value[index]) / self._value_spread[t]
+        weight = self._row_weight(slice(None))
+        gradient = self._gradient_loss(rho, inputs, t, targets.eps_difference[index], weight=weight)
+        losses = {"window_gradient": gradient}
+        if targets.value is not None:
+            error = (rho - targets.value[index]) / self._units["value_spread"][t]
             value = nn.functional.huber_loss(error, torch.zeros_like(error), delta=VALUE_CLIP)
             losses["value"] = self.value_coef * value
         return losses
 
     def _step_losses(self, targets: Targets, index: Tensor) -> dict[str, Tensor]:
-        """Gradient matching of the step head at a few free rows of each window (the head is a sum over rows)."""
+        """
+        Gradient matching of the step head at a few free rows of each window (the head is a sum over rows), half of
+        them at the cleanest levels, where maps and per-state rewards are read.
+        """
+        clean = (targets.t < self.module.n_clean_levels).nonzero().flatten()
+        if len(clean):
+            drawn = torch.randint(len(clean), (len(index) // 2,), generator=self.generator)
+            index = torch.cat([clean[drawn], index[len(drawn) :]])
         free_rows = (~self.module.pinned).any(dim=1).nonzero().flatten()
         shape = (len(index), self.n_step_rows)
         rows = free_rows[torch.randint(len(free_rows), shape, generator=self.generator)].flatten()
         windows = index.repeat_interleave(self.n_step_rows)
         t = targets.t[windows]
-        inputs = targets.x_t[windows, rows].requires_grad_(True)
+        inputs = self.module.step_inputs(targets.x0[windows, rows], targets.x_t[windows, rows], t).requires_grad_(True)
         rho = self.module.forward_steps(inputs, t)
-        pinned = self.module.pinned[rows]
-        return {"step_gradient": self._gradient_loss(rho, inputs, t, targets.eps_difference[windows, rows], pinned)}
+        pinned, weight = self.module.pinned[rows], self._row_weight(rows)
+        wanted = targets.eps_difference[windows, rows]
+        return {"step_gradient": self._gradient_loss(rho, inputs, t, wanted, pinned, weight)}
 
     def _gradient_loss(
-        self, rho: Tensor, inputs: Tensor, t: Tensor, eps_difference: Tensor, pinned: Tensor | None = None
+        self,
+        rho: Tensor,
+        inputs: Tensor,
+        t: Tensor,
+        eps_difference: Tensor,
+        pinned: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> Tensor:
         """σ∇ρ against Δε = ε_base - ε_expert, both in units of the RMS of Δε at each level."""
         pinned = self.module.pinned if pinned is None else pinned
@@ -194,7 +216,12 @@ class RewardExtractor(Learner[RelativeReward]):
         (gradient,) = torch.autograd.grad((rho / scale).sum(), inputs, create_graph=True)
         residual = torch.where(pinned, 0.0, gradient - eps_difference / rms)
         n_free = (~pinned).expand_as(residual).sum()
-        return (residual**2).sum() / n_free
+        squares = residual**2 if weight is None else residual**2 * weight[:, None]
+        return squares.sum() / n_free
+
+    def _row_weight(self, rows: Any) -> Tensor | None:
+        """Weights of some rows of a window; None where all count the same."""
+        return self._units["row_weight"][rows] if "row_weight" in self._units else None
 
     # ------------------------------------------------------------------ the buffer of targets
 
@@ -217,12 +244,12 @@ class RewardExtractor(Learner[RelativeReward]):
         targets = make_targets(self.base, self.expert, x0, generator, n_value_draws)
         if not resuming:
             self.generator.set_state(generator.get_state())
-        if self._value_spread is None:
+        if not self._units:
             self._fit_units(targets)
         return targets
 
     def _fit_units(self, targets: Targets) -> None:
-        """Fix, once, the units in which the heads are compared: RMS of Δs per level, spread of values per level."""
+        """Fix, once, the units in which heads are compared: RMS of Δs and spread of values per level, rows' weights."""
         process = self.base.process
         levels = torch.arange(process.n_diffusion_steps)
         # Δx̂0 = σ/α Δε varies slowly with t, so that is what neighbouring levels may share
@@ -231,10 +258,16 @@ class RewardExtractor(Learner[RelativeReward]):
         rms = _level_means(squares, targets.t, len(levels)).sqrt() / x0_per_eps
         for reward in (self.module, self.averaged):
             reward.gradient_scale.copy_(rms / process.sigma(levels))
-        self._value_spread = torch.ones_like(rms)
+        self._units = {"value_spread": torch.ones_like(rms)}
         if targets.value is not None:
             deviation = (targets.value - targets.value.median()).abs()
-            self._value_spread = _level_means(deviation, targets.t, len(rms)).clamp(min=1e-3)
+            self._units["value_spread"] = _level_means(deviation, targets.t, len(rms)).clamp(min=1e-3)
+        if self.row_weighting and getattr(self.base, "layout", None) is not None:
+            free = ~self.module.pinned
+            relative = (targets.eps_difference / rms.clamp(min=1e-12)[targets.t].view(-1, 1, 1)) ** 2
+            rows = torch.where(free, relative.mean(dim=0), 0.0).sum(dim=1) / free.sum(dim=1).clamp(min=1)
+            weight = 1 / (rows / rows.mean().clamp(min=1e-12)).clamp(min=ROW_FLOOR)
+            self._units["row_weight"] = weight / weight.repeat_interleave(free.sum(dim=1)).mean()
 
     # ------------------------------------------------------------------ persistence
 
@@ -249,6 +282,7 @@ class RewardExtractor(Learner[RelativeReward]):
                 "value_coef": self.value_coef,
                 "n_value_draws": self.n_value_draws,
                 "n_step_rows": self.n_step_rows,
+                "row_weighting": self.row_weighting,
             },
             "steps_in_buffer": self._steps_in_buffer,
         }
@@ -257,12 +291,11 @@ class RewardExtractor(Learner[RelativeReward]):
         return self.module.normalizer_tensors()
 
     def _random_state(self) -> dict[str, Tensor]:
-        state = {} if self._buffer_state is None else {"buffer": self._buffer_state}
-        return state if self._value_spread is None else {**state, "value_spread": self._value_spread}
+        return self._units if self._buffer_state is None else {"buffer": self._buffer_state, **self._units}
 
     def _set_random_state(self, state: Mapping[str, Tensor]) -> None:
         self._buffer_state = state.get("buffer")
-        self._value_spread = state.get("value_spread")
+        self._units = {name: state[name] for name in UNITS if name in state}
 
     @classmethod
     def _from_config(

@@ -6,11 +6,14 @@ the base into the expert, with any sampler and any number of steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.diffusion.sampling import Solver, sample
+from rrpolicy.diffusion.score_model import Denoiser, ScoreModel, pinned_mask
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 
@@ -39,3 +42,36 @@ def guided(
         return denoiser(x_t, t) - change
 
     return steered
+
+
+@torch.no_grad()
+def guided_samples(
+    base: ScoreModel,
+    reward: RelativeReward,
+    clean: Tensor,
+    n_sampling_steps: int = 5,
+    scale: float = 1.0,
+    max_shift: float | None = 0.5,
+    solver: Solver = "ddim",
+    *,
+    generator: torch.Generator,
+    visit: Callable[[Tensor, Tensor], None] | None = None,
+) -> Tensor:
+    """
+    Events of the steered base, sampled from noise.
+
+    :param clean: events (n, *event_shape) whose pinned entries are kept
+    :param generator: of the noise
+    :param visit: told every x_t and its levels
+    :return: clean events (n, *event_shape), normalised
+    """
+    pinned = pinned_mask(base)
+    return sample(
+        guided(base.eps, reward, base.process, scale, max_shift),
+        base.process,
+        torch.randn(clean.shape, generator=generator),
+        base.process.timesteps(n_sampling_steps),
+        solver=solver,
+        pin=lambda x: torch.where(pinned, clean, x),
+        visit=visit,
+    )

@@ -16,7 +16,7 @@ KERNEL_REACH = 3.0  # standard deviations; at the default smoothing it ends befo
 
 
 class StateReward(Protocol):
-    """What a map needs of a reward; `RelativeReward` is one, and scores at its own ``map_levels``."""
+    """What a map needs of a reward; `RelativeReward` is one, and scores at its own ``map_level``."""
 
     @property
     def layout(self) -> TrajectoryLayout | None:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rrpolicy.diffusion.sampling import sample
-from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
+from rrpolicy.diffusion.sampling import Solver
+from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
-from rrpolicy.rewards.guidance import guided
+from rrpolicy.rewards.guidance import guided_samples
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.targets import eps_difference, noised
 
@@ -32,19 +32,28 @@ CHUNK = 2048
 
 
 def explained_fraction(
-    reward: RelativeReward, base: ScoreModel, expert: ScoreModel, x_t: Tensor, t: Tensor, head: Head | None = None
+    reward: RelativeReward,
+    base: ScoreModel,
+    expert: ScoreModel,
+    x_t: Tensor,
+    t: Tensor,
+    head: Head | None = None,
+    x0: Tensor | None = None,
 ) -> float:
     """
     R² of σ∇ρ for ε_base - ε_expert at the given noised events (so every level counts with its σ²).
 
     :param x_t: (B, *event_shape), clean at pinned entries
     :param t: levels (B,)
+    :param head: of the reward
+    :param x0: clean events (B, *event_shape), which the step head is asked about at the cleanest levels
     :return: 1 for a perfect fit, 0 for ρ = const; 1 when both are zero everywhere
     """
     residual, total = 0.0, 0.0
-    for x, level in zip(x_t.split(CHUNK), t.split(CHUNK), strict=True):
+    inputs = x_t if x0 is None or head != "step" else reward.step_inputs(x0, x_t, t)
+    for x, at, level in zip(x_t.split(CHUNK), inputs.split(CHUNK), t.split(CHUNK), strict=True):
         wanted = eps_difference(base, expert, x, level)
-        got = base.process.levels(x, level)[1] * reward.gradient(x, level, head)
+        got = base.process.levels(x, level)[1] * reward.gradient(at, level, head)
         residual += float(((got - wanted) ** 2).sum())
         total += float((wanted**2).sum())
     if total == 0:
@@ -66,7 +75,8 @@ def explained_by_level(
     result = {}
     for level in levels:
         t = torch.full((len(x0),), level, dtype=torch.int64)
-        result[level] = explained_fraction(reward, base, expert, noised(base, x0, t, generator), t, head)
+        x_t = noised(base, x0, t, generator)
+        result[level] = explained_fraction(reward, base, expert, x_t, t, head, x0)
     return result
 
 
@@ -79,18 +89,12 @@ def explained_when_guided(
     scale: float = 1.0,
     max_shift: float | None = 0.5,
     seed: int = 0,
+    solver: Solver = "ddim",
 ) -> dict[int, float]:
     """R² per noise level on the x_t that guided sampling visits; pinned entries are taken from ``x0``."""
     visited: list[tuple[Tensor, Tensor]] = []
-    pinned = pinned_mask(base)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        sample(
-            guided(base.eps, reward, base.process, scale, max_shift),
-            base.process,
-            torch.randn(x0.shape, generator=generator),
-            base.process.timesteps(n_sampling_steps),
-            pin=lambda x: torch.where(pinned, x0, x),
-            visit=lambda x_t, t: visited.append((x_t.clone(), t)),
-        )
+    guided_samples(
+        base, reward, x0, n_sampling_steps, scale, max_shift, solver,
+        generator=torch.Generator().manual_seed(seed), visit=lambda x_t, t: visited.append((x_t.clone(), t)),
+    )  # fmt: skip
     return {int(t[0]): explained_fraction(reward, base, expert, x_t, t) for x_t, t in visited}

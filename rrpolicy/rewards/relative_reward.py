@@ -2,7 +2,8 @@
 
 ∇ρ(x_t, t) = s_expert(x_t, t) - s_base(x_t, t) (Nuti, Franzmeyer, Henriques 2023, definition 3.1). One object holds up
 to two heads: ``window`` sees a whole event and steers; ``step`` is a sum over the steps of a window and makes maps and
-per-state rewards.
+per-state rewards. At the cleanest levels the step head is a function of the state without its noise, E[ρ(x_t, t) | x0]:
+noise would carry states into walls, where directions from both sides meet and no potential fits them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
 
 Head = Literal["window", "step"]
-MAP_NOISE_FRACTION = 0.1  # rewards of clean data are read at t / T up to this (RECIPES: t in {0, 2, 5} of 50)
+CLEAN_FRACTION = 0.3  # of the levels: where the step head sees states without their noise; it is read in the middle
 
 
 class RelativeReward(nn.Module):
@@ -38,7 +39,7 @@ class RelativeReward(nn.Module):
     :param normalizer: environment units -> normalised; None for events that are not windows
     :param heads: ``"window"``, ``"step"`` or both; a step head needs events (H, D)
     :param window_kwargs: arguments of the window head's network
-    :param step_kwargs: arguments of the step head's network
+    :param step_kwargs: arguments of the step head's network, ``n_clean_levels`` among them
     :param source: how the reward was made, kept in the archive
     """
 
@@ -72,7 +73,8 @@ class RelativeReward(nn.Module):
         self.source = source
         # Fourier features place steps in space; an event that is not a window has no steps to place
         self.window_kwargs = {**({} if layout else {"n_fourier_features": 0}), **(window_kwargs or {})}
-        self.step_kwargs = {"width": 64, "n_blocks": 3, **(step_kwargs or {})}
+        n_clean_levels = 1 + round(CLEAN_FRACTION * process.n_diffusion_steps)
+        self.step_kwargs = {"width": 64, "n_blocks": 3, "n_clean_levels": n_clean_levels, **(step_kwargs or {})}
         mask = torch.zeros(self.event_shape, dtype=torch.bool) if pinned is None else torch.as_tensor(pinned).clone()
         self.register_buffer("pinned", mask, persistent=False)
         # RMS of the score difference per level: heads predict in units of it, so that every level is equally hard
@@ -119,9 +121,20 @@ class RelativeReward(nn.Module):
         return (rows.view(len(x_t), -1) * free).sum(dim=1)
 
     def forward_steps(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """ρ of single steps: (N, D) normalised, (N,) -> (N,), whose sum over a window is the step head's ρ."""
+        """
+        ρ of single steps, whose sum over a window is the step head's ρ.
+
+        :param x_t: (N, D) normalised, as :meth:`step_inputs` gives them
+        :param t: (N,)
+        :return: (N,)
+        """
         self._head("step")
         return self.gradient_scale[t] * self.step(x_t, t)[:, 0]
+
+    def step_inputs(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """What the step head is to be asked about: α x0 at the cleanest levels, x_t elsewhere; all (N, ..., D)."""
+        clean = (t < self.n_clean_levels).view(-1, *(1,) * (x_t.ndim - 1))
+        return torch.where(clean, self.process.levels(x_t, t)[0] * x0, x_t)
 
     def gradient(self, x_t: Tensor, t: Tensor, head: Head | None = None) -> Tensor:
         """∇ρ with respect to x_t (B, *event_shape); zero at pinned entries. Leaves no trace on ``x_t``."""
@@ -140,7 +153,7 @@ class RelativeReward(nn.Module):
         :param observations: single steps (n, obs_dim), scored by the step head, or windows (n, H, obs_dim), scored by
             the window head (rows ``layout.stride`` environment steps apart)
         :param actions: (n, act_dim) or (n, H, act_dim); may be None when actions are not planned
-        :param levels: noise levels to average over; default: step head t/T <= 0.1, window head t = 0
+        :param levels: noise levels to average over; default: step head ``map_level``, window head t = 0
         :return: (n,) float32 in nats
         :raises ValueError: for wrong shapes, NaN, or a head that this reward does not have
         """
@@ -149,7 +162,7 @@ class RelativeReward(nn.Module):
         x0 = self._packed(observations, actions)
         head: Head = "step" if x0.ndim == 2 else "window" if "window" in self.heads else "step"
         if levels is None:
-            levels = self.map_levels if head == "step" else [0]
+            levels = [self.map_level if head == "step" else 0]
         rewards = torch.zeros(len(x0))
         for level in levels:
             t = torch.full((len(x0),), level, dtype=torch.int64)
@@ -159,10 +172,14 @@ class RelativeReward(nn.Module):
         return (rewards / len(levels)).numpy()
 
     @property
-    def map_levels(self) -> list[int]:
-        """Noise levels at which single clean states are scored: the cleanest tenth."""
-        last = int(MAP_NOISE_FRACTION * self.process.n_diffusion_steps)
-        return sorted({0, last // 2, last})
+    def n_clean_levels(self) -> int:
+        """Cleanest levels, at which the step head sees states without their noise."""
+        return int(self.step_kwargs["n_clean_levels"])
+
+    @property
+    def map_level(self) -> int:
+        """Noise level at which single clean states are scored: the middle of those that the step head sees clean."""
+        return self.n_clean_levels // 2
 
     # ------------------------------------------------------------------ hooks
 

@@ -21,6 +21,7 @@ CHUNK = 4096  # events per model call
 class Targets:
     """A buffer of training pairs."""
 
+    x0: Tensor  # (N, *event_shape) normalised
     x_t: Tensor  # (N, *event_shape) normalised, clean at pinned entries
     t: Tensor  # (N,) int64
     eps_difference: Tensor  # (N, *event_shape), zero at pinned entries
@@ -96,8 +97,9 @@ def make_targets(
         x_t = noised(base, chunk, t, generator)
         difference = eps_difference(base, expert, x_t, t)
         value = value_targets(base, expert, x_t, t, generator, n_value_draws) if n_value_draws else None
-        parts.append(Targets(x_t, t, difference, value))
+        parts.append(Targets(chunk, x_t, t, difference, value))
     return Targets(
+        x0,
         torch.cat([part.x_t for part in parts]),
         torch.cat([part.t for part in parts]),
         torch.cat([part.eps_difference for part in parts]),

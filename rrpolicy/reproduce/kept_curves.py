@@ -1,0 +1,65 @@
+"""Learning curves beside the CSV: how agents did under the true reward while they learned, a small table for each unit.
+
+They are condensed from the logs of training, which hold much more and stay with the archives.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from rrpolicy.common.files import appearing
+from rrpolicy.common.typing import Array
+from rrpolicy.reproduce.units import Unit
+
+Curves = Mapping[tuple[str, str], Array]
+"""(algorithm, what it was paid) -> (n, 3): decisions made, return and success rate of the latest training episodes."""
+
+COLUMNS = ("algorithm", "pay", "decisions", "return", "success_rate")
+_LOGGED = ("time/total_timesteps", "rollout/ep_rew_mean", "rollout/success_rate")
+
+
+def curve_path(folder: Path, unit: Unit) -> Path:
+    """Where the curves of a unit lie."""
+    return folder / f"{unit.name}.csv"
+
+
+def read_progress(path: Path) -> Array:
+    """
+    :param path: ``progress.csv`` of Stable-Baselines3's logger
+    :return: a curve (n, 3); rows of the log from before the first episode's end are left out
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [[row.get(name) or "" for name in _LOGGED] for row in csv.DictReader(file)]
+    return np.array([row for row in rows if all(row)], dtype=np.float64).reshape(-1, len(_LOGGED))
+
+
+def write_curves(path: Path, curves: Curves) -> None:
+    """Keep a unit's curves, in as many digits as a picture needs."""
+    with appearing(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for names, curve in curves.items():
+            writer.writerows([*names, *(f"{value:.6g}" for value in point)] for point in curve)
+
+
+def read_curves(path: Path) -> dict[tuple[str, str], Array]:
+    """
+    What :func:`write_curves` kept.
+
+    :raises ValueError: when there is no such file or it is something else
+    """
+    curves: dict[tuple[str, str], list[list[float]]] = {}
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            head, *lines = csv.reader(file)
+        if tuple(head) != COLUMNS:
+            raise ValueError(f"its columns are {head}, wanted {list(COLUMNS)}")
+        for algorithm, pay, decisions, total, rate in lines:
+            curves.setdefault((algorithm, pay), []).append([float(decisions), float(total), float(rate)])
+        return {names: np.array(points) for names, points in curves.items()}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} holds no learning curves: {error}") from None

@@ -1,0 +1,95 @@
+"""Agents trained on the extracted reward beside agents trained on the true one (the paper's second metric).
+
+Both have the same algorithm, budget and seed and meet the same episodes of the real environment; trained policies and
+their learning curves are kept with the other archives, so a unit that was stopped goes on with the next agent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrpolicy import baselines
+from rrpolicy.baselines import POLICY_KIND, evaluate_trained, load_trained, save_trained, train_on_reward
+from rrpolicy.common.archive import read_archive
+from rrpolicy.evaluation import Evaluation, Row
+from rrpolicy.pipeline import plain_row, section
+from rrpolicy.reproduce.kept_curves import curve_path, read_progress, write_curves
+from rrpolicy.reproduce.locks import claimed
+from rrpolicy.reproduce.maze2d import Ledger, Say
+from rrpolicy.reproduce.tables import paired_ratio
+from rrpolicy.reproduce.units import Unit
+from rrpolicy.reproduce.workshop import Workshop, digest
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+N_EPISODES = 48  # of an agent, unless the recipe says otherwise
+MAX_ENVS = 8  # at a time: a small network gains nothing from larger batches, and a maze takes tens of megabytes
+_MAKES_THE_REWARD = ("data", "agent", "base", "expert", "extraction")  # sections of the recipe
+
+
+def measure_training(shop: Workshop, unit: Unit, curves: Path, say: Say = lambda text: None) -> Ledger:
+    """
+    Train and run everybody, and compare them episode by episode.
+
+    :param shop: makes the reward and keeps the policies
+    :param unit: a pair
+    :param curves: folder for the unit's learning curves
+    :param say: told what is being done
+    """
+    ledger = Ledger(say)
+    ledger.begin("extracting the reward")
+    paid: Mapping[str, RelativeReward | None] = {"reward": shop.reward(unit)[0], "true": None}
+    n_episodes = section(shop.recipe, "evaluation").get("n_eval_episodes", N_EPISODES)
+    learned = {}
+    with ExitStack() as stack:
+        n_envs = min(n_episodes, MAX_ENVS)
+        envs = [stack.enter_context(closing(unit.task.make(reward_type="dense"))) for _ in range(n_envs)]
+        for algorithm in baselines.SETTINGS:
+            results = {}
+            for pay, reward in paid.items():
+                agent = f"{algorithm}-{pay}"
+                ledger.begin(f"training {agent}")
+                path = _trained(shop, unit, algorithm, pay, reward)
+                card = read_archive(path, POLICY_KIND).card
+                learned[algorithm, pay] = np.array(card["curve"]).reshape(-1, 3)
+                ledger.add_times(**{agent: card["cpu_seconds"]})
+                ledger.begin(f"episodes of {agent}")
+                results[pay] = evaluate_trained(load_trained(path), envs, n_episodes, unit.seed * 1000)
+                ledger.add([*results[pay].rows(agent), plain_row(agent, "decisions", card["decisions"])])
+            ledger.add(_ratios(algorithm, results["reward"], results["true"]))
+    write_curves(curve_path(curves, unit), learned)
+    ledger.close()
+    return ledger
+
+
+def _ratios(algorithm: str, ours: Evaluation, true: Evaluation) -> list[Row]:
+    """Success and return of who was paid ρ, in parts of what the true reward makes of the same algorithm."""
+    return [
+        {"agent": f"{algorithm}-reward/{algorithm}-true", "metric": name,
+         **paired_ratio(ours.values(metric), true.values(metric))}
+        for metric, name in (("success_rate", "success_ratio"), ("return", "return_ratio"))
+    ]  # fmt: skip
+
+
+def _trained(shop: Workshop, unit: Unit, algorithm: str, pay: str, reward: RelativeReward | None) -> Path:
+    """The archive of a trained policy, whose card holds its cost and its learning curve."""
+    settings = baselines.SETTINGS[algorithm]
+    made_with: list[Any] = [settings.n_envs, settings.total_timesteps, settings.arguments]
+    made_with += [baselines.EPISODE_STEPS, baselines.ACTION_REPEAT]
+    if reward is not None:  # what the true reward makes does not depend on the recipe
+        made_with.append({part: shop.recipe.get(part) for part in _MAKES_THE_REWARD})
+    folder = shop.folder / unit.name / "training" / f"{algorithm}-{pay}-{digest(made_with)}"
+    path = folder / "policy.zip"
+    with claimed(folder / "lock"):
+        if not path.exists():
+            started = time.process_time()
+            model = train_on_reward(reward, unit.task.maze, unit.goal, algorithm, seed=unit.seed, out=folder)
+            seconds = time.process_time() - started
+            curve = read_progress(folder / "progress.csv").tolist()
+            save_trained(model, path, {"cpu_seconds": seconds, "decisions": model.num_timesteps, "curve": curve})
+    return path
