@@ -1,8 +1,8 @@
 """The paper's experiments as one command each: units of work that can be stopped anywhere, one CSV, figures from it.
 
 `units` lists what is to be done, `variants` the ablations and controls, `workshop` keeps what was trained. `maze2d`
-measures a unit, `training` agents that learn from its reward, `peers` other methods. `results` is the CSV, `kept_maps` and
-`kept_curves` what lies beside it, `run` goes through the units, and `figures` and `summary` (with `tables` and
+measures a unit, `training` agents that learn from its reward, `peers` other methods. `results` is the CSV, `kept_maps`
+and `kept_curves` what lies beside it, `run` goes through the units, and `figures` and `summary` (with `tables` and
 `comparisons`) show what there is.
 """
 
