@@ -61,6 +61,8 @@ def maze2d(
     file = out or zoo.folder() / "results" / "maze2d.csv"
     variant = variant_named(variant_name)
     units = [] if figures_only else select(maze, goal, seed, quick, variant.goals)
+    if variant.part == "peers":  # which have no base
+        units = [unit for unit in units if unit.goal]
     values = recipe_for(Task(DEFAULT_ENV_ID), recipe)
     results = Reproduction(units, values, file, work, variant, progress, typer.echo).run()
     text = summary(results)
