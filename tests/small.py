@@ -82,6 +82,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "controller": {"controller": PDController(velocity_columns=(2, 3)), "observation_columns": (0, 1), "stride": 2},
     "strided": {"stride": 3, "sampler": "ddpm", "observation_columns": (0, 2)},
     "unet": {"policy": "UnetPolicy", "policy_kwargs": {"width": 8, "multipliers": (1, 2)}, "sampler": "dpm++"},
+    "transformer": {"policy": "TransformerPolicy", "policy_kwargs": {"width": 16, "n_blocks": 1, "n_heads": 2}},
+    "inverse": {"controller": "inverse-dynamics", "controller_kwargs": {"width": 16, "n_blocks": 1}},
 }
 """Agents that act in different ways, each of which must keep every promise."""
 

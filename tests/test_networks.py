@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from rrpolicy.diffusion.networks import NETWORKS, FourierFeatures, ResidualMLP, TemporalUnet
+from rrpolicy.diffusion.embedding import FourierFeatures
+from rrpolicy.diffusion.networks import NETWORKS, ResidualMLP, TemporalUnet
 from rrpolicy.diffusion.process import DiffusionProcess
 
 PROCESS = DiffusionProcess(20)
 NARROW: dict[str, dict[str, Any]] = {
     "mlp": {"width": 32, "n_blocks": 1, "n_fourier_features": 4},
     "unet": {"width": 8, "multipliers": (1, 2)},
+    "transformer": {"width": 16, "n_blocks": 1, "n_heads": 2},
 }
 
 
@@ -30,7 +32,7 @@ def build(name: str, horizon: int = 8, width: int = 3, pinned: torch.Tensor | No
 
 
 @pytest.mark.parametrize("horizon", [1, 5, 8])
-@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_denoiser_s_output_has_the_event_s_shape(name: str, horizon: int) -> None:
     x_t = torch.randn(4, horizon, 3)
     assert build(name, horizon)(x_t, torch.tensor([0, 1, 10, 19])).shape == x_t.shape
@@ -52,7 +54,7 @@ def test_an_mlp_takes_events_of_any_shape(event_shape: tuple[int, ...]) -> None:
     assert raw.features is None and raw(x_t, t).shape == x_t.shape
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_events_in_a_batch_do_not_meet(name: str) -> None:
     network = build(name)
     x_t, t = torch.randn(5, 8, 3), torch.tensor([0, 3, 9, 15, 19])
@@ -73,7 +75,7 @@ def test_every_entry_and_the_level_reach_the_output(name: str) -> None:
     assert not torch.allclose(network(x_t, torch.tensor([5])), network(x_t, torch.tensor([6])), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_pinned_entries_also_condition_through_the_embedding(name: str) -> None:
     network = build(name)
     x_t, t = torch.randn(1, 8, 3), torch.tensor([5])
@@ -118,7 +120,7 @@ def test_high_frequencies_vanish_at_the_highest_level() -> None:
     assert float(damping[2].max()) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_weights_alone_make_the_network(name: str) -> None:
     one, other = build(name), build(name)
     other.load_state_dict(one.state_dict())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import gymnasium as gym
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
+from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
@@ -23,7 +24,7 @@ from rrpolicy.data.windows import WindowSampler
 from rrpolicy.diffusion.process import DiffusionProcess, Prediction, Schedule
 from rrpolicy.diffusion.sampling import Solver, check_solver
 from rrpolicy.diffusion.score_model import Denoiser
-from rrpolicy.envs.controller import PDController
+from rrpolicy.envs.controller import Controller, PDController
 
 Env = gym.Env[Any, Any] | VecEnv
 N_STARTS = 1024  # first rows kept in the archive, so that the agent can be sampled without its dataset
@@ -33,7 +34,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     """
     Plans windows by denoising (Janner et al. 2022) and acts on them.
 
-    :param policy: ``"MlpPolicy"`` or ``"UnetPolicy"``
+    :param policy: ``"MlpPolicy"``, ``"UnetPolicy"`` or ``"TransformerPolicy"``
     :param env: environment (or its id) whose flat Box spaces the agent is made for
     :param learning_rate: peak learning rate or SB3 schedule
     :param horizon: rows H of a window
@@ -43,13 +44,15 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     :param schedule: ``"cosine"`` or ``"linear"``
     :param prediction: what the network predicts: ``"x0"``, ``"eps"`` or ``"v"``
     :param observation_columns: observation entries that are planned; None for all
-    :param controller: turns the next planned observation into an action; None plans the actions themselves
+    :param controller: turns the next planned observation into an action: a law, or ``"inverse-dynamics"`` for a network
+        that is learned with the denoiser; None plans the actions themselves
+    :param controller_kwargs: arguments of that network
     :param n_action_steps: environment steps executed before planning again; None: 8, or less for a short window
     :param n_sampling_steps: denoising steps per plan
     :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
     :param warm_start: level from which the previous plan is refined; None plans from noise
     :param clip: bound of normalised plan entries while sampling; None for none
-    :param lookahead: rows of the plan by which a controller's target is ahead, fractions allowed
+    :param lookahead: rows of the plan by which a controller's target is ahead, fractions allowed where it is a law
     :param first_action_weight: weight of the first action in the loss
     :param normalizer: shared normaliser, for a pair whose reward is to be extracted; None fits one in ``learn``
     :param normalizer_mode: ``"limits"``, ``"gaussian"`` or ``"isotropic"``, for a normaliser fitted in ``learn``
@@ -79,7 +82,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         schedule: Schedule = "cosine",
         prediction: Prediction = "x0",
         observation_columns: Sequence[int] | None = None,
-        controller: PDController | None = None,
+        controller: PDController | Literal["inverse-dynamics"] | None = None,
+        controller_kwargs: Mapping[str, Any] | None = None,
         n_action_steps: int | None = None,
         n_sampling_steps: int = 5,
         sampler: Solver = "ddim",
@@ -110,7 +114,10 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self.policy_kwargs = dict(policy_kwargs or {})
         self.normalizer_mode = normalizer_mode
         self.padding = padding
-        self.controller = controller
+        _check_controller(controller, controller_kwargs, lookahead)
+        self._given_controller = controller
+        self.controller_kwargs = dict(controller_kwargs or {})
+        self.controller: Controller | None = controller if isinstance(controller, PDController) else None
         self.process = DiffusionProcess(n_diffusion_steps, schedule, prediction)
         self.layout = TrajectoryLayout(
             observation_dim=self.observation_space.shape[0],
@@ -134,11 +141,20 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0 if self.seed is None else self.seed)
             module = DiffusionPolicy(
-                self.policy, self.layout, self.process, self.first_action_weight, self.policy_kwargs
+                self.policy, self.layout, self.process, self.first_action_weight, self.policy_kwargs,
+                self.controller_kwargs if self._given_controller == INVERSE_DYNAMICS else None,
             )
         self._start_from(module)
+        if self._normalizer is not None:
+            self._take_units(self._normalizer)
         self._acting_generator = torch.Generator()
         self._acting_generator.manual_seed(0 if self.seed is None else self.seed)
+
+    def _take_units(self, normalizer: Normalizer) -> None:
+        """The one normaliser: of plans, and of the learned controller that follows them."""
+        self._normalizer = normalizer
+        if self.averaged.inverse_dynamics is not None:
+            self.controller = LearnedController(self.averaged.inverse_dynamics, normalizer)
 
     # ------------------------------------------------------------------ learning
 
@@ -154,7 +170,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         checkpoint_freq: int = 1000,
     ) -> Self:
         """
-        Learn to denoise windows of ``dataset``; one timestep is one gradient step.
+        Learn to denoise windows of ``dataset``, and a learned controller its transitions; one timestep is one gradient
+        step.
 
         :param dataset: what to imitate, environment units
         :param total_timesteps: gradient steps to take
@@ -173,7 +190,9 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         if normalizer is None:
             normalizer = Normalizer.fit(TrajectoryDataset.concatenate(datasets), mode=self.normalizer_mode)
         self._sampler = WindowSampler(datasets, self.layout, normalizer, padding=self.padding)
-        self._normalizer = normalizer  # only now: a dataset that was refused leaves no trace
+        if self.module.inverse_dynamics is not None:
+            self._transitions = WindowSampler(datasets, self.module.inverse_dynamics.transition, normalizer)
+        self._take_units(normalizer)  # only now: a dataset that was refused leaves no trace
         generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
         self._starts = self._sampler.draw(N_STARTS, generator)[0][:, 0].clone()
         self._optimise(
@@ -183,7 +202,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
         x0, mask = self._sampler.draw(self.batch_size, self.generator)
-        return self.module.loss(x0, mask, self.generator), {}
+        loss = self.module.loss(x0, mask, self.generator)
+        if self.module.inverse_dynamics is None:
+            return loss, {}
+        # no weight between the two: they share no parameters, only the bound on the gradient's norm
+        error = self.module.inverse_dynamics.loss(self._transitions.draw(self.batch_size, self.generator)[0])
+        return loss + error, {"denoising": float(loss.detach()), "inverse_dynamics": float(error.detach())}
 
     # ------------------------------------------------------------------ score model
 
@@ -238,11 +262,13 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     # ------------------------------------------------------------------ persistence
 
     def _config(self) -> dict[str, Any]:
+        given = self._given_controller
         return {
             "policy": self.policy,
             "layout": self.layout.to_dict(),
             "process": self.process.to_dict(),
-            "controller": None if self.controller is None else self.controller.to_dict(),
+            "controller": given.to_dict() if isinstance(given, PDController) else given,
+            "controller_kwargs": self.controller_kwargs,
             "planning": asdict(self.planning),
             "observation_space": box_to_dict(self.observation_space),
             "action_space": box_to_dict(self.action_space),
@@ -272,7 +298,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             horizon=layout.horizon,
             stride=layout.stride,
             observation_columns=layout.observation_columns,
-            controller=None if controller is None else PDController.from_dict(controller),
+            controller=PDController.from_dict(controller) if isinstance(controller, Mapping) else controller,
+            controller_kwargs=config.get("controller_kwargs"),  # archives of older versions have none
             normalizer=Normalizer.from_tensors(tensors["normalizer"]),
             policy_kwargs=config["policy_kwargs"],
             **config["process"],
@@ -292,6 +319,17 @@ class _Spaces(gym.Env[Any, Any]):
     def __init__(self, observation_space: gym.spaces.Box, action_space: gym.spaces.Box) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
+
+
+def _check_controller(controller: Any, arguments: Mapping[str, Any] | None, lookahead: float) -> None:
+    """:raises ValueError: for another kind of controller, or options that do not go with it"""
+    learned = controller == INVERSE_DYNAMICS
+    if not learned and controller is not None and not isinstance(controller, PDController):
+        raise ValueError(f"controller is {controller!r}, wanted a PDController, {INVERSE_DYNAMICS!r} or None")
+    if arguments and not learned:
+        raise ValueError(f"controller_kwargs is {arguments}, wanted none without controller={INVERSE_DYNAMICS!r}")
+    if learned and lookahead != 1:
+        raise ValueError(f"lookahead is {lookahead}, inverse dynamics is learned for the next row: wanted 1")
 
 
 def _checked(dataset: Any, total_timesteps: int | None) -> tuple[list[TrajectoryDataset], int]:

@@ -21,7 +21,7 @@ from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Noise, Solver, sample
 from rrpolicy.diffusion.score_model import Denoiser
-from rrpolicy.envs.controller import PDController
+from rrpolicy.envs.controller import Controller
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Planner(ABC):
     action_space: spaces.Box
     layout: TrajectoryLayout
     process: DiffusionProcess
-    controller: PDController | None
+    controller: Controller | None
     planning: PlanningOptions
     device: torch.device
     _acting_generator: torch.Generator
@@ -232,11 +232,11 @@ class Planner(ABC):
 
     def _check_planning(self) -> None:
         """:raises ValueError: when a plan is too short for ``n_action_steps`` or an option is out of range"""
-        rows = self.layout.horizon - (0 if self.controller is None else 1)
+        rows = self.layout.horizon - (0 if self.layout.plan_actions else 1)
         longest = rows * self.layout.stride
         if not 1 <= self.planning.n_action_steps <= longest:
             raise ValueError(f"n_action_steps is {self.planning.n_action_steps}, it must lie in 1..{longest}")
-        if self.controller is not None and not 0 < self.planning.lookahead <= self.layout.horizon - 1:
+        if not self.layout.plan_actions and not 0 < self.planning.lookahead <= self.layout.horizon - 1:
             raise ValueError(
                 f"lookahead is {self.planning.lookahead}, it must lie above 0 and up to {self.layout.horizon - 1}"
             )

@@ -12,24 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.agents.inverse_dynamics import InverseDynamics
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.networks import NETWORKS
 from rrpolicy.diffusion.process import DiffusionProcess
 
-POLICIES = {"MlpPolicy": "mlp", "UnetPolicy": "unet"}
+POLICIES = {"MlpPolicy": "mlp", "UnetPolicy": "unet", "TransformerPolicy": "transformer"}
 
 
 class DiffusionPolicy(nn.Module):
     """
     A noise-predicting model of windows (H, D).
 
-    :param policy: ``"MlpPolicy"`` (residual MLP) or ``"UnetPolicy"`` (temporal U-Net, Janner et al. 2022)
+    :param policy: ``"MlpPolicy"`` (residual MLP), ``"UnetPolicy"`` (temporal U-Net, Janner et al. 2022) or
+        ``"TransformerPolicy"`` (DiT over the rows, Peebles & Xie 2023)
     :param layout: what a window holds
     :param process: noise levels and prediction type
     :param first_action_weight: weight of the first action in the loss (the one that is executed first)
     :param policy_kwargs: arguments of the network
-    :raises ValueError: for an unknown policy or arguments that the network does not take
+    :param inverse_dynamics: arguments of the network that finds the action between two rows; None for no such network
+    :raises ValueError: for an unknown policy or arguments that a network does not take
     """
 
     pinned: Tensor
@@ -42,6 +45,7 @@ class DiffusionPolicy(nn.Module):
         process: DiffusionProcess,
         first_action_weight: float = 1.0,
         policy_kwargs: Mapping[str, Any] | None = None,
+        inverse_dynamics: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if policy not in POLICIES:
@@ -57,6 +61,10 @@ class DiffusionPolicy(nn.Module):
             self.network = NETWORKS[POLICIES[policy]](process, layout.event_shape, self.pinned, **(policy_kwargs or {}))
         except TypeError as error:
             raise ValueError(f"policy_kwargs is {dict(policy_kwargs or {})}: {error}") from None
+        try:
+            self.inverse_dynamics = None if inverse_dynamics is None else InverseDynamics(layout, **inverse_dynamics)
+        except TypeError as error:
+            raise ValueError(f"controller_kwargs is {inverse_dynamics}: {error}") from None
 
     @property
     def event_shape(self) -> tuple[int, ...]:

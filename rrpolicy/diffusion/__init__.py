@@ -1,9 +1,19 @@
 """Diffusion in four nouns: a process, the networks that predict under it, samplers, and what a score model is."""
 
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
-from rrpolicy.diffusion.networks import ResidualMLP, TemporalUnet
+from rrpolicy.diffusion.networks import ResidualMLP
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.diffusion.score_model import ScoreModel
+from rrpolicy.diffusion.transformer import TemporalTransformer
+from rrpolicy.diffusion.unet import TemporalUnet
 
-__all__ = ["DiffusionProcess", "GaussianMixtureModel", "ResidualMLP", "ScoreModel", "TemporalUnet", "sample"]
+__all__ = [
+    "DiffusionProcess",
+    "GaussianMixtureModel",
+    "ResidualMLP",
+    "ScoreModel",
+    "TemporalTransformer",
+    "TemporalUnet",
+    "sample",
+]

@@ -5,13 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 
 _STEPS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
+
+
+class Controller(Protocol):
+    """Anything that turns planned observations into actions."""
+
+    def action(self, observations: Any, targets: Any) -> np.ndarray:
+        """
+        :param observations: ``(..., obs_dim)`` in environment units
+        :param targets: what is planned next ``(..., n_columns)`` in environment units
+        :return: actions ``(..., act_dim)`` in environment units
+        """
+        ...
 
 
 @dataclass(frozen=True)

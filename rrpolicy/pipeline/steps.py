@@ -74,7 +74,7 @@ def new_agent(task: Task, recipe: Recipe, seed: int, part: str = "base") -> Diff
     :raises ValueError: for a section with unknown keys, naming it
     """
     arguments = {**section(recipe, "agent"), **without_steps(section(recipe, part))}
-    if "controller" in arguments:
+    if isinstance(arguments.get("controller"), Mapping):
         arguments["controller"] = PDController.from_dict(arguments["controller"])
     if task.is_maze:
         arguments["normalizer"] = maze_normalizer(task.maze)

@@ -176,9 +176,11 @@ def _intervals(axes: Axes, results: Sequence[Result], agents: Sequence[str], met
         own = [one for one in results if one.agent == agent]
         if not own:
             continue
-        values = [one.value for one in own]
-        low, high = bootstrap_interval(values, rate=metric.endswith("rate")) if len(own) > 1 else (
-            own[0].ci_low, own[0].ci_high)
+        values, rate = [one.value for one in own], metric.endswith("rate")
+        # where all units have the same rate of 0 or 1, it is their episodes that say how sure that is
+        alike = rate and min(values) == max(values)
+        sample = np.repeat(values, [one.n for one in own]) if alike else values
+        low, high = bootstrap_interval(sample, rate=rate) if len(own) > 1 else (own[0].ci_low, own[0].ci_high)
         mean, colour = float(np.mean(values)), _COLOURS[agent]
         axes.plot((low, high), (height, height), color=colour, linewidth=5, alpha=0.4, solid_capstyle="round")
         axes.plot(mean, height, marker="o", markersize=8, markeredgecolor="white", color=colour, clip_on=False)

@@ -73,6 +73,7 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("base-windows", "compared at base data only", sources=("base",)),
         Variant("expert-windows", "compared at expert data only", sources=("expert",)),
         Variant("expert-from-scratch", "the expert does not start from the base", expert="scratch"),
+        Variant("ddim", "steering by DDIM, not DPM-Solver++", {"steering": {"sampler": "ddim"}}, agents=AGENTS),
         Variant("unseen-base", "a base of another seed is steered by the same reward", unseen_base=True),
         Variant("second-base", "control: the expert is a second base", expert="second-base", agents=_CONTROL),
         Variant("identical", "control: the expert is the base", expert="base", agents=_CONTROL),
