@@ -56,7 +56,7 @@ setup(
     package_dir={"rrpolicy._zoo": "zoo"},
     package_data={
         "rrpolicy": ["py.typed"],
-        "rrpolicy._zoo": ["*.md", "**/*.zip", "**/*.json", "**/*.toml", "**/*.csv"],
+        "rrpolicy._zoo": ["*.md", "**/*.zip", "**/*.json", "**/*.toml", "**/*.csv", "**/*.npz"],
     },
     install_requires=[
         "gymnasium-robotics>=1.4",

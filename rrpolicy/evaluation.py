@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from rrpolicy.common.files import write_json
 from rrpolicy.common.typing import Array, Predictor, State
+from rrpolicy.data.reference_scores import normalized_score, reference_score
 from rrpolicy.envs.point_maze import make_point_maze
 
 Row = dict[str, Any]
@@ -82,6 +83,7 @@ class Evaluation:
     :param lengths: environment steps (n,)
     :param seeds: with which the episodes were reset (n,)
     :param observations: of each episode (length + 1, obs_dim), when they were asked for
+    :param env_id: where it happened, when that is known
     """
 
     returns: Array
@@ -89,6 +91,13 @@ class Evaluation:
     lengths: Array
     seeds: Array
     observations: tuple[Array, ...] | None = None
+    env_id: str | None = None
+
+    @property
+    def normalized_scores(self) -> Array | None:
+        """D4RL's scores (n,); None where it has no reference returns for the environment."""
+        known = self.env_id is not None and reference_score(self.env_id) is not None
+        return normalized_score(str(self.env_id), self.returns) if known else None
 
     @property
     def success_rate(self) -> float | None:
@@ -97,19 +106,21 @@ class Evaluation:
 
     def values(self, metric: str) -> Array:
         """
-        :param metric: ``"return"``, ``"success_rate"`` or ``"length"``
+        :param metric: ``"return"``, ``"normalized_score"``, ``"success_rate"`` or ``"length"``
         :return: its value in each episode (n,)
-        :raises ValueError: for another metric, or successes that are not known
+        :raises ValueError: for another metric, or successes or scores that are not known
         """
-        known = {"return": self.returns, "success_rate": self.successes, "length": self.lengths}
+        known = {"return": self.returns, "normalized_score": self.normalized_scores, "success_rate": self.successes,
+                 "length": self.lengths}
         values = known.get(metric)
         if values is None:
             raise ValueError(f"metric must be one of {[k for k, v in known.items() if v is not None]}, got {metric!r}")
         return values
 
     def rows(self, agent_name: str) -> list[Row]:
-        """Result rows for ``success_rate`` (when known) and ``return``."""
-        metrics = ["return"] if self.successes is None else ["success_rate", "return"]
+        """Result rows for ``success_rate`` (when known), ``return`` and ``normalized_score`` (when known)."""
+        known = {"success_rate": self.successes, "return": self.returns, "normalized_score": self.normalized_scores}
+        metrics = [metric for metric, values in known.items() if values is not None]
         return [result_row(agent_name, metric, self.values(metric)) for metric in metrics]
 
 
@@ -239,6 +250,7 @@ def evaluate_policy(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, it must be at least 1")
     envs, made = _environments(env, min(n_eval_episodes, n_envs or MAX_ENVS))
+    env_id = getattr(envs[0].spec, "id", None)
     try:
         runner = _Runner(envs[:n_eval_episodes], n_eval_episodes, seed, record_observations)
         with tqdm(total=runner.longest, unit="step", leave=False, disable=not progress_bar) as bar:
@@ -250,7 +262,7 @@ def evaluate_policy(
     successes = np.array(runner.successes, dtype=bool) if known else None
     observations = tuple(np.array(episode) for episode in runner.observations) if record_observations else None
     seeds = seed + np.arange(n_eval_episodes)
-    return Evaluation(runner.returns, successes, runner.lengths, seeds, observations)
+    return Evaluation(runner.returns, successes, runner.lengths, seeds, observations, env_id)
 
 
 def make_env(env: str | Callable[[], gym.Env], render_mode: str | None = None) -> gym.Env:

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from rrpolicy import baselines, zoo
 from rrpolicy.baselines import Settings
-from rrpolicy.cli import app, main
-from rrpolicy.cli import commands as commands
+from rrpolicy.cli import app, collect_commands, commands, main
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import read_results
 
@@ -259,7 +258,7 @@ def test_signals_give_exit_codes(raised: int, code: int, tmp_path: Path, monkeyp
     def stop(*arguments: Any, **more: Any) -> None:
         signal.raise_signal(raised)
 
-    monkeypatch.setattr(commands, "collect_point_maze", stop)
+    monkeypatch.setattr(collect_commands, "collect_point_maze", stop)
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as stopped:

@@ -3,9 +3,10 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from rrpolicy.data.collect import collect, collect_point_maze
+from rrpolicy.data.collect import Driver, collect, collect_mixture, collect_point_maze
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs import MazeGeometry, PDController, make_point_maze
 
@@ -129,3 +130,87 @@ def test_roll_outs_need_flat_spaces() -> None:
         collect(Homing(), gym.make("CartPole-v1"), 5)
     with pytest.raises(ValueError, match="n_transitions"):
         collect(Homing(), make_point_maze(), 0)
+
+
+# ---------------------------------------------------------------------- noise and mixtures
+
+
+class Constant:
+    """Always the same action."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = value
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):  # type: ignore[no-untyped-def]
+        return np.full((len(observation), 2), self.value), None
+
+
+def short_maze() -> gym.Env:
+    return make_point_maze(goal=(1, 1), max_episode_steps=30)
+
+
+def test_noise_is_gaussian_and_clipped() -> None:
+    actions = collect(Constant(0.1), short_maze(), 3000, seed=1, action_noise=0.2).actions
+    assert actions.mean() == pytest.approx(0.1, abs=0.01) and actions.std() == pytest.approx(0.2, abs=0.01)
+    wild = collect(Constant(), short_maze(), 600, action_noise=5.0).actions
+    assert np.abs(wild).max() == 1.0 and (np.abs(wild) == 1.0).mean() > 0.6
+    again = collect(Constant(0.1), short_maze(), 3000, seed=1, action_noise=0.2).actions
+    assert np.array_equal(actions, again)
+
+
+def test_some_actions_are_uniformly_random() -> None:
+    dataset = collect(Constant(0.5), short_maze(), 3000, epsilon=0.3)
+    random = dataset.actions[(dataset.actions != 0.5).any(axis=1)]
+    assert len(random) / 3000 == pytest.approx(0.3, abs=0.03)
+    assert np.histogram(random, bins=4, range=(-1, 1))[0] == pytest.approx(len(random) / 2, rel=0.15)
+    assert dataset.metadata["epsilon"] == 0.3 and dataset.metadata["action_noise"] == 0.0
+    assert len(dataset.metadata["returns"]) == dataset.n_episodes == 100
+
+
+def test_policies_that_draw_from_the_global_generator_are_seeded() -> None:
+    class Torch(Constant):
+        def predict(self, observation, *args, **kwargs):  # type: ignore[no-untyped-def]
+            return torch.rand(len(observation), 2).numpy(), None
+
+    before = torch.get_rng_state()
+    one, same, other = (collect(Torch(), short_maze(), 40, seed).actions for seed in (1, 1, 2))
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_agents_get_their_shares() -> None:
+    drivers = [Driver("up", Constant(0.25), 2, {"algorithm": "none"}), Driver("down", Constant(-0.25), 1)]
+    dataset = collect_mixture(drivers, DummyVecEnv([short_maze] * 2), 301, seed=5, deterministic=True)
+    assert (dataset.actions[:201] == 0.25).all() and (dataset.actions[201:] == -0.25).all() and len(dataset) == 301
+    up, down = dataset.metadata["agents"]
+    assert up["name"] == "up" and up["algorithm"] == "none" and up["share"] == 2 / 3 and down["n_transitions"] == 100
+    assert up["n_episodes"] + down["n_episodes"] == dataset.n_episodes and len(up["returns"]) == 6
+    assert dataset.metadata["deterministic"] and dataset.metadata["seed"] == 5 and dataset.metadata["n_envs"] == 2
+    assert "normalized_score" not in up and "returns" not in dataset.metadata
+    assert (dataset.observations[0] != dataset.observations[201]).any()  # no two start alike
+
+
+def test_mixtures_know_the_normalised_score() -> None:
+    env = gym.make("Hopper-v5", max_episode_steps=4)
+    still = type("Still", (), {"predict": lambda self, o, *a, **k: (np.zeros((len(o), 3)), None)})()
+    (agent,) = collect_mixture([Driver("still", still)], env, 10, env_id="Hopper-v5").metadata["agents"]
+    assert len(agent["returns"]) == 2
+    wanted = 100 * (np.mean(agent["returns"]) + 20.272305) / (3234.3 + 20.272305)
+    assert agent["normalized_score"] == pytest.approx(wanted)
+
+
+def test_noise_and_shares_out_of_range_are_refused() -> None:
+    env, endless = short_maze(), gym.make("Pendulum-v1")
+    endless.action_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+    for arguments, words in (
+        ({"action_noise": -1.0}, "action_noise must be at least 0"),
+        ({"action_noise": np.nan}, "action_noise"),
+        ({"epsilon": 1.5}, r"epsilon must be in \[0, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            collect(Constant(), env, 5, **arguments)
+    with pytest.raises(ValueError, match="needs a bounded action space"):
+        collect(Constant(), endless, 5, epsilon=0.1)
+    for shares, words in (([], "wanted at least one"), ([1, 0], "all above 0"), ([1, 1000], "no transition")):
+        with pytest.raises(ValueError, match=words):
+            collect_mixture([Driver("a", Constant(), share) for share in shares], env, 10)

@@ -240,6 +240,12 @@ def test_data_of_another_environment_or_maze_are_refused(tmp_path: Path, base: D
     other = TrainingRun(Task.create("PointMaze_Medium-v3"), [DATA], tmp_path, RECIPE)
     with pytest.raises(ValueError, match="was collected in the maze"):
         other.run()
+    cheetah = TrajectoryDataset.from_arrays(
+        np.zeros((9, 17)), np.zeros((9, 6)), episode_lengths=[9], metadata={"env_id": "HalfCheetah-v5"}
+    )
+    walker = TrainingRun(Task.create("Walker2d-v5"), [cheetah], tmp_path, pipeline.DEFAULT_RECIPE)
+    with pytest.raises(ValueError, match="was recorded in HalfCheetah-v5, env is Walker2d-v5"):
+        walker.run()
     pipeline.save_agent(base, tmp_path / "base.zip", {})
     pendulum = TrainingRun(Task.create("Pendulum-v1"), [wide], tmp_path, pipeline.DEFAULT_RECIPE,
                            init_from=str(tmp_path / "base.zip"))

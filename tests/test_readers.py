@@ -1,10 +1,13 @@
 """Datasets come back from Minari and D4RL files as they were; a foreign or broken file is one clear error.
-Nothing is downloaded and no environment is built."""
+No network is used and no environment is built: remote stores are fakes and files on disk."""
 
+import io
 import json
+import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import h5py
 import minari
@@ -12,8 +15,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
+from minari.storage.datasets_root_dir import get_dataset_path
 
 from rrpolicy.data import TrajectoryDataset, from_d4rl, from_minari, load_dataset, save_minari
+from rrpolicy.data.downloads import download_minari
 
 LENGTHS = [3, 5]
 N = sum(LENGTHS)
@@ -72,6 +77,11 @@ def made_by_minari(length: int = 4, **changes: Any) -> Any:
     }
     space = spaces.Dict({key: box for key in ("observation", "achieved_goal", "desired_goal")})
     return minari_of([EpisodeBuffer(**fields)] * 2, space, spaces.Box(-1, 1, (1,), np.float64))
+
+
+def unreachable(dataset_id: str) -> None:
+    (get_dataset_path(dataset_id) / "data").mkdir(parents=True)  # a download breaks off
+    raise ConnectionError("no route to host\nand more")
 
 
 def test_saved_and_loaded(dataset: TrajectoryDataset, tmp_path: Path) -> None:
@@ -260,7 +270,8 @@ def test_broken_d4rl_files_are_named(
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_what_is_no_dataset(dataset: TrajectoryDataset, tmp_path: Path) -> None:
+def test_what_is_no_dataset(dataset: TrajectoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minari.download_dataset", unreachable)
     (tmp_path / "noise.hdf5").write_bytes(b"noise")
     (tmp_path / "table.csv").write_text("1,2")
     for read, name, words in (
@@ -274,3 +285,79 @@ def test_what_is_no_dataset(dataset: TrajectoryDataset, tmp_path: Path) -> None:
     for read in (load_dataset, from_d4rl, from_minari):
         with pytest.raises(FileNotFoundError, match="nowhere-v0"):
             read("point/nowhere-v0")
+
+
+# ---------------------------------------------------------------------- by name
+
+
+def test_minari_ids_are_downloaded_once(
+    dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def download(dataset_id: str) -> None:
+        asked.append(dataset_id)
+        print("Downloading")
+        save_minari(dataset, get_dataset_path(dataset_id) / "data", dataset_id)
+
+    monkeypatch.setattr("minari.download_dataset", download)
+    for _ in range(2):
+        same(load_dataset("point/maze/made-v0"), dataset)
+    assert asked == ["point/maze/made-v0"] and capsys.readouterr().out == ""
+
+
+def test_a_download_that_fails_leaves_nothing(dataset: TrajectoryDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minari.download_dataset", unreachable)
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match=r"^mujoco/hopper/medium-v0: .*: no route to host$"):
+            load_dataset("mujoco/hopper/medium-v0")
+        assert not get_dataset_path("mujoco/hopper/medium-v0").exists()
+    save_minari(dataset, get_dataset_path("point/made-v0") / "data", "point/made-v0")
+    monkeypatch.setattr("minari.download_dataset", lambda _: 1 / 0)
+    with pytest.raises(FileNotFoundError, match="division by zero"):
+        download_minari("point/made-v0")
+    same(load_dataset("point/made-v0"), dataset)  # what was there still is
+
+
+def test_d4rl_names(dataset: TrajectoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote, own = d4rl_file(tmp_path / "hopper_medium-v2.hdf5", dataset), tmp_path / "own"
+    addresses = {"hopper-medium-v2": remote.as_uri(), "hopper-expert-v2": (tmp_path / "gone.hdf5").as_uri()}
+    fake_d4rl(monkeypatch, addresses, own)
+    same(load_dataset("d4rl:hopper-medium-v2"), dataset)
+    remote.unlink()
+    assert load_dataset("d4rl:hopper-medium-v2").metadata["source"] == "hopper_medium-v2.hdf5"
+    with pytest.raises(ValueError, match=r"^d4rl:hopper-medim-v2: D4RL has no dataset .* it has hopper-medium-v2"):
+        load_dataset("d4rl:hopper-medim-v2")
+    with pytest.raises(ValueError, match=r"d4rl:hopper-expert-v2: could not be downloaded from file:.*gone"):
+        load_dataset("d4rl:hopper-expert-v2")
+    assert [path.name for path in own.iterdir()] == ["hopper_medium-v2.hdf5"]
+    assert "mujoco_py" not in sys.modules
+
+
+def test_half_a_d4rl_file_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remote(io.BytesIO):
+        headers: ClassVar = {"Content-Length": "9"}
+
+    fake_d4rl(monkeypatch, {"hopper-medium-v2": "http://somewhere/file.hdf5"}, tmp_path / "own")
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Remote(b"half"))
+    with pytest.raises(ValueError, match="4 of 9 bytes arrived"):
+        load_dataset("d4rl:hopper-medium-v2")
+    assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_d4rl_names_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = ModuleType("mujoco_py")
+    monkeypatch.setitem(sys.modules, "mujoco_py", marker)
+    monkeypatch.setitem(sys.modules, "d4rl", None)
+    with pytest.raises(ValueError, match=r"pip install 'rrpolicy\[d4rl\]'"):
+        load_dataset("d4rl:hopper-medium-v2")
+    assert sys.modules["mujoco_py"] is marker
+
+
+def fake_d4rl(monkeypatch: pytest.MonkeyPatch, addresses: dict[str, str], folder: Path) -> None:
+    """What is used of D4RL's package."""
+    package: Any = ModuleType("d4rl")
+    package.infos, package.offline_env = ModuleType("d4rl.infos"), ModuleType("d4rl.offline_env")
+    package.infos.DATASET_URLS, package.offline_env.DATASET_PATH = addresses, str(folder)
+    for module in (package, package.infos, package.offline_env):
+        monkeypatch.setitem(sys.modules, module.__name__, module)

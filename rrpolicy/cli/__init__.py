@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from rrpolicy.cli.baseline_commands import train_agents_on_reward
+from rrpolicy.cli.collect_commands import collect
 from rrpolicy.cli.commands import app
 from rrpolicy.cli.options import Stopped
 from rrpolicy.cli.pictures import benchmark_app, plot_app
@@ -22,6 +23,7 @@ from rrpolicy.cli.zoo_commands import zoo_app
 
 __all__ = ["app", "main"]
 
+app.command("collect")(collect)
 app.command("train-on-reward")(train_agents_on_reward)
 app.add_typer(plot_app, name="plot")
 app.add_typer(benchmark_app, name="benchmark")

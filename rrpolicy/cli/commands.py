@@ -1,4 +1,4 @@
-"""The steps of the main job as commands: demo, collect, train, extract, enjoy, record-video."""
+"""The steps of the main job as commands: demo, train, extract, enjoy, record-video."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from rrpolicy import pipeline, zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import acting, finish, label, recipe_for, task_of
 from rrpolicy.common.version import __version__
-from rrpolicy.data.collect import collect as collect_rollouts
-from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.demo import Demo
 from rrpolicy.evaluation import RESULTS_FILE, evaluate_policy
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
-from rrpolicy.pipeline.runs import TrainingRun, clear, write_dataset
+from rrpolicy.pipeline.runs import TrainingRun, clear
 from rrpolicy.video import record_video
 
 app = typer.Typer(
@@ -70,41 +68,6 @@ def demo(
     task = Task.create(env, maze_map, goal)
     values = recipe_for(task, recipe)
     Demo(task, out, values, seed, from_scratch, n_episodes, progress, typer.echo).run()
-
-
-@app.command()
-def collect(
-    out: options.Out,
-    env: options.Env = DEFAULT_ENV_ID,
-    maze_map: options.MazeMap = None,
-    goal: options.Goal = None,
-    n_transitions: Annotated[int, typer.Option("--n-transitions", min=1, help="Rows.")] = 400_000,
-    agent: Annotated[
-        str | None, typer.Option("--agent", help="Roll out this agent in the environment (zoo name or path).")
-    ] = None,
-    seed: options.Seed = 0,
-) -> None:
-    """
-    Make a dataset (a Minari folder): without a goal it wanders, with a goal it goes there and stays.
-
-    \b
-    Examples:
-      rrpolicy collect --env PointMaze_UMaze-v3 --n-transitions 1000000 --out data/base
-      rrpolicy collect --env PointMaze_UMaze-v3 --goal 3,1 --out data/expert
-      rrpolicy collect --maze-map maze.txt --out data/mine
-      rrpolicy collect --agent PointMaze_UMaze-v3/base --n-transitions 20000 --out data/rollouts
-    """
-    task = Task.create(env, maze_map, goal)
-    if agent is not None:
-        live = task.make()
-        dataset = collect_rollouts(acting(agent, task, {}, None, None, None), live, n_transitions, seed)
-        live.close()
-    elif task.is_maze:
-        dataset = collect_point_maze(task.maze, n_transitions, goal=task.goal, seed=seed)
-    else:
-        raise ValueError(f"--env {env} is not a PointMaze: --agent is needed to collect there")
-    write_dataset(dataset, out, task)
-    typer.echo(f"{dataset.n_transitions} transitions in {dataset.n_episodes} episodes: {out}")
 
 
 @app.command()

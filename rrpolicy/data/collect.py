@@ -1,16 +1,21 @@
-"""Makes datasets: waypoint demonstrations in the vectorised maze simulator, or roll-outs of any agent in a real one.
-Base data wanders between random goals; expert data goes to one goal and stays, from every start and at every phase."""
+"""Makes datasets: waypoint demonstrations in the vectorised maze simulator, or roll-outs of agents in a real
+environment, noisy or random now and then. In mazes base data wanders between random goals, expert data goes to one
+and stays."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.reference_scores import normalized_score, reference_score
 from rrpolicy.envs.controller import WaypointController
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.simulator import PointMazeSimulator
@@ -20,6 +25,8 @@ STEPS_PER_CELL = 25  # what the controller needs to cross one cell, turns includ
 WINDOW_STEPS = 140  # room for a window of 16 steps, one every 8, at the end of an expert's way
 MIN_STREAM = 1000  # base streams are at least this long, so that few windows are lost to their ends
 MAX_STREAMS = 256
+
+_Episode = list[tuple[Any, Any, float]]  # observation, action, reward
 
 
 def collect_point_maze(
@@ -61,7 +68,14 @@ def collect_point_maze(
 
 
 def collect(
-    agent: Predictor, env: gym.Env | VecEnv, n_transitions: int, seed: int = 0, deterministic: bool = False
+    agent: Predictor,
+    env: gym.Env | VecEnv,
+    n_transitions: int,
+    seed: int = 0,
+    deterministic: bool = False,
+    *,
+    action_noise: float = 0.0,
+    epsilon: float = 0.0,
 ) -> TrajectoryDataset:
     """
     Roll an agent out in an environment, which is reset and left in the middle of an episode.
@@ -69,32 +83,128 @@ def collect(
     :param agent: anything with ``predict``
     :param env: a gymnasium environment, or a vectorised one of Stable-Baselines3 (the agent is asked for all at once)
     :param n_transitions: how many rows the dataset gets, exactly; its last episodes may be unfinished
-    :param seed: environment i is seeded with seed + i
+    :param seed: environment i is seeded with seed + i, noise and torch's global generator with seed
     :param deterministic: the agent's mode
-    :return: observations, executed actions and rewards in environment units
-    :raises ValueError: if n_transitions is below 1 or the spaces are not flat
+    :param action_noise: standard deviation, in environment units, of the Gaussian added to the agent's actions
+    :param epsilon: probability that an action is drawn uniformly from the action space instead
+    :return: observations, executed actions and rewards in environment units; ``metadata`` says how they were made,
+        with the returns of the finished episodes
+    :raises ValueError: if a number is out of range or the spaces are not flat
     """
     if n_transitions < 1:
         raise ValueError(f"n_transitions must be at least 1, got {n_transitions!r}")
     venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     _flat_box(venv.observation_space, "observation_space")
-    space = _flat_box(venv.action_space, "action_space")
+    noise = _ActionNoise(_flat_box(venv.action_space, "action_space"), action_noise, epsilon, seed)
     venv.seed(seed)
     observations = np.asarray(venv.reset())
     state, begins = None, np.ones(venv.num_envs, dtype=bool)
-    open_episodes: list[list[tuple[Any, Any, float]]] = [[] for _ in range(venv.num_envs)]
-    episodes: list[list[tuple[Any, Any, float]]] = []
-    for _ in range(-(-n_transitions // venv.num_envs)):
-        actions, state = agent.predict(observations, state=state, episode_start=begins, deterministic=deterministic)
-        actions = np.clip(actions, space.low, space.high)
-        following, rewards, begins, _ = venv.step(actions)
-        for i, episode in enumerate(open_episodes):
-            episode.append((observations[i].copy(), actions[i].copy(), float(rewards[i])))
-            if begins[i]:
-                episodes.append(episode)
-                open_episodes[i] = []
-        observations = np.asarray(following)
-    return _dataset_of(episodes + [episode for episode in open_episodes if episode], n_transitions, seed)
+    open_episodes: list[_Episode] = [[] for _ in range(venv.num_envs)]
+    episodes: list[_Episode] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # policies of Stable-Baselines3 have no generator of their own
+        for _ in range(-(-n_transitions // venv.num_envs)):
+            actions, state = agent.predict(observations, state=state, episode_start=begins, deterministic=deterministic)
+            actions = noise.applied(actions)
+            following, rewards, begins, _ = venv.step(actions)
+            for i, episode in enumerate(open_episodes):
+                episode.append((observations[i].copy(), actions[i].copy(), float(rewards[i])))
+                if begins[i]:
+                    episodes.append(episode)
+                    open_episodes[i] = []
+            observations = np.asarray(following)
+    metadata = {
+        "source": "roll-outs of an agent", "seed": int(seed), "n_envs": venv.num_envs, "deterministic": deterministic,
+        "action_noise": float(action_noise), "epsilon": float(epsilon),
+        "returns": [sum(reward for *_, reward in episode) for episode in episodes],
+    }  # fmt: skip
+    return _dataset_of(episodes + [episode for episode in open_episodes if episode], n_transitions, metadata)
+
+
+@dataclass(frozen=True)
+class Driver:
+    """
+    One of the agents of a mixture.
+
+    :param name: what metadata and results call it
+    :param agent: anything with ``predict``
+    :param share: of the transitions, in any unit
+    :param facts: JSON values about the agent, kept in the metadata
+    """
+
+    name: str
+    agent: Predictor
+    share: float = 1.0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def collect_mixture(
+    drivers: Sequence[Driver], env: gym.Env | VecEnv, n_transitions: int, seed: int = 0, env_id: str | None = None,
+    **how: Any,
+) -> TrajectoryDataset:
+    """
+    Roll several agents out, one after the other, each for its share of the transitions.
+
+    :param drivers: at least one
+    :param env: as in :func:`collect`
+    :param n_transitions: how many rows the dataset gets, exactly
+    :param seed: of the first agent; those of the others follow, so that no two start alike
+    :param env_id: the environment's, for the normalised score
+    :param how: as in :func:`collect`: deterministic, action_noise, epsilon
+    :return: the episodes in the order of the agents; ``metadata["agents"]`` says for each its name and facts, share,
+        rows, episodes, the returns of finished ones and, where D4RL has references, their mean normalised score
+    :raises ValueError: when there is no agent, or one whose share gives it no transition
+    """
+    shares = np.array([driver.share for driver in drivers], dtype=np.float64)
+    if not shares.size or not np.isfinite(shares).all() or (shares <= 0).any():
+        raise ValueError(f"the shares of agents are {shares.tolist()}, wanted at least one, all above 0")
+    counts = np.diff(np.rint(np.cumsum(shares) / shares.sum() * n_transitions).astype(int), prepend=0)
+    if counts.min() < 1:
+        raise ValueError(f"n_transitions={n_transitions} gives an agent of shares {shares.tolist()} no transition")
+    n_envs = env.num_envs if isinstance(env, VecEnv) else 1
+    parts = [
+        collect(driver.agent, env, int(count), seed + index * n_envs, **how)
+        for index, (driver, count) in enumerate(zip(drivers, counts, strict=True))
+    ]
+    agents = [
+        {"name": driver.name, **driver.facts, "share": float(share), "n_transitions": part.n_transitions,
+         "n_episodes": part.n_episodes, **_outcome(env_id, part.metadata["returns"])}
+        for driver, share, part in zip(drivers, shares / shares.sum(), parts, strict=True)
+    ]  # fmt: skip
+    common = {key: value for key, value in parts[0].metadata.items() if key != "returns"}
+    whole = TrajectoryDataset.concatenate(parts)
+    return replace(whole, metadata={**common, "env_id": env_id, "agents": agents})
+
+
+def _outcome(env_id: str | None, returns: list[float]) -> dict[str, Any]:
+    """Returns, and their mean normalised score where there is one."""
+    if not returns or reference_score(env_id) is None:
+        return {"returns": returns}
+    return {"returns": returns, "normalized_score": float(normalized_score(str(env_id), np.mean(returns)))}
+
+
+class _ActionNoise:
+    """What is done to an agent's actions before they are executed and recorded."""
+
+    def __init__(self, space: gym.spaces.Box, action_noise: float, epsilon: float, seed: int) -> None:
+        if not (np.isfinite(action_noise) and action_noise >= 0):
+            raise ValueError(f"action_noise must be at least 0, got {action_noise!r}")
+        if not 0 <= epsilon <= 1:
+            raise ValueError(f"epsilon must be in [0, 1], got {epsilon!r}")
+        if epsilon and not space.is_bounded():
+            raise ValueError(f"epsilon={epsilon!r} needs a bounded action space, got {space}")
+        self._space, self._std, self._epsilon = space, action_noise, epsilon
+        self._rng = np.random.default_rng(seed)
+
+    def applied(self, actions: Any) -> np.ndarray:
+        """:param actions: (n_envs, action_dim) in environment units, as are those that come back, inside the space"""
+        actions, low, high = np.asarray(actions), self._space.low, self._space.high
+        if self._std:
+            actions = actions + self._std * self._rng.standard_normal(actions.shape)
+        if self._epsilon:
+            replaced = self._rng.random(len(actions)) < self._epsilon
+            actions = np.where(replaced[:, None], self._rng.uniform(low, high, actions.shape), actions)
+        return np.clip(actions, low, high).astype(self._space.dtype)
 
 
 class _Streams:
@@ -213,16 +323,12 @@ def _flat_box(space: gym.Space, name: str) -> gym.spaces.Box:
     return space
 
 
-def _dataset_of(episodes: list[list[tuple[Any, Any, float]]], n_transitions: int, seed: int) -> TrajectoryDataset:
+def _dataset_of(episodes: list[_Episode], n_transitions: int, metadata: Mapping[str, Any]) -> TrajectoryDataset:
     """The first n transitions of recorded episodes."""
     lengths = np.minimum(np.cumsum([len(episode) for episode in episodes]), n_transitions)
     lengths = np.diff(lengths, prepend=0)
     rows = [row for episode in episodes for row in episode][:n_transitions]
     observations, actions, rewards = (np.array(column) for column in zip(*rows, strict=True))
     return TrajectoryDataset.from_arrays(
-        observations,
-        actions,
-        rewards=rewards,
-        episode_lengths=lengths[lengths > 0],
-        metadata={"source": "roll-outs of an agent", "seed": int(seed)},
+        observations, actions, rewards=rewards, episode_lengths=lengths[lengths > 0], metadata=metadata
     )

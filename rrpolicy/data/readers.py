@@ -1,8 +1,9 @@
-"""Recorded behaviour from and to the formats of the field: Minari folders and D4RL's HDF5 files.
+"""Recorded behaviour from and to the formats of the field: Minari folders and D4RL's HDF5 files, by path or by name.
 Files are data here: no environment named in them is ever built, and every fault is a ``ValueError`` with its place."""
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -21,23 +22,30 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.downloads import D4RL_PREFIX, download_d4rl, download_minari
 
+_MINARI_ID = re.compile(r"[A-Za-z][\w-]*(/[\w-]+)+-v\d+")  # a name without namespace may be a lost folder
 _OWN_KEY = "rrpolicy"  # our entry in Minari's metadata.json
 _HDF5_SUFFIXES = (".hdf5", ".h5")
 
 
 def load_dataset(source: str | os.PathLike[str]) -> TrajectoryDataset:
-    """Read whatever ``source`` is: a Minari folder or local id, or an HDF5 file of D4RL or Minari.
+    """Read whatever ``source`` is: a Minari folder or id, an HDF5 file of D4RL or Minari, or a dataset of D4RL by name.
 
-    :param source: path or Minari id such as ``"D4RL/pointmaze/umaze-v2"``
+    :param source: path, Minari id such as ``"mujoco/hopper/medium-v0"``, or D4RL name behind ``d4rl:`` such as
+        ``"d4rl:hopper-medium-replay-v2"``; what is not on this machine yet is downloaded
     :raises FileNotFoundError: when it is none of these
-    :raises ValueError: naming the file and its fault
+    :raises ValueError: naming the file and its fault, or what could not be downloaded
     """
-    path = Path(source)
+    path, text = Path(source), os.fspath(source)
+    if text.startswith(D4RL_PREFIX):
+        return from_d4rl(download_d4rl(text.removeprefix(D4RL_PREFIX)))
     if path.is_file():
         if path.suffix.lower() not in _HDF5_SUFFIXES:
             raise ValueError(f"{path}: suffix {path.suffix!r}, wanted a Minari folder or a file {_HDF5_SUFFIXES}")
         return from_minari(path.parent) if _holds_minari(path) else from_d4rl(path)
+    if not path.exists() and _MINARI_ID.fullmatch(text) and not get_dataset_path(text).exists():
+        download_minari(text)
     return from_minari(source)
 
 

@@ -24,6 +24,7 @@ from rrpolicy.common.spaces import check_spaces
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import save_minari
+from rrpolicy.data.reference_scores import reference_score
 from rrpolicy.evaluation import RESULTS_FILE, Row, write_results
 from rrpolicy.pipeline.recipes import Recipe
 from rrpolicy.pipeline.scores import plain_row
@@ -129,6 +130,10 @@ class TrainingRun:
                 raise ValueError(
                     f"the dataset has observations and actions of widths {widths}, {self.task.env_id} has {wanted}"
                 )
+            home = one.metadata.get("env_id") or one.metadata.get("source")
+            robots = [reference_score(name) for name in (home, self.task.env_id)]
+            if None not in robots and robots[0] != robots[1]:  # widths do not tell HalfCheetah from Walker2d
+                raise ValueError(f"the dataset was recorded in {home}, env is {self.task.env_id}")
             rows = one.metadata.get("maze")
             if self.task.is_maze and rows is not None and tuple(rows) != self.task.maze.rows:
                 raise ValueError(f"the dataset was collected in the maze {rows}, env has {list(self.task.maze.rows)}")

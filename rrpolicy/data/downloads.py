@@ -1,0 +1,102 @@
+"""Datasets by name: D4RL's files, whose addresses its own package knows, and Minari's remote store.
+A download appears whole or not at all, and without a network, package or such a name there is one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import os
+import shutil
+import sys
+import textwrap
+import urllib.request
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import minari
+from minari.storage.datasets_root_dir import get_dataset_path
+
+from rrpolicy.common.files import appearing
+
+D4RL_PREFIX = "d4rl:"
+_TIMEOUT_SECONDS = 30.0
+
+
+def download_d4rl(name: str) -> Path:
+    """
+    The file of one of D4RL's datasets, in D4RL's own folder (``$D4RL_DATASET_DIR``), downloaded when it is not there.
+
+    :param name: such as ``"hopper-medium-replay-v2"``
+    :return: HDF5 file
+    :raises ValueError: when D4RL is not installed, does not have the name, or the file cannot be fetched
+    """
+    addresses, folder = _d4rl()
+    if name not in addresses:
+        near = get_close_matches(name, addresses, n=3) or sorted(addresses)[:3]
+        raise ValueError(f"{D4RL_PREFIX}{name}: D4RL has no dataset of this name, it has {', '.join(near)}")
+    address = addresses[name]
+    path = folder / address.rpartition("/")[2]
+    if not path.is_file():
+        try:
+            with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as remote, appearing(path) as unfinished:
+                with open(unfinished, "wb") as file:
+                    shutil.copyfileobj(remote, file)
+                _check_length(remote, unfinished)
+        except (OSError, http.client.HTTPException) as error:
+            raise ValueError(f"{D4RL_PREFIX}{name}: could not be downloaded from {address}: {error}") from error
+    return path
+
+
+def download_minari(dataset_id: str) -> None:
+    """
+    Fetch a dataset into the local Minari root.
+
+    :param dataset_id: such as ``"mujoco/hopper/medium-v0"``
+    :raises FileNotFoundError: when it is not local and cannot be fetched, saying why
+    """
+    folder = get_dataset_path(dataset_id)
+    there = folder.exists()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # Minari reports there, where our results go
+            minari.download_dataset(dataset_id)
+    except Exception as error:  # whichever of Minari's storages is asked, its client raises what it likes
+        if not there:  # a part of a dataset would pass for a dataset from then on
+            shutil.rmtree(folder, ignore_errors=True)
+        fault = textwrap.shorten((str(error).strip() or type(error).__name__).splitlines()[0], 160)
+        raise FileNotFoundError(
+            f"{dataset_id}: neither a file, nor a folder, nor the id of a local Minari dataset, "
+            f"and it could not be downloaded (is there a network?): {fault}"
+        ) from error
+
+
+def _d4rl() -> tuple[dict[str, str], Path]:
+    """D4RL's table of addresses, and its folder."""
+    try:
+        with _without_mujoco_py(), contextlib.redirect_stdout(io.StringIO()):
+            from d4rl import infos, offline_env
+    except ImportError as error:
+        raise ValueError(f"{D4RL_PREFIX} names need the d4rl extra: pip install 'rrpolicy[d4rl]' ({error})") from error
+    return dict(infos.DATASET_URLS), Path(offline_env.DATASET_PATH)
+
+
+@contextlib.contextmanager
+def _without_mujoco_py() -> Iterator[None]:
+    """While D4RL is imported: the old bindings that it asks for raise when they are there, and it can do without."""
+    hidden: Any = sys.modules.get("mujoco_py")
+    sys.modules["mujoco_py"] = None  # type: ignore[assignment]
+    os.environ.setdefault("D4RL_SUPPRESS_IMPORT_ERROR", "1")
+    try:
+        yield
+    finally:
+        del sys.modules["mujoco_py"]
+        if hidden is not None:
+            sys.modules["mujoco_py"] = hidden
+
+
+def _check_length(remote: Any, path: Path) -> None:
+    wanted = remote.headers.get("Content-Length")
+    if wanted is not None and path.stat().st_size != int(wanted):
+        raise OSError(f"{path.stat().st_size} of {wanted} bytes arrived")

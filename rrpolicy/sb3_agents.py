@@ -1,0 +1,271 @@
+"""Agents in the zip files of Stable-Baselines3 and sb3-contrib, used without unpickling anything.
+Such a file runs code when it is doctored and loaded the usual way. Here only weights are taken from it, by torch's
+weights-only reader, into a policy that is built from our own description and the environment's own spaces."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.sac.policies import Actor as SquashedGaussianActor
+from stable_baselines3.td3.policies import Actor as DeterministicActor
+from torch import Tensor, nn
+
+from rrpolicy import zoo
+from rrpolicy.common.typing import Array, State
+from rrpolicy.sb3_statistics import ObservationStatistics, read_statistics
+
+MAX_MEMBER_BYTES = 2**28
+STATISTICS_FILES = ("vecnormalize.pkl", "vec_normalize.pkl")
+_WEIGHTS, _DATA = "policy.pth", "data"
+_HUB_ID = re.compile(r"(?:hub:)?([\w.-]+/((\w+)-[A-Z][\w-]*-v\d+))")
+_ENV_ID = re.compile(r"([A-Z][A-Za-z0-9]*)-v\d+")
+_ACTIVATIONS: Mapping[str, type[nn.Module]] = {cls.__name__: cls for cls in (nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU)}
+
+Weights = Mapping[str, Tensor]
+
+
+class Sb3Agent:
+    """
+    A policy with the normalisation of observations that it was trained with.
+
+    :param policy: Stable-Baselines3's
+    :param algorithm: which trained it
+    :param statistics: None when it was trained on plain observations
+    """
+
+    def __init__(self, policy: BasePolicy, algorithm: str, statistics: ObservationStatistics | None = None) -> None:
+        self.policy, self.algorithm, self.statistics = policy, algorithm, statistics
+
+    def predict(
+        self,
+        observation: Any,
+        state: State | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, State | None]:
+        """As :class:`Predictor` says; there is no memory, and what is drawn comes from torch's global generator."""
+        observations = np.asarray(observation)
+        if self.statistics is not None:
+            observations = self.statistics.normalize(observations)
+        return self.policy.predict(observations, deterministic=deterministic)
+
+
+def is_sb3_agent(source: str | os.PathLike[str]) -> bool:
+    """Whether a file is one of Stable-Baselines3's, or a name one of its hub repositories (``sb3/tqc-Hopper-v3``)."""
+    path = Path(source)
+    if path.is_file():
+        return zipfile.is_zipfile(path) and _WEIGHTS in zipfile.ZipFile(path).namelist()
+    found = _HUB_ID.fullmatch(os.fspath(source))
+    return not path.exists() and found is not None and found[3] in _BUILDERS
+
+
+def load_sb3_agent(
+    source: str | os.PathLike[str],
+    env_id: str,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    algorithm: str | None = None,
+) -> Sb3Agent:
+    """
+    Read an agent of SAC, TQC, TD3, DDPG, PPO, A2C, TRPO or ARS (linear) with plain layers; sb3-contrib is not needed.
+
+    :param source: a zip file; or a hub repository, ``"sb3/tqc-Hopper-v3"``, with or without ``hub:`` in front
+    :param env_id: where it shall act; another version than it was trained in will do, another robot will not
+    :param observation_space: a flat Box, the environment's
+    :param action_space: a flat Box, the environment's
+    :param algorithm: which trained it; None: what the names of file and folders say
+    :return: the agent, with the statistics of its observations when a ``vecnormalize.pkl`` lies beside it
+    :raises FileNotFoundError: when there is no such file
+    :raises ValueError: naming file and fault: a download that failed, an unknown algorithm, another robot, missing
+        members, weights that do not fit, anything in ``policy.pth`` but weights, missing statistics
+    """
+    path = _find(source)
+    if not (isinstance(observation_space, spaces.Box) and isinstance(action_space, spaces.Box)):
+        raise ValueError(f"{path}: wanted an environment with flat Box spaces, {env_id} has {observation_space}")
+    chosen = (algorithm or _guess(path)).lower()
+    if chosen not in _BUILDERS:
+        raise ValueError(f"{path}: algorithm is {chosen!r}, wanted one of {', '.join(_BUILDERS)}")
+    robots = [match[1] for name in (path.stem, path.parent.name) if (match := _ENV_ID.search(name))]
+    if robots and robots[0] != env_id.split("-")[0]:
+        raise ValueError(f"{path}: by its name an agent of {robots[0]}, wanted one of {env_id}")
+    data, weights = _read(path)
+    if data.get("use_sde") is True:
+        raise ValueError(f"{path}: was trained with state-dependent exploration (use_sde), wanted an agent without")
+    policy, own = _BUILDERS[chosen](observation_space, action_space, weights, _activation(path, data))
+    _fill(path, chosen, policy, own)
+    return Sb3Agent(policy, chosen, _statistics(path, os.fspath(source), data, chosen, observation_space))
+
+
+# ---------------------------------------------------------------------- the file
+
+
+def _find(source: str | os.PathLike[str]) -> Path:
+    path, text = Path(source), os.fspath(source)
+    found = _HUB_ID.fullmatch(text)
+    if not path.exists() and found is not None:
+        return zoo.find(f"{zoo.HUB_PREFIX}{found[1]}/{found[2]}.zip")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, and no hub repository such as sb3/tqc-Hopper-v3")
+    return path
+
+
+def _guess(path: Path) -> str:
+    """The algorithm that the file's name tells, or that of a folder around it, the nearest first."""
+    for name in (path.stem, *(folder.name for folder in path.resolve().parents)):
+        for word in re.split(r"[^a-z0-9]+", name.lower()):
+            if word in _BUILDERS:
+                return word
+    raise ValueError(f"{path}: the name does not tell the algorithm, wanted one of {', '.join(_BUILDERS)}")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Weights]:
+    """The plain JSON values and the weights; nothing else in the file is looked at."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in (_DATA, _WEIGHTS):
+                if archive.getinfo(name).file_size > MAX_MEMBER_BYTES:
+                    raise ValueError(f"{name} is too large, at most {MAX_MEMBER_BYTES} bytes are read")
+            content, packed = archive.read(_DATA), archive.read(_WEIGHTS)
+        data = json.loads(content)
+    except KeyError as error:
+        raise ValueError(f"{path}: not a file of Stable-Baselines3, {error.args[0]}") from error
+    except (zipfile.BadZipFile, OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a file of Stable-Baselines3 that can be read: {error}") from error
+    try:
+        weights = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch documents no list; whatever it is, the file is at fault and nothing was run
+        fault = str(error).strip().split(". ")[0].splitlines()
+        raise ValueError(f"{path}: {_WEIGHTS} is refused: {' '.join(fault)[:200]}") from error
+    named = isinstance(weights, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    )
+    if not isinstance(data, dict) or not named:
+        raise ValueError(f"{path}: {_DATA} and {_WEIGHTS} must be a JSON object and named tensors")
+    return data, weights
+
+
+def _activation(path: Path, data: Mapping[str, Any]) -> type[nn.Module] | None:
+    """The activation that ``data`` names in plain text, None where it leaves the algorithm's own."""
+    arguments = data.get("policy_kwargs")
+    text = arguments.get("activation_fn") if isinstance(arguments, dict) else None
+    if not isinstance(text, str):
+        return None
+    name = text.rstrip("'>").rpartition(".")[2]
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"{path}: activation_fn is {text!r}, wanted one of {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def _fill(path: Path, algorithm: str, policy: BasePolicy, weights: Weights) -> None:
+    """Give the policy its weights, which must be exactly those that it has."""
+    wanted = policy.state_dict()
+    for name in sorted(set(wanted) | set(weights)):
+        shapes = [tuple(part[name].shape) if name in part else None for part in (weights, wanted)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{path}: {_WEIGHTS} has {name} of shape {shapes[0]}, wanted {shapes[1]}: not an agent of {algorithm} "
+                f"for observations {policy.observation_space.shape} and actions {policy.action_space.shape}"
+            )
+        if not bool(torch.isfinite(weights[name]).all()):
+            raise ValueError(f"{path}: {_WEIGHTS} has NaN or infinite numbers in {name}, wanted finite ones")
+    policy.load_state_dict(dict(weights))
+    policy.set_training_mode(False)
+
+
+def _statistics(
+    path: Path, source: str, data: Mapping[str, Any], algorithm: str, space: spaces.Box
+) -> ObservationStatistics | None:
+    beside = [folder / name for folder in (path.parent, path.with_suffix("")) for name in STATISTICS_FILES]
+    found = next((place for place in beside if place.is_file()), None)
+    # on-policy algorithms keep the plain observation only beside a normalised one
+    needed = algorithm in _ON_POLICY and data.get("_last_original_obs") is not None
+    if found is None and needed and (match := _HUB_ID.fullmatch(source)) and not Path(source).exists():
+        found = zoo.find(f"{zoo.HUB_PREFIX}{match[1]}/{STATISTICS_FILES[1]}")
+    if found is None:
+        if needed:
+            raise ValueError(f"{path}: was trained on normalised observations, wanted {STATISTICS_FILES[0]} beside it")
+        return None
+    statistics = read_statistics(found)
+    if statistics is not None and statistics.mean.shape != space.shape:
+        raise ValueError(f"{found}: has statistics of shape {statistics.mean.shape}, wanted {space.shape}")
+    return statistics
+
+
+# ---------------------------------------------------------------------- the policies
+
+
+def _widths(weights: Weights, prefix: str) -> list[int]:
+    """The outputs of the layers ``prefix.0``, ``prefix.2``, … in their order."""
+    layers = {int(match[1]): len(value) for name, value in weights.items()
+              if (match := re.fullmatch(rf"{re.escape(prefix)}\.(\d+)\.weight", name)) and value.ndim == 2}
+    return [layers[index] for index in sorted(layers)]
+
+
+def _off_policy(
+    actor: type[BasePolicy], layers: str, n_outputs: int
+) -> Callable[[spaces.Box, spaces.Box, Weights, type[nn.Module] | None], tuple[BasePolicy, Weights]]:
+    """A builder of actors, whose critics are left in the file."""
+
+    def build(
+        observation_space: spaces.Box, action_space: spaces.Box, weights: Weights, activation: type[nn.Module] | None
+    ) -> tuple[BasePolicy, Weights]:
+        own = {name.removeprefix("actor."): value for name, value in weights.items() if name.startswith("actor.")}
+        widths = _widths(own, layers)
+        extractor = FlattenExtractor(observation_space)
+        policy = actor(
+            observation_space, action_space, net_arch=widths[: len(widths) - n_outputs], features_extractor=extractor,
+            features_dim=extractor.features_dim, activation_fn=activation or nn.ReLU,
+        )  # fmt: skip
+        return policy, own
+
+    return build
+
+
+def _actor_critic(
+    observation_space: spaces.Box, action_space: spaces.Box, weights: Weights, activation: type[nn.Module] | None
+) -> tuple[BasePolicy, Weights]:
+    layers = {part: _widths(weights, f"mlp_extractor.{name}_net") for part, name in (("pi", "policy"), ("vf", "value"))}
+    policy = ActorCriticPolicy(
+        observation_space, action_space, lambda _: 0.0, net_arch=layers, activation_fn=activation or nn.Tanh
+    )
+    return policy, weights
+
+
+class _LinearPolicy(BasePolicy):
+    """The policy of augmented random search: a matrix."""
+
+    def __init__(self, observation_space: spaces.Box, action_space: spaces.Box) -> None:
+        super().__init__(observation_space, action_space, features_extractor=FlattenExtractor(observation_space))
+        self.action_net = nn.Linear(observation_space.shape[0], action_space.shape[0], bias=False)
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        return self.action_net(self.extract_features(observation, self.features_extractor))
+
+
+def _linear(
+    observation_space: spaces.Box, action_space: spaces.Box, weights: Weights, activation: type[nn.Module] | None
+) -> tuple[BasePolicy, Weights]:
+    return _LinearPolicy(observation_space, action_space), weights
+
+
+_BUILDERS: Mapping[str, Any] = {
+    "sac": _off_policy(SquashedGaussianActor, "latent_pi", 0),
+    "tqc": _off_policy(SquashedGaussianActor, "latent_pi", 0),  # differs from SAC in its critics alone
+    "td3": _off_policy(DeterministicActor, "mu", 1),
+    "ddpg": _off_policy(DeterministicActor, "mu", 1),
+    "ppo": _actor_critic, "a2c": _actor_critic, "trpo": _actor_critic,
+    "ars": _linear,
+}  # fmt: skip
+_ON_POLICY = ("ppo", "a2c", "trpo", "ars")

@@ -1,0 +1,59 @@
+"""Normalised scores: the two ends of the scale, names of one robot in many spellings, and D4RL's own table."""
+
+import sys
+from dataclasses import replace
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from rrpolicy.data.reference_scores import REFERENCE_SCORES, normalized_score, reference_score
+from rrpolicy.evaluation import evaluate_policy
+
+
+@pytest.mark.parametrize(("robot", "low", "high"), [
+    ("HalfCheetah", -280.18, 12135.0), ("Hopper", -20.27, 3234.3), ("Walker2d", 1.63, 4592.3)
+])  # fmt: skip
+def test_random_is_zero_and_the_expert_a_hundred(robot: str, low: float, high: float) -> None:
+    scores = normalized_score(f"{robot}-v5", [[low, high], [(low + high) / 2, 2 * high - low]])
+    assert scores == pytest.approx(np.array([[0, 100], [50, 200]]), abs=1e-3)
+
+
+def test_a_robot_is_known_under_every_name() -> None:
+    names = ["Hopper-v5", "Hopper-v3", "hopper-medium-replay-v2", "mujoco/hopper/medium-v0", "sb3/tqc-Hopper-v3"]
+    assert {reference_score(name) for name in names} == {REFERENCE_SCORES["hopper"]}
+    for unknown in (None, "", "PointMaze_UMaze-v3", "Grasshopper-v1"):
+        assert reference_score(unknown) is None
+
+
+def test_robots_without_references_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"name is 'Ant-v5', wanted an environment of halfcheetah, hopper, walker2d"):
+        normalized_score("Ant-v5", 1.0)
+
+
+def test_evaluations_show_the_score_beside_the_return() -> None:
+    still = type("Still", (), {"predict": lambda self, o, *_: (np.zeros((len(o), 3)), None)})()
+    result = evaluate_policy(still, partial(gym.make, "Hopper-v5", max_episode_steps=4), 3)
+    assert result.env_id == "Hopper-v5"
+    rows = {row["metric"]: row for row in result.rows("still")}
+    assert list(rows) == ["return", "normalized_score"] and rows["normalized_score"]["n"] == 3
+    assert rows["normalized_score"]["mean"] == pytest.approx(normalized_score("Hopper-v5", rows["return"]["mean"]))
+    assert replace(result, env_id="Pendulum-v1").normalized_scores is None
+    with pytest.raises(ValueError, match="metric must be one of"):
+        replace(result, env_id=None).values("normalized_score")
+
+
+def test_d4rl_has_the_same_table() -> None:
+    hidden = sys.modules.get("mujoco_py")
+    sys.modules["mujoco_py"] = None  # type: ignore[assignment]  # D4RL does without; it may be there and raise
+    try:
+        infos = pytest.importorskip("d4rl.infos", reason="the extra d4rl is not installed")
+    finally:
+        sys.modules.pop("mujoco_py")
+        if hidden is not None:
+            sys.modules["mujoco_py"] = hidden
+    for robot, reference in REFERENCE_SCORES.items():
+        for kind in ("medium-replay", "medium", "expert"):
+            name = f"{robot}-{kind}-v2"
+            assert (infos.REF_MIN_SCORE[name], infos.REF_MAX_SCORE[name]) == pytest.approx(reference, abs=1e-6)
