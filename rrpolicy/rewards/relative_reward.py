@@ -25,7 +25,7 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
 
 Head = Literal["window", "step"]
-CLEAN_FRACTION = 0.3  # of the levels: where the step head sees states without their noise; it is read in the middle
+CLEAN_FRACTION = 0.3  # of the levels: where the step head sees states without noise; it is read at a third of it
 
 
 class RelativeReward(nn.Module):
@@ -178,8 +178,8 @@ class RelativeReward(nn.Module):
 
     @property
     def map_level(self) -> int:
-        """Noise level at which single clean states are scored: the middle of those that the step head sees clean."""
-        return self.n_clean_levels // 2
+        """Noise level at which single clean states are scored: higher ones know the way better, lower ones the goal."""
+        return self.n_clean_levels // 3
 
     # ------------------------------------------------------------------ hooks
 
