@@ -82,7 +82,7 @@ def _trained(shop: Workshop, unit: Unit, algorithm: str, pay: str, reward: Relat
     made_with: list[Any] = [settings.n_envs, settings.total_timesteps, settings.arguments]
     made_with += [baselines.EPISODE_STEPS, baselines.ACTION_REPEAT]
     if reward is not None:  # what the true reward makes does not depend on the recipe
-        made_with.append({part: shop.recipe.get(part) for part in _MAKES_THE_REWARD})
+        made_with += [{part: shop.recipe.get(part) for part in _MAKES_THE_REWARD}, reward.map_level]
     folder = shop.folder / unit.name / "training" / f"{algorithm}-{pay}-{digest(made_with)}"
     path = folder / "policy.zip"
     with claimed(folder / "lock"):
