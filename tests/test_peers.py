@@ -18,8 +18,8 @@ from rrpolicy.envs.simulator import PointMazeSimulator
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
 from rrpolicy.evaluation import evaluate_policy
 from rrpolicy.peers import PEERS, Decisions, Demonstrations, Peer, PeerReward, PeerSettings, train_peer
-from rrpolicy.reproduce import VARIANTS, Reproduction, Unit
-from rrpolicy.reproduce import peers as measured
+from rrpolicy.reproduce.maze2d import VARIANTS, Unit, reproduction
+from rrpolicy.reproduce.maze2d import peers as measured
 from rrpolicy.rewards.maps import reward_map
 
 MAZE, GOAL = ["#####", "#...#", "#####"], (1, 3)
@@ -162,7 +162,7 @@ def test_peers_are_measured_like_the_reward(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(measured, "train_peer", train)
     monkeypatch.setattr(measured, "clone_behaviour", clone)
-    results = Reproduction([unit], RECIPE, tmp_path / "r.csv", tmp_path / "work", VARIANTS["peers"]).run()
+    results = reproduction([unit], RECIPE, tmp_path / "r.csv", tmp_path / "work", VARIANTS["peers"]).run()
     values = {(one.agent, one.metric): one.value for one in results}
     for name, steps in (("airl", 10), ("gail", 20)):
         assert values[name, "environment_steps"] == steps and values[name, "cpu_seconds"] > 0

@@ -14,31 +14,33 @@ from typer.testing import CliRunner
 
 from rrpolicy.cli import app
 from rrpolicy.pipeline import scores
-from rrpolicy.reproduce import (
+from rrpolicy.reproduce import maze2d
+from rrpolicy.reproduce.locks import claimed
+from rrpolicy.reproduce.maze2d import (
     MAIN,
     MAZES,
     VARIANTS,
-    Reproduction,
     Unit,
     draw,
+    experiment,
     figures,
-    read_csv,
+    read_results,
     select,
     summary,
     variant_named,
 )
-from rrpolicy.reproduce import run as run_module
-from rrpolicy.reproduce.kept_maps import map_path, read_map
-from rrpolicy.reproduce.locks import claimed
-from rrpolicy.reproduce.results import COLUMNS, Result, append_unit, finished_units
-from rrpolicy.reproduce.workshop import ShuffledExtractor, Workshop
+from rrpolicy.reproduce.maze2d.experiment import NAMES
+from rrpolicy.reproduce.maze2d.kept_maps import map_path, read_map
+from rrpolicy.reproduce.maze2d.workshop import ShuffledExtractor, Workshop
+from rrpolicy.reproduce.results import Result, append_unit, columns, finished_units
+from rrpolicy.reproduce.run import Reproduction
 
 BASE, CORNER, INSIDE = Unit("umaze", 0), Unit("umaze", 0, (3.0, 1.0)), Unit("umaze", 0, (1.3, 2.7))
 UNITS = [BASE, CORNER, INSIDE]
 
 
-def reproduction(folder: Path, units: list[Unit] = UNITS, **arguments: Any) -> Reproduction:
-    return Reproduction(units, RECIPE, folder / "maze2d.csv", folder / "work", **arguments)
+def reproduction(folder: Path, units: list[Unit] = UNITS, **arguments: Any) -> Reproduction[Unit]:
+    return maze2d.reproduction(units, RECIPE, folder / "maze2d.csv", folder / "work", **arguments)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,28 +115,29 @@ def unit_rows(goal: str, value: float) -> list[Result]:
 
 def test_only_whole_units_count_and_the_last_of_equal_ones(tmp_path: Path) -> None:
     path = tmp_path / "new" / "r.csv"
-    assert read_csv(path) == []
-    append_unit(path, unit_rows("1-1", 1.0))
-    append_unit(path, unit_rows("1-1", 2.0)[:1])  # killed after this row, and then done again
-    append_unit(path, unit_rows("1-1", 3.0))
+    assert read_results(path) == []
+    append_unit(path, unit_rows("1-1", 1.0), NAMES)
+    append_unit(path, unit_rows("1-1", 2.0)[:1], NAMES)  # killed after this row, and then done again
+    append_unit(path, unit_rows("1-1", 3.0), NAMES)
     whole = path.read_bytes()
-    append_unit(path, unit_rows("2-2", 4.0))
-    assert [one.value for one in read_csv(path) if one.metric == "x"] == [3.0, 4.0]
+    append_unit(path, unit_rows("2-2", 4.0), NAMES)
+    assert [one.value for one in read_results(path) if one.metric == "x"] == [3.0, 4.0]
     tail = path.read_bytes()[len(whole) :]
     for cut in range(len(tail)):  # killed anywhere: the unit is not there, and the file goes on to be good
         path.write_bytes(whole + tail[:cut])
         expected = {("umaze", "1-1", 0)} | ({("umaze", "2-2", 0)} if cut == len(tail) - 1 else set())
-        assert finished_units(read_csv(path), "", "abc") == expected
-        append_unit(path, unit_rows("3-3", 5.0))
-        assert finished_units(read_csv(path), "", "abc") == expected | {("umaze", "3-3", 0)}
-    assert finished_units(read_csv(path), "", "other") == set() == finished_units(read_csv(path), "identical", "abc")
+        assert finished_units(read_results(path), "", "abc") == expected
+        append_unit(path, unit_rows("3-3", 5.0), NAMES)
+        assert finished_units(read_results(path), "", "abc") == expected | {("umaze", "3-3", 0)}
+    for other in (("", "other"), ("identical", "abc")):
+        assert finished_units(read_results(path), *other) == set()
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"other\.csv is no results file: its columns are \['a', 'b'\]"):
-        read_csv(path)
+        read_results(path)
 
 
 def test_claims_are_held_by_one(tmp_path: Path) -> None:
@@ -150,11 +153,11 @@ def test_claims_are_held_by_one(tmp_path: Path) -> None:
 
 
 def test_every_unit_has_its_rows(done: Path) -> None:
-    results = read_csv(done / "maze2d.csv")
+    results = read_results(done / "maze2d.csv")
     with open(done / "maze2d.csv", newline="") as file:
-        assert next(csv.reader(file)) == list(COLUMNS)
+        assert next(csv.reader(file)) == list(columns(NAMES))
     assert finished_units(results, "", results[0].recipe) == {unit.key for unit in UNITS}
-    names = {(one.agent, one.metric) for one in results if one.goal == "3-1"}
+    names = {(one.agent, one.metric) for one in results if one.case == "3-1"}
     assert names >= {
         ("reward", "goal_error_cells"), ("reward", "goal_own_cell"), ("reward", "goal_within_one_cell"),
         ("reward", "spearman_path"), ("euclidean", "spearman_path"), ("occupancy", "spearman_path"),
@@ -166,7 +169,7 @@ def test_every_unit_has_its_rows(done: Path) -> None:
         *((agent, metric) for agent in ("base", "discriminator", "steered", "expert")
           for metric in ("success_rate", "return")),
     }  # fmt: skip
-    base = {one.metric: one for one in results if one.goal == ""}
+    base = {one.metric: one for one in results if one.case == ""}
     assert base["plans_through_walls_rate"].n == 1000 and 0 < base["plans_through_walls_rate"].value <= 1
     for one in results:
         assert one.ci_low <= one.value <= one.ci_high and one.cpu_seconds >= 0 and one.version
@@ -181,7 +184,7 @@ def test_every_unit_has_its_rows(done: Path) -> None:
 
 def test_maps_are_kept_beside_the_csv(done: Path) -> None:
     drawn = read_map(map_path(done / "maze2d.csv", CORNER), CORNER)
-    errors = {one.goal: one.value for one in read_csv(done / "maze2d.csv") if one.metric == "goal_error_cells"}
+    errors = {one.case: one.value for one in read_results(done / "maze2d.csv") if one.metric == "goal_error_cells"}
     assert drawn.goal_error_cells(CORNER.goal) == pytest.approx(errors["3-1"], rel=1e-5)
     assert drawn.grid.shape == (20, 20) and np.nanmax(drawn.grid) < 0.5
     broken = done / "maze2d" / "broken.npz"
@@ -192,8 +195,8 @@ def test_maps_are_kept_beside_the_csv(done: Path) -> None:
 
 
 def test_a_finished_run_does_nothing(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "measure_pair", pytest.fail)
-    monkeypatch.setattr(run_module, "measure_base", pytest.fail)
+    monkeypatch.setattr(experiment, "measure_pair", pytest.fail)
+    monkeypatch.setattr(experiment, "measure_base", pytest.fail)
     before = (done / "maze2d.csv").read_bytes()
     reproduction(done).run()
     assert (done / "maze2d.csv").read_bytes() == before
@@ -204,7 +207,7 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, done: Pat
     class Killed(BaseException):
         pass
 
-    def show(self: Reproduction, unit: Unit) -> Any:
+    def show(self: Reproduction[Unit], unit: Unit) -> Any:
         def say(text: str) -> None:
             if unit == CORNER and text == step:
                 raise Killed
@@ -215,18 +218,18 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, done: Pat
         patch.setattr(Reproduction, "_show", show)
         with pytest.raises(Killed):
             reproduction(tmp_path, [BASE, CORNER]).run()
-    assert {one.unit for one in read_csv(tmp_path / "maze2d.csv")} == {BASE.key}
+    assert {one.unit for one in read_results(tmp_path / "maze2d.csv")} == {BASE.key}
     bases = list((tmp_path / "work").glob("umaze_seed-0/base-*.zip"))
     stamp = bases[0].stat().st_mtime_ns
     results = reproduction(tmp_path, [BASE, CORNER], progress_bar=True).run()
     assert bases[0].stat().st_mtime_ns == stamp  # made once
-    whole = [one for one in read_csv(done / "maze2d.csv") if one.unit != INSIDE.key and not one.variant]
+    whole = [one for one in read_results(done / "maze2d.csv") if one.unit != INSIDE.key and not one.variant]
     assert numbers(results) == numbers(whole)
 
 
 def test_units_in_other_hands_are_left_alone(tmp_path: Path) -> None:
     job = reproduction(tmp_path)
-    digest = job._digest
+    digest = job.experiment.digest
     with claimed(tmp_path / "work" / "claims" / f"main-umaze_seed-0-{digest}"):
         assert reproduction(tmp_path, [BASE]).run() == []
     shop = Workshop(tmp_path / "work", RECIPE, MAIN)
@@ -291,7 +294,7 @@ def test_shuffled_targets_stay_at_their_noise_level(done: Path) -> None:
 
 
 def test_figures_and_tables_come_from_the_csv(done: Path, tmp_path: Path) -> None:
-    results = read_csv(done / "maze2d.csv")
+    results = read_results(done / "maze2d.csv")
     out = tmp_path / "maze2d.csv"
     (tmp_path / "maze2d").mkdir()
     (done / "maze2d" / "maps").rename(tmp_path / "maze2d" / "maps")

@@ -11,12 +11,22 @@ from tiny import RECIPE, recipe
 
 from rrpolicy import baselines
 from rrpolicy.baselines import Settings
-from rrpolicy.reproduce import VARIANTS, Reproduction, Unit, draw, figures, read_csv, select, summary, training
-from rrpolicy.reproduce.kept_curves import COLUMNS, curve_path, read_curves, read_progress, write_curves
+from rrpolicy.reproduce.maze2d import (
+    VARIANTS,
+    Unit,
+    draw,
+    figures,
+    read_results,
+    reproduction,
+    select,
+    summary,
+    training,
+)
+from rrpolicy.reproduce.maze2d.kept_curves import COLUMNS, curve_path, read_curves, read_progress, write_curves
+from rrpolicy.reproduce.maze2d.training import measure_training
+from rrpolicy.reproduce.maze2d.workshop import Workshop
 from rrpolicy.reproduce.results import Result
 from rrpolicy.reproduce.tables import paired_ratio
-from rrpolicy.reproduce.training import measure_training
-from rrpolicy.reproduce.workshop import Workshop
 
 VARIANT, UNIT = VARIANTS["training"], Unit("umaze", 0, (1.0, 1.0))
 AGENTS = ("PPO-reward", "PPO-true", "SAC-reward", "SAC-true")
@@ -39,7 +49,7 @@ def small() -> Iterator[None]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one unit."""
     folder = tmp_path_factory.mktemp("done")
-    Reproduction([UNIT], RECIPE, folder / "maze2d.csv", folder / "work", VARIANT).run()
+    reproduction([UNIT], RECIPE, folder / "maze2d.csv", folder / "work", VARIANT).run()
     return folder
 
 
@@ -90,7 +100,7 @@ def test_the_log_before_the_first_episodes_end_is_left_out(tmp_path: Path) -> No
 
 
 def test_every_agent_has_its_rows_and_curve(done: Path) -> None:
-    results = read_csv(done / "maze2d.csv")
+    results = read_results(done / "maze2d.csv")
     values = {(one.agent, one.metric): one for one in results}
     for agent in AGENTS:
         assert values[agent, "decisions"].value == 256 and values[agent, "cpu_seconds"].value > 0
@@ -129,7 +139,7 @@ def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(training, "train_on_reward", noted)
     ledger = measure_training(shop, UNIT, tmp_path / "curves")
     assert trained == [("PPO", False), ("SAC", True), ("SAC", False)]
-    whole = {(one.agent, one.metric): one.value for one in read_csv(done / "maze2d.csv")}
+    whole = {(one.agent, one.metric): one.value for one in read_results(done / "maze2d.csv")}
     resumed = numbers(row for row, _ in ledger.entries)
     assert resumed == pytest.approx({key: whole[key] for key in resumed}, rel=1e-5)
     curves = (read_curves(curve_path(folder, UNIT)) for folder in (tmp_path / "curves", done / "maze2d" / "curves"))
@@ -207,7 +217,7 @@ def test_learning_curves_are_drawn_as_far_as_all_of_them_go(tmp_path: Path) -> N
 
 
 def test_the_picture_comes_from_the_csv_and_the_curves(done: Path, tmp_path: Path) -> None:
-    results = read_csv(done / "maze2d.csv")
+    results = read_results(done / "maze2d.csv")
     assert [path.name for path in draw(results, done / "maze2d.csv")] == ["retraining.png"]
     with pytest.raises(ValueError, match="holds no learning curves"):
         draw(results, tmp_path / "elsewhere.csv")

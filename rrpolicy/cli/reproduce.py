@@ -12,7 +12,7 @@ from rrpolicy.cli import options
 from rrpolicy.cli.options import recipe_for
 from rrpolicy.common.files import write_text
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task
-from rrpolicy.reproduce import VARIANTS, Reproduction, draw, select, summary, variant_named
+from rrpolicy.reproduce.maze2d import VARIANTS, draw, reproduction, select, summary, variant_named
 
 reproduce_app = typer.Typer(help="Repeat the paper's experiments.", **options.SETTINGS)
 
@@ -64,7 +64,7 @@ def maze2d(
     if variant.part == "peers":  # which have no base
         units = [unit for unit in units if unit.goal]
     values = recipe_for(Task(DEFAULT_ENV_ID), recipe)
-    results = Reproduction(units, values, file, work, variant, progress, typer.echo).run()
+    results = reproduction(units, values, file, work, variant, progress, typer.echo).run()
     text = summary(results)
     written = draw(results, file)
     if results:

@@ -6,18 +6,41 @@ Nichol & Dhariwal 2021, eq. 17). No other file knows whether a network outputs x
 
 from __future__ import annotations
 
+import hashlib
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 Schedule = Literal["cosine", "linear"]
+TABLE = "table"  # the schedule of a process whose levels were given as numbers
 Prediction = Literal["x0", "eps", "v"]
 MAX_BETA = 0.999
 
 
-def _alphas_cumprod(n_diffusion_steps: int, schedule: Schedule) -> Tensor:
+def _double(values: Any) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def _checked_table(n_diffusion_steps: int, schedule: str, alphas_cumprod: Sequence[float]) -> str:
+    """The schedule's name, which tells one table from another."""
+    table = _double(alphas_cumprod)
+    if table.shape != (n_diffusion_steps,):
+        raise ValueError(f"alphas_cumprod has shape {tuple(table.shape)}, wanted ({n_diffusion_steps},)")
+    if not (table.diff() < 0).all() or not 0 < float(table[-1]) <= float(table[0]) < 1:
+        raise ValueError(
+            f"alphas_cumprod runs from {float(table[0])} to {float(table[-1])}, it must fall at every level and stay "
+            "within (0, 1)"
+        )
+    name = f"{TABLE} {hashlib.sha256(table.numpy().tobytes()).hexdigest()[:8]}"
+    if schedule not in (TABLE, name):
+        raise ValueError(f"schedule is {schedule!r}, with this alphas_cumprod it must be {name!r}")
+    return name
+
+
+def _alphas_cumprod(n_diffusion_steps: int, schedule: str) -> Tensor:
     if schedule == "cosine":
 
         def alpha_bar(u: float) -> float:
@@ -38,17 +61,24 @@ class DiffusionProcess:
     A variance-preserving diffusion process with ``n_diffusion_steps`` discrete noise levels.
 
     :param n_diffusion_steps: number T of noise levels; ``t`` runs from 0 (cleanest) to T - 1
-    :param schedule: ``"cosine"`` or ``"linear"``
+    :param schedule: ``"cosine"`` or ``"linear"``; of a table: ``"table"`` and its digest
     :param prediction: what a network trained with this process outputs: ``"x0"``, ``"eps"`` or ``"v"``
-    :raises ValueError: for fewer than two steps, an unknown schedule or an unknown prediction
+    :param alphas_cumprod: ᾱ_t of each level, for a schedule that has no name here (:meth:`from_alphas_cumprod`)
+    :raises ValueError: for fewer than two steps, an unknown schedule or prediction, or a table that is none
     """
 
     def __init__(
-        self, n_diffusion_steps: int = 50, schedule: Schedule = "cosine", prediction: Prediction = "x0"
+        self,
+        n_diffusion_steps: int = 50,
+        schedule: str = "cosine",
+        prediction: Prediction = "x0",
+        alphas_cumprod: Sequence[float] | None = None,
     ) -> None:
         if n_diffusion_steps < 2:
             raise ValueError(f"n_diffusion_steps is {n_diffusion_steps}, it must be at least 2")
-        if schedule not in get_args(Schedule):
+        if alphas_cumprod is not None:
+            schedule = _checked_table(n_diffusion_steps, schedule, alphas_cumprod)
+        elif schedule not in get_args(Schedule):
             raise ValueError(f"schedule is {schedule!r}, it must be one of {get_args(Schedule)}")
         if schedule == "linear" and n_diffusion_steps <= 20:  # its last levels would all be pure noise
             raise ValueError(f"n_diffusion_steps is {n_diffusion_steps}, the linear schedule needs at least 21")
@@ -57,12 +87,24 @@ class DiffusionProcess:
         self.n_diffusion_steps = n_diffusion_steps
         self.schedule = schedule
         self.prediction = prediction
-        alphas_cumprod = _alphas_cumprod(n_diffusion_steps, schedule)
-        self._alpha = alphas_cumprod.sqrt().float()
-        self._sigma = (1 - alphas_cumprod).sqrt().float()
+        self.alphas_cumprod = None if alphas_cumprod is None else tuple(float(value) for value in alphas_cumprod)
+        table = _alphas_cumprod(n_diffusion_steps, schedule) if self.alphas_cumprod is None else _double(alphas_cumprod)
+        self._alpha = table.sqrt().float()
+        self._sigma = (1 - table).sqrt().float()
         # g²_t = ln(ᾱ_{t-1} / ᾱ_t): the squared diffusion coefficient integrated over one step (METHOD: value matching)
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
-        self._g_squared = torch.log(previous / alphas_cumprod).float()
+        previous = torch.cat([torch.ones(1, dtype=torch.float64), table[:-1]])
+        self._g_squared = torch.log(previous / table).float()
+
+    @classmethod
+    def from_alphas_cumprod(cls, alphas_cumprod: Sequence[float], prediction: Prediction = "eps") -> Self:
+        """
+        A process with any levels, such as Stable Diffusion's.
+
+        :param alphas_cumprod: ᾱ_t (T,), strictly falling within (0, 1)
+        :param prediction: as in the constructor
+        :raises ValueError: for values that do not fall, or lie outside, naming the first
+        """
+        return cls(len(alphas_cumprod), TABLE, prediction, alphas_cumprod)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DiffusionProcess) and self.to_dict() == other.to_dict()
@@ -74,10 +116,12 @@ class DiffusionProcess:
         return f"DiffusionProcess({self.n_diffusion_steps}, {self.schedule!r}, {self.prediction!r})"
 
     def to_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, JSON values."""
         return {
             "n_diffusion_steps": self.n_diffusion_steps,
             "schedule": self.schedule,
             "prediction": self.prediction,
+            **({} if self.alphas_cumprod is None else {"alphas_cumprod": list(self.alphas_cumprod)}),
         }
 
     def alpha(self, t: Tensor | int) -> Tensor:

@@ -23,8 +23,8 @@ class Result:
     """
     One number of one unit.
 
-    :param maze: name
-    :param goal: ``row-column`` in cells; empty for a base
+    :param task: where: a maze, a robot
+    :param case: which pair there: a goal as ``row-column``, a kind of data; empty for a base
     :param seed: of the unit
     :param variant: ablation or control; empty for the experiment itself
     :param agent: what was measured: an agent, the reward, a reference, or ``a-b`` for a paired difference
@@ -38,8 +38,8 @@ class Result:
     :param recipe: digest of the recipe
     """
 
-    maze: str
-    goal: str
+    task: str
+    case: str
     seed: int
     variant: str
     agent: str
@@ -54,7 +54,7 @@ class Result:
 
     @property
     def unit(self) -> tuple[str, str, int]:
-        return self.maze, self.goal, self.seed
+        return self.task, self.case, self.seed
 
     def row(self) -> Row:
         """As in ``results.json``."""
@@ -62,15 +62,25 @@ class Result:
                 "ci_high": self.ci_high, "n": self.n}  # fmt: skip
 
 
-COLUMNS = tuple(field.name for field in fields(Result))
+_FIELDS = tuple(field.name for field in fields(Result))
 _NUMBERS = {"seed": int, "n": int, "value": float, "ci_low": float, "ci_high": float, "cpu_seconds": float}
 
 
-def append_unit(path: Path, results: Sequence[Result]) -> None:
+def columns(names: Sequence[str]) -> tuple[str, ...]:
+    """
+    The heading of an experiment's CSV.
+
+    :param names: what its task and case are called, e.g. ``maze`` and ``goal``
+    """
+    return (*names, *_FIELDS[len(names) :])
+
+
+def append_unit(path: Path, results: Sequence[Result], names: Sequence[str]) -> None:
     """
     Append the rows of a finished unit in one write.
 
     :param results: the last is the :data:`UNIT_DONE` row
+    :param names: as in :func:`columns`
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
@@ -79,7 +89,7 @@ def append_unit(path: Path, results: Sequence[Result]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if size == 0:
-            writer.writerow(COLUMNS)
+            writer.writerow(columns(names))
         else:
             file.seek(size - 1)
             if file.read(1) != b"\n":  # somebody was killed in the middle of a line
@@ -90,18 +100,19 @@ def append_unit(path: Path, results: Sequence[Result]) -> None:
         os.fsync(file.fileno())
 
 
-def read_csv(path: Path) -> list[Result]:
+def read_csv(path: Path, names: Sequence[str]) -> list[Result]:
     """
     The rows of finished units, of equal ones the last; none when there is no file.
 
+    :param names: as in :func:`columns`
     :raises ValueError: when the file is something else
     """
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
-    if lines and tuple(lines[0]) != COLUMNS:
-        raise ValueError(f"{path} is no results file: its columns are {lines[0]}, wanted {list(COLUMNS)}")
+    if lines and tuple(lines[0]) != columns(names):
+        raise ValueError(f"{path} is no results file: its columns are {lines[0]}, wanted {list(columns(names))}")
     parsed = (result for line in lines[1:] if (result := _parsed(line)) is not None)
     finished: dict[tuple[object, ...], list[Result]] = {}
     open_units: dict[tuple[object, ...], list[Result]] = {}
@@ -125,10 +136,10 @@ def _texts(result: Result) -> list[str]:
 
 def _parsed(line: list[str]) -> Result | None:
     """None for what is left of a line."""
-    if len(line) != len(COLUMNS):
+    if len(line) != len(_FIELDS):
         return None
     try:
-        return Result(**{name: _NUMBERS.get(name, str)(text) for name, text in zip(COLUMNS, line, strict=True)})
+        return Result(**{name: _NUMBERS.get(name, str)(text) for name, text in zip(_FIELDS, line, strict=True)})
     except ValueError:
         return None
 

@@ -8,43 +8,79 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from tqdm.auto import tqdm
 
 from rrpolicy.common.version import __version__
-from rrpolicy.pipeline import Recipe
-from rrpolicy.reproduce.kept_maps import map_path, write_map
+from rrpolicy.reproduce.ledger import Ledger, Say
 from rrpolicy.reproduce.locks import claimed
-from rrpolicy.reproduce.maze2d import Ledger, measure_base, measure_pair
-from rrpolicy.reproduce.peers import measure_peers
 from rrpolicy.reproduce.results import Result, append_unit, finished_units, read_csv
-from rrpolicy.reproduce.training import measure_training
-from rrpolicy.reproduce.units import Unit
-from rrpolicy.reproduce.variants import MAIN, Variant
-from rrpolicy.reproduce.workshop import Workshop, digest
 
 WAIT_SECONDS = 1.0  # between two looks at what others are doing
 
 
+class Work(Protocol):
+    """The smallest piece that is kept when a run is stopped."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Task, case and seed as they stand in the CSV."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Fit for a file."""
+        ...
+
+
+Unit = TypeVar("Unit", bound=Work)
+Measured = TypeVar("Measured", bound=Work, contravariant=True)
+
+
+class Experiment(Protocol[Measured]):
+    """What is measured of a unit."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What task and case are called in the CSV."""
+        ...
+
+    @property
+    def variant(self) -> str:
+        """Ablation or control; empty for the experiment itself."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of the recipe."""
+        ...
+
+    def blocked(self, unit: Measured) -> bool:
+        """Whether something that the unit needs is being made by another process."""
+        ...
+
+    def measure(self, unit: Measured, say: Say) -> Ledger:
+        """The unit's rows, closed."""
+        ...
+
+
 @dataclass
-class Reproduction:
+class Reproduction(Generic[Unit]):
     """
     :param units: what is to be done, in this order
-    :param recipe: every number
-    :param out: the CSV; maps go into the folder of its name beside it
-    :param work: folder of archives and claims, needed to go on
-    :param variant: ablation or control
+    :param experiment: does it
+    :param out: the CSV
+    :param work: folder of claims, needed to go on
     :param progress_bar: show one
     :param say: told what happens
     """
 
     units: Sequence[Unit]
-    recipe: Recipe
+    experiment: Experiment[Unit]
     out: Path
     work: Path
-    variant: Variant = MAIN
     progress_bar: bool = False
     say: Callable[[str], None] = lambda text: None
     _bar: tqdm = field(init=False, repr=False)
@@ -67,60 +103,40 @@ class Reproduction:
                 mine = [unit for unit in mine if unit.key not in finished]
                 self._bar.update(len(self.units) - len(mine) - self._bar.n)
                 if not begun:  # everything left is in other hands
-                    if not any(self._shop.base_is_being_made(unit) for unit in mine):
+                    if not any(self.experiment.blocked(unit) for unit in mine):
                         break
                     time.sleep(WAIT_SECONDS)
-        return read_csv(self.out)
+        return self._results()
 
     # ------------------------------------------------------------------ units
 
-    @cached_property
-    def _recipe(self) -> Recipe:
-        return self.variant.applied(self.recipe)
-
-    @cached_property
-    def _digest(self) -> str:
-        return digest(self._recipe)
-
-    @cached_property
-    def _shop(self) -> Workshop:
-        return Workshop(self.work, self._recipe, self.variant)
+    def _results(self) -> list[Result]:
+        return read_csv(self.out, self.experiment.names)
 
     def _finished(self) -> set[tuple[str, str, int]]:
-        return finished_units(read_csv(self.out), self.variant.name, self._digest)
+        return finished_units(self._results(), self.experiment.variant, self.experiment.digest)
 
     def _attempt(self, unit: Unit) -> bool:
         """Do a unit unless it is done or in other hands."""
-        if unit.goal and self._shop.base_is_being_made(unit):
+        if self.experiment.blocked(unit):
             return False
-        claim = self.work / "claims" / f"{self.variant.name or 'main'}-{unit.name}-{self._digest}"
-        with claimed(claim, wait=False) as free:
+        claim = f"{self.experiment.variant or 'main'}-{unit.name}-{self.experiment.digest}"
+        with claimed(self.work / "claims" / claim, wait=False) as free:
             if not free or unit.key in self._finished():
                 return False
-            self._do(unit)
+            ledger = self.experiment.measure(unit, self._show(unit))
+            append_unit(self.out, self._rows(unit, ledger), self.experiment.names)
+            self._bar.update()
         return True
 
-    def _do(self, unit: Unit) -> None:
-        say = self._show(unit)
-        if unit.goal is None:
-            ledger = measure_base(self._shop, unit, say)
-        elif self.variant.part == "training":
-            ledger = measure_training(self._shop, unit, self.out.with_suffix("") / "curves", say)
-        elif self.variant.part == "peers":
-            ledger = measure_peers(self._shop, unit, say)
-        else:
-            ledger, drawn = measure_pair(self._shop, unit, say)
-            write_map(map_path(self.out, unit, self.variant.name), drawn)
-        append_unit(self.out, self._results(unit, ledger))
-        self._bar.update()
-
-    def _show(self, unit: Unit) -> Callable[[str], None]:
+    def _show(self, unit: Unit) -> Say:
         return lambda text: self._bar.set_postfix_str(f"{unit}: {text}")
 
-    def _results(self, unit: Unit, ledger: Ledger) -> list[Result]:
-        maze, goal, seed = unit.key
+    def _rows(self, unit: Unit, ledger: Ledger) -> list[Result]:
+        task, case, seed = unit.key
+        variant, recipe = self.experiment.variant, self.experiment.digest
         return [
-            Result(maze, goal, seed, self.variant.name, row["agent"], row["metric"], float(row["mean"]),
-                   float(row["ci_low"]), float(row["ci_high"]), int(row["n"]), seconds, __version__, self._digest)
+            Result(task, case, seed, variant, row["agent"], row["metric"], float(row["mean"]), float(row["ci_low"]),
+                   float(row["ci_high"]), int(row["n"]), seconds, __version__, recipe)
             for row, seconds in ledger.entries
         ]  # fmt: skip

@@ -15,12 +15,12 @@ from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import bootstrap_interval
 from rrpolicy.plotting import COLOURS, DPI, FAINT, GOAL, HEAT, INK, OTHERS, WALL_EDGE, draw_maze_axes
-from rrpolicy.reproduce.kept_curves import Curves, curve_path, read_curves
-from rrpolicy.reproduce.kept_maps import map_path, read_map
+from rrpolicy.reproduce.maze2d.kept_curves import Curves, curve_path, read_curves
+from rrpolicy.reproduce.maze2d.kept_maps import map_path, read_map
+from rrpolicy.reproduce.maze2d.summary import NEAR, OWN
+from rrpolicy.reproduce.maze2d.units import MAZES, Unit, goal_text
 from rrpolicy.reproduce.results import UNIT_DONE, Result
-from rrpolicy.reproduce.summary import NEAR, OWN
 from rrpolicy.reproduce.tables import values_of
-from rrpolicy.reproduce.units import MAZES, Unit, goal_text
 from rrpolicy.rewards.maps import RewardMap
 
 HEAT_MAPS, STEERING, ORDER, RETRAINING = "heat_maps.png", "steering.png", "order.png", "retraining.png"
@@ -58,7 +58,7 @@ def draw(results: Sequence[Result], out: Path, seed: int | None = None) -> list[
     ):
         if any(one.metric in metrics for one in main):
             written.append(_save(comparison(main, metrics, agents), folder / name))
-    trained = [one for one in results if one.variant == "training" and one.goal]
+    trained = [one for one in results if one.variant == "training" and one.case]
     if trained:
         written.append(_save(retraining(trained, folder / "curves"), folder / RETRAINING))
     return written
@@ -92,13 +92,13 @@ def comparison(results: Sequence[Result], metrics: Sequence[str], agents: Sequen
     """
     A row of panels for each metric, a panel for each maze: means over goals and seeds with 95 % intervals.
     """
-    mazes = [maze for maze in MAZES if any(one.maze == maze and one.metric in metrics for one in results)]
+    mazes = [maze for maze in MAZES if any(one.task == maze and one.metric in metrics for one in results)]
     size = 1.2 + 2.6 * len(mazes), (0.9 + 0.42 * len(agents)) * len(metrics) + 0.3
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(metrics), len(mazes), squeeze=False)
     for line, metric in zip(panels, metrics, strict=True):
         for axes, maze in zip(line, mazes, strict=True):
-            of_maze = [one for one in results if one.maze == maze and one.metric == metric and one.agent in agents]
+            of_maze = [one for one in results if one.task == maze and one.metric == metric and one.agent in agents]
             if not of_maze:  # the open maze has no walls to be on two sides of
                 axes.set_axis_off()
                 continue
@@ -121,8 +121,8 @@ def retraining(results: Sequence[Result], folder: Path) -> Figure:
     kept: dict[str, list[Curves]] = {}
     for one in results:
         if (one.agent, one.metric) == UNIT_DONE:
-            unit = next(unit for unit in _goals(one.maze, one.seed) if unit.key == one.unit)
-            kept.setdefault(one.maze, []).append(read_curves(curve_path(folder, unit)))
+            unit = next(unit for unit in _goals(one.task, one.seed) if unit.key == one.unit)
+            kept.setdefault(one.task, []).append(read_curves(curve_path(folder, unit)))
     mazes = [maze for maze in MAZES if maze in kept]
     algorithms = list(dict.fromkeys(algorithm for algorithm, _ in kept[mazes[0]][0]))
     size = 1.2 + 2.6 * len(mazes), 0.8 + 2.1 * len(algorithms)
@@ -148,7 +148,7 @@ def retraining(results: Sequence[Result], folder: Path) -> Figure:
 
 def _units(results: Iterable[Result], maze: str, seed: int) -> list[Unit]:
     """Units that have a map, in the experiment's order of goals."""
-    there = {one.goal for one in results if one.maze == maze and one.seed == seed and (one.agent, one.metric) == OWN}
+    there = {one.case for one in results if one.task == maze and one.seed == seed and (one.agent, one.metric) == OWN}
     return [unit for unit in _goals(maze, seed) if unit.key[1] in there]
 
 

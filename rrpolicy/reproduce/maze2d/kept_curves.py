@@ -13,7 +13,7 @@ import numpy as np
 
 from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array
-from rrpolicy.reproduce.units import Unit
+from rrpolicy.reproduce.maze2d.units import Unit
 
 Curves = Mapping[tuple[str, str], Array]
 """(algorithm, what it was paid) -> (n, 3): decisions made, return and success rate of the latest training episodes."""

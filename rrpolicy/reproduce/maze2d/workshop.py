@@ -1,34 +1,26 @@
-"""Everything that a unit trains, made once and kept as archives: base, expert, reward and discriminator.
-
-A file's name holds a digest of the numbers it was made with, so variants share what they have in common, and what a
-killed run has finished is found again; the archive's card tells the CPU-seconds that it took.
-"""
+"""Everything that a unit trains, made once and kept as archives: base, expert, reward and discriminator."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from rrpolicy import pipeline, zoo
+from rrpolicy import pipeline
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.pipeline import Recipe, section, total_timesteps
 from rrpolicy.pipeline.recipes import build, without_steps
-from rrpolicy.reproduce.locks import claimed
-from rrpolicy.reproduce.units import Unit
-from rrpolicy.reproduce.variants import Variant
+from rrpolicy.reproduce.archives import being_made, digest, kept
+from rrpolicy.reproduce.maze2d.units import Unit
+from rrpolicy.reproduce.maze2d.variants import Variant
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.targets import Targets
 
-T = TypeVar("T")
 MAX_DATASETS = 3  # kept in memory: base, second base, expert
 
 
@@ -76,7 +68,7 @@ class Workshop:
         path = self.base_path(unit)
         if not path.exists():
             self.data(unit)  # now, so that its time is not the training's
-        return self._kept(path, make, DiffusionAgent.load)
+        return kept(path, make, DiffusionAgent.load)
 
     def second_base(self, unit: Unit) -> tuple[DiffusionAgent, float]:
         """The base of the next seed."""
@@ -100,7 +92,7 @@ class Workshop:
             return agent.learn(data, total_timesteps(self.recipe, "base"), log_interval=0)
 
         name = "expert-from-scratch" if scratch else "expert"
-        return self._kept(self._path(unit, name, "data", "agent", "base", "expert"), make, DiffusionAgent.load)
+        return kept(self._path(unit, name, "data", "agent", "base", "expert"), make, DiffusionAgent.load)
 
     # ------------------------------------------------------------------ rewards
 
@@ -121,7 +113,7 @@ class Workshop:
 
         changes = [self.variant.expert, names, self.variant.shuffled, self.variant.n_rounds]
         path = self._path(unit, "reward", "data", "agent", "base", "expert", "extraction", extra=changes)
-        return self._kept(path, make, RelativeReward.load)
+        return kept(path, make, RelativeReward.load)
 
     def discriminator(self, unit: Unit) -> tuple[RelativeReward, float]:
         """The baseline's reward and its CPU-seconds."""
@@ -132,7 +124,7 @@ class Workshop:
             return pipeline.discriminate(*pair, train, self.recipe, unit.seed)
 
         parts = ("data", "agent", "base", "expert", "discriminator")
-        return self._kept(self._path(unit, "discriminator", *parts), make, RelativeReward.load)
+        return kept(self._path(unit, "discriminator", *parts), make, RelativeReward.load)
 
     # ------------------------------------------------------------------ archives
 
@@ -141,32 +133,11 @@ class Workshop:
 
     def base_is_being_made(self, unit: Unit) -> bool:
         """Whether another process is at the base that this unit needs."""
-        path = self.base_path(unit)
-        if path.exists():
-            return False
-        with claimed(_lock_of(path), wait=False) as free:
-            return not free
+        return being_made(self.base_path(unit))
 
     def _path(self, unit: Unit, name: str, *sections: str, extra: Any = None) -> Path:
         made_with = [{part: self.recipe.get(part) for part in sections}, extra]
         return self.folder / unit.name / f"{name}-{digest(made_with)}.zip"
-
-    def _kept(self, path: Path, make: Callable[[], T], load: Callable[[Path], T]) -> tuple[T, float]:
-        """Load an archive, making it first if need be. Always loaded: a resumed run sees the same as another."""
-        if not path.exists():
-            with claimed(_lock_of(path)):
-                if not path.exists():
-                    self._make(path, make)
-        return load(path), float(zoo.card(path)["cpu_seconds"])
-
-    def _make(self, path: Path, make: Callable[[], T]) -> None:
-        started = time.process_time()
-        made = make()
-        card = {"cpu_seconds": time.process_time() - started}
-        if isinstance(made, DiffusionAgent):
-            pipeline.save_agent(made, path, card)
-        elif isinstance(made, RelativeReward):
-            made.save(path, card=card)
 
     # ------------------------------------------------------------------ units
 
@@ -189,12 +160,3 @@ class ShuffledExtractor(RewardExtractor):
         order[targets.t.argsort(stable=True)] = mixed[targets.t[mixed].argsort(stable=True)]
         value = None if targets.value is None else targets.value[order]
         return replace(targets, eps_difference=targets.eps_difference[order], value=value)
-
-
-def digest(values: Any) -> str:
-    """Eight hexadecimal digits of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_suffix(".lock")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rrpolicy.reproduce.comparisons import by_maze, peers_table, training_table
+from rrpolicy.reproduce.maze2d.comparisons import by_maze, peers_table, training_table
 from rrpolicy.reproduce.results import Result
 from rrpolicy.reproduce.tables import NOTHING, Key, markdown, mean, values_of
 

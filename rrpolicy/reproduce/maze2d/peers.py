@@ -7,7 +7,6 @@ CPU-seconds and environment steps, stands beside.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing
 
 import numpy as np
 
@@ -16,14 +15,15 @@ from rrpolicy.common.typing import Predictor
 from rrpolicy.evaluation import evaluate_policy
 from rrpolicy.peers import PEERS, Peer, train_peer
 from rrpolicy.pipeline import plain_row, section
-from rrpolicy.reproduce.maze2d import MAX_ENVS, N_COVERAGE, Ledger, Say, epic_rows, order_rows, recovery_rows
-from rrpolicy.reproduce.units import Unit
-from rrpolicy.reproduce.workshop import Workshop
+from rrpolicy.reproduce.ledger import Ledger, Say
+from rrpolicy.reproduce.maze2d.episodes import NETWORKS_AT_ONCE, environments, n_episodes
+from rrpolicy.reproduce.maze2d.pairs import N_COVERAGE, epic_rows, order_rows, recovery_rows
+from rrpolicy.reproduce.maze2d.units import Unit
+from rrpolicy.reproduce.maze2d.workshop import Workshop
 from rrpolicy.rewards.epic import Coverage
 from rrpolicy.rewards.maps import reward_map
 from rrpolicy.rewards.maze_metrics import cell_rewards
 
-N_EPISODES = 48  # of a policy, unless the recipe says otherwise
 CLONING = "cloning"
 
 
@@ -75,11 +75,8 @@ def _add_reward(ledger: Ledger, shop: Workshop, name: str, peer: Peer, unit: Uni
 
 def _run(ledger: Ledger, shop: Workshop, agents: dict[str, Predictor], unit: Unit) -> None:
     """Success and return in the real environment under the true dense reward, everybody in the same episodes."""
-    n_episodes = section(shop.recipe, "evaluation").get("n_eval_episodes", N_EPISODES)
-    with ExitStack() as stack:
-        n_envs = min(n_episodes, MAX_ENVS)
-        envs = [stack.enter_context(closing(unit.task.make(reward_type="dense"))) for _ in range(n_envs)]
+    with environments(unit, shop.recipe, NETWORKS_AT_ONCE) as envs:
         for name, agent in agents.items():
             ledger.begin(f"episodes of {name}")
-            result = evaluate_policy(agent, envs, n_episodes, unit.seed * 1000, deterministic=True)
+            result = evaluate_policy(agent, envs, n_episodes(shop.recipe), unit.seed * 1000, deterministic=True)
             ledger.add(result.rows(name))

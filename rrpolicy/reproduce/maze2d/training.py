@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,17 @@ from rrpolicy import baselines
 from rrpolicy.baselines import POLICY_KIND, evaluate_trained, load_trained, save_trained, train_on_reward
 from rrpolicy.common.archive import read_archive
 from rrpolicy.evaluation import Evaluation, Row
-from rrpolicy.pipeline import plain_row, section
-from rrpolicy.reproduce.kept_curves import curve_path, read_progress, write_curves
+from rrpolicy.pipeline import plain_row
+from rrpolicy.reproduce.archives import digest
+from rrpolicy.reproduce.ledger import Ledger, Say
 from rrpolicy.reproduce.locks import claimed
-from rrpolicy.reproduce.maze2d import Ledger, Say
+from rrpolicy.reproduce.maze2d.episodes import NETWORKS_AT_ONCE, environments, n_episodes
+from rrpolicy.reproduce.maze2d.kept_curves import curve_path, read_progress, write_curves
+from rrpolicy.reproduce.maze2d.units import Unit
+from rrpolicy.reproduce.maze2d.workshop import Workshop
 from rrpolicy.reproduce.tables import paired_ratio
-from rrpolicy.reproduce.units import Unit
-from rrpolicy.reproduce.workshop import Workshop, digest
 from rrpolicy.rewards.relative_reward import RelativeReward
 
-N_EPISODES = 48  # of an agent, unless the recipe says otherwise
-MAX_ENVS = 8  # at a time: a small network gains nothing from larger batches, and a maze takes tens of megabytes
 _MAKES_THE_REWARD = ("data", "agent", "base", "expert", "extraction")  # sections of the recipe
 
 
@@ -44,11 +43,8 @@ def measure_training(shop: Workshop, unit: Unit, curves: Path, say: Say = lambda
     ledger = Ledger(say)
     ledger.begin("extracting the reward")
     paid: Mapping[str, RelativeReward | None] = {"reward": shop.reward(unit)[0], "true": None}
-    n_episodes = section(shop.recipe, "evaluation").get("n_eval_episodes", N_EPISODES)
     learned = {}
-    with ExitStack() as stack:
-        n_envs = min(n_episodes, MAX_ENVS)
-        envs = [stack.enter_context(closing(unit.task.make(reward_type="dense"))) for _ in range(n_envs)]
+    with environments(unit, shop.recipe, NETWORKS_AT_ONCE) as envs:
         for algorithm in baselines.SETTINGS:
             results = {}
             for pay, reward in paid.items():
@@ -59,7 +55,7 @@ def measure_training(shop: Workshop, unit: Unit, curves: Path, say: Say = lambda
                 learned[algorithm, pay] = np.array(card["curve"]).reshape(-1, 3)
                 ledger.add_times(**{agent: card["cpu_seconds"]})
                 ledger.begin(f"episodes of {agent}")
-                results[pay] = evaluate_trained(load_trained(path), envs, n_episodes, unit.seed * 1000)
+                results[pay] = evaluate_trained(load_trained(path), envs, n_episodes(shop.recipe), unit.seed * 1000)
                 ledger.add([*results[pay].rows(agent), plain_row(agent, "decisions", card["decisions"])])
             ledger.add(_ratios(algorithm, results["reward"], results["true"]))
     write_curves(curve_path(curves, unit), learned)

@@ -6,10 +6,7 @@ numbers as one that was never stopped.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,9 +18,10 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.evaluation import Evaluation, Row, evaluate_policy, paired_difference, result_row
 from rrpolicy.pipeline import plain_row
-from rrpolicy.reproduce.results import UNIT_DONE
-from rrpolicy.reproduce.units import Unit
-from rrpolicy.reproduce.workshop import Workshop
+from rrpolicy.reproduce.ledger import Ledger, Say
+from rrpolicy.reproduce.maze2d.episodes import PLANNERS_AT_ONCE, environments
+from rrpolicy.reproduce.maze2d.units import Unit
+from rrpolicy.reproduce.maze2d.workshop import Workshop
 from rrpolicy.rewards.bounded import BoundedReward
 from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
 from rrpolicy.rewards.maps import RewardMap
@@ -41,48 +39,6 @@ N_PLANS = 1000  # of the base, looked at for walls
 N_COVERAGE = 1024  # transitions of the base's data over which rewards are compared
 N_CANONICAL = 16  # rewards of states lose nothing in the canonical form, so few samples do
 PAIRS = (("steered", "expert"), ("steered", "discriminator"), ("steered", "base"))  # that are compared
-MAX_ENVS = 64
-Say = Callable[[str], None]
-
-
-@dataclass
-class Ledger:
-    """
-    Rows with the CPU-seconds of the step that made them.
-
-    :param say: told what is being done
-    """
-
-    say: Say = lambda text: None
-    entries: list[tuple[Row, float]] = field(default_factory=list)
-    total: float = 0.0
-    _started: float = field(default_factory=time.process_time)
-
-    def begin(self, what: str) -> None:
-        """From here on time belongs to this step."""
-        self.say(what)
-        self._started = time.process_time()
-
-    def add(self, rows: Iterable[Row], cpu_seconds: float | None = None) -> None:
-        """
-        Enter rows; those that hold no number (a correlation with a constant) are left out.
-
-        :param cpu_seconds: default: since :meth:`begin`
-        """
-        spent = time.process_time() - self._started
-        self.entries += [(row, spent if cpu_seconds is None else cpu_seconds) for row in rows
-                         if np.isfinite(row["mean"])]  # fmt: skip
-        self.total += spent if cpu_seconds is None else cpu_seconds
-        self._started = time.process_time()
-
-    def add_times(self, **cpu_seconds: float) -> None:
-        """Enter what making something took, which may have been in another process."""
-        for agent, seconds in cpu_seconds.items():
-            self.add([plain_row(agent, "cpu_seconds", seconds)], seconds)
-
-    def close(self) -> None:
-        """Enter the row that says the unit is done."""
-        self.entries.append((plain_row(*UNIT_DONE, self.total), self.total))
 
 
 def measure_base(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
@@ -204,9 +160,7 @@ def _measure_agents(
     agents |= {"steered": pipeline.steer(actor, reward, shop.recipe), "expert": expert}
     settings = pipeline.section(shop.recipe, "evaluation")
     results: dict[str, Evaluation] = {}
-    with ExitStack() as stack:
-        n_envs = min(settings.get("n_eval_episodes", MAX_ENVS), MAX_ENVS)
-        envs = [stack.enter_context(closing(unit.task.make(reward_type="dense"))) for _ in range(n_envs)]
+    with environments(unit, shop.recipe, PLANNERS_AT_ONCE) as envs:
         for name in wanted:
             ledger.begin(f"episodes of {name}")
             results[name] = evaluate_policy(agents[name], envs, seed=unit.seed * 1000, **settings)

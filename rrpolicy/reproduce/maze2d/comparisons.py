@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rrpolicy.reproduce.maze2d.units import MAZES
 from rrpolicy.reproduce.results import Result
 from rrpolicy.reproduce.tables import NOTHING, markdown, mean, ratio, values_of
-from rrpolicy.reproduce.units import MAZES
 
 OURS = "ρ, steered"
 _PAID, _TRUE = "-reward", "-true"  # ends of the names of trained agents
@@ -28,7 +28,7 @@ _PEER_COLUMNS = (  # heading, metric, who of ours it is of, decimals
 
 def by_maze(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     """The results of each maze that has any, and all of them."""
-    groups = ((maze, [one for one in results if one.maze == maze]) for maze in MAZES)
+    groups = ((maze, [one for one in results if one.task == maze]) for maze in MAZES)
     return [*((maze, group) for maze, group in groups if group), ("all", list(results))]
 
 
@@ -64,11 +64,11 @@ def peers_table(results: Sequence[Result], main: Sequence[Result]) -> str:
     :param main: of the experiment itself
     :return: Markdown with a row for each maze and method; empty when there are no peers
     """
-    methods = list(dict.fromkeys(one.agent for one in results if one.goal and one.agent != "unit"))
-    units = {one.unit for one in results if one.goal}
+    methods = list(dict.fromkeys(one.agent for one in results if one.case and one.agent != "unit"))
+    units = {one.unit for one in results if one.case}
     lines = []
-    for maze, group in by_maze([one for one in results if one.goal]):
-        same = [one for one in main if one.unit in units and maze in (one.maze, "all")]
+    for maze, group in by_maze([one for one in results if one.case]):
+        same = [one for one in main if one.unit in units and maze in (one.task, "all")]
         if same:
             lines.append([maze, OURS, *(mean(same, (agent, metric), digits)
                                         for _, metric, agent, digits in _PEER_COLUMNS), _our_seconds(same), "0"])

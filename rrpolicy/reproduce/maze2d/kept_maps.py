@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rrpolicy.common.files import appearing
-from rrpolicy.reproduce.units import Unit
+from rrpolicy.reproduce.maze2d.units import Unit
 from rrpolicy.rewards.maps import RewardMap
 
 

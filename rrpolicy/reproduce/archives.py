@@ -1,0 +1,61 @@
+"""What a run trains is made once and kept: an archive is loaded if it is there, and made by one process if it is not.
+
+A file's name holds a digest of the numbers it was made with, so variants share what they have in common, and what a
+killed run has finished is found again; the archive's card tells the CPU-seconds that it took.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rrpolicy import pipeline, zoo
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.reproduce.locks import claimed
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+Kept = TypeVar("Kept", DiffusionAgent, RelativeReward)
+
+
+def digest(values: Any) -> str:
+    """Eight hexadecimal digits of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def kept(path: Path, make: Callable[[], Kept], load: Callable[[Path], Kept]) -> tuple[Kept, float]:
+    """
+    An archive and the CPU-seconds that it took to make, here or elsewhere.
+
+    It is loaded even by whoever has made it: a resumed run sees the same as another.
+    """
+    if not path.exists():
+        with claimed(_lock_of(path)):
+            if not path.exists():
+                _make(path, make)
+    return load(path), float(zoo.card(path)["cpu_seconds"])
+
+
+def being_made(path: Path) -> bool:
+    """Whether another process is at it."""
+    if path.exists():
+        return False
+    with claimed(_lock_of(path), wait=False) as free:
+        return not free
+
+
+def _make(path: Path, make: Callable[[], DiffusionAgent | RelativeReward]) -> None:
+    started = time.process_time()
+    made = make()
+    card = {"cpu_seconds": time.process_time() - started}
+    if isinstance(made, DiffusionAgent):
+        pipeline.save_agent(made, path, card)
+    else:
+        made.save(path, card=card)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
