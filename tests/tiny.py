@@ -59,7 +59,7 @@ def toml(values: dict[str, Any] = RECIPE) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_value(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ", ".join(f"\"{key}\" = {_value(entry)}" for key, entry in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 

@@ -23,6 +23,8 @@ from rrpolicy.diffusion.sampling import Noise, Solver, sample
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller
 
+CHUNK = 2048  # plans sampled at a time where many are wanted, which bounds the memory
+
 
 @dataclass(frozen=True)
 class PlanningOptions:
@@ -137,21 +139,26 @@ class Planner(ABC):
 
     # ------------------------------------------------------------------ sampling
 
+    def pinned_at(self, observations: Array) -> Tensor:
+        """
+        What is known of windows that begin at these observations.
+
+        :param observations: (n, obs_dim), environment units
+        :return: (n, H, D) normalised, zeros where nothing is pinned
+        """
+        windows = torch.zeros(len(observations), *self.layout.event_shape)
+        normalised = self.normalizer.observations.normalize(observations)[:, list(self.layout.columns)]
+        windows[:, 0, self.layout.observation_slice] = torch.as_tensor(normalised, dtype=torch.float32)
+        return windows
+
     @torch.no_grad()
     def _plan(self, observations: Array, previous: Array | None, deterministic: bool) -> Tensor:
         """One batched call: (n_envs, obs_dim) -> normalised plans (n_envs, H, D)."""
         n_envs, n_candidates = len(observations), self._n_candidates()
         shape = self.layout.event_shape
-        current = torch.zeros(n_envs, *shape)
-        normalised = self.normalizer.observations.normalize(observations)
-        current[:, 0, self.layout.observation_slice] = torch.as_tensor(
-            normalised[:, list(self.layout.columns)], dtype=torch.float32
-        )
-        current = current.repeat_interleave(n_candidates, dim=0)
-        pinned = torch.tensor(self.layout.pinned)
+        current = self.pinned_at(observations).repeat_interleave(n_candidates, dim=0)
         noise = self._noise(observations, n_candidates, deterministic)
-        levels = self.process.timesteps(self.planning.n_sampling_steps)
-        x_t = noise(current)
+        x_t, levels = noise(current), self._levels()
         if previous is not None and self.planning.warm_start is not None:
             levels = self.process.timesteps(
                 min(self.planning.n_sampling_steps, self.planning.warm_start + 1), self.planning.warm_start
@@ -159,17 +166,40 @@ class Planner(ABC):
             shifted = torch.as_tensor(self._shift(previous)).repeat_interleave(n_candidates, dim=0)
             t = torch.full((len(shifted),), self.planning.warm_start, dtype=torch.int64)
             x_t = self.process.q_sample(shifted, t, x_t)
-        plans = sample(
+        plans = self._denoise(current, x_t, levels, noise)
+        return self._select(plans.view(n_envs, n_candidates, *shape)).cpu()
+
+    @torch.no_grad()
+    def sample_at(self, windows: Tensor, generator: torch.Generator) -> Tensor:
+        """
+        A plan for each window, whatever it holds beside what is pinned.
+
+        :param windows: (n, H, D) normalised
+        :param generator: of the noise
+        :return: (n, H, D) normalised
+        """
+
+        def noise(like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=generator)
+
+        return torch.cat([self._denoise(part, noise(part), self._levels(), noise) for part in windows.split(CHUNK)])
+
+    def _levels(self) -> list[int]:
+        return self.process.timesteps(self.planning.n_sampling_steps)
+
+    def _denoise(self, windows: Tensor, x_t: Tensor, levels: list[int], noise: Noise) -> Tensor:
+        """Plans from ``x_t`` (n, H, D) on, pinned as in ``windows`` (n, H, D)."""
+        pinned = torch.tensor(self.layout.pinned)
+        return sample(
             self._denoiser(),
             self.process,
             x_t.to(self.device),
             levels,
             solver=self.planning.sampler,
             noise=noise,
-            pin=lambda x: torch.where(pinned, current, x),
+            pin=lambda x: torch.where(pinned, windows, x),
             clip=self.planning.clip,
         )
-        return self._select(plans.view(n_envs, n_candidates, *shape)).cpu()
 
     def _noise(self, observations: Array, n_candidates: int, deterministic: bool) -> Noise:
         """

@@ -12,7 +12,10 @@ from rrpolicy.cli import options
 from rrpolicy.cli.options import recipe_for
 from rrpolicy.common.files import write_text
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task
-from rrpolicy.reproduce.maze2d import VARIANTS, draw, reproduction, select, summary, variant_named
+from rrpolicy.reproduce import locomotion as robots
+from rrpolicy.reproduce import maze2d as mazes
+
+QUICK_EPISODES = 16
 
 reproduce_app = typer.Typer(help="Repeat the paper's experiments.", **options.SETTINGS)
 
@@ -40,7 +43,7 @@ def maze2d(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, two goals of each maze.")] = False,
     variant_name: Annotated[
-        str | None, typer.Option("--variant", metavar="NAME", help=f"One of {', '.join(VARIANTS)}.")
+        str | None, typer.Option("--variant", metavar="NAME", help=f"One of {', '.join(mazes.VARIANTS)}.")
     ] = None,
     figures_only: Annotated[bool, typer.Option("--figures-only", help="Draw what the CSV holds.")] = False,
     progress: options.Progress = True,
@@ -59,15 +62,73 @@ def maze2d(
       rrpolicy reproduce maze2d --variant unseen-base --out runs/unseen.csv
     """
     file = out or zoo.folder() / "results" / "maze2d.csv"
-    variant = variant_named(variant_name)
-    units = [] if figures_only else select(maze, goal, seed, quick, variant.goals)
+    variant = mazes.variant_named(variant_name)
+    units = [] if figures_only else mazes.select(maze, goal, seed, quick, variant.goals)
     if variant.part == "peers":  # which have no base
         units = [unit for unit in units if unit.goal]
     values = recipe_for(Task(DEFAULT_ENV_ID), recipe)
-    results = reproduction(units, values, file, work, variant, progress, typer.echo).run()
-    text = summary(results)
-    written = draw(results, file)
+    results = mazes.reproduction(units, values, file, work, variant, progress, typer.echo).run()
     if results:
-        write_text(file.with_suffix("") / "summary.md", text)
-        typer.echo(text, nl=False)
-        typer.echo(f"written: {', '.join(map(str, [file, *written]))}")
+        _show(file, mazes.summary(results), mazes.draw(results, file))
+
+
+@reproduce_app.command()
+def locomotion(
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="CSV", help="Default: zoo/results/locomotion.csv.")
+    ] = None,
+    work: Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of archives.")] = Path("runs/locomotion"),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Folder of data sets, ROBOT-CASE-PART each; default: in --work."),
+    ] = None,
+    agents: Annotated[
+        Path | None,
+        typer.Option("--agents", metavar="DIR", help="Folder of pretrained SB3 agents (tqc/Hopper-v3_1/Hopper-v3.zip "
+                     "and so on); default: they are downloaded from the hub."),
+    ] = None,
+    robot: Annotated[
+        list[str] | None,
+        typer.Option("--robot", metavar="NAME", help=f"Only this of {', '.join(robots.ROBOTS)}; repeatable."),
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option("--case", metavar="NAME", help=f"Only these data, of {', '.join(robots.CASES)}; repeatable."),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", metavar="N", min=0, help="Only this seed; repeatable.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, one kind of data, 16 episodes.")] = False,
+    variant_name: Annotated[
+        str | None, typer.Option("--variant", metavar="NAME", help=f"One of {', '.join(robots.VARIANTS)}.")
+    ] = None,
+    figures_only: Annotated[bool, typer.Option("--figures-only", help="Draw what the CSV holds.")] = False,
+    progress: options.Progress = True,
+) -> None:
+    """
+    Three robots, three seeds, a recipe for each robot: data, base, expert, reward with closed-loop rounds, episodes.
+
+    Data are collected where the recipe says how and kept; those of a SAC run (case replay) come from rrpolicy collect
+    --from-training, and units without data are left out. Started again, the run goes on with the next unit.
+
+    \b
+    Examples:
+      rrpolicy reproduce locomotion --quick --agents rl-trained-agents --out runs/quick.csv
+      rrpolicy reproduce locomotion --robot walker2d --case noisy --variant sweep --seed 1
+    """
+    file = out or zoo.folder() / "results" / "locomotion.csv"
+    variant = robots.variant_named(variant_name)
+    units = [] if figures_only else robots.select(robot, case, seed, quick)
+    changes = {"evaluation": {"n_eval_episodes": QUICK_EPISODES}} if quick else {}
+    recipes = {name: {**zoo.recipe(env_id), **changes} for name, env_id in robots.ROBOTS.items()}
+    demonstrations = robots.Demonstrations(data or work / "data", agents)
+    run = robots.reproduction(units, recipes, file, work, demonstrations, variant, progress, typer.echo)
+    if results := run.run():
+        _show(file, robots.summary(results), robots.draw(results, file))
+
+
+def _show(file: Path, text: str, written: list[Path]) -> None:
+    """Print the summary and keep it beside the figures."""
+    write_text(file.with_suffix("") / "summary.md", text)
+    typer.echo(text, nl=False)
+    typer.echo(f"written: {', '.join(map(str, [file, *written]))}")

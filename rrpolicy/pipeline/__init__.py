@@ -4,13 +4,13 @@
 """
 
 from rrpolicy.pipeline.recipes import DEFAULT_RECIPE, Recipe, section, total_timesteps
+from rrpolicy.pipeline.rounds import extract_on_policy
 from rrpolicy.pipeline.scores import explained_rows, plain_row, split_data
 from rrpolicy.pipeline.steps import (
     collect_base,
     collect_expert,
     discriminate,
     extract,
-    extract_on_policy,
     map_reward,
     maze_normalizer,
     new_agent,

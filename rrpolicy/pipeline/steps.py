@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
@@ -21,13 +20,9 @@ from rrpolicy.envs.simulator import MAX_SPEED
 from rrpolicy.pipeline.recipes import Recipe, build, section, total_timesteps, without_steps
 from rrpolicy.pipeline.task import Task
 from rrpolicy.rewards.discriminator import DiscriminatorReward
-from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.extractor import RewardExtractor
-from rrpolicy.rewards.guidance import guided_samples
 from rrpolicy.rewards.maps import RewardMap, reward_map
 from rrpolicy.rewards.relative_reward import RelativeReward
-
-N_ROUND_EVENTS = 16_384  # of an on-policy round; a third of what is learned from then are plans
 
 
 def collect_base(task: Task, recipe: Recipe, seed: int) -> TrajectoryDataset:
@@ -67,17 +62,19 @@ def maze_normalizer(maze: MazeGeometry) -> Normalizer:
 # ---------------------------------------------------------------------- agents
 
 
-def new_agent(task: Task, recipe: Recipe, seed: int, part: str = "base") -> DiffusionAgent:
+def new_agent(
+    task: Task, recipe: Recipe, seed: int, part: str = "base", normalizer: Normalizer | None = None
+) -> DiffusionAgent:
     """
     An untrained agent of the recipe's ``[agent]`` section and of the section ``part``.
 
+    :param normalizer: to share with another agent; None: a maze's own, elsewhere fitted in ``learn``
     :raises ValueError: for a section with unknown keys, naming it
     """
     arguments = {**section(recipe, "agent"), **without_steps(section(recipe, part))}
     if isinstance(arguments.get("controller"), Mapping):
         arguments["controller"] = PDController.from_dict(arguments["controller"])
-    if task.is_maze:
-        arguments["normalizer"] = maze_normalizer(task.maze)
+    arguments["normalizer"] = maze_normalizer(task.maze) if normalizer is None and task.is_maze else normalizer
     env = task.make()
     try:
         agent = build(DiffusionAgent, "agent", **{"policy": "MlpPolicy", **arguments, "env": env, "seed": seed})
@@ -141,35 +138,6 @@ def extract(
     extractor = new_extractor(base, expert, recipe, seed)
     total = total_timesteps(recipe, "extraction")
     return extractor.learn(data, total, log_interval=0, progress_bar=progress_bar, **kwargs)
-
-
-def extract_on_policy(
-    base: DiffusionAgent,
-    expert: DiffusionAgent,
-    data: Sequence[TrajectoryDataset],
-    recipe: Recipe,
-    seed: int = 0,
-    n_rounds: int = 1,
-) -> RewardExtractor:
-    """
-    Extraction followed by rounds that also compare the two agents at plans of the steered base, where ρ is used. No
-    environment is involved: plans start from states of ``data``.
-
-    :param n_rounds: each adds a third of the recipe's gradient steps
-    """
-    extractor = extract(base, expert, data, recipe, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    events = as_events(data, base, expert, seed)
-    for _ in range(n_rounds):
-        clean = events.draw(N_ROUND_EVENTS, generator)
-        planner = steer(base, extractor.reward, recipe)
-        plans = guided_samples(
-            base, extractor.reward, clean[::2], planner.planning.n_sampling_steps, planner.scale, planner.max_shift,
-            planner.planning.sampler, generator=generator,
-        )  # fmt: skip
-        steps = total_timesteps(recipe, "extraction") // 3
-        extractor.learn(torch.cat([clean, plans]), steps, log_interval=0, reset_num_timesteps=False)
-    return extractor
 
 
 def new_extractor(base: DiffusionAgent, expert: DiffusionAgent, recipe: Recipe, seed: int = 0) -> RewardExtractor:

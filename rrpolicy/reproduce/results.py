@@ -124,10 +124,10 @@ def read_csv(path: Path, names: Sequence[str]) -> list[Result]:
     return [result for results in finished.values() for result in results]
 
 
-def finished_units(results: Iterable[Result], variant: str, recipe: str) -> set[tuple[str, str, int]]:
-    """Units of a variant that were finished with this recipe."""
-    return {one.unit for one in results
-            if (one.agent, one.metric) == UNIT_DONE and one.variant == variant and one.recipe == recipe}  # fmt: skip
+def finished_units(results: Iterable[Result], variant: str) -> set[tuple[str, str, int, str]]:
+    """Units of a variant that were finished, each with the recipe that it was made with."""
+    return {(*one.unit, one.recipe) for one in results
+            if (one.agent, one.metric) == UNIT_DONE and one.variant == variant}  # fmt: skip
 
 
 def _texts(result: Result) -> list[str]:

@@ -52,9 +52,8 @@ class Experiment(Protocol[Measured]):
         """Ablation or control; empty for the experiment itself."""
         ...
 
-    @property
-    def digest(self) -> str:
-        """Of the recipe."""
+    def digest(self, unit: Measured) -> str:
+        """Of the recipe that the unit is made with."""
         ...
 
     def blocked(self, unit: Measured) -> bool:
@@ -92,15 +91,13 @@ class Reproduction(Generic[Unit]):
         :return: all results of the CSV
         :raises ValueError: when ``out`` is something else than a results file
         """
-        finished = self._finished()
-        mine = [unit for unit in self.units if unit.key not in finished]
+        mine = self._unfinished(self.units)
         done = len(self.units) - len(mine)
         self.say(f"{len(self.units)} units, {done} done before")
         with tqdm(total=len(self.units), initial=done, unit="unit", disable=not self.progress_bar) as self._bar:
             while mine:
                 begun = [unit for unit in mine if self._attempt(unit)]
-                finished = self._finished()
-                mine = [unit for unit in mine if unit.key not in finished]
+                mine = self._unfinished(mine)
                 self._bar.update(len(self.units) - len(mine) - self._bar.n)
                 if not begun:  # everything left is in other hands
                     if not any(self.experiment.blocked(unit) for unit in mine):
@@ -113,16 +110,17 @@ class Reproduction(Generic[Unit]):
     def _results(self) -> list[Result]:
         return read_csv(self.out, self.experiment.names)
 
-    def _finished(self) -> set[tuple[str, str, int]]:
-        return finished_units(self._results(), self.experiment.variant, self.experiment.digest)
+    def _unfinished(self, units: Sequence[Unit]) -> list[Unit]:
+        finished = finished_units(self._results(), self.experiment.variant)
+        return [unit for unit in units if (*unit.key, self.experiment.digest(unit)) not in finished]
 
     def _attempt(self, unit: Unit) -> bool:
         """Do a unit unless it is done or in other hands."""
         if self.experiment.blocked(unit):
             return False
-        claim = f"{self.experiment.variant or 'main'}-{unit.name}-{self.experiment.digest}"
+        claim = f"{self.experiment.variant or 'main'}-{unit.name}-{self.experiment.digest(unit)}"
         with claimed(self.work / "claims" / claim, wait=False) as free:
-            if not free or unit.key in self._finished():
+            if not free or not self._unfinished([unit]):
                 return False
             ledger = self.experiment.measure(unit, self._show(unit))
             append_unit(self.out, self._rows(unit, ledger), self.experiment.names)
@@ -134,7 +132,7 @@ class Reproduction(Generic[Unit]):
 
     def _rows(self, unit: Unit, ledger: Ledger) -> list[Result]:
         task, case, seed = unit.key
-        variant, recipe = self.experiment.variant, self.experiment.digest
+        variant, recipe = self.experiment.variant, self.experiment.digest(unit)
         return [
             Result(task, case, seed, variant, row["agent"], row["metric"], float(row["mean"]), float(row["ci_low"]),
                    float(row["ci_high"]), int(row["n"]), seconds, __version__, recipe)

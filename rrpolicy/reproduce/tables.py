@@ -29,14 +29,14 @@ def paired_ratio(first: Array, second: Array, n_resamples: int = 2000, seed: int
     Ratio of the means of two equally long samples, with a 95 % percentile bootstrap interval from resampled pairs.
 
     :param first: (n,)
-    :param second: (n,) of the same episodes or units, none below 0
-    :param n_resamples: bootstrap samples; those in which the second mean is 0 are left out
+    :param second: (n,) of the same episodes or units
+    :param n_resamples: bootstrap samples; those in which the second mean is not above 0 are left out
     :param seed: of the resampling
-    :return: mean, ci_low, ci_high and n; NaN where the second mean is 0
+    :return: mean, ci_low, ci_high and n; NaN where the second mean is not above 0
     """
     pairs = np.stack([first, second]).astype(np.float64)
     n = pairs.shape[1]
-    if not n or not pairs[1].any():
+    if not n or not pairs[1].mean() > 0:
         return {"mean": np.nan, "ci_low": np.nan, "ci_high": np.nan, "n": n}
     rows = np.random.default_rng(seed).integers(n, size=(n_resamples, n))
     above, below = pairs[:, rows].mean(axis=2)

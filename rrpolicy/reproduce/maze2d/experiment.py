@@ -33,10 +33,15 @@ class MazeExperiment:
 
     def __init__(self, recipe: Recipe, out: Path, work: Path, variant: Variant = MAIN) -> None:
         recipe = variant.applied(recipe)
-        self.variant, self.digest = variant.name, digest(recipe)
+        self.variant = variant.name
+        self._digest = digest(recipe)
         self._part = variant.part
         self._out = out
         self._shop = Workshop(work, recipe, variant)
+
+    def digest(self, unit: Unit) -> str:
+        """Of the one recipe."""
+        return self._digest
 
     def blocked(self, unit: Unit) -> bool:
         """Whether another process is at the base that a pair needs."""

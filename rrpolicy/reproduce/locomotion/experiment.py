@@ -1,0 +1,94 @@
+"""The locomotion experiment as :class:`Reproduction` runs it: each robot with its own recipe, data from one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rrpolicy.pipeline import Recipe
+from rrpolicy.reproduce.archives import digest
+from rrpolicy.reproduce.ledger import Ledger, Say
+from rrpolicy.reproduce.locomotion.data import Demonstrations
+from rrpolicy.reproduce.locomotion.pairs import measure_pair, measure_sweep, measure_transfer
+from rrpolicy.reproduce.locomotion.units import Unit
+from rrpolicy.reproduce.locomotion.use import measure_use
+from rrpolicy.reproduce.locomotion.variants import MAIN, Variant
+from rrpolicy.reproduce.locomotion.workshop import Workshop
+from rrpolicy.reproduce.results import Result, read_csv
+from rrpolicy.reproduce.run import Reproduction
+
+NAMES = ("robot", "data")
+
+
+class LocomotionExperiment:
+    """
+    :param recipes: of each robot
+    :param work: folder of archives
+    :param demonstrations: where data come from
+    :param variant: ablation, sweep or use
+    """
+
+    names = NAMES
+
+    def __init__(
+        self, recipes: Mapping[str, Recipe], work: Path, demonstrations: Demonstrations, variant: Variant = MAIN
+    ) -> None:
+        applied = {robot: variant.applied(recipe) for robot, recipe in recipes.items()}
+        self.variant = variant.name
+        self._variant = variant
+        self._digests = {robot: digest(recipe) for robot, recipe in applied.items()}
+        self._shops = {robot: Workshop(work, demonstrations, recipe) for robot, recipe in applied.items()}
+
+    def digest(self, unit: Unit) -> str:
+        """Of the robot's recipe."""
+        return self._digests[unit.robot]
+
+    def blocked(self, unit: Unit) -> bool:
+        """Nothing is shared by two units but data, for which they wait."""
+        return False
+
+    def measure(self, unit: Unit, say: Say) -> Ledger:
+        """Everything that is reported of a unit."""
+        shop = self._shops[unit.robot]
+        if self._variant.part == "sweep":
+            return measure_sweep(shop, unit, say)
+        if self._variant.part == "transfer":
+            return measure_transfer(shop, unit, say)
+        if self._variant.part == "use":
+            return measure_use(shop, unit, say)
+        return measure_pair(shop, unit, self._variant.agents, say)
+
+
+def reproduction(
+    units: Sequence[Unit],
+    recipes: Mapping[str, Recipe],
+    out: Path,
+    work: Path,
+    demonstrations: Demonstrations,
+    variant: Variant = MAIN,
+    progress_bar: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Reproduction[Unit]:
+    """
+    A run of the locomotion experiment, over the units that have data.
+
+    :param units: as :func:`select` gives them
+    :param recipes: of each robot
+    :param out: the CSV
+    :param work: folder of archives and claims, needed to go on
+    :param demonstrations: where data come from
+    :param variant: ablation, sweep or use
+    :param progress_bar: show one
+    :param say: told what happens
+    """
+    there = [unit for unit in units if demonstrations.exist(unit, recipes[unit.robot])]
+    for unit in units:
+        if unit not in there:
+            say(f"{unit}: no data in {demonstrations.folder}, left out")
+    experiment = LocomotionExperiment(recipes, work, demonstrations, variant)
+    return Reproduction(there, experiment, out, work, progress_bar, say)
+
+
+def read_results(path: Path) -> list[Result]:
+    """What the CSV of the locomotion experiment holds; raises as :func:`read_csv` does."""
+    return read_csv(path, NAMES)
