@@ -29,13 +29,13 @@ from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv, RewardType
 from rrpolicy.evaluation import EnvSource, Evaluation, evaluate_policy
-from rrpolicy.rewards.bounded import BoundedReward
+from rrpolicy.rewards.bounded import AveragedReward, DistanceReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform
 
 ACTION_REPEAT = 5  # environment steps per decision: 0.05 s
 EPISODE_STEPS = 300  # of training episodes, in larger mazes too: more starts teach more than longer stays at the goal
-N_BASE_TRANSITIONS = 100_000  # whose highest ρ is the bounded reward's 1
+N_BASE_TRANSITIONS = 100_000  # whose highest ρ is paid 1
 POLICY_KIND = "sb3-policy"
 
 
@@ -103,7 +103,8 @@ def train_on_reward(
     :param algorithm: ``"PPO"`` or ``"SAC"``
     :param total_timesteps: decisions; None: the algorithm's own number
     :param seed: of starts, weights and training
-    :param transform: what is paid for ρ (n,); None: :class:`BoundedReward` fitted on base data of the maze
+    :param transform: what is paid for ρ (n,) at ``map_level``; None: :class:`DistanceReward` of ρ averaged over levels
+        (:class:`AveragedReward`), fitted on base data of the maze
     :param reward_type: which true reward
     :param max_episode_steps: environment steps of a training episode
     :param out: folder for the learning curves under the *true* reward, ``progress.csv`` and, where tensorboard is
@@ -151,7 +152,7 @@ def paying(
     Environments to train on, whose monitor keeps the true return.
 
     :param reward: ρ; None for the true reward, as its mean over the steps of a decision, so that both lie in [0, 1]
-    :param transform: what is paid for ρ (n,); None: :class:`BoundedReward`
+    :param transform: what is paid for ρ (n,) at ``map_level``; None: :class:`DistanceReward` of :class:`AveragedReward`
     :param seed: of the base data that the bounded reward is fitted on
     """
     monitored = VecMonitor(venv)
@@ -159,7 +160,9 @@ def paying(
         return _MeanRewardVecEnv(monitored, venv.action_repeat)
     if transform is None:
         data = collect_point_maze(venv.maze, N_BASE_TRANSITIONS, seed=seed)
-        transform = BoundedReward.fit(reward, data.observations, data.actions)
+        averaged = AveragedReward(reward)
+        bounded = DistanceReward.fit(averaged, data.observations, data.actions)
+        return RelativeRewardVecEnv(monitored, averaged, bounded)
     return RelativeRewardVecEnv(monitored, reward, transform)
 
 

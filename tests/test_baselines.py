@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from rrpolicy import TrajectoryDataset
 from rrpolicy.baselines import (
     ACTION_REPEAT,
+    N_BASE_TRANSITIONS,
     POLICY_KIND,
     SETTINGS,
     ActionRepeat,
@@ -30,7 +31,7 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs import make_point_maze
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
 from rrpolicy.evaluation import evaluate_policy
-from rrpolicy.rewards.bounded import CHUNK, BoundedReward
+from rrpolicy.rewards.bounded import CHUNK, AveragedReward, BoundedReward, DistanceReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.wrappers import ORIGINAL
 
@@ -38,14 +39,14 @@ MAZE, GOAL = ["####", "#..#", "####"], (1, 2)
 BOUND = np.full(4, 2.0)
 
 
-def make_reward(heads: tuple[Any, ...] = ("step",), plan_actions: bool = False) -> RelativeReward:
+def make_reward(heads: tuple[Any, ...] = ("step",), plan_actions: bool = False, **step_kwargs: Any) -> RelativeReward:
     """An untrained ρ over PointMaze observations."""
     layout = TrajectoryLayout(4, 2, horizon=4, observation_columns=(0, 1), plan_actions=plan_actions)
     small = {"width": 16, "n_blocks": 1, "n_fourier_features": 4}
     normalizer = Normalizer.from_bounds((-BOUND, BOUND), (-np.ones(2), np.ones(2)))
     return RelativeReward(
         DiffusionProcess(10), layout.event_shape, layout=layout, normalizer=normalizer, heads=heads,
-        window_kwargs=small, step_kwargs=small,
+        window_kwargs=small, step_kwargs={**small, **step_kwargs},
     ).eval()  # fmt: skip
 
 
@@ -63,6 +64,37 @@ def test_the_bounded_reward_is_one_at_the_best_base_observation_and_falls_by_nat
         last = np.argmax(values)
         observations[[last, -1]] = observations[[-1, last]]  # the best one is in the second chunk
         assert BoundedReward.fit(reward, observations, actions).maximum == pytest.approx(float(values.max()), abs=1e-6)
+
+
+def test_the_distance_reward_of_a_gaussian_is_a_cone() -> None:
+    cone = DistanceReward(maximum=3.0)
+    distances = np.array([0.0, 0.1, 1.0, 5.0])  # from the mode, in standard deviations
+    assert cone(3.0 - distances**2 / 2) == pytest.approx(np.exp(-distances))
+    assert cone(np.array([9.0, -np.inf])) == pytest.approx([1.0, 0.0])
+
+
+@pytest.mark.parametrize("plan_actions", [False, True])
+def test_the_averaged_reward_is_the_mean_over_every_second_clean_level(plan_actions: bool) -> None:
+    reward = make_reward(plan_actions=plan_actions, n_clean_levels=6)
+    averaged = AveragedReward(reward)
+    rng = np.random.default_rng(0)
+    observations, actions = rng.uniform(-1, 1, (7, 4)), rng.uniform(-1, 1, (7, 2)) if plan_actions else None
+    single = [reward.predict(observations, actions, [level]) for level in (0, 2, 4)]
+    assert averaged.predict(observations, actions) == pytest.approx(np.mean(single, axis=0), rel=1e-5, abs=1e-6)
+    assert np.ptp(single, axis=0).max() > 1e-4  # the levels do differ
+    assert (averaged.layout, averaged.heads) == (reward.layout, reward.heads)
+    assert list(AveragedReward(make_reward(n_clean_levels=0)).levels) == [0]
+
+
+def test_the_averaged_reward_is_what_agents_are_paid() -> None:
+    reward = make_reward()
+    env = paying(reward, PointMazeVecEnv(MAZE, GOAL, 2, 4 * ACTION_REPEAT, ACTION_REPEAT, seed=0))
+    env.reset()
+    observations, paid, _, _ = env.step(np.ones((2, 2)))
+    data = collect_point_maze(MAZE, N_BASE_TRANSITIONS, seed=0)
+    averaged = AveragedReward(reward)
+    cone = DistanceReward(float(averaged.predict(data.observations).max()))
+    assert paid == pytest.approx(cone(averaged.predict(np.asarray(observations))), rel=1e-3)
 
 
 def test_bounded_rewards_that_cannot_be_fitted_are_refused() -> None:

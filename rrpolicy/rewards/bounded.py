@@ -1,20 +1,54 @@
-"""ρ as a step reward that agents can be trained on: r = exp(min(ρ − max ρ over base data, 0)), in (0, 1].
-
-Only differences of the per-step head's nats count, so its free constant drops out; no temperature is chosen, and where
-there were no data and ρ is extrapolated beyond its maximum, r is capped at 1.
+"""ρ as a step reward in (0, 1] that agents can be trained on: only differences to the highest ρ of base data count, so
+the step head's free constant drops out and no temperature is chosen. :class:`BoundedReward` pays a ratio of densities,
+:class:`DistanceReward` what falls with the distance to the maximum, which tells agents more exactly where to rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from rrpolicy.common.typing import Array
-from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.rewards.relative_reward import Head, RelativeReward
+from rrpolicy.rewards.wrappers import StepReward
 
 CHUNK = 16_384  # transitions scored at a time, which bounds the memory
+LEVEL_STRIDE = 2  # neighbouring levels say nearly the same
+
+
+@dataclass(frozen=True)
+class AveragedReward:
+    """
+    The step head averaged over every second clean level: the cleaner ones know the goal, the others the way, and the
+    mean's maximum lies nearer to the goal than that of most single levels. It scores single steps as a reward does.
+
+    :param reward: ρ with a step head
+    """
+
+    reward: RelativeReward
+
+    @property
+    def levels(self) -> Sequence[int]:
+        """Noise levels averaged over; level 0 alone where no level is clean."""
+        return range(0, max(self.reward.n_clean_levels, 1), LEVEL_STRIDE)
+
+    @property
+    def layout(self) -> TrajectoryLayout | None:
+        """What the reward's windows hold."""
+        return self.reward.layout
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Of the reward."""
+        return self.reward.heads
+
+    def predict(self, observations: Array, actions: Array | None = None) -> Array:
+        """Single steps (n, obs_dim), (n, act_dim) in environment units -> (n,) in nats."""
+        return self.reward.predict(observations, actions, self.levels)
 
 
 @dataclass(frozen=True)
@@ -22,7 +56,7 @@ class BoundedReward:
     """
     The transform for :class:`RelativeRewardVecEnv` and :class:`RelativeRewardWrapper`.
 
-    :param maximum: ρ that counts as 1, nats
+    :param maximum: ρ that counts as 1, nats; where ρ is extrapolated beyond it, r stays 1
     :raises ValueError: when it is not finite
     """
 
@@ -33,7 +67,7 @@ class BoundedReward:
             raise ValueError(f"maximum must be finite, got {self.maximum!r}")
 
     @classmethod
-    def fit(cls, reward: RelativeReward, observations: Array, actions: Array | None = None) -> Self:
+    def fit(cls, reward: StepReward, observations: Array, actions: Array | None = None) -> Self:
         """
         :param reward: ρ with a step head
         :param observations: base data (n, obs_dim), environment units
@@ -51,5 +85,21 @@ class BoundedReward:
         return cls(max(float(chunk.max()) for chunk in values))
 
     def __call__(self, values: Array) -> Array:
-        """ρ (n,) in nats -> rewards (n,) in (0, 1]."""
+        """ρ (n,) in nats -> rewards (n,) in (0, 1]: r = exp(min(ρ − maximum, 0))."""
         return np.exp(np.minimum(values - self.maximum, 0.0))
+
+
+@dataclass(frozen=True)
+class DistanceReward(BoundedReward):
+    """
+    r = exp(−√(2 (maximum − ρ))). Around its maximum a log density falls with the square of the distance, and exp of it
+    has a flat summit. The root is the distance in standard deviations of the nearest Gaussian, so r is a cone like
+    PointMaze's dense reward exp(−distance), and far away it falls more slowly.
+
+    :param maximum: ρ that counts as 1, nats; where ρ is extrapolated beyond it, r stays 1
+    :raises ValueError: when it is not finite
+    """
+
+    def __call__(self, values: Array) -> Array:
+        """ρ (n,) in nats -> rewards (n,) in (0, 1]."""
+        return np.exp(-np.sqrt(2 * np.maximum(self.maximum - values, 0.0)))

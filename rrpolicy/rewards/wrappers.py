@@ -7,7 +7,7 @@ the action taken there; the environment's own reward stays in ``info["original_r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -16,16 +16,35 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.rewards.relative_reward import Head, RelativeReward
 
 Transform = Callable[[Array], Array]
 ORIGINAL = "original_reward"
 
 
+class StepReward(Protocol):
+    """What scores single steps: a :class:`RelativeReward` with a step head, or what is made of one."""
+
+    @property
+    def layout(self) -> TrajectoryLayout | None:
+        """What observations and actions are."""
+        ...
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """``"step"`` among them."""
+        ...
+
+    def predict(self, observations: Array, actions: Array | None = None) -> Array:
+        """(n, obs_dim), (n, act_dim) in environment units -> (n,) in nats."""
+        ...
+
+
 class _TransitionReward:
     """ρ of transitions (n,), nats or what ``transform`` makes of them."""
 
-    def __init__(self, reward: RelativeReward, observation_space: gym.Space[Any], transform: Transform | None) -> None:
+    def __init__(self, reward: StepReward, observation_space: gym.Space[Any], transform: Transform | None) -> None:
         layout = reward.layout
         if layout is None or "step" not in reward.heads:
             raise ValueError(f"single transitions need a layout and a step head, this reward has {reward.heads}")
@@ -51,7 +70,7 @@ class RelativeRewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
     :raises ValueError: when the reward cannot score this environment's transitions
     """
 
-    def __init__(self, env: gym.Env[Any, Any], reward: RelativeReward, transform: Transform | None = None) -> None:
+    def __init__(self, env: gym.Env[Any, Any], reward: StepReward, transform: Transform | None = None) -> None:
         super().__init__(env)
         self._transition_reward = _TransitionReward(reward, env.observation_space, transform)
 
@@ -78,7 +97,7 @@ class RelativeRewardVecEnv(VecEnvWrapper):
     :raises ValueError: when the reward cannot score these transitions
     """
 
-    def __init__(self, venv: VecEnv, reward: RelativeReward, transform: Transform | None = None) -> None:
+    def __init__(self, venv: VecEnv, reward: StepReward, transform: Transform | None = None) -> None:
         super().__init__(venv)
         self._transition_reward = _TransitionReward(reward, venv.observation_space, transform)
 

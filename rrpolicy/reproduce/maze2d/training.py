@@ -26,9 +26,11 @@ from rrpolicy.reproduce.maze2d.kept_curves import curve_path, read_progress, wri
 from rrpolicy.reproduce.maze2d.units import Unit
 from rrpolicy.reproduce.maze2d.workshop import Workshop
 from rrpolicy.reproduce.tables import paired_ratio
+from rrpolicy.rewards.bounded import AveragedReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 _MAKES_THE_REWARD = ("data", "agent", "base", "expert", "extraction")  # sections of the recipe
+_PAID = "exp(-sqrt(2 (max - rho)))"  # DistanceReward's form: a policy that was paid another one is not taken for this
 
 
 def measure_training(shop: Workshop, unit: Unit, curves: Path, say: Say = lambda text: None) -> Ledger:
@@ -78,7 +80,8 @@ def _trained(shop: Workshop, unit: Unit, algorithm: str, pay: str, reward: Relat
     made_with: list[Any] = [settings.n_envs, settings.total_timesteps, settings.arguments]
     made_with += [baselines.EPISODE_STEPS, baselines.ACTION_REPEAT]
     if reward is not None:  # what the true reward makes does not depend on the recipe
-        made_with += [{part: shop.recipe.get(part) for part in _MAKES_THE_REWARD}, reward.map_level]
+        made_with += [{part: shop.recipe.get(part) for part in _MAKES_THE_REWARD}, _PAID]
+        made_with += AveragedReward(reward).levels
     folder = shop.folder / unit.name / "training" / f"{algorithm}-{pay}-{digest(made_with)}"
     path = folder / "policy.zip"
     with claimed(folder / "lock"):
