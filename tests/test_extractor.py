@@ -15,6 +15,7 @@ from small import DATASET, EXPERT_DATASET, KINDS, NARROW, agent_of_kind, make_ag
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward, RewardExtractor
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.rewards.metrics import explained_by_level
+from rrpolicy.rewards.targets import make_targets
 
 OBSERVATIONS = DATASET.observations[::17][:6]
 STEPS = np.arange(0, 140)
@@ -178,6 +179,18 @@ def test_the_buffer_is_drawn_anew_after_its_epochs() -> None:
     seen: list[Any] = []
     extractor.learn(DATASET, 9, callback=lambda *_: bool(seen.append(extractor._targets)) or True)
     assert [one is other for one, other in itertools.pairwise(seen)] == [True] * 3 + [False] + [True] * 3 + [False]
+
+
+def test_half_of_every_buffer_are_the_given_pairs() -> None:
+    base, expert, generator = make_agent(), make_agent(seed=1), torch.Generator().manual_seed(0)
+    extractor = make_extractor(base, expert, heads=("window",), buffer_size=64, value_coef=0.0)
+    pairs = make_targets(base, expert, torch.randn(16, *base.event_shape, generator=generator), generator, 0)
+    extractor.learn(DATASET, 2, log_interval=0, pairs=pairs)
+    buffer = extractor._current_targets()
+    known = (buffer.x_t[:, None] == pairs.x_t).flatten(2).all(dim=2)
+    assert len(buffer) == 64 and known.any(dim=1).tolist() == [True] * 32 + [False] * 32
+    row = int(known[0].int().argmax())
+    assert torch.equal(buffer.eps_difference[0], pairs.eps_difference[row]) and buffer.t[0] == pairs.t[row]
 
 
 def test_learning_twice_starts_with_a_new_buffer_and_new_units() -> None:

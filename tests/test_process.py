@@ -1,5 +1,7 @@
 """The noising process: its tables against diffusers' schedulers, and every conversion against its inverse."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,45 @@ def test_impossible_timesteps_are_refused(arguments: tuple[int, ...], message: s
 def test_a_wrong_process_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DiffusionProcess(**values)
+
+
+def test_a_table_of_levels_is_a_process_of_its_own() -> None:
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    process = DiffusionProcess.from_alphas_cumprod(scheduler.alphas_cumprod.tolist(), "v")
+    t = torch.arange(1000)
+    torch.testing.assert_close(process.alpha(t) ** 2, scheduler.alphas_cumprod)
+    torch.testing.assert_close(process.g_squared(t).cumsum(0), -scheduler.alphas_cumprod.log(), rtol=1e-4, atol=1e-5)
+    again = DiffusionProcess(**json.loads(json.dumps(process.to_dict())))
+    assert again == process and hash(again) == hash(process) and again.prediction == "v"
+    assert repr(process).startswith("DiffusionProcess(1000, 'table ") and len(repr(process)) < 60
+    moved = DiffusionProcess.from_alphas_cumprod([*scheduler.alphas_cumprod.tolist()[:-1], 1e-3], "v")
+    assert moved != process and moved.schedule != process.schedule
+    assert "alphas_cumprod" not in DiffusionProcess(25).to_dict()  # archives of named schedules stay as they were
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0.9], "n_diffusion_steps is 1, it must be at least 2"),
+        ([0.5, 0.9], r"alphas_cumprod runs from 0\.5 to 0\.9, it must fall at every level and stay within \(0, 1\)"),
+        ([0.9, 0.9], "it must fall at every level"),
+        ([1.0, 0.5], "it must fall at every level"),
+        ([0.9, 0.0], "it must fall at every level"),
+        ([0.9, float("nan"), 0.1], "it must fall at every level"),
+        ([[0.9, 0.5], [0.4, 0.3]], r"alphas_cumprod has shape \(2, 2\), wanted \(2,\)"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(values: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiffusionProcess.from_alphas_cumprod(values)
+
+
+def test_a_table_under_another_name_is_refused() -> None:
+    for name in ("cosine", "table 00000000"):
+        with pytest.raises(ValueError, match=f"schedule is '{name}', with this alphas_cumprod it must be 'table "):
+            DiffusionProcess(2, name, "eps", [0.9, 0.5])
+    with pytest.raises(ValueError, match="schedule is 'table', it must be one of"):
+        DiffusionProcess(2, "table")
 
 
 def test_processes_are_values() -> None:

@@ -39,6 +39,41 @@ def packed(observations: np.ndarray, actions: np.ndarray) -> torch.Tensor:
     return torch.as_tensor(rows)
 
 
+# ---------------------------------------------------------------------- networks
+
+
+def test_a_reward_of_images_is_a_convolution(tmp_path: Path) -> None:
+    process = DiffusionProcess.from_alphas_cumprod([0.9, 0.5, 0.1])
+    kwargs = {"network": "conv", "width": 8, "multipliers": (1, 2)}
+    reward = RelativeReward(process, (3, 5, 7), heads=["window"], window_kwargs=kwargs).double()
+    for parameter in reward.parameters():  # blocks start as the identity, which would test little
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    x_t, t = torch.randn(4, 3, 5, 7, dtype=torch.float64), torch.tensor([0, 1, 2, 2])
+    assert reward(x_t, t).shape == (4,)
+    direction = torch.randn_like(x_t)
+    slope = (reward(x_t + 1e-6 * direction, t) - reward(x_t - 1e-6 * direction, t)) / 2e-6
+    torch.testing.assert_close((reward.gradient(x_t, t) * direction).flatten(1).sum(dim=1), slope, rtol=1e-5, atol=1e-8)
+    assert not torch.allclose(reward(x_t, t), reward(x_t, t.flip(0)))  # it knows the level
+    assert not torch.allclose(reward(x_t, t), reward(x_t.flip(-1), t))  # and where things are
+    reward.float().save(tmp_path / "reward")
+    again = RelativeReward.load(tmp_path / "reward")
+    assert again.window_kwargs["network"] == "conv" and again.process == process
+    assert torch.equal(again(x_t.float(), t), reward(x_t.float(), t))
+
+
+@pytest.mark.parametrize(
+    ("event_shape", "kwargs", "message"),
+    [
+        ((1, 4, 4), {"network": "unet"}, r"window_kwargs\['network'\] is 'unet', it must be one of \['conv', 'mlp'\]"),
+        ((4, 4), {"network": "conv"}, r"needs events \(C, H, W\), event_shape is \(4, 4\)"),
+        ((1, 4, 4), {"network": "conv", "width": 12}, "width is 12, it must be a multiple of 8"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(event_shape: tuple, kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RelativeReward(DiffusionProcess(), event_shape, heads=["window"], window_kwargs=kwargs)
+
+
 # ---------------------------------------------------------------------- tensors
 
 

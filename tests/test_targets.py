@@ -12,7 +12,7 @@ from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.events import as_events, own_samples
 from rrpolicy.rewards.metrics import explained_by_level, explained_fraction, explained_when_guided
-from rrpolicy.rewards.targets import eps_difference, make_targets, noised, value_targets
+from rrpolicy.rewards.targets import Targets, eps_difference, make_targets, noised, value_targets
 
 PROCESS = DiffusionProcess(50)
 MEANS = torch.tensor([[-1.0, 0.0], [1.0, 0.5]])
@@ -107,6 +107,16 @@ def test_targets_come_in_chunks_that_change_nothing_in_shape(monkeypatch: pytest
 
 
 # ---------------------------------------------------------------------- events
+
+
+def test_targets_are_chosen_and_joined() -> None:
+    generator = torch.Generator().manual_seed(0)
+    with_values, without = (make_targets(BASE, EXPERT, events(6), generator, n) for n in (1, 0))
+    chosen = with_values.rows(torch.tensor([3, 1]))
+    assert torch.equal(chosen.x_t, with_values.x_t[[3, 1]]) and torch.equal(chosen.value, with_values.value[[3, 1]])
+    both = Targets.joined([chosen, without])
+    assert len(both) == 8 and both.value is None and torch.equal(both.t[2:], without.t)
+    assert torch.equal(Targets.joined([chosen, with_values]).value, torch.cat([chosen.value, with_values.value]))
 
 
 def test_own_samples_follow_the_model() -> None:

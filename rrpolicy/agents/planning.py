@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,24 +171,31 @@ class Planner(ABC):
         return self._select(plans.view(n_envs, n_candidates, *shape)).cpu()
 
     @torch.no_grad()
-    def sample_at(self, windows: Tensor, generator: torch.Generator) -> Tensor:
+    def sample_at(
+        self, windows: Tensor, generator: torch.Generator, visit: Callable[[Tensor, Tensor], None] | None = None
+    ) -> Tensor:
         """
         A plan for each window, whatever it holds beside what is pinned.
 
         :param windows: (n, H, D) normalised
         :param generator: of the noise
+        :param visit: told every x_t (m, H, D) on the way and its levels (m,), m windows at a time
         :return: (n, H, D) normalised
         """
 
         def noise(like: Tensor) -> Tensor:
             return torch.randn(like.shape, generator=generator)
 
-        return torch.cat([self._denoise(part, noise(part), self._levels(), noise) for part in windows.split(CHUNK)])
+        levels = self._levels()
+        return torch.cat([self._denoise(part, noise(part), levels, noise, visit) for part in windows.split(CHUNK)])
 
     def _levels(self) -> list[int]:
         return self.process.timesteps(self.planning.n_sampling_steps)
 
-    def _denoise(self, windows: Tensor, x_t: Tensor, levels: list[int], noise: Noise) -> Tensor:
+    def _denoise(
+        self, windows: Tensor, x_t: Tensor, levels: list[int], noise: Noise,
+        visit: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
         """Plans from ``x_t`` (n, H, D) on, pinned as in ``windows`` (n, H, D)."""
         pinned = torch.tensor(self.layout.pinned)
         return sample(
@@ -199,6 +207,7 @@ class Planner(ABC):
             noise=noise,
             pin=lambda x: torch.where(pinned, windows, x),
             clip=self.planning.clip,
+            visit=visit,
         )
 
     def _noise(self, observations: Array, n_candidates: int, deterministic: bool) -> Noise:

@@ -1,6 +1,7 @@
 """Diffusion in four nouns: a process, the networks that predict under it, samplers, and what a score model is."""
 
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
+from rrpolicy.diffusion.convolution import ConvEncoder
 from rrpolicy.diffusion.networks import ResidualMLP
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import sample
@@ -9,6 +10,7 @@ from rrpolicy.diffusion.transformer import TemporalTransformer
 from rrpolicy.diffusion.unet import TemporalUnet
 
 __all__ = [
+    "ConvEncoder",
     "DiffusionProcess",
     "GaussianMixtureModel",
     "ResidualMLP",

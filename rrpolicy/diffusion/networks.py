@@ -1,4 +1,4 @@
-"""Networks over events of H steps and D columns: one residual MLP for denoisers and rewards, and the table of them all.
+"""Networks over events: one residual MLP for denoisers and rewards, and the tables of them all.
 
 Every network reads the noise level and the pinned (conditioned) entries through one embedding that modulates each
 block, so denoiser and reward are conditioned in the same way.
@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.diffusion.convolution import ConvEncoder
 from rrpolicy.diffusion.embedding import FourierFeatures, LevelEmbedding
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.transformer import TemporalTransformer
@@ -103,3 +104,7 @@ class ResidualMLP(nn.Module):
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"mlp": ResidualMLP, "unet": TemporalUnet, "transformer": TemporalTransformer}
+"""What can denoise: a network whose output has the event's shape."""
+
+REWARD_NETWORKS: dict[str, type[nn.Module]] = {"mlp": ResidualMLP, "conv": ConvEncoder}
+"""What can be a reward: a network with a vector for its output."""

@@ -24,7 +24,8 @@ class ScoreModel(Protocol):
     A noise-predicting model of events of one shape.
 
     A model with conditioned entries also has ``pinned``, a bool tensor ``event_shape``: entries that are True arrive
-    clean in every x_t and carry neither noise nor gradient.
+    clean in every x_t and carry neither noise nor gradient. A model whose clean entries are bounded, such as pixels,
+    may have ``clip``, the bound, to which samplers clip their estimates of the clean event.
     """
 
     @property

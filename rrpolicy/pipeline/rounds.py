@@ -1,20 +1,23 @@
-"""On-policy rounds: ρ is also fitted where steering leads, at plans of the steered base beside those of its two models.
+"""On-policy rounds: ρ is also fitted where steering leads, at every x_t on the way of the steered base's plans.
 
 Offline, plans start from states of the data. In closed loop they start from states that base and steered base visit:
-such rounds use the environment's dynamics, but neither its reward nor any label.
+such rounds use the environment's dynamics, but neither its reward nor any label. Plans of the two models alone are
+compared as well; noised anew, like data, plans of the steered base would be other x_t than those that it visits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
-from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.agents.planning import CHUNK, Planner
 from rrpolicy.common.typing import Array
 from rrpolicy.data.collect import collect
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -22,8 +25,9 @@ from rrpolicy.pipeline.recipes import Recipe, total_timesteps
 from rrpolicy.pipeline.steps import extract, steer
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.extractor import RewardExtractor
+from rrpolicy.rewards.targets import Targets, targets_at
 
-N_PLANS = 4096  # of each of the three models in a round, and as many events of the data as plans
+N_PLANS = 4096  # of the steered base in a round, and as many of its two models together
 N_VISITED = 6000  # environment steps of each agent in a round
 N_ENVS = 16
 
@@ -42,30 +46,48 @@ def extract_on_policy(
 
     :param data: where they are compared, [base data, expert data]
     :param recipe: its section ``[rounds]`` may hold the gradient steps of a round, a third of the extraction's if not
-    :param n_rounds: how many; what earlier rounds have visited is kept
+    :param n_rounds: how many; half of what is learned from then are pairs of this and earlier rounds
     :param make_env: for rounds in closed loop; None: plans start from states of ``data``
     """
     extractor = extract(base, expert, data, recipe, seed)
     steps = total_timesteps(recipe, "rounds") if "rounds" in recipe else total_timesteps(recipe, "extraction") // 3
     generator = torch.Generator().manual_seed(seed + 1)
     events = as_events(data, base, expert, seed)
-    visited: list[Array] = []
+    compared: list[Targets] = []
     for index in range(n_rounds):
         planner = steer(base, extractor.reward, recipe)
         if make_env is None:
-            starts = events.draw(3 * N_PLANS, generator)
+            starts = events.draw(2 * N_PLANS, generator)
         else:
-            visited += [_visited(agent, make_env, seed + 1000 * (index + 1)) for agent in (planner, base)]
-            states = np.concatenate(visited)
-            starts = base.pinned_at(states[torch.randint(len(states), (3 * N_PLANS,), generator=generator).numpy()])
-        agents = (base, expert, planner)
-        plans = [one.sample_at(own, generator) for one, own in zip(agents, starts.split(N_PLANS), strict=True)]
-        clean = events.draw(3 * N_PLANS, generator)
-        extractor.learn(torch.cat([clean, *plans]), steps, log_interval=0, reset_num_timesteps=False)
+            states = np.concatenate([_visited(agent, make_env, seed + 1000 * (index + 1)) for agent in (planner, base)])
+            starts = base.pinned_at(states[torch.randint(len(states), (2 * N_PLANS,), generator=generator).numpy()])
+        n_value_draws = extractor.n_value_draws if extractor.value_coef > 0 else 0
+        for agent, own in ((planner, starts[:N_PLANS]), *zip((base, expert), starts[N_PLANS:].chunk(2), strict=True)):
+            compared.append(_compared(base, expert, agent, own, generator, n_value_draws))
+        pairs = Targets.joined(compared)
+        extractor.learn(data, steps, log_interval=0, reset_num_timesteps=False, pairs=pairs)
     return extractor
 
 
-def _visited(agent: DiffusionAgent | GuidedPlanner, make_env: Callable[[], gym.Env], seed: int) -> Array:
+def _compared(
+    base: DiffusionAgent, expert: DiffusionAgent, agent: Planner, starts: Tensor, generator: torch.Generator,
+    n_value_draws: int,
+) -> Targets:
+    """Base and expert at every x_t on the way of an agent's plans from ``starts`` (n, H, D)."""
+    parts = []
+    for part in starts.split(CHUNK):  # sampled in one go each, so that a plan can be told from its x_t
+        way: list[tuple[Tensor, Tensor]] = []
+        plans = agent.sample_at(part, generator, partial(_note, way))
+        x_t, t = (torch.cat(tensors) for tensors in zip(*way, strict=True))
+        parts.append(targets_at(base, expert, plans.repeat(len(way), 1, 1), x_t, t, generator, n_value_draws))
+    return Targets.joined(parts)
+
+
+def _note(way: list[tuple[Tensor, Tensor]], x_t: Tensor, t: Tensor) -> None:
+    way.append((x_t, t))
+
+
+def _visited(agent: Planner, make_env: Callable[[], gym.Env], seed: int) -> Array:
     """Observations (n, obs_dim) of an agent at work, environment units."""
     envs = DummyVecEnv([make_env] * N_ENVS)
     try:

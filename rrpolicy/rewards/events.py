@@ -72,10 +72,13 @@ def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None)
     return _Windows(WindowSampler(datasets, layout, normalizer))
 
 
-def own_samples(model: ScoreModel, n: int = N_OWN_SAMPLES, *, generator: torch.Generator) -> Tensor:
+def own_samples(
+    model: ScoreModel, n: int = N_OWN_SAMPLES, *, generator: torch.Generator, n_steps: int = N_OWN_STEPS
+) -> Tensor:
     """
     Clean samples of a model (n, *event_shape); conditioned entries come from the model's ``sample_pinned``.
 
+    :param n_steps: denoising steps (DDIM), at most as many as there are levels
     :raises ValueError: for a model with pinned entries that cannot say what they look like
     """
     pinned = pinned_mask(model)
@@ -85,12 +88,13 @@ def own_samples(model: ScoreModel, n: int = N_OWN_SAMPLES, *, generator: torch.G
         if sample_pinned is None:
             raise ValueError("the model has pinned entries but no sample_pinned(n, generator); pass data instead")
         clean = sample_pinned(n, generator)
-    levels = model.process.timesteps(min(N_OWN_STEPS, model.process.n_diffusion_steps))
+    levels = model.process.timesteps(min(n_steps, model.process.n_diffusion_steps))
     parts = []
     for part in clean.split(CHUNK):
         noise = torch.randn(part.shape, generator=generator)
         with torch.no_grad():
-            parts.append(sample(model.eps, model.process, noise, levels, pin=partial(_pin, pinned, part)))
+            pin, clip = partial(_pin, pinned, part), getattr(model, "clip", None)
+            parts.append(sample(model.eps, model.process, noise, levels, pin=pin, clip=clip))
     return torch.cat(parts)
 
 

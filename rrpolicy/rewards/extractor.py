@@ -6,7 +6,7 @@ event, value matching (`rewards.targets`). No environment, no policy optimisatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
-from rrpolicy.rewards.events import Events, as_events
+from rrpolicy.rewards.events import as_events
+from rrpolicy.rewards.recorded import RecordedPairs
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.targets import Targets, make_targets
 
 ROW_FLOOR = 0.02  # rows whose mean square is a smaller part of the average are not weighted any more for it
 VALUE_CLIP = 10.0  # spreads; beyond it value errors count linearly, since targets are heavy-tailed off the support
 UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
-Data = TrajectoryDataset | Sequence[TrajectoryDataset] | Tensor | None
+Data = TrajectoryDataset | Sequence[TrajectoryDataset] | Tensor | RecordedPairs | None
 
 
 class RewardExtractor(Learner[RelativeReward]):
@@ -130,25 +131,28 @@ class RewardExtractor(Learner[RelativeReward]):
         progress_bar: bool = False,
         checkpoint_path: str | Path | None = None,
         checkpoint_freq: int = 1000,
+        pairs: Targets | None = None,
     ) -> Self:
         """
         Fit ρ at noised events from ``data``; one timestep is one gradient step.
 
         :param data: where scores are compared: a dataset, several (an equal share of each), clean normalised events
-            (N, *event_shape), or None for the models' own samples
+            (N, *event_shape), None for the models' own samples, or pairs recorded earlier (which also hold what the
+            models said there, so neither is asked again)
         :param total_timesteps: gradient steps to take
         :param callback: SB3 callback(s)
         :param log_interval: steps between two log lines; 0 for none
         :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
         :param progress_bar: show one
         :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
+        :param pairs: where the models were compared already, e.g. on the way of guided sampling: half of every buffer
         :return: self
         :raises TypeError: when called without ``total_timesteps`` or with data of another kind
         :raises ValueError: when data do not fit the models
         """
         if total_timesteps is None:
             raise TypeError("learn() lacks total_timesteps; call it as extractor.learn(dataset, total_timesteps=3_000)")
-        self._events: Events = as_events(data, self.base, self.expert, self.seed)
+        self._draw_buffer = self._source(data, pairs)
         self._targets = None
         if reset_num_timesteps:
             self._buffer_state, self._units, self._steps_in_buffer = None, {}, 0
@@ -174,7 +178,7 @@ class RewardExtractor(Learner[RelativeReward]):
         weight = self._row_weight(slice(None))
         gradient = self._gradient_loss(rho, inputs, t, targets.eps_difference[index], weight=weight)
         losses = {"window_gradient": gradient}
-        if targets.value is not None:
+        if targets.value is not None and self.value_coef > 0:
             error = (rho - targets.value[index]) / self._units["value_spread"][t]
             value = nn.functional.huber_loss(error, torch.zeros_like(error), delta=VALUE_CLIP)
             losses["value"] = self.value_coef * value
@@ -185,6 +189,8 @@ class RewardExtractor(Learner[RelativeReward]):
         Gradient matching of the step head at a few free rows of each window (the head is a sum over rows), half of
         them at the cleanest levels, where maps and per-state rewards are read.
         """
+        if targets.x0 is None:
+            raise ValueError("data was recorded without clean events, which a step head needs: pass heads=('window',)")
         clean = (targets.t < self.module.n_clean_levels).nonzero().flatten()
         if len(clean):
             drawn = torch.randint(len(clean), (len(index) // 2,), generator=self.generator)
@@ -233,15 +239,38 @@ class RewardExtractor(Learner[RelativeReward]):
         self._steps_in_buffer += 1
         return self._targets
 
+    def _source(self, data: Data, pairs: Targets | None) -> Callable[[int, torch.Generator], Targets]:
+        """What draws a buffer: recorded pairs, or both models asked about clean events, and ``pairs`` for one half."""
+        if pairs is not None:
+            rest, given = self._source(data, None), pairs
+
+            def draw_both(n: int, generator: torch.Generator) -> Targets:
+                chosen = torch.randint(len(given), (n // 2,), generator=generator)
+                return Targets.joined([given.rows(chosen), rest(n - n // 2, generator)])
+
+            return draw_both
+        if isinstance(data, RecordedPairs):
+            if data.model.fingerprint() != self.base.fingerprint():
+                raise ValueError(
+                    f"data was recorded with {data.model.fingerprint()}, base and expert are {self.base.fingerprint()}"
+                )
+            return data.draw
+        events = as_events(data, self.base, self.expert, self.seed)
+        n_value_draws = self.n_value_draws if self.value_coef > 0 and "window" in self.heads else 0
+
+        def draw(n: int, generator: torch.Generator) -> Targets:
+            x0 = events.draw(n, generator)
+            return make_targets(self.base, self.expert, x0, generator, n_value_draws)
+
+        return draw
+
     def _draw_targets(self) -> Targets:
         """Draw the buffer from the random state noted for it, so that a resumed run draws the same one again."""
         resuming = self._buffer_state is not None
         generator = torch.Generator()
         generator.set_state(self.generator.get_state() if self._buffer_state is None else self._buffer_state)
         self._buffer_state = generator.get_state()
-        n_value_draws = self.n_value_draws if self.value_coef > 0 and "window" in self.heads else 0
-        x0 = self._events.draw(self.buffer_size, generator)
-        targets = make_targets(self.base, self.expert, x0, generator, n_value_draws)
+        targets = self._draw_buffer(self.buffer_size, generator)
         if not resuming:
             self.generator.set_state(generator.get_state())
         if not self._units:
@@ -323,4 +352,7 @@ def _level_means(values: Tensor, t: Tensor, n_levels: int) -> Tensor:
     near = (torch.arange(n_levels)[:, None] - torch.arange(n_levels)).abs() <= reach
     sums = torch.zeros(n_levels).index_add_(0, t, values)
     counts = torch.zeros(n_levels).index_add_(0, t, torch.ones_like(values))
-    return (near.float() @ sums) / (near.float() @ counts).clamp(min=1)
+    means, seen = (near.float() @ sums) / (near.float() @ counts).clamp(min=1), (near.float() @ counts) > 0
+    known = seen.nonzero().flatten()  # a recording may leave gaps, which take after the nearest level
+    nearest = (torch.arange(n_levels)[:, None] - known).abs().argmin(dim=1)
+    return torch.where(seen, means, means[known[nearest]])

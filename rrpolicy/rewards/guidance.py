@@ -73,5 +73,6 @@ def guided_samples(
         base.process.timesteps(n_sampling_steps),
         solver=solver,
         pin=lambda x: torch.where(pinned, clean, x),
+        clip=getattr(base, "clip", None),
         visit=visit,
     )

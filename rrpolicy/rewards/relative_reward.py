@@ -20,7 +20,7 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.typing import Array
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
-from rrpolicy.diffusion.networks import ResidualMLP
+from rrpolicy.diffusion.networks import REWARD_NETWORKS, ResidualMLP
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
 
@@ -38,7 +38,8 @@ class RelativeReward(nn.Module):
     :param layout: what a window holds; None for events that are not windows
     :param normalizer: environment units -> normalised; None for events that are not windows
     :param heads: ``"window"``, ``"step"`` or both; a step head needs events (H, D)
-    :param window_kwargs: arguments of the window head's network
+    :param window_kwargs: arguments of the window head's network; ``"network"`` chooses it, ``"mlp"`` (default) or
+        ``"conv"`` for events (C, H, W)
     :param step_kwargs: arguments of the step head's network, ``n_clean_levels`` among them
     :param source: how the reward was made, kept in the archive
     """
@@ -71,8 +72,10 @@ class RelativeReward(nn.Module):
         self.normalizer = normalizer
         self.heads = tuple(heads)
         self.source = source
-        # Fourier features place steps in space; an event that is not a window has no steps to place
-        self.window_kwargs = {**({} if layout else {"n_fourier_features": 0}), **(window_kwargs or {})}
+        self.window_kwargs = {**(window_kwargs or {})}
+        if layout is None and self.window_kwargs.get("network", "mlp") == "mlp":
+            # Fourier features place steps in space; an event that is not a window has no steps to place
+            self.window_kwargs = {"n_fourier_features": 0, **self.window_kwargs}
         n_clean_levels = 1 + round(CLEAN_FRACTION * process.n_diffusion_steps)
         self.step_kwargs = {"width": 64, "n_blocks": 3, "n_clean_levels": n_clean_levels, **(step_kwargs or {})}
         mask = torch.zeros(self.event_shape, dtype=torch.bool) if pinned is None else torch.as_tensor(pinned).clone()
@@ -80,7 +83,7 @@ class RelativeReward(nn.Module):
         # RMS of the score difference per level: heads predict in units of it, so that every level is equally hard
         self.register_buffer("gradient_scale", torch.ones(process.n_diffusion_steps))
         if "window" in heads:
-            self.window = ResidualMLP(process, self.event_shape, mask, n_outputs=1, **self.window_kwargs)
+            self.window = _network(process, self.event_shape, mask, **self.window_kwargs)
         if "step" in heads:
             nothing = torch.zeros(self.event_shape[1:], dtype=torch.bool)
             self.step = ResidualMLP(process, self.event_shape[1:], nothing, n_outputs=1, **self.step_kwargs)
@@ -271,3 +274,12 @@ class RelativeReward(nn.Module):
             reward = cls.from_config(archive.config, archive.tensors)
             reward.load_state_dict(archive.tensors["weights"])
         return reward.requires_grad_(False).eval()
+
+
+def _network(
+    process: DiffusionProcess, event_shape: tuple[int, ...], pinned: Tensor, network: str = "mlp", **kwargs: Any
+) -> nn.Module:
+    """:raises ValueError: for a network that cannot be a reward"""
+    if network not in REWARD_NETWORKS:
+        raise ValueError(f"window_kwargs['network'] is {network!r}, it must be one of {sorted(REWARD_NETWORKS)}")
+    return REWARD_NETWORKS[network](process, event_shape, pinned, n_outputs=1, **kwargs)

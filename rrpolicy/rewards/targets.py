@@ -7,6 +7,7 @@ gradients leave free for every level and every separated mode.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ CHUNK = 4096  # events per model call
 class Targets:
     """A buffer of training pairs."""
 
-    x0: Tensor  # (N, *event_shape) normalised
+    x0: Tensor | None  # (N, *event_shape) normalised; None where only a window head is to learn
     x_t: Tensor  # (N, *event_shape) normalised, clean at pinned entries
     t: Tensor  # (N,) int64
     eps_difference: Tensor  # (N, *event_shape), zero at pinned entries
@@ -29,6 +30,27 @@ class Targets:
 
     def __len__(self) -> int:
         return len(self.t)
+
+    def rows(self, index: Tensor) -> Targets:
+        """Some of them, in the order of ``index`` (n,)."""
+        x0, value = self.x0, self.value
+        return Targets(
+            None if x0 is None else x0[index], self.x_t[index], self.t[index], self.eps_difference[index],
+            None if value is None else value[index],
+        )  # fmt: skip
+
+    @classmethod
+    def joined(cls, parts: Sequence[Targets]) -> Targets:
+        """All of them; clean events and values only where every part has them."""
+        x0 = [part.x0 for part in parts if part.x0 is not None]
+        value = [part.value for part in parts if part.value is not None]
+        return cls(
+            torch.cat(x0) if len(x0) == len(parts) else None,
+            torch.cat([part.x_t for part in parts]),
+            torch.cat([part.t for part in parts]),
+            torch.cat([part.eps_difference for part in parts]),
+            torch.cat(value) if len(value) == len(parts) else None,
+        )
 
 
 def eps_difference(base: ScoreModel, expert: ScoreModel, x_t: Tensor, t: Tensor) -> Tensor:
@@ -95,13 +117,25 @@ def make_targets(
     for chunk in x0.split(CHUNK):
         t = torch.randint(base.process.n_diffusion_steps, (len(chunk),), generator=generator)
         x_t = noised(base, chunk, t, generator)
-        difference = eps_difference(base, expert, x_t, t)
-        value = value_targets(base, expert, x_t, t, generator, n_value_draws) if n_value_draws else None
-        parts.append(Targets(chunk, x_t, t, difference, value))
-    return Targets(
-        x0,
-        torch.cat([part.x_t for part in parts]),
-        torch.cat([part.t for part in parts]),
-        torch.cat([part.eps_difference for part in parts]),
-        torch.cat([part.value for part in parts if part.value is not None]) if n_value_draws else None,
-    )
+        parts.append(targets_at(base, expert, chunk, x_t, t, generator, n_value_draws))
+    return Targets.joined(parts)
+
+
+def targets_at(
+    base: ScoreModel, expert: ScoreModel, x0: Tensor, x_t: Tensor, t: Tensor, generator: torch.Generator,
+    n_value_draws: int,
+) -> Targets:
+    """
+    Ask both models about events that are noised already.
+
+    :param x0: (N, *event_shape) the clean events
+    :param x_t: (N, *event_shape)
+    :param t: (N,)
+    :param n_value_draws: later levels per value target; 0 for gradients alone
+    """
+    parts = []
+    for chunk in torch.arange(len(t)).split(CHUNK):
+        difference = eps_difference(base, expert, x_t[chunk], t[chunk])
+        value = value_targets(base, expert, x_t[chunk], t[chunk], generator, n_value_draws) if n_value_draws else None
+        parts.append(Targets(x0[chunk], x_t[chunk], t[chunk], difference, value))
+    return Targets.joined(parts)

@@ -1,0 +1,237 @@
+"""Training pairs on disk: written shard by shard, read a few shards at a time, so that memory stays flat.
+
+Each shard is a function of its number alone and appears whole or not at all, and the manifest comes last: a recording
+that was stopped goes on where it was and ends up the same as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rrpolicy.common.files import appearing, write_json
+from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.score_model import ScoreModel
+from rrpolicy.rewards.targets import Targets
+
+FORMAT = 1
+SETTINGS, MANIFEST = "settings.json", "manifest.json"
+N_SHARDS_PER_DRAW = 16
+_NEEDED = ("x_t", "t", "eps_difference")
+
+
+@dataclass(frozen=True)
+class RecordedModel:
+    """What is left of a model in its recording: enough to extract a reward, not enough to denoise."""
+
+    process: DiffusionProcess
+    event_shape: tuple[int, ...]
+    name: str
+
+    def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """:raises ValueError: always"""
+        raise ValueError("a recording holds what the models said, not the models: learn from it, or load them")
+
+    def fingerprint(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class RecordedPairs:
+    """
+    A finished recording.
+
+    :param folder: where its shards are
+    :param shards: file names and rows of the shards to read
+    :param model: the space that both models share
+    :param about: how it was recorded, the image codec among it
+    """
+
+    folder: Path
+    shards: tuple[tuple[str, int], ...]
+    model: RecordedModel
+    about: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """
+        :param folder: what :func:`record` has written
+        :raises FileNotFoundError: when it is no recording, or not finished
+        :raises ValueError: for a damaged manifest
+        """
+        path = Path(folder) / MANIFEST
+        if not path.is_file():
+            begun = (Path(folder) / SETTINGS).is_file()
+            what = "an unfinished recording: record it again to go on" if begun else "no recording"
+            raise FileNotFoundError(f"{folder} holds {what}")
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if manifest["format"] != FORMAT:
+                raise ValueError(f"format is {manifest['format']!r}, wanted {FORMAT}")
+            shards = tuple((str(name), int(rows)) for name, rows in manifest["shards"])
+            if not shards or any("/" in name or "\\" in name or rows < 1 for name, rows in shards):
+                raise ValueError("shards must be names of files with rows")
+            space = manifest["about"]["space"]
+            process = DiffusionProcess(**space["process"])
+            model = RecordedModel(process, tuple(int(size) for size in space["event_shape"]), space["fingerprint"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a valid manifest: {error}") from error
+        return cls(Path(folder), shards, model, manifest["about"])
+
+    def __len__(self) -> int:
+        """Recorded pairs."""
+        return sum(rows for _, rows in self.shards)
+
+    def draw(self, n: int, generator: torch.Generator) -> Targets:
+        """``n`` pairs, drawn with replacement from a few shards at a time, every pair equally likely."""
+        weights = torch.tensor([rows for _, rows in self.shards], dtype=torch.float64)
+        chosen = torch.multinomial(weights, min(N_SHARDS_PER_DRAW, n), replacement=True, generator=generator)
+        drawn = []
+        for i, index in enumerate(chosen.tolist()):
+            size = n // len(chosen) + (i < n % len(chosen))
+            rows = torch.randint(self.shards[index][1], (size,), generator=generator)
+            drawn.append(self.shard(index).rows(rows))
+        return Targets.joined(drawn)
+
+    def shard(self, index: int) -> Targets:
+        """
+        All pairs of one shard.
+
+        :raises ValueError: for a truncated or foreign file, naming it
+        """
+        name, rows = self.shards[index]
+        return read_shard(self.folder / name, rows, self.model.event_shape)
+
+    def split(self) -> tuple[RecordedPairs, RecordedPairs]:
+        """Shards to learn from, and about a tenth of them held out; of a single shard both halves are that shard."""
+        n_held_out = max(len(self.shards) // 10, 1)
+        if len(self.shards) == 1:
+            return self, self
+        # every tenth, since a recording may come in order of its prompts
+        held_out = {round(i * len(self.shards) / n_held_out) for i in range(n_held_out)}
+        parts = [tuple(shard for i, shard in enumerate(self.shards) if (i in held_out) == wanted)
+                 for wanted in (False, True)]
+        return replace(self, shards=parts[0]), replace(self, shards=parts[1])
+
+
+# ---------------------------------------------------------------------- writing
+
+
+def record(
+    folder: str | Path,
+    model: ScoreModel,
+    about: Mapping[str, Any],
+    n_shards: int,
+    make: Callable[[int], Targets],
+    half: bool = False,
+    progress_bar: bool = False,
+) -> RecordedPairs:
+    """
+    Write the shards that are missing, then the manifest.
+
+    :param folder: made when missing; a recording of the same settings that was stopped there goes on
+    :param model: gives the space, which both models share
+    :param about: JSON values that determine what is recorded
+    :param n_shards: how many there are
+    :param make: the pairs of a shard, from its number alone
+    :param half: store events in half precision
+    :raises ValueError: when the folder holds a recording with other settings, or for pairs with NaN
+    """
+    folder = Path(folder)
+    space = {"process": model.process.to_dict(), "event_shape": list(model.event_shape),
+             "fingerprint": model.fingerprint()}
+    settings = json.loads(json.dumps({"format": FORMAT, "n_shards": n_shards, "half": half,
+                                      "about": {**about, "space": space}}))
+    _begin(folder, settings)
+    shards = []
+    for i in tqdm(range(n_shards), disable=not progress_bar, desc="shards", unit="shard"):
+        path = folder / f"shard-{i:05d}.safetensors"
+        rows = _rows_on_disk(path)
+        if rows is None:
+            targets = make(i)
+            rows = len(targets)
+            _write_shard(path, targets, half)
+        shards.append((path.name, rows))
+    write_json(folder / MANIFEST, {**settings, "shards": shards})
+    return RecordedPairs.open(folder)
+
+
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
+    path = folder / SETTINGS
+    if not path.is_file():
+        write_json(path, settings)
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    for name, mine, other in _differences(settings, found):
+        raise ValueError(
+            f"{folder} holds a recording with other settings: {name} is {str(mine)[:60]}, there it was "
+            f"{str(other)[:60]}; choose another folder"
+        )
+
+
+def _differences(mine: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(name, mine, other) of all that differs in two nested mappings."""
+    if isinstance(mine, dict) and isinstance(other, dict):
+        for key in sorted(set(mine) | set(other)):
+            yield from _differences(mine.get(key), other.get(key), f"{name}.{key}" if name else key)
+    elif mine != other:
+        yield name, mine, other
+
+
+def _write_shard(path: Path, targets: Targets, half: bool) -> None:
+    tensors = {name: value for name in (*_NEEDED, "value", "x0") if (value := getattr(targets, name)) is not None}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{path.name}: the models' {name} holds NaN or inf; in half precision, try float32")
+        if half and name in ("x_t", "eps_difference", "x0"):
+            tensors[name] = tensor.half()
+    with appearing(path) as unfinished:
+        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
+
+
+def _rows_on_disk(path: Path) -> int | None:
+    """Rows of a shard that is there and whole; None when it has to be made."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return int(file.get_slice("t").get_shape()[0])
+    except (OSError, safetensors.SafetensorError):
+        return None
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def read_shard(path: Path, n_rows: int, event_shape: tuple[int, ...]) -> Targets:
+    """
+    :param n_rows: pairs that the manifest says it has
+    :raises ValueError: for a file that is truncated, foreign, or not as the manifest says
+    """
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} is a truncated, damaged or missing shard ({error}); record it again") from error
+    shapes = {"x_t": (n_rows, *event_shape), "eps_difference": (n_rows, *event_shape), "t": (n_rows,),
+              "value": (n_rows,), "x0": (n_rows, *event_shape)}
+    for name, shape in shapes.items():
+        tensor = tensors.get(name)
+        if tensor is None and name in _NEEDED:
+            raise ValueError(f"{path} lacks {name}")
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{path}: {name} has shape {tuple(tensor.shape)}, wanted {shape}")
+    x0, value = tensors.get("x0"), tensors.get("value")
+    return Targets(
+        None if x0 is None else x0.float(), tensors["x_t"].float(), tensors["t"].long(),
+        tensors["eps_difference"].float(), None if value is None else value.float(),
+    )  # fmt: skip
