@@ -24,6 +24,8 @@ LAYERS = {
     "video": 4,
     "plotting": 4,
     "baselines": 4,
+    "finetune": 4,
+    "offline": 4,
     "peers": 4,
     "replay": 4,
     "sb3_agents": 4,
@@ -41,8 +43,8 @@ LAYERS = {
 
 # What an extra installs may be imported inside the function that needs it.
 OPTIONAL = {
-    "accelerate", "d4rl", "diffusers", "huggingface_hub", "imitation", "moviepy", "onnxruntime", "optuna",
-    "sb3_contrib", "transformers",
+    "accelerate", "d3rlpy", "d4rl", "diffusers", "huggingface_hub", "imitation", "moviepy", "onnxruntime", "optuna",
+    "sb3_contrib", "structlog", "transformers",
 }  # fmt: skip
 
 MAX_LINES = 400

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from rrpolicy.agents import DiffusionAgent
 from rrpolicy.agents.blended_planner import BlendedPlanner
 from rrpolicy.cli import app
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.evaluation import Evaluation
 from rrpolicy.pipeline import Task, scores
 from rrpolicy.reproduce.locomotion import (
@@ -29,8 +31,10 @@ from rrpolicy.reproduce.locomotion import (
     variant_named,
 )
 from rrpolicy.reproduce.locomotion.data import returns
+from rrpolicy.reproduce.locomotion.finetuning import measure_finetuning
 from rrpolicy.reproduce.locomotion.pairs import comparisons
 from rrpolicy.reproduce.locomotion.summary import AGENTS
+from rrpolicy.reproduce.locomotion.use import correlations
 from rrpolicy.reproduce.locomotion.workshop import Workshop
 
 NOISY, MIXTURE = Unit("hopper", "noisy", 1), Unit("hopper", "mixture", 1)
@@ -198,6 +202,91 @@ def test_variants(done: Path, agents: Path, variant: str, wanted: set[tuple[str,
     assert wanted <= set(rows)
     if variant == "sweep":  # scale 1 is the experiment's own steering; a bare best-of-8 begins from the base's plans
         assert rows["scale-1", "return"] == pytest.approx(values(done)["steered", "return"], rel=1e-4)
+
+
+def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 16}
+    monkeypatch.setitem(RECIPE, "finetuning", {"total_timesteps": 6, "n_cloning_steps": 4, "n_critic_steps": 2,
+                                               "eval_freq": 4, "n_eval_episodes": 2, "arguments": small})  # fmt: skip
+    monkeypatch.setattr("rrpolicy.offline._linears", lambda *_: [torch.nn.Linear(11, 4), torch.nn.Linear(4, 3)])
+    for variant, names in (("finetune", {"SAC-reward", "SAC-true"}), ("offline-rl", {"TD3+BC-of-base",
+                                                                                      "TD3+BC-of-both"})):  # fmt: skip
+        run(done, agents, [NOISY], variant).run()
+        rows = values(done, variant)
+        assert {agent for agent, metric in rows if metric == "return"} == {"base", "expert", *names}
+        assert rows["base", "return"] == pytest.approx(values(done)["base", "return"], rel=1e-4)  # the same episodes
+        for name in names:
+            assert rows[name, "cpu_seconds"] > 0 and (f"{name}-base", "normalized_score") in rows
+    looks = {metric for agent, metric in values(done, "finetune") if agent == "SAC-reward" and "@" in metric}
+    assert looks == {f"normalized_score@{steps}" for steps in (0, 4, 6)}
+    kept = done / "work" / NOISY.name
+    assert [len(list(kept.glob(f"{name}*.zip"))) for name in ("SAC-", "TD3+BC-")] == [2, 2]
+    # a unit that is measured again, as by a run that was stopped, trains nothing
+    for name in ("finetune", "train_offline"):
+        monkeypatch.setattr(f"rrpolicy.reproduce.locomotion.finetuning.{name}", pytest.fail)
+    shop = Workshop(done / "work", Demonstrations(done / "data", agents), variant_named("finetune").applied(RECIPE))
+    again = {(row["agent"], row["metric"]): row["mean"] for row, _ in measure_finetuning(shop, NOISY).entries}
+    assert again["SAC-reward", "return"] == pytest.approx(values(done, "finetune")["SAC-reward", "return"], rel=1e-4)
+    assert "| finetune | hopper | noisy | SAC-reward |" in summary(read_results(done / "r.csv"))
+
+
+class Ratio:
+    """ρ of two Gaussian policies, N(0.5 s, 1) and N(-0.5 s, 1): s a of a step, the sum over a window."""
+
+    layout = TrajectoryLayout(observation_dim=1, action_dim=1, horizon=3)
+
+    def __init__(self, *heads: str) -> None:
+        self.heads = heads
+
+    def predict(self, observations: Any, actions: Any) -> Any:
+        ratio = (observations * actions)[..., 0]
+        return ratio if ratio.ndim == 1 else ratio.sum(axis=1)
+
+
+def paid_by_ratio(sign: float = 1.0) -> TrajectoryDataset:
+    """Episodes that are paid ρ or its contrary; the last one was under way, and what it was paid says nothing."""
+    rng = np.random.default_rng(0)
+    lengths = [12] * 10 + [40]
+    observations, actions = rng.normal(size=(2, sum(lengths), 1))
+    rewards = sign * (observations * actions)[:, 0]
+    rewards[-40:] = 9.0  # the highest return by far, though ρ finds nothing in it
+    returns = [float(part.sum()) for part in np.split(np.float32(rewards).astype(float)[:-40], 10)]
+    return TrajectoryDataset.from_arrays(observations, actions, rewards, episode_lengths=lengths,
+                                         metadata={"returns": returns})  # fmt: skip
+
+
+def test_rho_goes_with_the_true_reward_of_steps_windows_and_episodes() -> None:
+    for sign in (1.0, -1.0):
+        whole = paid_by_ratio(sign)
+        data = whole.subset(range(10))
+        rows = {row["metric"]: row for row in correlations("rho", Ratio("window", "step"), [data], 0)}  # type: ignore[arg-type]
+        assert rows["spearman_step_reward"]["mean"] == pytest.approx(sign)
+        assert rows["spearman_window_reward"]["mean"] == pytest.approx(sign)
+        assert rows["spearman_episode_return_of_steps"]["mean"] == pytest.approx(sign)
+        assert sign * rows["spearman_episode_return"]["mean"] > 0.7  # steps near the ends lie in fewer windows
+        assert (rows["spearman_step_reward"]["n"], rows["spearman_window_reward"]["n"]) == (120, 100)
+        # an episode that is not over has no return yet
+        twice = correlations("rho", Ratio("step"), [whole, data], 0)  # type: ignore[arg-type]
+        assert [row["metric"] for row in twice] == ["spearman_step_reward", "spearman_episode_return_of_steps"]
+        assert twice[0]["n"] == 280 and twice[1]["n"] == 20 and twice[1]["mean"] == pytest.approx(sign)
+
+
+def test_rewards_of_data_without_rewards_cannot_be_judged() -> None:
+    for head in ("window", "step"):
+        with pytest.raises(ValueError, match="has no rewards"):
+            correlations("rho", Ratio(head), [paid_by_ratio().with_rewards(None)], 0)  # type: ignore[arg-type]
+        blind = Ratio(head)
+        blind.layout = None  # type: ignore[assignment]
+        with pytest.raises(ValueError, match="cannot be compared"):
+            correlations("rho", blind, [paid_by_ratio()], 0)  # type: ignore[arg-type]
+
+
+def test_the_use_of_rho_is_measured_of_steps_too(done: Path, agents: Path) -> None:
+    run(done, agents, [NOISY], "use").run()
+    rows = values(done, "use")
+    wanted = {("reward", f"spearman_{what}") for what in ("step_reward", "window_reward", "episode_return_of_steps")}
+    assert wanted | {("reward-in-base", "spearman_step_reward")} <= set(rows)
+    assert ("discriminator", "spearman_step_reward") not in rows  # which scores windows alone
 
 
 def test_tables_and_figures_come_from_the_csv(done: Path) -> None:

@@ -9,6 +9,7 @@ from rrpolicy.pipeline import Recipe
 from rrpolicy.reproduce.archives import digest
 from rrpolicy.reproduce.ledger import Ledger, Say
 from rrpolicy.reproduce.locomotion.data import Demonstrations
+from rrpolicy.reproduce.locomotion.finetuning import measure_finetuning, measure_offline
 from rrpolicy.reproduce.locomotion.pairs import measure_pair, measure_sweep, measure_transfer
 from rrpolicy.reproduce.locomotion.units import Unit
 from rrpolicy.reproduce.locomotion.use import measure_use
@@ -56,6 +57,10 @@ class LocomotionExperiment:
             return measure_transfer(shop, unit, say)
         if self._variant.part == "use":
             return measure_use(shop, unit, say)
+        if self._variant.part == "finetuning":
+            return measure_finetuning(shop, unit, say)
+        if self._variant.part == "offline":
+            return measure_offline(shop, unit, say)
         return measure_pair(shop, unit, self._variant.agents, say)
 
 

@@ -19,6 +19,12 @@ AGENTS = (
 )  # fmt: skip
 TRAINED = ("base", "expert", "steered", "discriminator")
 USE = "use"
+_CORRELATIONS = (  # metric, heading
+    ("spearman_window_reward", "windows: Spearman with the true reward"),
+    ("spearman_episode_return", "their means over episodes: with the return"),
+    ("spearman_step_reward", "steps: with the true reward"),
+    ("spearman_episode_return_of_steps", "their means over episodes: with the return"),
+)
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -80,13 +86,11 @@ def use_table(results: Sequence[Result]) -> str:
     :param results: of the variant ``use``
     :return: rank correlations of ρ and of the discriminator with the true reward
     """
-    lines = [
-        [robot, case, agent, *(interval(group, (agent, metric), 3)
-                               for metric in ("spearman_window_reward", "spearman_episode_return"))]
-        for robot, case, group in groups(results) for agent in ("reward", "discriminator")
-    ]  # fmt: skip
-    return markdown(["robot", "data", "scored by", "windows: Spearman with the true reward",
-                     "episodes: Spearman with the return"], lines) if lines else ""  # fmt: skip
+    scored_by = ("reward", "discriminator", "reward-in-base", "discriminator-in-base")
+    lines = [[robot, case, agent, *(interval(group, (agent, metric), 3) for metric, _ in _CORRELATIONS)]
+             for robot, case, group in groups(results) for agent in scored_by]  # fmt: skip
+    headings = ["robot", "data", "scored by", *(heading for _, heading in _CORRELATIONS)]
+    return markdown(headings, lines) if lines else ""
 
 
 def groups(results: Sequence[Result]) -> list[tuple[str, str, list[Result]]]:

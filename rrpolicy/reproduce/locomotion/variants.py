@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rrpolicy.pipeline import Recipe, section
 
-Part = Literal["pair", "sweep", "transfer", "use"]
+Part = Literal["pair", "sweep", "transfer", "use", "finetuning", "offline"]
 AGENTS = ("base", "discriminator", "offline", "steered", "exact", "expert", "cloning", "demonstrator")
 _FEW = ("base", "steered", "expert")
 
@@ -20,7 +20,8 @@ class Variant:
     :param about: what it shows, one line
     :param recipe: entries of the recipe's sections that are changed
     :param agents: who runs in the environment
-    :param part: what is measured: the pair, steering with other options, other bases, or ρ as a reward
+    :param part: what is measured: the pair, steering with other options, other bases, ρ as a reward, or who else learns
+        from rewards
     """
 
     name: str = ""
@@ -38,13 +39,18 @@ MAIN = Variant(agents=AGENTS)
 _UNET = {"policy": "UnetPolicy", "policy_kwargs": {}}
 _TRANSFORMER = {"policy": "TransformerPolicy", "policy_kwargs": {}}
 _STATES = {"controller": "inverse-dynamics"}
+# Gradients leave ρ of a window free up to a function of its pinned first state: values tie windows of different states
+# together. The step head scores single states and actions, which can be paid.
+_AS_REWARD = {"extraction": {"heads": ["window", "step"], "value_coef": 0.03}}
 
 VARIANTS: Mapping[str, Variant] = {
     one.name: one
     for one in (
         Variant("sweep", "the same ρ at other scales, denoising steps, chunks of actions and best-of-N", part="sweep"),
         Variant("transfer", "the same ρ steers other bases: seed, early checkpoint, other data", part="transfer"),
-        Variant("use", "ρ of steps and windows against the true reward and return", part="use"),
+        Variant("use", "ρ of steps and windows against the true reward and return", _AS_REWARD, part="use"),
+        Variant("finetune", "SAC from the base's data, paid ρ or the true reward", _AS_REWARD, part="finetuning"),
+        Variant("offline-rl", "TD3+BC on the data of the base and of both, true rewards told", part="offline"),
         Variant("one-round", "one closed-loop round", {"rounds": {"n_rounds": 1}}),
         Variant("rows-alike", "no weighting of rows", {"extraction": {"row_weighting": False}}, (*_FEW, "offline")),
         Variant("values", "with value matching", {"extraction": {"value_coef": 0.03}}, (*_FEW, "offline")),

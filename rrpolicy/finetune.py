@@ -1,0 +1,271 @@
+"""SAC (Stable-Baselines3) that goes on from recorded data in a real environment, paid ρ or the true reward alike.
+
+Its replay buffer begins with the data, relabelled with what is paid, and stays half of each batch (Ball et al. 2023);
+its actor begins as a clone of who recorded them, its critic with the clone's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self, cast
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from tqdm.auto import tqdm
+
+from rrpolicy.common.typing import Array, Predictor, State
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.transitions import Transitions, terminals, transitions
+from rrpolicy.evaluation import evaluate_policy
+from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform, relabel
+
+SATURATED = 0.999  # actions nearer to their bounds are cloned as this: a squashed Gaussian cannot reach 1
+CLONING_RATE = 1e-3
+TEMPERATURE = "auto_0.02"  # at first; with SAC's own 1 noise is worth more than all that is paid, and the clone forgets
+EVALUATION_SEED = 1_000_000  # episodes that are looked at on the way are no others'
+FIXED = ("buffer_size", "learning_starts", "n_steps", "use_sde")  # arguments of SAC that starting from data decides
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """
+    How SAC goes on from data; the same whatever is paid.
+
+    :param total_timesteps: environment steps
+    :param n_cloning_steps: gradient steps of behaviour cloning before them; 0 leaves the actor as SAC makes it
+    :param n_critic_steps: gradient steps of the critic on the data, the actor held fixed, before them
+    :param eval_freq: environment steps between two looks at the true return
+    :param n_eval_episodes: of such a look
+    :param arguments: for SAC's constructor, over ``ent_coef=TEMPERATURE``
+    :raises ValueError: for a number out of range, or an argument that is not to be chosen
+    """
+
+    total_timesteps: int = 50_000
+    n_cloning_steps: int = 5_000
+    n_critic_steps: int = 5_000
+    eval_freq: int = 10_000
+    n_eval_episodes: int = 8
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("total_timesteps", 0), ("n_cloning_steps", 0), ("n_critic_steps", 0), ("eval_freq", 1),
+                            ("n_eval_episodes", 1)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least {least}")
+        if chosen := sorted(set(FIXED) & set(self.arguments)):
+            raise ValueError(f"arguments holds {chosen}, which starting from data decides")
+
+
+SETTINGS = FinetuneSettings()
+
+
+@dataclass(frozen=True)
+class SquashedReward:
+    """
+    What is paid for ρ, in (0, 1): the logistic function of ρ in units of its spread. A robot that walks badly is nearly
+    always many nats below the best that it ever does, where a bound by that best, as in mazes, would pay it nothing.
+
+    :param centre: ρ that is paid 1/2, nats
+    :param scale: nats, above 0
+    :raises ValueError: when they are not such numbers
+    """
+
+    centre: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.centre) and np.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"centre and scale must be finite and scale above 0, got {self.centre} and {self.scale}")
+
+    @classmethod
+    def fit(cls, values: Array) -> Self:
+        """
+        :param values: ρ (n,) of transitions that are to be told apart, nats
+        :raises ValueError: when they are all the same, or none
+        """
+        if not len(values) or not np.ptp(values) > 0:
+            raise ValueError(f"values are of {len(values)} transitions between which ρ does not differ")
+        return cls(float(np.mean(values)), float(np.std(values)))
+
+    def __call__(self, values: Array) -> Array:
+        """ρ (n,) in nats -> rewards (n,)."""
+        return 0.5 + 0.5 * np.tanh((np.asarray(values) - self.centre) / (2 * self.scale))
+
+
+class Look(NamedTuple):
+    """The true returns (n_eval_episodes,) of the policy's mean actions after so many environment steps."""
+
+    timesteps: int
+    returns: list[float]
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """
+    :param model: SAC; act with ``MeanAction(model)``
+    :param curve: from the clone on
+    """
+
+    model: SAC
+    curve: list[Look]
+
+
+class HalfDataBuffer(ReplayBuffer):
+    """
+    Half of each batch are the data that it begins with, half is what came since: however many data there are, the
+    critic soon hears about actions that they do not hold.
+    """
+
+    n_data = 0
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        n_new = batch_size // 2 if self.pos > self.n_data else 0
+        old = np.random.randint(self.n_data, size=batch_size - n_new)
+        new = np.random.randint(self.n_data, self.pos, size=n_new) if n_new else old[:0]
+        return self._get_samples(np.concatenate([old, new]), env)
+
+
+class MeanAction:
+    """
+    A policy that always acts by its mean; what it would draw comes from torch's global generator.
+
+    :param policy: Stable-Baselines3's, or an algorithm
+    """
+
+    def __init__(self, policy: Predictor) -> None:
+        self.policy = policy
+
+    def predict(
+        self,
+        observation: Any,
+        state: State | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, State | None]:
+        """As :class:`Predictor` says, deterministic or not."""
+        return self.policy.predict(observation, state, episode_start, True)
+
+
+def finetune(
+    make_env: Callable[[], gym.Env],
+    dataset: TrajectoryDataset,
+    reward: RelativeReward | None,
+    seed: int = 0,
+    settings: FinetuneSettings = SETTINGS,
+    *,
+    transform: Transform | None = None,
+    progress_bar: bool = False,
+) -> Finetuned:
+    """
+    Train on what is paid for the data and for what the policy does in the environment.
+
+    :param make_env: makes the real environment; its own reward is the true one that is looked at on the way, its spec
+        tells the time limit
+    :param dataset: where it begins, with true rewards, which also tell where episodes ended for good
+    :param reward: ρ of states and actions with a step head; None pays the true reward
+    :param seed: of weights, batches, exploration and starts, global generators included
+    :param settings: how long and with which numbers
+    :param transform: what is paid for ρ (n,) in nats; None: :class:`SquashedReward` fitted on the dataset
+    :param progress_bar: show one
+    :raises ValueError: when data, environment and reward do not fit, or the data hold no rewards
+    """
+    env = DummyVecEnv([make_env])
+    try:
+        paying, data = _paying(env, dataset, reward, transform)
+        arguments = {"ent_coef": TEMPERATURE, **deepcopy(dict(settings.arguments))}  # SB3 writes into policy_kwargs
+        model = SAC("MlpPolicy", paying, buffer_size=1, learning_starts=0, seed=seed, device="cpu", **arguments)
+        model.set_logger(Logger(None, []))
+        _fill(model, data, settings.total_timesteps)
+        _clone(model, data, settings.n_cloning_steps, seed)
+        _value(model, settings.n_critic_steps)
+        return Finetuned(model, _learn(model, make_env, seed, settings, progress_bar))
+    finally:
+        env.close()
+
+
+def rho_of(reward: RelativeReward, dataset: TrajectoryDataset) -> Array:
+    """
+    ρ (N,) of each row of a dataset as an environment would pay it, nats.
+
+    :raises ValueError: when the reward does not score single states with their actions, or does not fit the dataset
+    """
+    if reward.layout is None or not reward.layout.plan_actions or "step" not in reward.heads:
+        raise ValueError(f"reward must score states and actions with a step head, it has {reward.heads} and "
+                         f"layout {reward.layout}")  # fmt: skip
+    relabelled = relabel(dataset, reward).rewards
+    return np.zeros(0, np.float32) if relabelled is None else relabelled
+
+
+def _paying(
+    env: DummyVecEnv, dataset: TrajectoryDataset, reward: RelativeReward | None, transform: Transform | None
+) -> tuple[VecEnv, Transitions]:
+    """Environment and transitions that pay the same."""
+    spec = env.envs[0].spec
+    over = terminals(dataset, None if spec is None else spec.max_episode_steps)
+    if reward is None:
+        return env, transitions(dataset, over)
+    values = rho_of(reward, dataset)
+    paid = SquashedReward.fit(values) if transform is None else transform
+    return RelativeRewardVecEnv(env, reward, paid), transitions(dataset.with_rewards(paid(values)), over)
+
+
+def _fill(model: SAC, data: Transitions, more: int) -> None:
+    """A replay buffer that holds the data and has room for all that comes."""
+    n = len(data.rewards)
+    # one row more, so that it never begins anew
+    buffer = HalfDataBuffer(n + more + 1, model.observation_space, model.action_space, "cpu")
+    buffer.observations[:n, 0], buffer.next_observations[:n, 0] = data.observations, data.next_observations
+    buffer.actions[:n, 0] = model.policy.scale_action(data.actions)  # SAC keeps them between -1 and 1
+    buffer.rewards[:n, 0], buffer.dones[:n, 0] = data.rewards, data.terminals
+    buffer.pos = buffer.n_data = n
+    model.replay_buffer = buffer
+
+
+def _clone(model: SAC, data: Transitions, n_steps: int, seed: int) -> None:
+    """Fit the actor to the data's actions by maximum likelihood."""
+    actor, generator = model.actor, torch.Generator().manual_seed(seed)
+    gaussian = cast(SquashedDiagGaussianDistribution, actor.action_dist)
+    observations = torch.tensor(data.observations)
+    actions = torch.tensor(model.policy.scale_action(data.actions)).clamp(-SATURATED, SATURATED)
+    optimizer = torch.optim.Adam(actor.parameters(), CLONING_RATE)
+    for _ in range(n_steps):
+        rows = torch.randint(len(actions), (model.batch_size,), generator=generator)
+        mean, log_std, _ = actor.get_action_dist_params(observations[rows])
+        loss = -gaussian.proba_distribution(mean, log_std).log_prob(actions[rows]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _value(model: SAC, n_steps: int) -> None:
+    """Fit the critic to the data while the actor stays what it is."""
+    if n_steps:
+        model.actor.requires_grad_(False)
+        model.train(n_steps, model.batch_size)
+        model.actor.requires_grad_(True)
+
+
+def _learn(
+    model: SAC, make_env: Callable[[], gym.Env], seed: int, settings: FinetuneSettings, progress_bar: bool
+) -> list[Look]:
+    """Learn in the environment, with looks at the true return before, on the way and at the end."""
+    curve, total = [], settings.total_timesteps
+    with tqdm(total=total, unit="step", leave=False, disable=not progress_bar) as bar:
+        while True:
+            result = evaluate_policy(MeanAction(model), make_env, settings.n_eval_episodes, EVALUATION_SEED + seed)
+            curve.append(Look(model.num_timesteps, np.asarray(result.returns).tolist()))
+            steps = min(settings.eval_freq, total - model.num_timesteps)
+            if steps < 1:
+                return curve
+            model.learn(steps, reset_num_timesteps=False)
+            bar.update(steps)
