@@ -23,6 +23,7 @@ EXTRAS = {
         "pytest-cov>=7",
         "pytest-xdist>=3.8",
         "tensorboard>=2.20",
+        "transformers>=4.57,<5",  # a tiny Stable Diffusion is built, saved and loaded
     ],
     "lint": ["mypy>=2", "ruff>=0.17"],
     "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
@@ -56,7 +57,7 @@ setup(
     package_dir={"rrpolicy._zoo": "zoo"},
     package_data={
         "rrpolicy": ["py.typed"],
-        "rrpolicy._zoo": ["*.md", "**/*.zip", "**/*.json", "**/*.toml", "**/*.csv", "**/*.npz"],
+        "rrpolicy._zoo": ["*.md", "**/*.zip", "**/*.json", "**/*.toml", "**/*.csv", "**/*.npz", "**/*.mp4"],
     },
     install_requires=[
         "gymnasium-robotics>=1.4",

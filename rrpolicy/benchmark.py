@@ -1,12 +1,12 @@
-"""How fast agents plan on one thread, with the ratio to a reference setting measured in the same run.
-
-Untrained weights take the same time as trained ones; ratios survive a noisy machine better than milliseconds do.
+"""How fast agents plan and decide on one thread: `latency` against a reference setting in the same run, `decisions` of
+any agent. Untrained weights take as long as trained ones; ratios survive a noisy machine better than milliseconds do.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,7 @@ def latency(recipe: Recipe, n_repeats: int = 200, seed: int = 0, task: Task | No
     if n_repeats < 1:
         raise ValueError(f"n_repeats is {n_repeats}, it must be at least 1")
     task = task or Task.create()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with _one_thread():
         guided, reference = _planner(task, recipe, seed, GUIDED), _planner(task, recipe, seed, REFERENCE)
         observations = pipeline.observations_for_plans(task.maze, BATCH, seed)
         few = max(n_repeats // 4, 1)
@@ -53,6 +51,52 @@ def latency(recipe: Recipe, n_repeats: int = 200, seed: int = 0, task: Task | No
             _times(guided, observations, few) / BATCH,
             _times(reference, observations[:1], few),
         )
+
+
+def decisions(planner: Planner, task: Task, name: str, n_repeats: int = 200, seed: int = 0) -> list[Row]:
+    """
+    Time an agent's decisions on one thread.
+
+    :param planner: the agent, steered or not
+    :param task: the environment whose first observations are decided upon
+    :param name: of the agent in the rows
+    :param n_repeats: decisions timed at batch 1; a tenth as many rounds of 64 environments
+    :param seed: of the observations
+    :return: rows: milliseconds of a decision for which a plan is made, at batch 1, by the clock (median and 90th
+        percentile) and of CPU time, which other processes do not prolong (median); decisions per CPU-second for 64
+        environments together, those included that follow an old plan
+    :raises ValueError: for fewer than one repeat
+    """
+    if n_repeats < 1:
+        raise ValueError(f"n_repeats is {n_repeats}, it must be at least 1")
+    with closing(task.make()) as env:
+        observations = np.stack([env.reset(seed=seed + index)[0] for index in range(BATCH)])
+    with _one_thread():
+        clock, cpu = (_seconds(lambda: planner.predict(observations[:1]), n_repeats, timer) * 1e3
+                      for timer in (time.perf_counter, time.process_time))  # fmt: skip
+        rounds = _seconds(lambda: _follow(planner, observations), max(n_repeats // 10, 1), time.process_time)
+    rate = BATCH * planner.planning.n_action_steps / rounds
+    return [
+        _row(name, "decision_ms_median", clock),
+        _row(name, "decision_ms_p90", clock, lambda values: np.quantile(values, 0.9)),
+        _row(name, "decision_cpu_ms_median", cpu),
+        _row(name, f"decisions_per_second_batch_{BATCH}", rate),
+    ]
+
+
+def _follow(planner: Planner, observations: Array) -> None:
+    """Plan once and decide until a new plan would be due."""
+    state = None
+    for _ in range(planner.planning.n_action_steps):
+        _, state = planner.predict(observations, state)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
 
@@ -80,13 +124,18 @@ def _planner(task: Task, recipe: Recipe, seed: int, changes: dict[str, Any]) -> 
 
 
 def _times(planner: Planner, observations: Array, n_repeats: int) -> Array:
-    """Milliseconds (n_repeats,) for a plan of the whole batch; the first calls warm up and do not count."""
-    milliseconds = np.empty(n_repeats)
+    """Milliseconds (n_repeats,) for a plan of the whole batch."""
+    return _seconds(lambda: planner.plan(observations), n_repeats, time.perf_counter) * 1e3
+
+
+def _seconds(call: Callable[[], Any], n_repeats: int, clock: Callable[[], float]) -> Array:
+    """What calls take (n_repeats,); the first three warm up and do not count."""
+    seconds = np.empty(n_repeats)
     for i in range(-3, n_repeats):
-        started = time.perf_counter()
-        planner.plan(observations)
-        milliseconds[max(i, 0)] = (time.perf_counter() - started) * 1e3
-    return milliseconds
+        started = clock()
+        call()
+        seconds[max(i, 0)] = clock() - started
+    return seconds
 
 
 def _row(agent: str, metric: str, values: Array, statistic: Callable[[Array], Any] = np.median, seed: int = 0) -> Row:

@@ -133,18 +133,21 @@ def goal_name(kind: str, goal: Iterable[float]) -> str:
     return "-".join([kind, *(f"{value:g}" for value in goal)])
 
 
-def recipe(name: str) -> dict[str, Any]:
+def recipe(name: str, default: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
     """
     The recipe of an environment.
 
     :param name: environment id, or the recipe's own name
-    :raises ValueError: when there is none
+    :param default: where there is none
+    :raises ValueError: when there is none, and no default
     """
     known = {path.stem: path for path in sorted((folder() / "recipes").glob("*.toml"))}
     for stem, path in known.items():
         values = read_recipe(path)
         if name == stem or any(fnmatchcase(name, pattern) for pattern in values.get("environments", [])):
             return values
+    if default is not None:
+        return default
     raise ValueError(f"no recipe for {name!r}, there are {', '.join(known) or 'none'}")
 
 
@@ -175,6 +178,17 @@ Agents and rewards for `rrpolicy`, loaded by name: `zoo.load("PointMaze_UMaze-v3
 
 """
 COLUMNS = ("name", "success", "steered, scale 1", "steered, scale 2", "discriminator", "goal error (cells)", "size")
+ROBOTS_HEADER = """
+## Robots
+
+Numbers are D4RL's normalised scores (0 a random policy, 100 the expert), mean over seed-matched episodes with its 95 %
+interval. The base is steered as its robot's recipe says, and at two other scales; below stands the share of the way
+from the base to the expert that it makes. Cards also hold returns, paired differences and how the data were collected.
+
+"""
+ROBOT_COLUMNS = ("name", "data", "score of the data", "score", "steered", "steered, scale 1", "steered, scale 2",
+                 "discriminator", "video", "size")  # fmt: skip
+SCORE = "normalized_score"
 
 
 def table(root: Path | None = None) -> str:
@@ -183,30 +197,59 @@ def table(root: Path | None = None) -> str:
 
     :param root: the zoo; None: :func:`folder`
     """
-    lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
-    for entry in entries(root):
-        rows = {(row["agent"], row["metric"]): row for row in entry["results"]}
-        by_goal = [f"{agent.removeprefix('base-')}: {_cell(row, interval=True)}"
-                   for (agent, metric), row in rows.items() if agent.startswith("base-") and metric == "success_rate"]
-        own = _cell(rows.get(("agent", "success_rate")), interval=True)
-        cells = [f"`{entry['name']}`", "<br>".join(by_goal) or own]
-        for agent, metric in (
-            ("steered-1", "success_rate"),
-            ("steered-2", "success_rate"),
-            ("discriminator", "success_rate"),
-            ("reward", "goal_error_cells"),
-        ):
-            cells.append(_cell(rows.get((agent, metric)), interval=metric == "success_rate"))
-        cells.append(f"{entry['bytes'] / 2**20:.1f} MiB")
-        lines.append(f"| {' | '.join(cells)} |")
-    return HEADER + "\n".join(lines) + "\n"
+    cards = entries(root)
+    robots = [card for card in cards if any(row["metric"] == SCORE for row in card["results"])]
+    page = HEADER + _markdown(COLUMNS, [_maze_cells(card) for card in cards if card not in robots])
+    return page + (ROBOTS_HEADER + _markdown(ROBOT_COLUMNS, map(_robot_cells, robots)) if robots else "")
 
 
-def _cell(row: Mapping[str, Any] | None, interval: bool) -> str:
+def _maze_cells(card: Mapping[str, Any]) -> list[str]:
+    rows = _by_key(card)
+    by_goal = [f"{agent.removeprefix('base-')}: {_cell(row, interval=True)}"
+               for (agent, metric), row in rows.items() if agent.startswith("base-") and metric == "success_rate"]
+    own = _cell(rows.get(("agent", "success_rate")), interval=True)
+    cells = [f"`{card['name']}`", "<br>".join(by_goal) or own]
+    for agent, metric in (
+        ("steered-1", "success_rate"),
+        ("steered-2", "success_rate"),
+        ("discriminator", "success_rate"),
+        ("reward", "goal_error_cells"),
+    ):
+        cells.append(_cell(rows.get((agent, metric)), interval=metric == "success_rate"))
+    return [*cells, _size(card)]
+
+
+def _robot_cells(card: Mapping[str, Any]) -> list[str]:
+    rows = _by_key(card)
+    cells = [f"`{card['name']}`", str(card.get("case", ""))]
+    for agent in ("data", "agent", "steered", "steered-1", "steered-2", "discriminator"):
+        share = rows.get((agent, "gap_closed")) if agent.startswith("steered") else None
+        below = f"<br>{_cell(share, interval=False)} of the gap" if share else ""
+        cells.append(_cell(rows.get((agent, SCORE)), interval=True, digits=1) + below)
+    video = f"[video](agents/{card['name']}/{card['video']})" if "video" in card else ""
+    return [*cells, video, _size(card)]
+
+
+def _by_key(card: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    return {(row["agent"], row["metric"]): row for row in card["results"]}
+
+
+def _cell(row: Mapping[str, Any] | None, interval: bool, digits: int = 2) -> str:
     if row is None:
         return ""
-    bounds = f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" if interval else ""
-    return f"{row['mean']:.2f}{bounds}"
+    bounds = f" [{row['ci_low']:.{digits}f}, {row['ci_high']:.{digits}f}]" if interval else ""
+    return f"{row['mean']:.{digits}f}{bounds}"
+
+
+def _size(card: Mapping[str, Any]) -> str:
+    return f"{card['bytes'] / 2**20:.1f} MiB"
+
+
+def _markdown(columns: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """A table, a text for each cell."""
+    heading = list(columns)
+    rule = f"|{' --- |' * len(heading)}\n"
+    return f"| {' | '.join(heading)} |\n{rule}" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 # ---------------------------------------------------------------------- helpers

@@ -5,7 +5,9 @@ import pytest
 import torch
 from tiny import RECIPE
 
-from rrpolicy import benchmark
+from rrpolicy import benchmark, pipeline
+from rrpolicy.agents.planning import Planner
+from rrpolicy.pipeline import Task
 
 
 def test_rows_and_ratios_agree() -> None:
@@ -46,3 +48,27 @@ def test_the_settings_are_what_they_claim_to_be(monkeypatch: pytest.MonkeyPatch)
 def test_at_least_one_repeat_is_needed() -> None:
     with pytest.raises(ValueError, match="n_repeats is 0"):
         benchmark.latency(RECIPE, n_repeats=0)
+    agent = pipeline.new_agent(Task.create(), RECIPE, 0)
+    with pytest.raises(ValueError, match="n_repeats is 0"):
+        benchmark.decisions(agent, Task.create(), "base", n_repeats=0)
+
+
+def test_decisions_that_follow_a_plan_count_as_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate is what 64 environments decide in the time of one plan and of all steps that follow it."""
+    calls: list[tuple[int, bool]] = []
+    predict = Planner.predict
+
+    def counted(self: Planner, observation: np.ndarray, state: object = None, **more: object) -> object:
+        calls.append((len(observation), state is None))
+        return predict(self, observation, state, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Planner, "predict", counted)
+    agent = pipeline.new_agent(Task.create(), RECIPE, 0)
+    rows = {row["metric"]: row for row in benchmark.decisions(agent, Task.create(), "base", n_repeats=10)}
+    warm_up, chunk = 3, agent.planning.n_action_steps
+    assert calls.count((1, True)) == 2 * (warm_up + 10) and (1, False) not in calls
+    assert calls.count((64, True)) == warm_up + 1
+    assert calls.count((64, False)) == (warm_up + 1) * (chunk - 1)
+    assert rows["decision_ms_median"]["mean"] <= rows["decision_ms_p90"]["mean"]
+    assert {row["agent"] for row in rows.values()} == {"base"} and len(rows) == 4
+    assert rows["decisions_per_second_batch_64"]["mean"] > 1e3 / rows["decision_cpu_ms_median"]["mean"]

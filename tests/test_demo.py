@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 from tiny import ENV_ID, GOAL, RECIPE, build_zoo, recipe
 
-from rrpolicy import demo, zoo
-from rrpolicy.demo import AGENTS, Demo, with_default_goal, with_zoo_goal
+from rrpolicy import zoo
+from rrpolicy.demo import Demo, maze
+from rrpolicy.demo.maze import with_default_goal, with_zoo_goal
+from rrpolicy.demo.stage import AGENTS
 from rrpolicy.evaluation import read_results
 from rrpolicy.pipeline import Task
 
@@ -25,7 +27,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def tiny_zoo(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(built))
-    monkeypatch.setattr(demo, "STEPS_PER_FRAME", 60)
+    monkeypatch.setattr(maze, "STEPS_PER_FRAME", 60)
 
 
 def run(task: Task, out: Path, **arguments: Any) -> list[str]:
@@ -63,7 +65,7 @@ def test_what_is_finished_is_kept_when_it_is_stopped(tmp_path: Path, monkeypatch
     def stop(*arguments: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "plot_hero", stop)
+    monkeypatch.setattr(maze, "plot_hero", stop)
     with pytest.raises(KeyboardInterrupt):
         run(Task.create(ENV_ID), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -93,5 +95,5 @@ def test_goals_are_chosen_when_none_is_given() -> None:
 
 def test_the_mode_of_acting_comes_from_the_recipe(tmp_path: Path) -> None:
     task = Task.create(ENV_ID)
-    assert Demo(task, tmp_path, RECIPE)._deterministic
-    assert not Demo(task, tmp_path, recipe(evaluation={"deterministic": False}))._deterministic
+    assert Demo(task, tmp_path, RECIPE).deterministic
+    assert not Demo(task, tmp_path, recipe(evaluation={"deterministic": False})).deterministic

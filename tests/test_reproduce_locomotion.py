@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
+import tiny_robot
 import torch
-from stable_baselines3 import SAC
 from tiny import NETWORK, toml
+from tiny_robot import RECIPE, untrained_agents
 from typer.testing import CliRunner
 
 from rrpolicy.agents import DiffusionAgent
@@ -18,7 +18,6 @@ from rrpolicy.cli import app
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.evaluation import Evaluation
-from rrpolicy.pipeline import Task, scores
 from rrpolicy.reproduce.locomotion import (
     Demonstrations,
     Unit,
@@ -38,52 +37,19 @@ from rrpolicy.reproduce.locomotion.use import correlations
 from rrpolicy.reproduce.locomotion.workshop import Workshop
 
 NOISY, MIXTURE = Unit("hopper", "noisy", 1), Unit("hopper", "mixture", 1)
-AGENT = {"sb3/sac-Hopper-v3": 1.0}
-SMALL = {"batch_size": 16, "total_timesteps": 6}
-RECIPE: dict[str, Any] = {
-    "name": "hopper",
-    "environments": ["Hopper-*"],
-    "data": {
-        "noisy": {"base": {"agents": AGENT, "n_transitions": 400, "action_noise": 0.5},
-                  "expert": {"agents": AGENT, "n_transitions": 400}},
-        "mixture": {"base": {"agents": AGENT, "n_transitions": 300, "epsilon": 0.5},
-                    "expert": {"agents": AGENT, "n_transitions": 300}},
-    },
-    "agent": {"horizon": 4, "n_diffusion_steps": 20, "n_sampling_steps": 2, "n_action_steps": 1, "clip": 5.0,
-              "batch_size": 16, "normalizer_mode": "gaussian", "policy_kwargs": NETWORK},
-    "base": {"total_timesteps": 8},
-    "expert": {"total_timesteps": 8},
-    "extraction": {**SMALL, "heads": ["window"], "buffer_size": 64, "value_coef": 0.0, "window_kwargs": NETWORK},
-    "rounds": {"total_timesteps": 4, "n_rounds": 1},
-    "discriminator": {**SMALL, "window_kwargs": NETWORK},
-    "steering": {"scale": 1.0},
-    "cloning": {"n_steps": 10},
-    "evaluation": {"n_eval_episodes": 2},
-}  # fmt: skip
-
-
-def short_hopper(self: Task, render_mode: str | None = None, **more: Any) -> gym.Env:
-    return gym.make("Hopper-v5", render_mode=render_mode, max_episode_steps=12, disable_env_checker=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Task, "make", short_hopper)
-        patch.setattr(scores, "N_GROUPS", 2)
+    with tiny_robot.small(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "DPI", 30)
-        for name, value in (("N_PLANS", 32), ("N_VISITED", 40), ("N_ENVS", 2)):
-            patch.setattr(f"rrpolicy.pipeline.rounds.{name}", value)
         yield
 
 
 @pytest.fixture(scope="module")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A collection of pretrained agents that holds one, untrained."""
-    folder = tmp_path_factory.mktemp("agents")
-    model = SAC("MlpPolicy", "Hopper-v5", buffer_size=1, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu")
-    model.save(folder / "sac" / "Hopper-v3_1" / "Hopper-v3.zip")
-    return folder
+    return untrained_agents(tmp_path_factory.mktemp("agents"))
 
 
 def run(folder: Path, agents: Path | None, units: list[Unit], variant: str | None = None, **more: Any) -> Any:

@@ -147,8 +147,9 @@ def test_hub_files_are_downloaded_and_checked(tiny_zoo: Path, monkeypatch: pytes
 def test_recipes_by_environment_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert zoo.recipe(ENV_ID) == zoo.recipe("point_maze") == zoo.recipe("PointMaze_Large-v3")
     assert zoo.recipe(ENV_ID)["agent"]["observation_columns"] == [0, 1]
-    with pytest.raises(ValueError, match=r"no recipe for 'Hopper-v5', there are .*point_maze"):
-        zoo.recipe("Hopper-v5")
+    with pytest.raises(ValueError, match=r"no recipe for 'Ant-v5', there are .*point_maze"):
+        zoo.recipe("Ant-v5")
+    assert zoo.recipe("Ant-v5", pipeline.DEFAULT_RECIPE) is pipeline.DEFAULT_RECIPE
     with pytest.raises(FileNotFoundError, match=r"gone\.toml"):
         zoo.read_recipe(tmp_path / "gone.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
@@ -212,16 +213,18 @@ def test_a_build_with_a_bad_goal_builds_nothing(tmp_path: Path) -> None:
 
 
 def check(name: str) -> None:
-    """Load an entry, hold it against the contracts, act or score once."""
+    """Load an entry, hold it against the contracts, act once, a reward by steering its base."""
     task = Task.from_card(zoo.info(name))
     assert task is not None
     loaded = zoo.load(name)
+    env = task.make()
     if isinstance(loaded, RelativeReward):
         assert check_reward(loaded)
-        assert np.isfinite(pipeline.map_reward(loaded, task.maze, zoo.recipe(task.env_id)).values).all()
-        return
-    env = task.make()
-    assert check_agent(loaded, env)
+        if task.is_maze:
+            assert np.isfinite(pipeline.map_reward(loaded, task.maze, zoo.recipe(task.env_id)).values).all()
+        loaded = pipeline.steer(zoo.load_agent(f"{task.env_id}/base"), loaded, zoo.recipe(task.env_id))
+    else:
+        assert check_agent(loaded, env)
     action, _ = loaded.predict(env.reset(seed=0)[0], deterministic=True)
     assert env.action_space.contains(action)
     env.step(action)
@@ -231,7 +234,10 @@ def check(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_entries_load_and_work(name: str) -> None:
     check(name)
-    assert zoo.info(name)["bytes"] < 4e6
+    card = zoo.info(name)
+    assert card["bytes"] < 2e6
+    if "video" in card:
+        assert 1e3 < (zoo.find(name).parent / card["video"]).stat().st_size <= 3e5
 
 
 @pytest.mark.parametrize("name", [BASE, EXPERT, REWARD])

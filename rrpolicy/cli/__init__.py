@@ -16,6 +16,7 @@ import torch
 from rrpolicy.cli.baseline_commands import train_agents_on_reward
 from rrpolicy.cli.collect_commands import collect
 from rrpolicy.cli.commands import app
+from rrpolicy.cli.images_commands import images_app
 from rrpolicy.cli.options import Stopped
 from rrpolicy.cli.pictures import benchmark_app, plot_app
 from rrpolicy.cli.reproduce import reproduce_app
@@ -27,6 +28,7 @@ app.command("collect")(collect)
 app.command("train-on-reward")(train_agents_on_reward)
 app.add_typer(plot_app, name="plot")
 app.add_typer(benchmark_app, name="benchmark")
+app.add_typer(images_app, name="images")
 app.add_typer(reproduce_app, name="reproduce")
 app.add_typer(zoo_app, name="zoo")
 

@@ -49,25 +49,29 @@ def demo(
     seed: options.Seed = 0,
     maze_map: options.MazeMap = None,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Train base and expert, too.")] = False,
-    n_episodes: options.Episodes = 48,
+    n_episodes: Annotated[
+        int | None,
+        typer.Option("--n-episodes", min=1, help="Episodes, seed-matched between agents; default: 48, of a robot 16."),
+    ] = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
 ) -> None:
     """
-    See it happen: extract a reward, draw it, let base, discriminator, steered base and expert run.
+    See it happen: a maze's reward extracted and drawn, or a robot's from the zoo; then base, steered base, expert run.
 
-    Base and expert come from the zoo, or are trained with --from-scratch (implied by --maze-map). Leaves results.json,
-    heat_map.png, hero.png, a video of each agent and the archives.
+    In a maze base and expert come from the zoo, or are trained with --from-scratch (implied by --maze-map), and the
+    discriminator runs, too. Leaves results.json, hero.png, a video of each agent; in a maze heat_map.png and archives.
 
     \b
     Examples:
       rrpolicy demo --out runs/demo
+      rrpolicy demo --env Hopper-v5 --out runs/hopper
       rrpolicy demo --env PointMaze_Medium-v3 --goal 6,6 --seed 1 --out runs/medium
       rrpolicy demo --maze-map maze.txt --goal 1,5 --out runs/mine
     """
     task = Task.create(env, maze_map, goal)
     values = recipe_for(task, recipe)
-    Demo(task, out, values, seed, from_scratch, n_episodes, progress, typer.echo).run()
+    Demo(task, out, values, seed, n_episodes, progress, typer.echo, from_scratch).run()
 
 
 @app.command()

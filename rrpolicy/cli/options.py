@@ -91,9 +91,9 @@ def recipe_for(task: Task | None, file: Path | None) -> Recipe:
     """The recipe of a file, else of the environment, else plain defaults."""
     if file is not None:
         return zoo.read_recipe(file)
-    if task is not None and task.is_maze:
-        return zoo.recipe(task.env_id)
-    return pipeline.DEFAULT_RECIPE
+    if task is None:
+        return pipeline.DEFAULT_RECIPE
+    return zoo.recipe(task.env_id, None if task.is_maze else pipeline.DEFAULT_RECIPE)
 
 
 def task_of(

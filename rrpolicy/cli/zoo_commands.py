@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,14 @@ from rrpolicy.common.files import write_json, write_text
 from rrpolicy.evaluation import table, write_results
 from rrpolicy.pipeline import Task
 from rrpolicy.pipeline.zoo_build import ZooBuild
+from rrpolicy.reproduce.locomotion import CASES, ROBOTS, Demonstrations
+from rrpolicy.reproduce.locomotion.zoo_build import SEED, RobotZooBuild, unit_of
 
+HEADLINES = (  # of an entry in the list: agent, metric, form
+    ("agent", "success_rate", "success {:.2f}"),
+    ("agent", zoo.SCORE, "score {:.1f}"),
+    ("steered", "gap_closed", "{:.2f} of the gap"),
+)
 zoo_app = typer.Typer(help="Pretrained agents and rewards.", **options.SETTINGS)
 
 
@@ -31,9 +39,8 @@ def list_entries(out: options.MaybeOut = None) -> None:
     cards = zoo.entries()
     width = max([len(card["name"]) for card in cards] or [0])
     for card in cards:
-        rates = [row for row in card["results"] if row["metric"] == "success_rate" and row["agent"] == card["kind"]]
-        rate = f"  success {rates[0]['mean']:.2f}" if rates else ""
-        typer.echo(f"{card['name']:<{width}}  {card['kind']:<6}  {card['bytes'] / 2**20:.1f} MiB{rate}")
+        line = f"{card['name']:<{width}}  {card['kind']:<6}  {card['bytes'] / 2**20:.1f} MiB"
+        typer.echo("  ".join([line, *_headlines(card)]))
     if not cards:
         typer.echo(f"the zoo in {zoo.folder()} is empty")
     if out is not None:
@@ -42,14 +49,20 @@ def list_entries(out: options.MaybeOut = None) -> None:
         write_results(rows, out)
 
 
+def _headlines(card: Mapping[str, Any]) -> list[str]:
+    means = {(row["agent"], row["metric"]): row["mean"] for row in card["results"]}
+    return [form.format(means[agent, metric]) for agent, metric, form in HEADLINES if (agent, metric) in means]
+
+
 @zoo_app.command("info")
 def info(name: Annotated[str, typer.Argument(metavar="NAME", help="Such as PointMaze_UMaze-v3/base.")]) -> None:
     """
     Show the card of an entry: what it is, how it was made, what was measured.
 
     \b
-    Example:
+    Examples:
       rrpolicy zoo info PointMaze_UMaze-v3/expert-3-1
+      rrpolicy zoo info Hopper-v5/reward
     """
     card = zoo.info(name)
     rows = card.pop("results")
@@ -81,9 +94,22 @@ def show_table(
 def build(
     env: Annotated[str, typer.Argument(metavar="ENV", help="Environment id.")],
     goals: Annotated[
-        Any, typer.Option("--goals", parser=options.parse_cells, metavar="R,C;R,C", help="One expert for each.")
-    ],
-    seed: options.Seed = 0,
+        Any, typer.Option("--goals", parser=options.parse_cells, metavar="R,C;R,C", help="Maze: one expert for each.")
+    ] = None,
+    case: Annotated[
+        str, typer.Option("--case", metavar="NAME", help=f"Robot: which data, of {', '.join(CASES)}.")
+    ] = next(iter(CASES)),
+    agents: Annotated[
+        Path | None,
+        typer.Option("--agents", metavar="DIR", help="Robot: folder of pretrained SB3 agents; default: from the hub."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Robot: folder of data sets; default: in --work.")
+    ] = None,
+    work: Annotated[
+        Path, typer.Option("--work", metavar="DIR", help="Robot: folder of archives, as in reproduce locomotion.")
+    ] = Path("runs/locomotion"),
+    seed: options.Seed = SEED,
     date: Annotated[str | None, typer.Option("--date", help="Of the cards, YYYY-MM-DD; default: today.")] = None,
     n_episodes: Annotated[int | None, typer.Option("--n-episodes", min=1, help="For each number.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
@@ -94,12 +120,22 @@ def build(
     """
     Train, extract, measure and store base, experts and rewards of an environment; goes on where it was stopped.
 
+    A robot gets one base, one expert and one reward, trained as reproduce locomotion does, and a video of each.
+
     \b
-    Example:
+    Examples:
       rrpolicy zoo build PointMaze_UMaze-v3 --goals "1,1;3,1;2,3" --seed 0
+      rrpolicy zoo build Hopper-v5 --case noisy --agents rl-trained-agents --work runs/locomotion
     """
-    task = Task.create(env)
     given: dict[str, Any] = {"date": date, "folder": out}
     given = {name: value for name, value in given.items() if value is not None}
-    given |= {"n_episodes": n_episodes, "progress_bar": progress, "say": typer.echo}
-    ZooBuild(task, goals, recipe_for(task, recipe), seed, **given).run(force)
+    given |= {"n_episodes": n_episodes, "say": typer.echo}
+    if env in ROBOTS.values():
+        values = zoo.recipe(env) if recipe is None else zoo.read_recipe(recipe)
+        demonstrations = Demonstrations(data or work / "data", agents)
+        RobotZooBuild(unit_of(env, case, seed), values, work, demonstrations, **given).run(force)
+        return
+    if not goals:
+        raise typer.BadParameter(f"is needed in a maze; robots are {', '.join(ROBOTS.values())}", param_hint="--goals")
+    task = Task.create(env)
+    ZooBuild(task, goals, recipe_for(task, recipe), seed, progress_bar=progress, **given).run(force)

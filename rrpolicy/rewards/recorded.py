@@ -109,7 +109,7 @@ class RecordedPairs:
         :raises ValueError: for a truncated or foreign file, naming it
         """
         name, rows = self.shards[index]
-        return read_shard(self.folder / name, rows, self.model.event_shape)
+        return read_shard(self.folder / name, rows, self.model)
 
     def split(self) -> tuple[RecordedPairs, RecordedPairs]:
         """Shards to learn from, and about a tenth of them held out; of a single shard both halves are that shard."""
@@ -213,23 +213,26 @@ def _rows_on_disk(path: Path) -> int | None:
 # ---------------------------------------------------------------------- reading
 
 
-def read_shard(path: Path, n_rows: int, event_shape: tuple[int, ...]) -> Targets:
+def read_shard(path: Path, n_rows: int, model: RecordedModel) -> Targets:
     """
     :param n_rows: pairs that the manifest says it has
+    :param model: whose events and levels they are
     :raises ValueError: for a file that is truncated, foreign, or not as the manifest says
     """
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} is a truncated, damaged or missing shard ({error}); record it again") from error
-    shapes = {"x_t": (n_rows, *event_shape), "eps_difference": (n_rows, *event_shape), "t": (n_rows,),
-              "value": (n_rows,), "x0": (n_rows, *event_shape)}
+    events, n_levels = (n_rows, *model.event_shape), model.process.n_diffusion_steps
+    shapes = {"x_t": events, "eps_difference": events, "t": (n_rows,), "value": (n_rows,), "x0": events}
     for name, shape in shapes.items():
         tensor = tensors.get(name)
         if tensor is None and name in _NEEDED:
             raise ValueError(f"{path} lacks {name}")
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{path}: {name} has shape {tuple(tensor.shape)}, wanted {shape}")
+    if not 0 <= int(tensors["t"].min()) <= int(tensors["t"].max()) < n_levels:
+        raise ValueError(f"{path}: t lies outside 0..{n_levels - 1}")
     x0, value = tensors.get("x0"), tensors.get("value")
     return Targets(
         None if x0 is None else x0.float(), tensors["x_t"].float(), tensors["t"].long(),

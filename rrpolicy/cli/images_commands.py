@@ -1,0 +1,314 @@
+"""Image models as commands: record what two of them say, extract a reward, score, steer and audit with it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from tqdm.auto import tqdm
+
+from rrpolicy import zoo
+from rrpolicy.cli import images_options as inputs
+from rrpolicy.cli import options
+from rrpolicy.cli.images_options import image_model, load_reward, parse_levels, parse_numbers, read_prompts
+from rrpolicy.cli.options import finish
+from rrpolicy.common.files import appearing
+from rrpolicy.common.typing import Array
+from rrpolicy.evaluation import RESULTS_FILE, Row, result_row
+from rrpolicy.images.audit import write_audit
+from rrpolicy.images.codec import codec_from_dict
+from rrpolicy.images.folders import Picture, find_pictures, in_parts, read_pictures, write_pictures
+from rrpolicy.images.metrics import auroc
+from rrpolicy.images.recording import PromptPair, explained_rows, record_prompts, record_samples
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.sampling import sample_images
+from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, StableDiffusion
+from rrpolicy.images.unet import UNetScoreModel, quiet
+from rrpolicy.pipeline import plain_row
+from rrpolicy.pipeline.runs import clear
+from rrpolicy.rewards.extractor import RewardExtractor
+from rrpolicy.rewards.recorded import RecordedPairs
+
+images_app = typer.Typer(help="What one image diffusion model prefers over another.", **options.SETTINGS)
+BUFFER_BYTES = 2**28  # of recorded events in memory while a reward is learned
+MAX_BUFFER = 16_384
+CHUNK = 64  # pictures read at once
+N_NOISINGS = 2  # of each picture at each level of the audit
+THUMBNAIL = 256  # pixels that a picture keeps for the audit's page
+
+
+@images_app.callback()
+def images() -> None:
+    """What one image diffusion model prefers over another."""
+    quiet()
+
+
+@images_app.command()
+def record(
+    base: Annotated[str, typer.Option("--base", help="The weak model: folder or hub name.")],
+    out: options.Out,
+    expert: Annotated[str | None, typer.Option("--expert", help="The strong model: folder or hub name.")] = None,
+    safety: Annotated[
+        inputs.Safety | None, typer.Option("--safety", help="Expert is the base with safety guidance this strong.")
+    ] = None,
+    prompts: inputs.Prompts = None,
+    n_samples: Annotated[int, typer.Option("--n-samples", min=1, help="Of each model, without prompts.")] = 1500,
+    n_noisings: Annotated[int, typer.Option("--n-noisings", min=1, help="Of each sample, without prompts.")] = 11,
+    n_value_draws: Annotated[
+        int | None, typer.Option("--n-value-draws", min=0, help="Per value target; default: 2, with prompts 0 (none).")
+    ] = None,
+    n_sampling_steps: inputs.SamplingSteps = None,
+    guidance_scale: inputs.GuidanceScale = GUIDANCE_SCALE,
+    half: Annotated[bool, typer.Option("--half", help="Store events in half precision.")] = False,
+    seed: options.Seed = 0,
+    device: inputs.Device = "cpu",
+    dtype: inputs.Dtype = inputs.Precision.float32,
+    progress: options.Progress = True,
+) -> None:
+    """
+    Write what two models say to disk, in shards; a recording that was stopped goes on when it is called again.
+
+    Without prompts: two DDPMPipeline or UNet2DModel folders at their own samples. With prompts: Stable Diffusion along
+    its denoising, against another checkpoint (--expert) or itself with safety guidance (--safety).
+
+    \b
+    Examples:
+      rrpolicy images record --base models/all --expert models/harmless --out runs/pairs
+      rrpolicy images record --base models/sd-1.4 --safety strong --prompts prompts.txt --out runs/sld --device cuda
+      rrpolicy images record --base models/sd-1.4 --expert models/sd-1.5 --prompts prompts.csv --out runs/checkpoints
+    """
+    about = {"base": base, "expert": expert or f"{base} with {safety} safety guidance", "dtype": dtype.value}
+    if prompts is None:
+        if expert is None or safety is not None:
+            raise ValueError("without --prompts give --expert, and no --safety: safety guidance needs prompts")
+        unets = [UNetScoreModel.from_pretrained(name, device=device, dtype=dtype) for name in (base, expert)]
+        pairs = record_samples(
+            unets[0], unets[1], unets[0].codec, out, n_samples, n_noisings,
+            2 if n_value_draws is None else n_value_draws, n_sampling_steps or 25,
+            half=half, seed=seed, progress_bar=progress, about=about,
+        )  # fmt: skip
+    else:
+        texts = read_prompts(prompts)
+        weak = StableDiffusion.from_pretrained(base, device, dtype)
+        strong = None if expert is None else StableDiffusion.from_pretrained(expert, device, dtype)
+        pair = PromptPair(weak, strong, None if safety is None else safety.value, guidance_scale)
+        pairs = record_prompts(pair, texts, out, n_sampling_steps or 50, n_value_draws or 0, half=half, seed=seed,
+                               progress_bar=progress, about=about)  # fmt: skip
+    typer.echo(f"{len(pairs)} pairs in {len(pairs.shards)} shards: {out}")
+
+
+@images_app.command()
+def extract(
+    recording: Annotated[Path, typer.Option("--recording", metavar="DIR", help="What `images record` has written.")],
+    out: options.Out,
+    total_timesteps: Annotated[int, typer.Option("--total-timesteps", min=0, help="Gradient steps.")] = 3000,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pairs per gradient step.")] = 64,
+    width: Annotated[int, typer.Option("--width", min=8, help="Channels of the network's first level.")] = 48,
+    value_coef: Annotated[float, typer.Option("--value-coef", min=0, help="Weight of value matching.")] = 0.3,
+    seed: options.Seed = 0,
+    checkpoint_freq: Annotated[int, typer.Option("--checkpoint-freq", min=1, help="Steps per checkpoint.")] = 500,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    progress: options.Progress = True,
+) -> None:
+    """
+    Learn the reward that explains a recording; leaves reward.zip, checkpoint.zip and R² on held-out pairs.
+
+    \b
+    Examples:
+      rrpolicy images extract --recording runs/pairs --out runs/reward
+      rrpolicy images extract --recording runs/pairs --out runs/reward --resume
+    """
+    pairs = RecordedPairs.open(recording)
+    train, held_out = pairs.split()
+    checkpoint = out / "checkpoint.zip"
+    size = min(MAX_BUFFER, max(batch_size, BUFFER_BYTES // (8 * int(np.prod(pairs.model.event_shape)))))
+    if resume:
+        extractor = RewardExtractor.load(checkpoint, base=pairs.model, expert=pairs.model)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        clear(out, ("reward.zip", "checkpoint.zip", RESULTS_FILE))
+        extractor = RewardExtractor(
+            pairs.model, pairs.model, ["window"], batch_size=batch_size, buffer_size=size, value_coef=value_coef,
+            window_kwargs={"network": "conv", "width": width}, seed=seed,
+        )  # fmt: skip
+    remaining = max(total_timesteps - extractor.num_timesteps, 0)
+    extractor.learn(train, remaining, reset_num_timesteps=not resume, progress_bar=progress,
+                    checkpoint_path=checkpoint, checkpoint_freq=checkpoint_freq)  # fmt: skip
+    about = {name: value for name, value in pairs.about.items() if name not in ("prompts", "space", "codec")}
+    reward = ImageReward(extractor.reward, codec_from_dict(pairs.about["codec"]))
+    reward.save(out / "reward.zip", card={"recording": about, "steps": extractor.num_timesteps, "seed": seed})
+    finish([plain_row("reward", name, value) for name, value in explained_rows(extractor.reward, held_out)], out)
+
+
+@images_app.command()
+def score(
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Files and folders.")],
+    reward: inputs.Reward,
+    pipeline: inputs.Pipeline = None,
+    levels: Annotated[str, typer.Option("--levels", help="Noise levels to average over, such as 0,20,40.")] = "0",
+    resize: inputs.Resize = False,
+    out: options.MaybeOut = None,
+    device: inputs.Device = "cpu",
+    progress: options.Progress = True,
+) -> None:
+    """
+    Score pictures; the table shows the mean of each label (sub-folder), scores.csv every picture.
+
+    \b
+    Examples:
+      rrpolicy images score photos --reward runs/reward/reward.zip --out runs/scores
+      rrpolicy images score one.png two.png --reward runs/reward/reward.zip --pipeline models/sd-1.4 --resize
+    """
+    scorer, found = load_reward(reward, pipeline, device), find_pictures(pictures)
+    rho = _scores(scorer, found, parse_levels(levels), 0, resize, progress)[0].mean(axis=0)
+    for one, value in zip(found, rho, strict=True) if len(found) <= CHUNK else ():
+        typer.echo(f"{value:+.3f}  {one.path}")
+    rows = _label_rows(found, rho)
+    if out is not None:
+        with appearing(out / "scores.csv") as file, open(file, "w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(("path", "label", "rho"))
+            writer.writerows((one.path, one.label or "", f"{value:.6g}") for one, value in zip(found, rho, strict=True))
+    finish(rows, out)
+
+
+@images_app.command()
+def sample(
+    model: Annotated[str, typer.Option("--model", help="Folder or hub name of the model to sample from.")],
+    out: options.Out,
+    reward: Annotated[str | None, typer.Option("--reward", help="Steer the model with this image reward.")] = None,
+    scale: Annotated[float, typer.Option("--scale", min=0, help="Strength of the steering.")] = 1.0,
+    prompts: inputs.Prompts = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Pictures; with prompts, of the first so many.")] = 16,
+    n_sampling_steps: inputs.SamplingSteps = None,
+    guidance_scale: inputs.GuidanceScale = GUIDANCE_SCALE,
+    seed: options.Seed = 0,
+    device: inputs.Device = "cpu",
+    dtype: inputs.Dtype = inputs.Precision.float32,
+) -> None:
+    """
+    Draw pictures, from the same noise for the same seed, whatever steers.
+
+    \b
+    Examples:
+      rrpolicy images sample --model models/all --out runs/base
+      rrpolicy images sample --model models/all --reward runs/reward/reward.zip --scale 2 --out runs/steered
+      rrpolicy images sample --model models/sd-1.4 --prompts prompts.txt --reward runs/sld/reward.zip --out runs/safe
+    """
+    source, n = image_model(model, prompts, n, guidance_scale, device, dtype)
+    scorer = None if reward is None else ImageReward.load(zoo.find(reward), source.codec)
+    steps = n_sampling_steps or min(50 if prompts else 25, source.process.n_diffusion_steps)
+    drawn = sample_images(source, n, n_sampling_steps=steps, reward=scorer, scale=scale, seed=seed)
+    paths = write_pictures(drawn, out, "sample")
+    typer.echo(f"{len(paths)} pictures: {out}")
+    if scorer is not None:
+        finish([result_row(f"scale {scale:g}", "rho", scorer.predict(drawn))], out)
+
+
+@images_app.command()
+def audit(
+    pictures: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures; sub-folders are labels.")],
+    reward: inputs.Reward,
+    out: options.Out,
+    pipeline: inputs.Pipeline = None,
+    unwanted: Annotated[
+        list[str] | None, typer.Option("--unwanted", help="Label that should score low; repeatable.")
+    ] = None,
+    levels: Annotated[
+        str | None, typer.Option("--levels", help="Noise levels to look at; default: nine from clean to noise.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Show samples of this model, steered and not.")] = None,
+    scales: Annotated[str, typer.Option("--scales", help="Strengths of the steering to show.")] = "0,1,2",
+    prompts: inputs.Prompts = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Samples at each strength.")] = 8,
+    seed: options.Seed = 0,
+    resize: inputs.Resize = False,
+    device: inputs.Device = "cpu",
+    progress: options.Progress = True,
+) -> None:
+    """
+    Write a page about a folder of pictures: ranked, the highest and the lowest, by label and by noise level.
+
+    One HTML file that loads nothing. With --unwanted it has the AUROC at each noise level; with --model, samples of
+    the model steered by the reward beside its own.
+
+    \b
+    Examples:
+      rrpolicy images audit photos --reward runs/reward/reward.zip --out runs/audit
+      rrpolicy images audit photos --reward runs/reward/reward.zip --model models/all --out runs/audit
+      rrpolicy images audit photos --reward runs/reward/reward.zip --unwanted harmful --out runs/audit
+    """
+    scorer = load_reward(reward, pipeline or (model if prompts else None), device)
+    found = find_pictures([pictures])
+    labels = [one.label or "unlabelled" for one in found] if any(one.label for one in found) else None
+    last = scorer.reward.process.n_diffusion_steps - 1
+    chosen = parse_levels(levels) if levels else sorted({round(last * i / 10) for i in range(9)})
+    if missing := sorted(set(unwanted or ()) - set(labels or ())):
+        known = ", ".join(sorted(set(labels or ()))) or "none"
+        raise ValueError(f"--unwanted {missing[0]} is no label of {pictures}, there are: {known}")
+    rho, thumbnails = _scores(scorer, found, [0], 0, resize, progress)
+    at_levels, _ = _scores(scorer, found, chosen, N_NOISINGS, resize, progress)
+    samples = {} if model is None else _side_by_side(scorer, model, prompts, parse_numbers(scales), n, seed, device)
+    page = write_audit(
+        out, thumbnails, rho[0], names=[one.path.relative_to(pictures).as_posix() for one in found], labels=labels,
+        unwanted=unwanted or (), per_level=(chosen, at_levels), samples=samples,
+    )  # fmt: skip
+    rows = _label_rows(found, rho[0])
+    if unwanted and labels is not None:
+        wanted = np.array([label not in unwanted for label in labels])
+        rows.append(_auroc_row("auroc", rho[0], wanted))
+        rows += [_auroc_row(f"auroc_t{level}", at, wanted) for level, at in zip(chosen, at_levels, strict=True)]
+    finish(rows, out)
+    typer.echo(f"written: {page}")
+
+
+# ---------------------------------------------------------------------- pictures and their scores
+
+
+def _scores(
+    reward: ImageReward, pictures: Sequence[Picture], levels: Sequence[int], n_noisings: int, resize: bool,
+    progress: bool,
+) -> tuple[Array, list[Array]]:  # fmt: skip
+    """ρ (k, n) of the pictures, or of noised copies, at each level, and thumbnails."""
+    parts, thumbnails = [], []
+    bar = tqdm(total=len(pictures), disable=not progress, desc="pictures", unit="picture")
+    step = max(max(reward.codec.image_shape[1:]) // THUMBNAIL, 1)
+    for part in in_parts(pictures, CHUNK):
+        read = read_pictures([one.path for one in part], reward.codec.image_shape, resize)
+        parts.append(reward.per_level(read, levels, n_noisings))
+        thumbnails += [image[::step, ::step] for image in read]
+        bar.update(len(part))
+    bar.close()
+    return np.concatenate(parts, axis=1), thumbnails
+
+
+def _side_by_side(
+    reward: ImageReward, model: str, prompts: Path | None, scales: Sequence[float], n: int, seed: int, device: str
+) -> dict[str, Array]:
+    """Samples at each strength of steering, from the same noise."""
+    source, n = image_model(model, prompts, n, GUIDANCE_SCALE, device, "float32")
+    steps = min(50 if prompts else 25, source.process.n_diffusion_steps)
+    return {
+        f"scale {scale:g}" if scale else "model alone":
+            sample_images(source, n, n_sampling_steps=steps, reward=reward, scale=scale, seed=seed)
+        for scale in scales
+    }  # fmt: skip
+
+
+def _label_rows(pictures: Sequence[Picture], rho: Array) -> list[Row]:
+    """Mean ρ of each label, best first."""
+    labels: dict[str, list[float]] = {}
+    for one, value in zip(pictures, rho, strict=True):
+        labels.setdefault(one.label or "pictures", []).append(float(value))
+    rows = [result_row(label, "rho", values) for label, values in labels.items()]
+    return sorted(rows, key=lambda row: -row["mean"])
+
+
+def _auroc_row(metric: str, rho: Array, wanted: Array) -> Row:
+    area = auroc(rho, wanted)
+    return {"agent": "wanted", "metric": metric, "mean": area.value, "ci_low": area.low, "ci_high": area.high,
+            "n": area.n}  # fmt: skip

@@ -1,0 +1,102 @@
+"""What the image commands share: their options, prompts from files, and models of either kind by name."""
+
+from __future__ import annotations
+
+import csv
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rrpolicy import zoo
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.sampling import ImageModel
+from rrpolicy.images.stable_diffusion import StableDiffusion
+from rrpolicy.images.unet import UNetScoreModel, has_part
+
+
+class Safety(StrEnum):
+    """The published strengths of safety guidance."""
+
+    weak = "weak"
+    medium = "medium"
+    strong = "strong"
+    max = "max"
+
+
+class Precision(StrEnum):
+    """What a network computes in."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+Device = Annotated[str, typer.Option("--device", help="Where the models compute: cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[Precision, typer.Option("--dtype", help="Precision of the models.")]
+Prompts = Annotated[
+    Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt per line, or CSV with a column prompt.")
+]
+Reward = Annotated[str, typer.Option("--reward", help="Archive of an image reward: path or zoo name.")]
+Pipeline = Annotated[
+    str | None, typer.Option("--pipeline", help="Stable Diffusion folder that a reward of latents belongs to.")
+]
+Resize = Annotated[bool, typer.Option("--resize", help="Bring pictures of another size to the model's.")]
+SamplingSteps = Annotated[
+    int | None, typer.Option("--n-sampling-steps", min=1, help="Denoising steps; default: 25, with prompts 50.")
+]
+GuidanceScale = Annotated[float, typer.Option("--guidance-scale", help="Of classifier-free guidance, with prompts.")]
+
+
+
+def read_prompts(path: Path) -> list[str]:
+    """
+    Prompts of a text file (one per line) or of a CSV file's column ``prompt``.
+
+    :raises FileNotFoundError: when there is no such file
+    :raises ValueError: for a file without prompts
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        if path.suffix.lower() == ".csv":
+            found = [(row.get("prompt") or "").strip() for row in csv.DictReader(file)]
+        else:
+            found = [line.strip() for line in file]
+    prompts = [prompt for prompt in found if prompt]
+    if not prompts:
+        raise ValueError(f"{path} holds no prompts: wanted one per line, or CSV with a column named prompt")
+    return prompts
+
+
+def parse_levels(text: str) -> list[int]:
+    """:raises ValueError: for something else than whole numbers with commas between them"""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--levels is {text!r}, wanted whole numbers such as 0,20,40") from None
+
+
+def parse_numbers(text: str) -> list[float]:
+    """:raises ValueError: for something else than numbers with commas between them"""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--scales is {text!r}, wanted numbers such as 0,1,2") from None
+
+
+def load_reward(name: str, pipeline: str | None, device: str) -> ImageReward:
+    """An image reward, ready to score pictures; that of latents with its pipeline's autoencoder."""
+    codec = None if pipeline is None else StableDiffusion.from_pretrained(pipeline, device).codec
+    return ImageReward.load(zoo.find(name), codec)
+
+
+def image_model(
+    name: str, prompts: Path | None, n: int, guidance_scale: float, device: str, dtype: str
+) -> tuple[ImageModel, int]:
+    """A model of either kind and how many pictures it is to draw."""
+    if prompts is None:
+        if has_part(name, "text_encoder") and Path(name).is_dir():
+            raise ValueError(f"{name} is a text-to-image pipeline: give --prompts")
+        return UNetScoreModel.from_pretrained(name, device=device, dtype=dtype), n
+    texts = read_prompts(prompts)[:n]
+    return StableDiffusion.from_pretrained(name, device, dtype).prompted(texts, guidance_scale), len(texts)

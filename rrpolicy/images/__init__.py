@@ -1,0 +1,23 @@
+"""Images: what one image diffusion model prefers over another, as a scalar function in nats."""
+
+from rrpolicy.images.codec import LatentCodec, PixelCodec
+from rrpolicy.images.recording import PromptPair, record_prompts, record_samples
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.safety import SafetyConfig
+from rrpolicy.images.sampling import sample_images
+from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
+from rrpolicy.images.unet import UNetScoreModel
+
+__all__ = [
+    "ImageReward",
+    "LatentCodec",
+    "PixelCodec",
+    "PromptPair",
+    "SafeModel",
+    "SafetyConfig",
+    "StableDiffusion",
+    "UNetScoreModel",
+    "record_prompts",
+    "record_samples",
+    "sample_images",
+]

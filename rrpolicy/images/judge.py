@@ -1,0 +1,183 @@
+"""A judge of samples: a small convolutional classifier that learned the classes from real images.
+
+It counts what a generator makes; nothing that is extracted or steered ever sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.typing import Array
+from rrpolicy.images.codec import PixelCodec
+from rrpolicy.images.data import LabelledImages
+
+CHUNK = 1024
+SHIFT = 1  # pixels by which training images are moved at most
+
+
+class ImageJudge(Learner[nn.Module]):
+    """
+    A classifier of small images.
+
+    :param shape: (C, H, W) of the images
+    :param class_names: the classes, in the order of their labels
+    :param width: channels of the first layer; doubled at each halving of the image
+    :param learning_rate: peak learning rate or SB3 schedule
+    :param batch_size: images per gradient step
+    :param ema_decay: decay of the averaged weights, which judge
+    :param weight_decay: AdamW weight decay
+    :param max_grad_norm: gradient clipping
+    :param tensorboard_log: folder of the TensorBoard log
+    :param verbose: 0 silent, 1 prints the log
+    :param seed: seed of weights and training
+    :param device: ``"cpu"`` or ``"auto"``
+    :raises ValueError: for fewer than two classes or options out of range
+    """
+
+    kind: ClassVar[str] = "image-judge"
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        class_names: Sequence[str],
+        width: int = 24,
+        learning_rate: LearningRate = 4e-3,
+        batch_size: int = 128,
+        ema_decay: float = 0.995,
+        weight_decay: float = 1e-2,
+        max_grad_norm: float = 1.0,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(
+            learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
+        )
+        if len(class_names) < 2:
+            raise ValueError(f"class_names is {tuple(class_names)}, wanted two or more")
+        if width < 8 or width % 8:
+            raise ValueError(f"width is {width}, it must be a multiple of 8")
+        self.codec = PixelCodec(shape)
+        self.class_names = tuple(class_names)
+        self.width = width
+        self._setup_model()
+
+    def _setup_model(self) -> None:
+        width = self.width
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0 if self.seed is None else self.seed)
+            network = nn.Sequential(
+                *_convolution(self.codec.image_shape[0], width),
+                *_convolution(width, 2 * width, stride=2),
+                *_convolution(2 * width, 2 * width),
+                *_convolution(2 * width, 4 * width, stride=2),
+                *_convolution(4 * width, 4 * width),
+                nn.AdaptiveAvgPool2d(2),  # a 2 × 2 summary still tells top from bottom
+                nn.Flatten(),
+                nn.Linear(16 * width, len(self.class_names)),
+            )
+        self._start_from(network)
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(
+        self,
+        data: LabelledImages,
+        total_timesteps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        checkpoint_path: str | Path | None = None,
+        checkpoint_freq: int = 1000,
+    ) -> Self:
+        """
+        Learn the classes; one timestep is one gradient step.
+
+        :param data: images and labels
+        :param total_timesteps: gradient steps to take
+        :param callback: SB3 callback(s)
+        :param log_interval: steps between two log lines; 0 for none
+        :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
+        :param progress_bar: show one
+        :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
+        :return: self
+        :raises TypeError: when called without ``total_timesteps``
+        :raises ValueError: for images or classes that are not the judge's
+        """
+        if total_timesteps is None:
+            raise TypeError("learn() lacks total_timesteps; call it as judge.learn(data, total_timesteps=1_000)")
+        if data.class_names != self.class_names:
+            raise ValueError(f"data has the classes {data.class_names}, the judge has {self.class_names}")
+        self._pixels, self._labels = self.codec.encode(data.images), torch.as_tensor(data.labels)
+        self._optimise(
+            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path, checkpoint_freq
+        )
+        return self
+
+    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
+        index = torch.randint(len(self._labels), (self.batch_size,), generator=self.generator)
+        down, right = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=self.generator).tolist()
+        pixels, labels = self._pixels[index].roll((down, right), dims=(2, 3)), self._labels[index]
+        logits = self.module(pixels)
+        accuracy = float((logits.argmax(dim=1) == labels).float().mean())
+        return nn.functional.cross_entropy(logits, labels), {"accuracy": accuracy}
+
+    # ------------------------------------------------------------------ judging
+
+    @torch.no_grad()
+    def probabilities(self, images: Any) -> Array:
+        """
+        What each image shows.
+
+        :param images: as `PixelCodec.encode` takes them
+        :return: (n, classes) float32, rows sum to 1
+        :raises ValueError: for images of another shape
+        """
+        pixels = self.codec.encode(images)
+        return torch.cat([self.averaged(part).softmax(dim=1) for part in pixels.split(CHUNK)]).numpy()
+
+    def predict(self, images: Any) -> Array:
+        """The likeliest class of each image: (n,) indices of ``class_names``."""
+        return self.probabilities(images).argmax(axis=1)
+
+    def says(self, images: Any, names: Sequence[str]) -> Array:
+        """
+        Whether the judge puts each image into one of the named classes, bool (n,).
+
+        :raises ValueError: for a name that is no class
+        """
+        if unknown := [name for name in names if name not in self.class_names]:
+            raise ValueError(f"{unknown[0]!r} is no class, there are {', '.join(self.class_names)}")
+        chosen = [self.class_names.index(name) for name in names]
+        return (self.predict(images)[:, None] == chosen).any(axis=1)
+
+    def confidence(self, images: Any) -> float:
+        """Mean probability of the likeliest class, which falls where samples look like nothing."""
+        return float(self.probabilities(images).max(axis=1).mean())
+
+    # ------------------------------------------------------------------ persistence
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "shape": list(self.codec.image_shape),
+            "class_names": list(self.class_names),
+            "width": self.width,
+            "training": self._training_config(),
+        }
+
+    @classmethod
+    def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
+        training = {name: value for name, value in config["training"].items() if value is not None}
+        return cls(config["shape"], config["class_names"], config["width"], **training)
+
+
+def _convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(n_in, n_out, 3, stride, padding=1), nn.GroupNorm(8, n_out), nn.SiLU()]

@@ -1,0 +1,228 @@
+"""What two image models say, written to disk once, so that a reward can be learned without them.
+
+Unconditional models are asked about their own samples, noised again; prompted ones along the base's own denoising
+(DDIM, Song et al. 2021), where one pass gives base and expert. Every shard is drawn from a seed of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rrpolicy.diffusion.sampling import sample
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
+from rrpolicy.images.codec import Codec
+from rrpolicy.images.safety import SafetyConfig, safety_config
+from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, SafeModel, StableDiffusion
+from rrpolicy.rewards.events import own_samples
+from rrpolicy.rewards.recorded import RecordedPairs, record
+from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.targets import Targets, make_targets, value_targets
+
+Both = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(x_t, t) -> noise predicted by base and expert."""
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """
+    Two versions of Stable Diffusion that are compared prompt by prompt.
+
+    :param base: the pipeline whose denoising is followed
+    :param expert: another checkpoint; None for the base with safety guidance
+    :param safety: strength of the safety guidance, when there is no other checkpoint
+    :param guidance_scale: of classifier-free guidance, of both
+    :raises ValueError: when neither or both of ``expert`` and ``safety`` are given, or the pipelines do not fit
+    """
+
+    base: StableDiffusion
+    expert: StableDiffusion | None = None
+    safety: str | SafetyConfig | None = None
+    guidance_scale: float = GUIDANCE_SCALE
+
+    def __post_init__(self) -> None:
+        if (self.expert is None) == (self.safety is None):
+            raise ValueError("give either an expert pipeline or a strength of safety guidance, not both")
+        if self.expert is not None:
+            check_compatible(self.base.prompted(""), self.expert.prompted(""))
+        if self.safety is not None:
+            safety_config(self.safety)
+
+    def models(self, prompts: Sequence[str]) -> tuple[ScoreModel, ScoreModel, Both]:
+        """Base and expert for these prompts, and both at once along one denoising run."""
+        base = self.base.prompted(prompts, self.guidance_scale)
+        if self.expert is None:
+            safe = SafeModel(base, self.safety or "medium")
+            return base, safe, safe.path().both
+        expert = self.expert.prompted(prompts, self.guidance_scale)
+        return base, expert, lambda x_t, t: (base.eps(x_t, t), expert.eps(x_t, t))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that name the pair but for its weights."""
+        safety = None if self.safety is None else vars(safety_config(self.safety))
+        return {"safety": safety, "guidance_scale": self.guidance_scale}
+
+
+def record_samples(
+    base: ScoreModel,
+    expert: ScoreModel,
+    codec: Codec,
+    folder: str | Path,
+    n_samples: int = 1500,
+    n_noisings: int = 11,
+    n_value_draws: int = 2,
+    n_sampling_steps: int = 25,
+    shard_size: int = 64,
+    half: bool = False,
+    seed: int = 0,
+    progress_bar: bool = False,
+    about: dict[str, Any] | None = None,
+) -> RecordedPairs:
+    """
+    Compare two unconditional models at their own samples, noised again and again; no data are needed.
+
+    :param base: the weak model
+    :param expert: the strong model
+    :param codec: images to their events, kept in the recording
+    :param folder: gets the shards and, last of all, the manifest; a recording that was stopped there goes on
+    :param n_samples: samples of each model
+    :param n_noisings: levels to which each sample is noised
+    :param n_value_draws: later noise levels per value target; 0 for gradients alone
+    :param n_sampling_steps: denoising steps of a sample (DDIM)
+    :param shard_size: samples per shard, half of each model: what is in memory at once, ``n_noisings`` times
+    :param half: store events in half precision
+    :param seed: of all samples and noises
+    :param about: further JSON values to keep, such as the models' names
+    :return: the finished recording
+    :raises ValueError: for two models that do not share their space, or a folder that holds another recording
+    """
+    check_compatible(base, expert)
+    for name, value in (("n_samples", n_samples), ("n_noisings", n_noisings), ("shard_size", shard_size // 2)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, it must be positive")
+    n_each, models = shard_size // 2, (base, expert)
+
+    def make(shard: int) -> Targets:
+        generator = _generator(seed, shard)
+        n = min(n_each, n_samples - shard * n_each)
+        samples = torch.cat([own_samples(model, n, generator=generator, n_steps=n_sampling_steps) for model in models])
+        noised = make_targets(base, expert, samples.repeat_interleave(n_noisings, dim=0), generator, n_value_draws)
+        return Targets(None, noised.x_t, noised.t, noised.eps_difference, noised.value)
+
+    settings = {
+        "kind": "samples", "codec": codec.to_dict(), "n_samples": n_samples, "n_noisings": n_noisings,
+        "n_value_draws": n_value_draws, "n_sampling_steps": n_sampling_steps, "shard_size": shard_size, "seed": seed,
+        "models": about or {},
+    }  # fmt: skip
+    return record(folder, base, settings, -(-n_samples // n_each), make, half, progress_bar)
+
+
+def record_prompts(
+    pair: PromptPair,
+    prompts: Sequence[str],
+    folder: str | Path,
+    n_sampling_steps: int = 50,
+    n_value_draws: int = 0,
+    shard_size: int = 4,
+    half: bool = False,
+    seed: int = 0,
+    progress_bar: bool = False,
+    about: dict[str, Any] | None = None,
+) -> RecordedPairs:
+    """
+    Compare two versions of Stable Diffusion along the base's denoising of each prompt.
+
+    :param pair: base and expert
+    :param prompts: what to draw
+    :param folder: as in :func:`record_samples`
+    :param n_sampling_steps: denoising steps (DDIM), each of which leaves one pair
+    :param n_value_draws: later noise levels per value target, 0 for gradients alone; each costs two passes of either
+    :param shard_size: prompts per shard: what is in memory at once, ``n_sampling_steps`` times
+    :param half: store latents in half precision
+    :param seed: of the initial noise
+    :param about: further JSON values to keep, such as the models' names
+    :return: the finished recording
+    :raises ValueError: without prompts, or for a folder that holds another recording
+    """
+    prompts = list(prompts)
+    if not prompts or shard_size < 1:
+        raise ValueError(f"there are {len(prompts)} prompts and shard_size is {shard_size}, wanted at least 1 of each")
+
+    def make(shard: int) -> Targets:
+        some = prompts[shard * shard_size : (shard + 1) * shard_size]
+        return _along_denoising(*pair.models(some), len(some), n_sampling_steps, n_value_draws, _generator(seed, shard))
+
+    settings = {
+        "kind": "prompts", "codec": pair.base.codec.to_dict(), "prompts": prompts, "pair": pair.to_dict(),
+        "n_sampling_steps": n_sampling_steps, "n_value_draws": n_value_draws, "shard_size": shard_size, "seed": seed,
+        "models": about or {},
+    }  # fmt: skip
+    model = pair.base.prompted("")
+    return record(folder, model, settings, -(-len(prompts) // shard_size), make, half, progress_bar)
+
+
+def _along_denoising(
+    base: ScoreModel,
+    expert: ScoreModel,
+    both: Both,
+    n: int,
+    n_sampling_steps: int,
+    n_value_draws: int,
+    generator: torch.Generator,
+) -> Targets:
+    """The pairs of one denoising run of ``n`` events; the sampler steps once, with what the base says."""
+    process, visited = base.process, []
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        base_eps, expert_eps = both(x_t, t)
+        visited.append((x_t, t, base_eps - expert_eps))
+        return base_eps
+
+    noise = torch.randn((n, *base.event_shape), generator=generator)
+    sample(denoise, process, noise, process.timesteps(n_sampling_steps), clip=getattr(base, "clip", None))
+    value = partial(value_targets, base, expert, generator=generator, n_draws=n_value_draws)
+    return Targets(
+        None,
+        torch.cat([x_t for x_t, _, _ in visited]),
+        torch.cat([t for _, t, _ in visited]),
+        torch.cat([difference for _, _, difference in visited]),
+        torch.cat([value(x_t, t) for x_t, t, _ in visited]) if n_value_draws else None,
+    )
+
+
+def explained_rows(
+    reward: RelativeReward, pairs: RecordedPairs, n: int = 2048, n_bands: int = 4, seed: int = 0
+) -> list[tuple[str, float]]:
+    """
+    How well ρ explains recorded pairs: R² of σ∇ρ for Δε over all levels and in bands of them.
+
+    :param pairs: held out from learning
+    :param n: pairs to look at
+    :param n_bands: of equally many levels, cleanest first
+    :param seed: of the draw
+    :return: names and numbers; a band where the models do not differ is left out
+    """
+    drawn = pairs.draw(n, torch.Generator().manual_seed(seed))
+    process, rows = pairs.model.process, []
+    gradient = torch.cat([reward.gradient(x, t) for x, t in zip(drawn.x_t.split(256), drawn.t.split(256), strict=True)])
+    residual = process.levels(gradient, drawn.t)[1] * gradient - drawn.eps_difference
+    errors, totals = ((part**2).flatten(1).sum(dim=1) for part in (residual, drawn.eps_difference))
+    edges = [round(i * process.n_diffusion_steps / n_bands) for i in range(n_bands + 1)]
+    bands = {"r2": torch.ones_like(drawn.t, dtype=torch.bool)}
+    bands |= {f"r2_t{low}-{high - 1}": (drawn.t >= low) & (drawn.t < high) for low, high in pairwise(edges)}
+    for name, inside in bands.items():
+        if float(totals[inside].sum()) > 0:
+            rows.append((name, 1 - float(errors[inside].sum() / totals[inside].sum())))
+    return rows
+
+
+def _generator(seed: int, shard: int) -> torch.Generator:
+    """Of one shard, so that each can be made without those before it."""
+    return torch.Generator().manual_seed((seed << 32) + shard)

@@ -1,0 +1,118 @@
+"""The reward of images: a relative reward together with the codec that turns images into what it sees.
+
+``predict`` scores clean images by one forward pass at the cleanest level, t = 0; ``per_level`` asks at any levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.typing import Array
+from rrpolicy.images.codec import Codec, codec_from_dict
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+CHUNK = 256  # images per call of the network
+
+
+class ImageReward:
+    """
+    ρ of images, in nats: how much likelier the expert makes an image than the base does.
+
+    :param reward: ρ of the codec's events
+    :param codec: images to events; that of latents needs its pipeline's autoencoder
+    :raises ValueError: when the two do not fit
+    """
+
+    kind: ClassVar[str] = "image-reward"
+
+    def __init__(self, reward: RelativeReward, codec: Codec) -> None:
+        shape = tuple(codec.event_shape)
+        if shape != reward.event_shape:
+            raise ValueError(f"the codec's events have shape {shape}, the reward's {reward.event_shape}")
+        self.reward = reward
+        self.codec = codec
+
+    def predict(self, images: Any, levels: Sequence[int] | None = None) -> Array:
+        """
+        Score clean images.
+
+        :param images: PIL images, numpy arrays or tensors, see `images.codec.as_pixels`
+        :param levels: noise levels to average over, without noise; None for the cleanest one, t = 0
+        :return: (n,) float32 in nats
+        :raises ValueError: for images of another size or range, or levels that there are not
+        """
+        return self.per_level(images, [0] if levels is None else levels).mean(axis=0)
+
+    def per_level(self, images: Any, levels: Sequence[int], n_noisings: int = 0, seed: int = 0) -> Array:
+        """
+        Score images at each of some noise levels.
+
+        :param images: as in :meth:`predict`
+        :param levels: noise levels (k,)
+        :param n_noisings: noised copies of each image to average over; 0 for their mean, α x0
+        :param seed: of the noise
+        :return: (k, n) float32 in nats
+        :raises ValueError: as :meth:`predict`
+        """
+        return self.of_events(self.codec.encode(images), levels, n_noisings, seed)
+
+    @torch.no_grad()
+    def of_events(self, x0: Tensor, levels: Sequence[int], n_noisings: int = 0, seed: int = 0) -> Array:
+        """As :meth:`per_level`, for clean events (n, *event_shape)."""
+        process, n_levels = self.reward.process, self.reward.process.n_diffusion_steps
+        if not len(levels) or not all(0 <= level < n_levels for level in levels):
+            raise ValueError(f"levels is {list(levels)}, wanted some of 0..{n_levels - 1}")
+        generator = torch.Generator().manual_seed(seed)
+        scores = torch.zeros(len(levels), len(x0))
+        for row, level in enumerate(levels):
+            parts = []
+            for part in x0.split(CHUNK):
+                t = torch.full((len(part),), level, dtype=torch.int64)
+                mean = process.alpha(level) * part
+                noised = [mean + process.sigma(level) * torch.randn(part.shape, generator=generator)
+                          for _ in range(n_noisings)] or [mean]  # fmt: skip
+                parts.append(torch.stack([self.reward(x_t, t) for x_t in noised]).mean(dim=0))
+            scores[row] = torch.cat(parts)
+        return np.asarray(scores.numpy())
+
+    # ------------------------------------------------------------------ persistence
+
+    def save(self, path: str | Path, *, half: bool = False, card: Mapping[str, Any] | None = None) -> None:
+        """
+        Write one archive (no pickle); an autoencoder stays with its pipeline.
+
+        :param path: file; ``.zip`` is added when missing
+        :param half: store weights in half precision
+        :param card: facts about the reward
+        """
+        weights = {name: value.half() if half and value.is_floating_point() else value
+                   for name, value in self.reward.state_dict().items()}
+        config = {"reward": self.reward.to_config(), "codec": self.codec.to_dict()}
+        write_archive(path, self.kind, config, {"weights": weights}, card)
+
+    @classmethod
+    def load(cls, path: str | Path, codec: Codec | None = None) -> Self:
+        """
+        Read what :meth:`save` wrote.
+
+        :param path: file, with or without ``.zip``
+        :param codec: that of the pipeline, for a reward of latents (``pipeline.codec``); None for the archive's own,
+            which scores latents but no images
+        :raises FileNotFoundError: when there is no such file
+        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, or the codec not its own
+        """
+        archive = read_archive(path, cls.kind)
+        with archive.rebuilding():
+            kept = codec_from_dict(archive.config["codec"])
+            if codec is not None and codec.to_dict() != kept.to_dict():
+                raise ValueError(f"it was made for {kept.to_dict()}, the codec given is {codec.to_dict()}")
+            reward = RelativeReward.from_config(archive.config["reward"], archive.tensors)
+            reward.load_state_dict(archive.tensors["weights"])
+            return cls(reward.requires_grad_(False).eval(), codec or kept)

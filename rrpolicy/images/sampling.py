@@ -1,0 +1,101 @@
+"""Images from a model: its own, the expert's, or the base's steered with a reward, all from the same noise.
+
+Pixels and latents go the same way (`rewards.guidance`): the sampler sees a noise predictor and the codec draws.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rrpolicy.common.typing import Array
+from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.sampling import Solver, sample
+from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.images.codec import Codec
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.stable_diffusion import SafeModel
+from rrpolicy.rewards.guidance import guided
+
+
+class ImageModel(Protocol):
+    """A score model of images: any of `UNetScoreModel`, `PromptedModel`, `SafeModel`."""
+
+    @property
+    def process(self) -> DiffusionProcess: ...
+
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def clip(self) -> float | None: ...
+
+    @property
+    def event_shape(self) -> tuple[int, ...]: ...
+
+    def eps(self, x_t: Tensor, t: Tensor) -> Tensor: ...
+
+    def fingerprint(self) -> str: ...
+
+
+@torch.no_grad()
+def sample_events(
+    model: ImageModel,
+    n: int,
+    n_sampling_steps: int = 25,
+    reward: ImageReward | None = None,
+    scale: float = 1.0,
+    max_shift: float | None = None,
+    solver: Solver = "ddim",
+    seed: int = 0,
+) -> Tensor:
+    """
+    Clean events (n, *event_shape) of a model, steered when a reward is given.
+
+    :param model: the base, or an expert; with several prompts, ``n`` must be their number
+    :param n: events
+    :param n_sampling_steps: denoising steps
+    :param reward: ρ to steer with
+    :param scale: strength of the steering; 1 makes the base the expert, as far as ρ explains it
+    :param max_shift: largest change of an entry of the clean estimate in one step; None for no bound
+    :param solver: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
+    :param seed: of all noise; equal seeds start from equal noise, whatever steers
+    :raises ValueError: when the reward was made for events of another kind
+    """
+    generator = torch.Generator().manual_seed(seed)
+    denoiser: Denoiser = model.path() if isinstance(model, SafeModel) else model.eps
+    if reward is not None:
+        _check_fits(reward, model)
+        denoiser = guided(denoiser, reward.reward, model.process, scale, max_shift)
+    noise = torch.randn((n, *model.event_shape), generator=generator)
+    return sample(
+        denoiser,
+        model.process,
+        noise,
+        model.process.timesteps(n_sampling_steps),
+        solver=solver,
+        noise=lambda x: torch.randn(x.shape, generator=generator),
+        clip=model.clip,
+    )
+
+
+def sample_images(model: ImageModel, n: int, **options: Any) -> Array:
+    """
+    Images uint8 (n, H, W, C) of a model.
+
+    :param options: those of :func:`sample_events`
+    """
+    return model.codec.decode(sample_events(model, n, **options))
+
+
+def _check_fits(reward: ImageReward, model: ImageModel) -> None:
+    process, other = model.process, reward.reward.process
+    for name, mine, wanted in (
+        ("events of shape", tuple(model.event_shape), reward.reward.event_shape),
+        ("the codec", model.codec.to_dict(), reward.codec.to_dict()),
+        ("noise levels", (process.n_diffusion_steps, process.schedule), (other.n_diffusion_steps, other.schedule)),
+    ):
+        if mine != wanted:
+            raise ValueError(f"the reward was made for {name} {wanted}, the model has {mine}")

@@ -1,0 +1,102 @@
+"""The demo with a robot: what it leaves with a tiny zoo, its faults, and pictures of one that falls."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import tiny_robot
+from PIL import Image
+from tiny_robot import ENV_ID, RECIPE, robot_zoo
+from typer.testing import CliRunner
+
+from rrpolicy import zoo
+from rrpolicy.cli import app
+from rrpolicy.cli.options import recipe_for
+from rrpolicy.demo import Demo
+from rrpolicy.evaluation import read_results
+from rrpolicy.pipeline import DEFAULT_RECIPE, Task
+from rrpolicy.reproduce.locomotion.film import moments
+
+AGENTS = ("base", "steered", "expert")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with tiny_robot.small():
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("built") / "zoo"
+    robot_zoo(folder).run()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def robots(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(built))
+
+
+def test_the_command_leaves_numbers_a_picture_and_videos(tmp_path: Path) -> None:
+    (tmp_path / "heat_map.png").write_bytes(b"")  # of an earlier demo, in a maze
+    given = ["demo", "--env", ENV_ID, "--n-episodes", "3", "--seed", "4", "--out", str(tmp_path), "--no-progress"]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "results.json", "hero.png", *(f"{name}.mp4" for name in AGENTS)
+    }  # fmt: skip
+    rows = {(row["agent"], row["metric"]): row for row in read_results(tmp_path)}
+    assert {(name, metric) for name in AGENTS for metric in ("return", "normalized_score")} <= set(rows)
+    assert {row["n"] for row in rows.values()} == {3}
+    assert rows["steered-base", "normalized_score"]["mean"] == pytest.approx(
+        rows["steered", "normalized_score"]["mean"] - rows["base", "normalized_score"]["mean"]
+    )
+    assert "scene drawing (needs no OpenGL)" in result.output and "Everything is in" in result.output
+    with Image.open(tmp_path / "hero.png") as hero:
+        assert len(hero.convert("L").getcolors() or ()) > 50
+    for name in AGENTS:
+        frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / f"{name}.mp4"))
+        assert frames > 10 and 0.3 < seconds < 0.7
+
+
+def test_commands_steer_robots_by_their_own_recipe() -> None:
+    assert recipe_for(Task(ENV_ID), None) == RECIPE
+    assert recipe_for(Task("Ant-v5"), None) == recipe_for(None, None) == DEFAULT_RECIPE
+
+
+def test_robots_act_with_noise_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
+    assert not Demo(Task(ENV_ID), tmp_path, RECIPE).deterministic
+    assert Demo(Task(ENV_ID), tmp_path, {**RECIPE, "evaluation": {"deterministic": True}}).deterministic
+
+
+def test_bad_wishes_are_refused_before_anything_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"robot of the zoo \(the zoo has Hopper-v5\), env is 'Ant-v5'"):
+        Demo(Task("Ant-v5"), tmp_path, RECIPE).run()
+    with pytest.raises(ValueError, match="--from-scratch is for mazes, env is 'Hopper-v5'"):
+        Demo(Task(ENV_ID), tmp_path, RECIPE, from_scratch=True).run()
+    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
+    with pytest.raises(ValueError, match="the zoo has none"):
+        Demo(Task(ENV_ID), tmp_path, RECIPE).run()
+    assert (tmp_path / "results.json").exists()
+
+
+class Kicking:
+    """Every motor at full power: the hopper falls at once."""
+
+    def predict(self, observation: Any, *more: Any) -> Any:
+        return np.ones((len(observation), 3), np.float32), None
+
+
+def test_pictures_of_an_episode_end_where_the_robot_has_fallen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Task, "make", lambda self: gym.make(ENV_ID))
+    strip = moments(Kicking(), Task(ENV_ID), (0.0, 0.04, 4.0), size=64)
+    assert [one.fallen for one in strip] == [False, False, True]
+    assert [one.seconds for one in strip[:2]] == [0.0, 0.04] and 0.04 < strip[2].seconds < 2.0
+    assert strip[0].travelled == 0 and strip[2].travelled != 0
+    assert all(one.picture.shape == (64, 64, 3) for one in strip)

@@ -1,0 +1,220 @@
+"""The audit page says what it was told, asks for nothing, and fits a phone and a desktop in a real browser."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rrpolicy.images.audit import N_EXTREME, N_RANKED, POLICY, write_audit
+from rrpolicy.images.charts import curve, histograms, signed
+from rrpolicy.images.metrics import auroc
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WIDTHS = (375, 1280)
+EVIL = '<img src="http://example.org/x.png" onerror="console.log(1)">&amp;'
+SOURCE = re.compile(r'<img[^>]*src="data:image/(?:png|jpeg);base64,([^"]+)"')
+
+
+def arguments(n: int = 40) -> dict[str, Any]:
+    """Images whose brightness is their rank: number i has score i - n / 2 and is wanted from n / 4 on."""
+    images = np.repeat(np.arange(n, dtype=np.uint8), 64).reshape(n, 8, 8, 1)
+    scores = np.arange(n) - n / 2
+    labels = ["bad" if i < n / 4 else "good" for i in range(n)]
+    return {
+        "images": images, "scores": scores, "labels": labels, "unwanted": ["bad"],
+        "names": [f"a/long/path/{i}_{EVIL}.png" for i in range(n)],
+        "per_level": ((50, 0), np.stack([scores % 7, scores])),
+        "samples": {EVIL: images[:4], "steered": np.repeat(images[:4], 3, axis=-1)},
+        "title": f"Title {EVIL}",
+    }  # fmt: skip
+
+
+def written(folder: Path, **changes: Any) -> str:
+    return write_audit(folder, **{**arguments(), **changes}).read_text(encoding="utf-8")
+
+
+def section(page: str, name: str) -> str:
+    return page.split(f'<h2 id="{name}">')[1].split("</section>")[0]
+
+
+def greys(html: str) -> list[int]:
+    pictures = (Image.open(io.BytesIO(base64.b64decode(source))) for source in SOURCE.findall(html))
+    return [int(np.asarray(picture).ravel()[0]) for picture in pictures]
+
+
+# ---------------------------------------------------------------------- content
+
+
+def test_extremes_and_ranking_are_in_order(tmp_path: Path) -> None:
+    page = written(tmp_path)
+    highest, lowest = section(page, "extremes").split("Lowest ρ")
+    assert greys(highest) == list(range(39, 19, -1)) and greys(lowest) == list(range(20))
+    assert re.findall(r"<b>(.\d+\.\d+)</b>", highest)[0] == "+19.00" and "−20.00" in lowest
+    ranking = section(page, "ranking")
+    assert greys(ranking) == list(range(39, -1, -1)) and "All 40 images" in ranking
+    many = written(tmp_path, **arguments(200))
+    assert len(greys(section(many, "extremes"))) == 2 * N_EXTREME
+
+
+def test_long_rankings_are_thinned_evenly(tmp_path: Path) -> None:
+    n = 1000
+    page = write_audit(tmp_path, np.zeros((n, 2, 2, 3), np.uint8), np.arange(n)).read_text(encoding="utf-8")
+    ranks = [int(rank) for rank in re.findall(r'<th scope="row">(\d+)</th>', section(page, "ranking"))]
+    assert len(ranks) == N_RANKED and (ranks[0], ranks[-1]) == (1, n) and set(np.diff(ranks)) <= {4, 5}
+    assert f"{N_RANKED} of 1,000 images" in page
+
+
+def test_numbers_are_those_of_the_metrics(tmp_path: Path) -> None:
+    page, given = written(tmp_path), arguments()
+    wanted = np.array([label == "good" for label in given["labels"]])
+    assert "<dd>1.000<small>" in page and "<dd>50%<small>" in page
+    levels = re.findall(r'<th scope="row">(\d+)</th><td>([\d.]+)</td>', section(page, "levels"))
+    at_50 = auroc(given["per_level"][1][0], wanted).value
+    assert levels == [("0", "1.000"), ("50", f"{at_50:.3f}")]
+    rows = re.findall(r'<th scope="row">(\w+)(?:<small>unwanted</small>)?</th><td>(\d+)</td><td>([^<]+)</td>',
+                      section(page, "distribution"))  # fmt: skip
+    assert rows == [("good", "30", "+4.50"), ("bad", "10", "−15.50")]
+    assert section(page, "distribution").count('class="bars low"') == 1
+
+
+def test_the_page_is_whole_without_labels_levels_and_samples(tmp_path: Path) -> None:
+    page = write_audit(tmp_path / "new", [np.zeros((300, 200, 3), np.uint8)], [0.5]).read_text(encoding="utf-8")
+    assert "AUROC" not in page and "side by side" not in page and 'id="distribution"' in page
+    pictures = [Image.open(io.BytesIO(base64.b64decode(source))) for source in SOURCE.findall(page)]
+    assert [(picture.size, picture.format) for picture in pictures] == [((107, 160), "JPEG")] * 2 + [((53, 80), "JPEG")]
+    only = written(tmp_path, unwanted=["bad", "good"])
+    assert "AUROC" not in only
+
+
+def test_a_histogram_has_its_bars_where_the_values_are() -> None:
+    html = histograms([0.0, 0.0, 10.0], {"a": [True, True, True], "none": [False] * 3})
+    lefts, tops = zip(*re.findall(r"M([\d.]+) 100V([\d.]+)", html), strict=True)
+    assert [float(left) < 50 for left in lefts] == [True, False] and tops == ("8.0", "54.0")
+    assert html.count("<i ") == 1 and 'class="mark"' in html
+    assert '<i style="left:50.00%">' in histograms([3.0, 3.0], {"a": [True, True]})
+    assert "+0.002" in histograms([-0.004, 0.004], {"a": [True, True]})
+
+
+def test_a_curve_spans_its_levels() -> None:
+    html = curve([0, 10, 20], [0.5, 1.0, 0.75], [0.45, 0.9, 0.7], [0.55, 1.0, 0.8])
+    assert 'd="M0.00 83.33L50.00 0.00L100.00 41.67"' in html
+    assert curve([3], [0.2], [0.1], [0.3]).count("<i ") == 1
+    assert (signed(-0.5), signed(2, 0)) == ("−0.50", "+2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"scores": np.zeros(39)}, r"scores has shape \(39,\) for 40 images"),
+        ({"scores": np.full(40, np.nan)}, "finite"),
+        ({"images": [], "scores": []}, "n >= 1"),
+        ({"labels": ["a"]}, "labels has 1 entries, wanted one for each of 40"),
+        ({"names": ["a"]}, "names has 1 entries"),
+        ({"unwanted": ["worse"]}, r"unwanted is \['worse'\]"),
+        ({"per_level": ((0,), np.zeros((2, 40)))}, r"per_level has scores \(2, 40\)"),
+        ({"samples": {"a": np.zeros((1, 4, 4), np.uint8)}}, r"an image is uint8 \(4, 4\)"),
+        ({"images": np.zeros((40, 4, 4, 1))}, "an image is float64"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        written(tmp_path, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------- safety and layout
+
+
+def test_nothing_is_asked_for_and_nothing_runs(tmp_path: Path) -> None:
+    page = written(tmp_path)
+    assert POLICY in page and "default-src 'none'" in POLICY and "<script" not in page
+    assert "&lt;img src=&quot;http://example.org" in page and "<img src=" not in page
+    assert {source[:5] for source in re.findall(r'(?:src|href)="([^"]*)"', page)} == {"data:"}
+    assert re.search(r"url\(|@import", page) is None
+    assert all('alt="' in tag for tag in re.findall(r"<img[^>]*>", page))
+
+
+PROBE = """<!doctype html><meta charset="utf-8"><body><script>
+const page = PAGE, widths = WIDTHS;
+const report = {};
+function measure(width) {
+  return new Promise(done => {
+    const frame = document.createElement("iframe");
+    frame.style = `width:${width}px;height:900px;border:0`;
+    frame.onload = () => {
+      const inner = frame.contentDocument, view = frame.contentWindow;
+      inner.querySelectorAll("details").forEach(one => { one.open = true; });
+      const boxes = [...inner.querySelectorAll("body *")].filter(one => !one.closest(".scroll"));
+      const text = [...inner.querySelectorAll("p, th, td, figcaption, span, h1")];
+      report[width] = {
+        scroll: inner.documentElement.scrollWidth,
+        widest: Math.max(...boxes.map(one => one.getBoundingClientRect().right)),
+        smallest: Math.min(...text.map(one => parseFloat(view.getComputedStyle(one).fontSize))),
+        broken: [...inner.images].filter(one => !one.naturalWidth).length,
+        images: inner.images.length,
+        requests: view.performance.getEntriesByType("resource").filter(one => !one.name.startsWith("data:")).length,
+      };
+      done();
+    };
+    frame.srcdoc = page;
+    document.body.append(frame);
+  });
+}
+(async () => {
+  for (const width of widths) await measure(width);
+  const result = document.createElement("pre");
+  result.id = "report";
+  result.textContent = JSON.stringify(report);
+  document.body.append(result);
+})();
+</script>"""
+
+
+def browsed(page: str, folder: Path) -> tuple[dict[str, Any], str]:
+    """The page in frames of both widths in headless Chromium: measures per width, and what the console said."""
+    if CHROMIUM is None:
+        refuse = pytest.fail if os.environ.get("CI") else pytest.skip  # CI has a browser or says so
+        refuse("Chromium is not installed (Debian's package chromium)")
+    inner = json.dumps(page).replace("</", "<\\/")
+    probe = folder / "probe.html"
+    probe.write_text(PROBE.replace("PAGE", inner, 1).replace("WIDTHS", str(list(WIDTHS)), 1), encoding="utf-8")
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+        f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--window-size=1400,1000",
+        "--virtual-time-budget=20000", "--dump-dom", probe.as_uri(),
+    ]  # fmt: skip
+    environment = {**os.environ, "HOME": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, env=environment)
+    found = re.search(r'<pre id="report">(.*?)</pre>', done.stdout)
+    assert found is not None, done.stderr[-2000:]
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    return json.loads(unescape(found[1])), console
+
+
+def test_the_page_fits_phone_and_desktop(tmp_path: Path) -> None:
+    page = written(tmp_path, labels=["bad" if i < 10 else "a-rather-long-label" * 3 for i in range(40)])
+    report, console = browsed(page, tmp_path)
+    assert console == ""
+    for width in WIDTHS:
+        measures = report[str(width)]
+        assert measures["scroll"] <= width and measures["widest"] <= width
+        assert measures["smallest"] >= 12
+        assert (measures["broken"], measures["requests"], measures["images"]) == (0, 0, 40 + 40 + 8)
+
+
+def test_the_browser_test_sees_what_is_wrong(tmp_path: Path) -> None:
+    wide = '<img src="http://localhost:9/x.png" alt=""><div style="width:900px">wide</div></main>'
+    report, console = browsed(written(tmp_path).replace("</main>", wide), tmp_path)
+    assert report["375"]["scroll"] >= 900 and report["1280"]["scroll"] <= 1280
+    assert report["375"]["broken"] == 1 and "Content Security Policy" in console

@@ -1,0 +1,160 @@
+"""Image rewards: one number per image, the same for every way of asking; and steering, for pixels and for latents."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_images import write_ddpm, write_stable_diffusion
+
+from rrpolicy.diffusion.sampling import sample
+from rrpolicy.images.codec import PixelCodec
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.sampling import ImageModel, sample_events, sample_images
+from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
+from rrpolicy.images.unet import UNetScoreModel
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
+PROMPTS = ["a cat", "a dog"]
+
+
+def make_reward(model: Any, codec: Any = None) -> ImageReward:
+    """An untrained reward that knows levels and places."""
+    torch.manual_seed(0)
+    kwargs = {"network": "conv", "width": 8, "multipliers": (1, 1)}
+    reward = RelativeReward(model.process, model.event_shape, heads=["window"], window_kwargs=kwargs)
+    for parameter in reward.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return ImageReward(reward.requires_grad_(False).eval(), codec or model.codec)
+
+
+@pytest.fixture(scope="module")
+def unet_model(tmp_path_factory: pytest.TempPathFactory) -> UNetScoreModel:
+    return UNetScoreModel.from_pretrained(write_ddpm(tmp_path_factory.mktemp("ddpm")))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
+    return StableDiffusion.from_pretrained(write_stable_diffusion(tmp_path_factory.mktemp("sd") / "sd"))
+
+
+@pytest.fixture(params=["pixels", "latents"])
+def model(request: pytest.FixtureRequest) -> ImageModel:
+    if request.param == "pixels":
+        return request.getfixturevalue("unet_model")
+    return request.getfixturevalue("pipeline").prompted(PROMPTS)
+
+
+# ---------------------------------------------------------------------- scores
+
+
+def test_every_kind_of_image_scores_alike(unet_model: UNetScoreModel) -> None:
+    reward = make_reward(unet_model)
+    scores = reward.predict(IMAGES)
+    assert scores.shape == (3,) and scores.dtype == np.float32 and len(np.unique(scores)) == 3
+    for images in ([Image.fromarray(image[..., 0]) for image in IMAGES], IMAGES / 255,
+                   torch.as_tensor(IMAGES).permute(0, 3, 1, 2)):  # fmt: skip
+        np.testing.assert_allclose(reward.predict(images), scores, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(reward.predict(IMAGES[0]), scores[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_score_is_rho_of_the_clean_image(unet_model: UNetScoreModel) -> None:
+    reward = make_reward(unet_model)
+    x0 = unet_model.codec.encode(IMAGES)
+    t = torch.zeros(3, dtype=torch.int64)
+    alpha = unet_model.process.alpha(0)
+    np.testing.assert_allclose(reward.predict(IMAGES), reward.reward(alpha * x0, t), rtol=1e-5)
+    levels = reward.per_level(IMAGES, [0, 5, 10])
+    assert levels.shape == (3, 3)
+    np.testing.assert_allclose(levels[0], reward.predict(IMAGES), rtol=1e-5)
+    np.testing.assert_allclose(levels.mean(axis=0), reward.predict(IMAGES, [0, 5, 10]), rtol=1e-5)
+
+
+def test_noised_copies_average_to_the_expectation(unet_model: UNetScoreModel) -> None:
+    reward = make_reward(unet_model)
+    few, again, many = (reward.per_level(IMAGES, [10], n)[0] for n in (1, 1, 400))
+    np.testing.assert_array_equal(few, again)  # seeded
+    x0, process = unet_model.codec.encode(IMAGES), unet_model.process
+    noise = torch.randn(2000, *x0.shape, generator=torch.Generator().manual_seed(5))
+    noised = process.alpha(10) * x0 + process.sigma(10) * noise
+    values = reward.reward(noised.flatten(0, 1), torch.full((6000,), 10)).view(2000, 3)
+    error = 5 * values.std(dim=0) / 400**0.5
+    assert (np.abs(many - values.mean(dim=0).numpy()) < error.numpy()).all()
+
+
+def test_wrong_levels_and_codecs_are_refused(unet_model: UNetScoreModel, tmp_path: Path) -> None:
+    reward = make_reward(unet_model)
+    for levels in ([], [20], [-1]):
+        with pytest.raises(ValueError, match=r"levels is \[.*\], wanted some of 0\.\.19"):
+            reward.predict(IMAGES, levels)
+    with pytest.raises(ValueError, match=r"the codec's events have shape \(4, 4, 4\), the reward's \(1, 8, 8\)"):
+        ImageReward(reward.reward, PixelCodec((1, 8, 8), 2))
+    reward.save(tmp_path / "reward")
+    with pytest.raises(ValueError, match=r"reward\.zip: it was made for .*, the codec given is"):
+        ImageReward.load(tmp_path / "reward", PixelCodec((1, 16, 16), 2))
+
+
+def test_an_archive_scores_alike(model: ImageModel, tmp_path: Path) -> None:
+    reward = make_reward(model)
+    images = sample_images(model, 2, n_sampling_steps=2)
+    reward.save(tmp_path / "reward", card={"note": "untrained"})
+    reward.save(tmp_path / "half", half=True)
+    again = ImageReward.load(tmp_path / "reward", model.codec)
+    np.testing.assert_array_equal(again.predict(images), reward.predict(images))
+    np.testing.assert_allclose(ImageReward.load(tmp_path / "half", model.codec).predict(images), reward.predict(images),
+                               rtol=0.1, atol=0.05)  # fmt: skip
+    with pytest.raises(ValueError, match="holds a 'image-reward', wanted 'reward'"):
+        RelativeReward.load(tmp_path / "reward")
+    if model.clip is None:  # latents: the archive alone cannot read images
+        with pytest.raises(ValueError, match="give the pipeline they belong to"):
+            ImageReward.load(tmp_path / "reward").predict(images)
+
+
+# ---------------------------------------------------------------------- steering
+
+
+def test_steering_raises_the_reward(model: ImageModel) -> None:
+    reward, t = make_reward(model), torch.zeros(2, dtype=torch.int64)
+    scores = []
+    for scale in (-1.0, 0.0, 1.0):
+        events = sample_events(model, 2, 5, reward, scale)
+        assert events.shape == (2, *model.event_shape)
+        scores.append(float(reward.reward(events, t).sum()))
+    assert scores[0] < scores[1] < scores[2]
+
+
+def test_without_steering_it_is_the_model_itself(model: ImageModel) -> None:
+    noise = torch.randn((2, *model.event_shape), generator=torch.Generator().manual_seed(3))
+    own = sample(model.eps, model.process, noise, model.process.timesteps(4), clip=model.clip)
+    for reward in (None, make_reward(model)):
+        assert torch.equal(sample_events(model, 2, 4, reward, 0.0, seed=3), own)
+    images = sample_images(model, 2, n_sampling_steps=4, seed=3)
+    assert images.dtype == np.uint8 and images.shape[1:] == (*model.codec.image_shape[1:], model.codec.image_shape[0])
+    np.testing.assert_array_equal(images, model.codec.decode(own))
+
+
+def test_pixels_stay_within_their_bounds(unet_model: UNetScoreModel) -> None:
+    events = sample_events(unet_model, 4, 5, make_reward(unet_model), 50.0, solver="ddpm")
+    assert float(events.abs().max()) <= 1.0
+    again = sample_events(unet_model, 4, 5, make_reward(unet_model), 50.0, solver="ddpm")
+    assert torch.equal(events, again)  # ancestral noise is seeded, too
+
+
+def test_a_safe_model_is_sampled_along_its_path(pipeline: StableDiffusion) -> None:
+    safe = SafeModel(pipeline.prompted(PROMPTS), "max")
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    wanted = sample(safe.path(), safe.process, noise, safe.process.timesteps(3))
+    torch.testing.assert_close(sample_events(safe, 2, 3), wanted)
+    assert not torch.allclose(wanted, sample_events(safe.base, 2, 3), atol=1e-2)
+
+
+def test_a_reward_of_another_kind_does_not_steer(unet_model: UNetScoreModel, tmp_path: Path) -> None:
+    other = UNetScoreModel.from_pretrained(write_ddpm(tmp_path / "a", n_steps=30))
+    with pytest.raises(ValueError, match=r"made for noise levels \(30, 'cosine'\), the model has \(20, 'cosine'\)"):
+        sample_events(unet_model, 1, 2, make_reward(other))
+    small = UNetScoreModel.from_pretrained(write_ddpm(tmp_path / "b", size=4))
+    with pytest.raises(ValueError, match=r"made for events of shape \(1, 4, 4\), the model has \(1, 8, 8\)"):
+        sample_events(unet_model, 1, 2, make_reward(small))

@@ -1,0 +1,79 @@
+"""The smallest robot: a recipe that goes through every step, an untrained demonstrator, short episodes, and a zoo."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from stable_baselines3 import SAC
+from tiny import NETWORK, toml
+
+from rrpolicy.pipeline import Task, scores
+from rrpolicy.reproduce.locomotion import Demonstrations
+from rrpolicy.reproduce.locomotion.zoo_build import RobotZooBuild, unit_of
+
+ENV_ID = "Hopper-v5"
+BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert", "reward"))
+AGENT = {"sb3/sac-Hopper-v3": 1.0}
+SMALL = {"batch_size": 16, "total_timesteps": 6}
+RECIPE: dict[str, Any] = {
+    "name": "hopper",
+    "environments": ["Hopper-*"],
+    "data": {
+        "noisy": {"base": {"agents": AGENT, "n_transitions": 400, "action_noise": 0.5},
+                  "expert": {"agents": AGENT, "n_transitions": 400}},
+        "mixture": {"base": {"agents": AGENT, "n_transitions": 300, "epsilon": 0.5},
+                    "expert": {"agents": AGENT, "n_transitions": 300}},
+    },
+    "agent": {"horizon": 4, "n_diffusion_steps": 20, "n_sampling_steps": 2, "n_action_steps": 1, "clip": 5.0,
+              "batch_size": 16, "normalizer_mode": "gaussian", "policy_kwargs": NETWORK},
+    "base": {"total_timesteps": 8},
+    "expert": {"total_timesteps": 8},
+    "extraction": {**SMALL, "heads": ["window"], "buffer_size": 64, "value_coef": 0.0, "window_kwargs": NETWORK},
+    "rounds": {"total_timesteps": 4, "n_rounds": 1},
+    "discriminator": {**SMALL, "window_kwargs": NETWORK},
+    "steering": {"scale": 1.0},
+    "cloning": {"n_steps": 10},
+    "evaluation": {"n_eval_episodes": 2},
+}  # fmt: skip
+
+
+def short_hopper(self: Task, render_mode: str | None = None, **more: Any) -> gym.Env:
+    return gym.make("Hopper-v5", render_mode=render_mode, max_episode_steps=12, disable_env_checker=True)
+
+
+@contextmanager
+def small() -> Iterator[None]:
+    """Short episodes, few plans in a round and few pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Task, "make", short_hopper)
+        patch.setattr(scores, "N_GROUPS", 2)
+        patch.setattr("rrpolicy.reproduce.locomotion.film.SECONDS", 0.4)
+        patch.setattr("rrpolicy.demo.robot.WHEN", (0.0, 0.08, 0.16))
+        patch.setattr("rrpolicy.demo.robot_picture.DPI", 30)
+        for name, value in (("N_PLANS", 32), ("N_VISITED", 40), ("N_ENVS", 2)):
+            patch.setattr(f"rrpolicy.pipeline.rounds.{name}", value)
+        yield
+
+
+def untrained_agents(folder: Path) -> Path:
+    """A collection of pretrained agents that holds one, untrained."""
+    model = SAC("MlpPolicy", ENV_ID, buffer_size=1, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu")
+    (path := folder / "sac" / "Hopper-v3_1").mkdir(parents=True)
+    model.save(path / "Hopper-v3.zip")
+    return folder
+
+
+def robot_zoo(folder: Path, **changes: Any) -> RobotZooBuild:
+    """A build of a zoo with its recipe; agents and archives lie beside the zoo."""
+    agents = folder.parent / "agents"
+    if not agents.exists():
+        untrained_agents(agents)
+    (folder / "recipes").mkdir(parents=True, exist_ok=True)
+    (folder / "recipes" / "hopper.toml").write_text(toml(RECIPE), encoding="utf-8")
+    work = folder.parent / "work"
+    arguments: dict[str, Any] = {"folder": folder, "date": "2026-01-02", **changes}
+    unit = unit_of(ENV_ID, arguments.pop("case", "noisy"))
+    return RobotZooBuild(unit, RECIPE, work, Demonstrations(work / "data", agents), **arguments)
