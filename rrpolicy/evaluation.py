@@ -15,6 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from rrpolicy.common.files import write_json
+from rrpolicy.common.intervals import wilson_interval
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.reference_scores import normalized_score, reference_score
 from rrpolicy.envs.point_maze import make_point_maze
@@ -25,7 +26,6 @@ EnvSource = gym.Env | str | Callable[[], gym.Env] | Sequence[gym.Env]
 ROW_KEYS = ("agent", "metric", "mean", "ci_low", "ci_high", "n")
 RESULTS_FILE = "results.json"
 MAX_ENVS = 64  # copies stepped together unless asked otherwise: larger batches plan hardly faster
-_Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
 
 
 # ---------------------------------------------------------------------- intervals
@@ -48,19 +48,11 @@ def bootstrap_interval(
     sample = _finite(values)
     rate = bool(np.isin(sample, (0.0, 1.0)).all()) if rate is None else rate
     if rate and sample.min() == sample.max():
-        return _wilson(float(sample.sum()), len(sample))
+        return wilson_interval(float(sample.sum()), len(sample))
     rng = np.random.default_rng(seed)
     means = sample[rng.integers(len(sample), size=(n_resamples, len(sample)))].mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
-
-
-def _wilson(successes: float, n: int) -> tuple[float, float]:
-    """Wilson's score interval of a rate."""
-    p, shrink = successes / n, 1.0 + _Z**2 / n
-    centre = (p + _Z**2 / (2 * n)) / shrink
-    half = _Z * np.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / shrink
-    return 0.0 if p == 0 else float(centre - half), 1.0 if p == 1 else float(centre + half)
 
 
 def _finite(values: Any) -> Array:
@@ -152,7 +144,7 @@ def paired_difference(a: Evaluation, b: Evaluation, metric: str = "success_rate"
     difference = a.values(metric).astype(np.float64) - b.values(metric).astype(np.float64)
     mean, n = float(difference.mean()), len(difference)
     if metric == "success_rate" and difference.min() == difference.max():
-        unseen = _wilson(0, n)[1]  # as many episodes as this may differ from the rest without one having been seen
+        unseen = wilson_interval(0, n)[1]  # as many episodes as this may differ from the rest without one having been seen
         low, high = max(-1.0, mean - unseen), min(1.0, mean + unseen)
     else:
         low, high = bootstrap_interval(difference, rate=False)

@@ -18,15 +18,16 @@ from typing import Any
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.common.archive import read_archive
+from rrpolicy.images.reward import ImageReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 
-Loaded = DiffusionAgent | RelativeReward | GuidedPlanner
+Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | ImageReward
 
 FOLDER_VARIABLE = "RRPOLICY_ZOO"
 CARD = "card.json"
 HUB_PREFIX = "hub:"
-_LOADERS: dict[str, type[DiffusionAgent] | type[RelativeReward] | type[GuidedPlanner]] = {
-    cls.kind: cls for cls in (DiffusionAgent, RelativeReward, GuidedPlanner)
+_LOADERS: dict[str, type[DiffusionAgent] | type[RelativeReward] | type[GuidedPlanner] | type[ImageReward]] = {
+    cls.kind: cls for cls in (DiffusionAgent, RelativeReward, GuidedPlanner, ImageReward)
 }
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(rf"{_PART}/{_PART}")

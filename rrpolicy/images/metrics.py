@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rrpolicy.common.intervals import Z, wilson_interval
 from rrpolicy.common.typing import Array
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.targets import value_targets
 
-Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
 CHUNK = 1024
 
 
@@ -67,11 +67,7 @@ def share(flags: Any) -> Estimate:
     values = np.asarray(flags)
     if values.ndim != 1 or not len(values) or values.dtype != bool:
         raise ValueError(f"flags are {values.dtype} {values.shape}, wanted booleans (n,) with n >= 1")
-    n, p = len(values), float(values.mean())
-    shrink = 1 + Z**2 / n
-    centre = (p + Z**2 / (2 * n)) / shrink
-    half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / shrink
-    return Estimate(p, 0.0 if p == 0 else centre - half, 1.0 if p == 1 else centre + half, n)
+    return Estimate(float(values.mean()), *wilson_interval(float(values.sum()), len(values)), len(values))
 
 
 def label_means(scores: Any, labels: Any, class_names: Sequence[str]) -> dict[str, Estimate]:
