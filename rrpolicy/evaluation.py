@@ -144,7 +144,7 @@ def paired_difference(a: Evaluation, b: Evaluation, metric: str = "success_rate"
     difference = a.values(metric).astype(np.float64) - b.values(metric).astype(np.float64)
     mean, n = float(difference.mean()), len(difference)
     if metric == "success_rate" and difference.min() == difference.max():
-        unseen = wilson_interval(0, n)[1]  # as many episodes as this may differ from the rest without one having been seen
+        unseen = wilson_interval(0, n)[1]  # so many may differ from the rest without one having been seen
         low, high = max(-1.0, mean - unseen), min(1.0, mean + unseen)
     else:
         low, high = bootstrap_interval(difference, rate=False)

@@ -15,6 +15,7 @@ from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.evaluation import Row, table, write_results
+from rrpolicy.images.reward import ImageReward
 from rrpolicy.pipeline import Recipe, Task
 from rrpolicy.rewards.relative_reward import RelativeReward
 
@@ -125,7 +126,7 @@ def acting(
     :raises ValueError: for something that cannot act, or not in the task's environment
     """
     agent = zoo.load(name)
-    if isinstance(agent, RelativeReward):
+    if isinstance(agent, RelativeReward | ImageReward):
         raise ValueError(f"{name!r} is a reward, wanted an agent")
     env = task.make()
     env.close()
