@@ -126,9 +126,10 @@ def test_only_whole_units_count_and_the_last_of_equal_ones(tmp_path: Path) -> No
     for cut in range(len(tail)):  # killed anywhere: the unit is not there, and the file goes on to be good
         path.write_bytes(whole + tail[:cut])
         expected = {("umaze", "1-1", 0, "abc")} | ({("umaze", "2-2", 0, "abc")} if cut == len(tail) - 1 else set())
-        assert finished_units(read_results(path), "") == expected
+        assert {unit for unit in finished_units(read_results(path), "") if unit[-1] == "abc"} == expected
         append_unit(path, unit_rows("3-3", 5.0), NAMES)
-        assert finished_units(read_results(path), "") == expected | {("umaze", "3-3", 0, "abc")}
+        finished = {unit for unit in finished_units(read_results(path), "") if unit[-1] == "abc"}
+        assert finished == expected | {("umaze", "3-3", 0, "abc")}
     assert finished_units(read_results(path), "identical") == set()
 
 
@@ -155,7 +156,7 @@ def test_every_unit_has_its_rows(done: Path) -> None:
     results = read_results(done / "maze2d.csv")
     with open(done / "maze2d.csv", newline="") as file:
         assert next(csv.reader(file)) == list(columns(NAMES))
-    assert finished_units(results, "", results[0].recipe) == {unit.key for unit in UNITS}
+    assert finished_units(results, "") == {(*unit.key, results[0].recipe) for unit in UNITS}
     names = {(one.agent, one.metric) for one in results if one.case == "3-1"}
     assert names >= {
         ("reward", "goal_error_cells"), ("reward", "goal_own_cell"), ("reward", "goal_within_one_cell"),
