@@ -132,7 +132,7 @@ def _orders(drawn: RewardMap, goal: Any, base_data: TrajectoryDataset, expert_da
 
 
 def _epic(reward: RelativeReward, unit: Unit, base_data: TrajectoryDataset) -> list[Row]:
-    """EPIC distance of ρ itself and of the bounded reward that agents are trained on."""
+    """EPIC distance of ρ itself and of exp(min(ρ − max ρ, 0)), a ratio of densities."""
     coverage = Coverage.from_dataset(base_data, N_COVERAGE, unit.seed)
     bounded = BoundedReward.fit(reward, coverage.states)
     rewards = {
