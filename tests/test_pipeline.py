@@ -135,6 +135,14 @@ def test_identical_agents_give_a_constant_map_and_leave_nothing_unexplained(base
     np.testing.assert_array_equal(steered.plan(observations), base.plan(observations))
 
 
+def test_a_discriminator_may_be_steered_with_in_its_own_way(base: DiffusionAgent) -> None:
+    recipe = {**RECIPE, "discriminator_steering": {"scale": 3.0, "max_shift": 0.1}}
+    other = pipeline.discriminate(base, base, [DATA, EXPERT_DATA], RECIPE)
+    assert pipeline.steer(base, other, RECIPE).scale == 1.0
+    assert (pipeline.steer(base, other, recipe).scale, pipeline.steer(base, other, recipe).max_shift) == (3.0, 0.1)
+    assert pipeline.steer(base, pipeline.extract(base, base, [DATA], RECIPE).reward, recipe).scale == 1.0
+
+
 def test_on_policy_rounds_go_on_from_the_extraction(base: DiffusionAgent) -> None:
     data, expert = [DATA, EXPERT_DATA], pipeline.train_expert(base, RECIPE, EXPERT_DATA)
     none, two = (pipeline.extract_on_policy(base, expert, data, RECIPE, 0, n_rounds) for n_rounds in (0, 2))

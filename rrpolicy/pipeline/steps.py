@@ -168,12 +168,15 @@ def discriminate(
 
 def steer(base: DiffusionAgent, reward: RelativeReward, recipe: Recipe, **overrides: Any) -> GuidedPlanner:
     """
-    The base steered by a reward as the recipe's ``[steering]`` section says.
+    The base steered by a reward as the recipe's ``[steering]`` section says, or by a discriminator's as
+    ``[discriminator_steering]`` does where there is one.
 
     :param overrides: arguments of ``GuidedPlanner`` that count more; None for none
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
-    return build(GuidedPlanner, "steering", **{**section(recipe, "steering"), **given, "agent": base, "reward": reward})
+    own = f"{reward.source}_steering"
+    name = own if own in recipe else "steering"
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return build(GuidedPlanner, name, **{**section(recipe, name), **given, "agent": base, "reward": reward})
 
 
 def map_reward(reward: RelativeReward, maze: MazeGeometry, recipe: Recipe) -> RewardMap:

@@ -63,9 +63,8 @@ def _makers(shop: Workshop, unit: Unit, ledger: Ledger) -> dict[str, Callable[[]
         ledger.add_times(**{name: made[1]})
         return made[0]
 
-    def steered(name: str, made: tuple[Any, float], part: str = "steering") -> Mapping[str, Predictor]:
-        recipe = {**shop.recipe, "steering": shop.recipe.get(part, shop.recipe["steering"])}
-        return {name: pipeline.steer(base(), trained(name, made), recipe)}
+    def steered(name: str, made: tuple[Any, float]) -> Mapping[str, Predictor]:
+        return {name: pipeline.steer(base(), trained(name, made), shop.recipe)}
 
     def base() -> Any:
         return shop.base(unit)[0]
@@ -81,7 +80,7 @@ def _makers(shop: Workshop, unit: Unit, ledger: Ledger) -> dict[str, Callable[[]
     cloning = shop.recipe.get("cloning", {})
     return {
         "base": lambda: {"base": trained("base", shop.base(unit))},
-        "discriminator": lambda: steered("discriminator", shop.discriminator(unit), "discriminator_steering"),
+        "discriminator": lambda: steered("discriminator", shop.discriminator(unit)),
         "offline": lambda: steered("offline", shop.reward(unit, 0)),
         "steered": lambda: steered("steered", shop.reward(unit)),
         "exact": exact,

@@ -98,8 +98,7 @@ class RobotZooBuild:
         agents: dict[str, Predictor] = {"base": base, "expert": expert, "steered": steered}
         for scale in SCALES:
             agents[f"steered-{scale:g}"] = pipeline.steer(base, reward, self.recipe, scale=scale)
-        others = {**self.recipe, "steering": self.recipe.get("discriminator_steering", self.recipe["steering"])}
-        agents["discriminator"] = pipeline.steer(base, shop.discriminator(self.unit)[0], others)
+        agents["discriminator"] = pipeline.steer(base, shop.discriminator(self.unit)[0], self.recipe)
         results = run(shop, self.unit, {"all": lambda: agents}, Ledger(lambda text: self.say(f"  {text}")))
         for name, actor in {"base": base, "expert": expert, "reward": steered}.items():
             film(actor, self.unit.task, entries.place(name) / VIDEO, seed=self.unit.seed)
