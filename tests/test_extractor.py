@@ -139,6 +139,29 @@ def test_values_are_matched_only_when_asked_for() -> None:
         assert ("value" in extractor._draw_loss()[1]) == matched
 
 
+def test_in_units_of_values_a_slowly_changing_reward_is_one_to_the_network(tmp_path: Path) -> None:
+    """Score differences of mixtures grow towards clean events, the spread of their log ratio does not."""
+    base, expert = (GaussianMixtureModel(torch.tensor([[-1.0], [1.0]]), 0.05, weights) for weights in (None, [0.9, 0.1]))
+    options: dict[str, Any] = {"heads": ("window",), "value_coef": 0.3, "batch_size": 32, "buffer_size": 2048}
+    extractor = RewardExtractor(base, expert, value_units=True, seed=0, **options).learn(None, 2, log_interval=0)
+    spread = extractor._units["value_spread"]
+    assert torch.equal(extractor.reward.value_scale, spread) and spread[0] < 2 * spread[len(spread) // 4]
+    x_t, t = torch.randn(8, 1), torch.arange(8)
+    torch.testing.assert_close(extractor.reward(x_t, t), spread[:8] * extractor.reward.window(x_t, t)[:, 0])
+    extractor.reward.save(tmp_path / "reward.zip")
+    assert torch.equal(RelativeReward.load(tmp_path / "reward.zip")(x_t, t), extractor.reward(x_t, t))
+    same = RewardExtractor(base, base, value_units=True, seed=0, **options).learn(None, 5, log_interval=0)
+    assert (same.reward(x_t, t) == 0).all()
+
+
+def test_units_of_values_need_values() -> None:
+    with pytest.raises(ValueError, match=r"value_units needs values to be matched, value_coef is 0\.0"):
+        make_extractor(make_agent(), make_agent(seed=1), value_units=True, value_coef=0.0)
+    extractor = make_extractor(make_agent(), make_agent(seed=1), value_units=True, heads=("step",))
+    with pytest.raises(ValueError, match="data was recorded without values"):
+        extractor.learn(DATASET, 1)
+
+
 def test_rows_that_differ_less_count_as_much_as_others() -> None:
     extractor = make_extractor(make_agent(), make_agent(seed=1)).learn(DATASET, 2)
     targets, weight = extractor._targets, extractor._units["row_weight"]

@@ -41,6 +41,9 @@ class RewardExtractor(Learner[RelativeReward]):
     :param n_epochs: passes over each buffer before it is drawn anew
     :param value_coef: weight of value matching in the window head's loss; 0 turns it off
     :param n_value_draws: later noise levels per value target
+    :param value_units: the window head predicts in units of the spread of values at each level, not of score
+        differences: these grow as 1/σ towards clean events, over levels at which ρ hardly changes. For events that are
+        scored clean, images above all
     :param n_step_rows: rows of each window at which the step head is fitted
     :param row_weighting: weight each row of a window by 1 / mean square of its score differences in the window head's
         loss: the next rows, which are acted upon, differ least and would hardly count
@@ -53,7 +56,7 @@ class RewardExtractor(Learner[RelativeReward]):
     :param verbose: 0 silent, 1 prints the log
     :param seed: seed of weights and training
     :param device: ``"cpu"`` or ``"auto"``
-    :raises ValueError: when the two models do not share their space, naming the field
+    :raises ValueError: when the two models do not share their space, naming the field, or options contradict
     """
 
     kind: ClassVar[str] = "extractor"
@@ -69,6 +72,7 @@ class RewardExtractor(Learner[RelativeReward]):
         n_epochs: int = 4,
         value_coef: float = 0.03,
         n_value_draws: int = 4,
+        value_units: bool = False,
         n_step_rows: int = 4,
         row_weighting: bool = True,
         ema_decay: float = 0.999,
@@ -87,12 +91,15 @@ class RewardExtractor(Learner[RelativeReward]):
         check_compatible(base, expert)
         if buffer_size < batch_size:
             raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
+        if value_units and value_coef <= 0:
+            raise ValueError(f"value_units needs values to be matched, value_coef is {value_coef}")
         self.base = base
         self.expert = expert
         self.buffer_size = buffer_size
         self.n_epochs = n_epochs
         self.value_coef = value_coef
         self.n_value_draws = n_value_draws
+        self.value_units = value_units
         self.n_step_rows = n_step_rows
         self.row_weighting = row_weighting
         default: tuple[Head, ...] = ("window", "step") if getattr(base, "layout", None) is not None else ("window",)
@@ -105,8 +112,9 @@ class RewardExtractor(Learner[RelativeReward]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0 if self.seed is None else self.seed)
             reward = RelativeReward.for_model(
-                self.base, heads=self.heads, window_kwargs=self.window_kwargs, step_kwargs=self.step_kwargs
-            )
+                self.base, heads=self.heads, window_kwargs=self.window_kwargs, step_kwargs=self.step_kwargs,
+                value_units=self.value_units,
+            )  # fmt: skip
         self._start_from(reward)
         self._n_free = int((~reward.pinned).sum())
         self._targets: Targets | None = None
@@ -217,10 +225,13 @@ class RewardExtractor(Learner[RelativeReward]):
     ) -> Tensor:
         """σ∇ρ against Δε = ε_base - ε_expert, both in units of the RMS of Δε at each level."""
         pinned = self.module.pinned if pinned is None else pinned
-        scale = self.module.gradient_scale[t].clamp(min=1e-12)
+        scale = self.module.gradient_scale[t]
+        agree = scale == 0  # at these levels the models are one: nothing to learn there
+        scale = torch.where(agree, 1.0, scale)
         rms = (scale * self.base.process.sigma(t)).view(-1, *(1,) * (inputs.ndim - 1))
         (gradient,) = torch.autograd.grad((rho / scale).sum(), inputs, create_graph=True)
-        residual = torch.where(pinned, 0.0, gradient - eps_difference / rms)
+        ignored = pinned | agree.view(rms.shape)
+        residual = torch.where(ignored, 0.0, gradient - eps_difference / rms)
         n_free = (~pinned).expand_as(residual).sum()
         squares = residual**2 if weight is None else residual**2 * weight[:, None]
         return squares.sum() / n_free
@@ -285,12 +296,17 @@ class RewardExtractor(Learner[RelativeReward]):
         x0_per_eps = process.sigma(levels) / process.alpha(levels)
         squares = (targets.eps_difference**2).flatten(1).sum(dim=1) / self._n_free * x0_per_eps[targets.t] ** 2
         rms = _level_means(squares, targets.t, len(levels)).sqrt() / x0_per_eps
-        for reward in (self.module, self.averaged):
-            reward.gradient_scale.copy_(rms / process.sigma(levels))
-        self._units = {"value_spread": torch.ones_like(rms)}
+        if self.value_units and targets.value is None:
+            raise ValueError("data was recorded without values, which value_units=True needs")
+        spread = torch.ones_like(rms)
         if targets.value is not None:
             deviation = (targets.value - targets.value.median()).abs()
-            self._units["value_spread"] = _level_means(deviation, targets.t, len(rms)).clamp(min=1e-3)
+            spread = _level_means(deviation, targets.t, len(rms))
+        self._units = {"value_spread": spread.clamp(min=1e-3)}
+        for reward in (self.module, self.averaged):
+            reward.gradient_scale.copy_(rms / process.sigma(levels))
+            if self.value_units:
+                reward.value_scale.copy_(spread)
         if self.row_weighting and getattr(self.base, "layout", None) is not None:
             free = ~self.module.pinned
             relative = (targets.eps_difference / rms.clamp(min=1e-12)[targets.t].view(-1, 1, 1)) ** 2
@@ -310,6 +326,7 @@ class RewardExtractor(Learner[RelativeReward]):
                 "n_epochs": self.n_epochs,
                 "value_coef": self.value_coef,
                 "n_value_draws": self.n_value_draws,
+                "value_units": self.value_units,
                 "n_step_rows": self.n_step_rows,
                 "row_weighting": self.row_weighting,
             },

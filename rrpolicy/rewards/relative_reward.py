@@ -41,6 +41,7 @@ class RelativeReward(nn.Module):
     :param window_kwargs: arguments of the window head's network; ``"network"`` chooses it, ``"mlp"`` (default) or
         ``"conv"`` for events (C, H, W)
     :param step_kwargs: arguments of the step head's network, ``n_clean_levels`` among them
+    :param value_units: the window head predicts in units of the spread of values at each level, not of score differences
     :param source: how the reward was made, kept in the archive
     """
 
@@ -48,6 +49,7 @@ class RelativeReward(nn.Module):
 
     pinned: Tensor
     gradient_scale: Tensor
+    value_scale: Tensor
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class RelativeReward(nn.Module):
         heads: Sequence[Head] = ("window", "step"),
         window_kwargs: Mapping[str, Any] | None = None,
         step_kwargs: Mapping[str, Any] | None = None,
+        value_units: bool = False,
         source: str = "extraction",
     ) -> None:
         super().__init__()
@@ -82,6 +85,9 @@ class RelativeReward(nn.Module):
         self.register_buffer("pinned", mask, persistent=False)
         # RMS of the score difference per level: heads predict in units of it, so that every level is equally hard
         self.register_buffer("gradient_scale", torch.ones(process.n_diffusion_steps))
+        self.value_units = value_units
+        if value_units:
+            self.register_buffer("value_scale", torch.ones(process.n_diffusion_steps))
         if "window" in heads:
             self.window = _network(process, self.event_shape, mask, **self.window_kwargs)
         if "step" in heads:
@@ -118,7 +124,8 @@ class RelativeReward(nn.Module):
             raise ValueError(f"t has shape {tuple(t.shape)}, wanted ({len(x_t)},)")
         head = self._head(head)
         if head == "window":
-            return self.gradient_scale[t] * self.window(x_t, t)[:, 0]
+            scale = self.value_scale if self.value_units else self.gradient_scale
+            return scale[t] * self.window(x_t, t)[:, 0]
         free = (~self.pinned).any(dim=1)
         rows = self.forward_steps(x_t.flatten(0, 1), t.repeat_interleave(self.event_shape[0]))
         return (rows.view(len(x_t), -1) * free).sum(dim=1)
@@ -226,6 +233,7 @@ class RelativeReward(nn.Module):
             "heads": list(self.heads),
             "window_kwargs": self.window_kwargs,
             "step_kwargs": self.step_kwargs,
+            "value_units": self.value_units,
             "source": self.source,
         }
 
@@ -246,6 +254,7 @@ class RelativeReward(nn.Module):
             heads=tuple(config["heads"]),
             window_kwargs=config["window_kwargs"],
             step_kwargs=config["step_kwargs"],
+            value_units=config.get("value_units", False),
             source=config["source"],
         )
 
