@@ -141,7 +141,8 @@ def test_values_are_matched_only_when_asked_for() -> None:
 
 def test_in_units_of_values_a_slowly_changing_reward_is_one_to_the_network(tmp_path: Path) -> None:
     """Score differences of mixtures grow towards clean events, the spread of their log ratio does not."""
-    base, expert = (GaussianMixtureModel(torch.tensor([[-1.0], [1.0]]), 0.05, weights) for weights in (None, [0.9, 0.1]))
+    means = torch.tensor([[-1.0], [1.0]])
+    base, expert = (GaussianMixtureModel(means, 0.05, weights) for weights in (None, torch.tensor([0.9, 0.1])))
     options: dict[str, Any] = {"heads": ("window",), "value_coef": 0.3, "batch_size": 32, "buffer_size": 2048}
     extractor = RewardExtractor(base, expert, value_units=True, seed=0, **options).learn(None, 2, log_interval=0)
     spread = extractor._units["value_spread"]

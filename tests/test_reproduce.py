@@ -13,6 +13,7 @@ from tiny import RECIPE, toml
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
+from rrpolicy.envs import MazeGeometry
 from rrpolicy.pipeline import scores
 from rrpolicy.reproduce import maze2d
 from rrpolicy.reproduce.locks import claimed
@@ -31,9 +32,11 @@ from rrpolicy.reproduce.maze2d import (
 )
 from rrpolicy.reproduce.maze2d.experiment import NAMES
 from rrpolicy.reproduce.maze2d.kept_maps import map_path, read_map
+from rrpolicy.reproduce.maze2d.pairs import recovery_rows
 from rrpolicy.reproduce.maze2d.workshop import ShuffledExtractor, Workshop
 from rrpolicy.reproduce.results import Result, append_unit, columns, finished_units
 from rrpolicy.reproduce.run import Reproduction
+from rrpolicy.rewards.maps import RewardMap
 
 BASE, CORNER, INSIDE = Unit("umaze", 0), Unit("umaze", 0, (3.0, 1.0)), Unit("umaze", 0, (1.3, 2.7))
 UNITS = [BASE, CORNER, INSIDE]
@@ -291,6 +294,16 @@ def test_shuffled_targets_stay_at_their_noise_level(done: Path) -> None:
 
 
 # ---------------------------------------------------------------------- what is shown
+
+
+def test_a_constant_has_found_no_goal() -> None:
+    maze = MazeGeometry.parse(["#####", "#...#", "#####"])
+    first = maze.free_cells[0]  # where the highest of equal values would lie
+    xy = np.stack([maze.cell_to_xy(cell) for cell in maze.free_cells])
+    flat, peaked = np.zeros(len(xy)), -np.linalg.norm(xy - maze.cell_to_xy(first), axis=1)
+    for values, wanted in ((flat, (np.inf, 0.0, 0.0)), (peaked, (0.0, 1.0, 1.0))):
+        drawn = RewardMap(maze, xy, values, values[None])
+        assert tuple(row["mean"] for row in recovery_rows("reward", drawn, first)) == wanted
 
 
 def test_figures_and_tables_come_from_the_csv(done: Path, tmp_path: Path) -> None:

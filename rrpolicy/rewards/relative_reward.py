@@ -41,7 +41,8 @@ class RelativeReward(nn.Module):
     :param window_kwargs: arguments of the window head's network; ``"network"`` chooses it, ``"mlp"`` (default) or
         ``"conv"`` for events (C, H, W)
     :param step_kwargs: arguments of the step head's network, ``n_clean_levels`` among them
-    :param value_units: the window head predicts in units of the spread of values at each level, not of score differences
+    :param value_units: the window head predicts in units of the spread of values at each level, not of score
+        differences
     :param source: how the reward was made, kept in the archive
     """
 

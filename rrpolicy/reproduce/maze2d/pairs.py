@@ -89,11 +89,11 @@ def measure_pair(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> tu
 
 
 def recovery_rows(agent: str, drawn: RewardMap, goal: Any) -> list[Row]:
-    """Where the map is highest (the paper's first metric)."""
-    error = drawn.goal_error_cells(goal)
+    """Where the map is highest (the paper's first metric); a constant is highest nowhere and has found nothing."""
+    error = drawn.goal_error_cells(goal) if np.ptp(drawn.values) > 0 else np.inf
     return [
         plain_row(agent, "goal_error_cells", error),
-        plain_row(agent, "goal_own_cell", float(drawn.same_cell(goal))),
+        plain_row(agent, "goal_own_cell", float(np.isfinite(error) and drawn.same_cell(goal))),
         plain_row(agent, "goal_within_one_cell", float(error <= 1.0)),
     ]
 
