@@ -57,7 +57,9 @@ setup(
     package_dir={"rrpolicy._zoo": "zoo"},
     package_data={
         "rrpolicy": ["py.typed"],
-        "rrpolicy._zoo": ["*.md", "**/*.zip", "**/*.json", "**/*.toml", "**/*.csv", "**/*.npz", "**/*.mp4"],
+        "rrpolicy._zoo": [
+            "*.md", "**/*.zip", "**/*.json", "**/*.toml", "**/*.csv", "**/*.npz", "**/*.mp4", "agents/**/*.png",
+        ],
     },
     install_requires=[
         "gymnasium-robotics>=1.4",

@@ -1,4 +1,4 @@
-"""The zoo: pretrained agents and rewards by name, each with a card of measured numbers, and the recipes that made them.
+"""The zoo: pretrained agents, image models and rewards by name, each with a card of measured numbers, and recipes.
 
 It is read from the top folder of a checkout or from inside an installed wheel; names never lead out of its folder.
 """
@@ -18,17 +18,20 @@ from typing import Any
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.common.archive import read_archive
+from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.relative_reward import RelativeReward
 
-Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | ImageReward
+Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | ImageDiffusion | ImageReward | ImageJudge
 
 FOLDER_VARIABLE = "RRPOLICY_ZOO"
 CARD = "card.json"
 HUB_PREFIX = "hub:"
-_LOADERS: dict[str, type[DiffusionAgent] | type[RelativeReward] | type[GuidedPlanner] | type[ImageReward]] = {
-    cls.kind: cls for cls in (DiffusionAgent, RelativeReward, GuidedPlanner, ImageReward)
-}
+_KINDS: tuple[type[Loaded], ...] = (
+    DiffusionAgent, RelativeReward, GuidedPlanner, ImageDiffusion, ImageReward, ImageJudge,
+)  # fmt: skip
+_LOADERS: dict[str, type[Loaded]] = {cls.kind: cls for cls in _KINDS}
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(rf"{_PART}/{_PART}")
 
@@ -50,12 +53,13 @@ def folder() -> Path:
 
 def load(name: str | os.PathLike[str]) -> Loaded:
     """
-    Load an agent, a reward or a guided planner, whichever the archive holds.
+    Load an agent, a reward, a guided planner or an image model, its reward or judge, whichever the archive holds.
 
     :param name: a zoo name (``"PointMaze_UMaze-v3/base"``), the path of an archive (``.zip`` may be left out) or of a
         folder with one, or ``"hub:<owner>/<repository>/<file>"``
     :raises FileNotFoundError: when a path leads nowhere
-    :raises ValueError: for a name that the zoo does not have, listing near ones, and for a damaged or foreign archive
+    :raises ValueError: for a name that the zoo does not have, listing near ones, for a damaged or foreign archive, and
+        for an image model without the extra ``images``
     """
     path = find(name)
     return _LOADERS[read_archive(path, tuple(_LOADERS)).kind].load(path)
@@ -190,6 +194,17 @@ from the base to the expert that it makes. Cards also hold returns, paired diffe
 ROBOT_COLUMNS = ("name", "data", "score of the data", "score", "steered", "steered, scale 1", "steered, scale 2",
                  "discriminator", "video", "size")  # fmt: skip
 SCORE = "normalized_score"
+IMAGES_HEADER = """
+## Images
+
+Two image models, the reward that tells them apart, and a judge, a classifier that only counts. AUROC: wanted over
+unwanted held-out images, each scored by one forward pass; harmful share: of a model's own samples or of the base's
+steered ones, as the judge sees them; accuracy: of the judge on held-out images. Intervals are 95 % intervals.
+
+"""
+IMAGE_COLUMNS = ("name", "unwanted", "AUROC", "harmful share", "steered, scale 1", "steered, scale 2", "accuracy",
+                 "picture", "size")  # fmt: skip
+HARMFUL = "harmful_share"
 
 
 def table(root: Path | None = None) -> str:
@@ -199,9 +214,17 @@ def table(root: Path | None = None) -> str:
     :param root: the zoo; None: :func:`folder`
     """
     cards = entries(root)
+    images = [card for card in cards if is_image(card)]
     robots = [card for card in cards if any(row["metric"] == SCORE for row in card["results"])]
-    page = HEADER + _markdown(COLUMNS, [_maze_cells(card) for card in cards if card not in robots])
-    return page + (ROBOTS_HEADER + _markdown(ROBOT_COLUMNS, map(_robot_cells, robots)) if robots else "")
+    mazes = [card for card in cards if card not in images and card not in robots]
+    page = HEADER + _markdown(COLUMNS, map(_maze_cells, mazes))
+    page += ROBOTS_HEADER + _markdown(ROBOT_COLUMNS, map(_robot_cells, robots)) if robots else ""
+    return page + (IMAGES_HEADER + _markdown(IMAGE_COLUMNS, map(_image_cells, images)) if images else "")
+
+
+def is_image(card: Mapping[str, Any]) -> bool:
+    """Whether an entry is about images: a model of them, its reward or its judge."""
+    return str(card["kind"]).startswith("image-")
 
 
 def _maze_cells(card: Mapping[str, Any]) -> list[str]:
@@ -229,6 +252,14 @@ def _robot_cells(card: Mapping[str, Any]) -> list[str]:
         cells.append(_cell(rows.get((agent, SCORE)), interval=True, digits=1) + below)
     video = f"[video](agents/{card['name']}/{card['video']})" if "video" in card else ""
     return [*cells, video, _size(card)]
+
+
+def _image_cells(card: Mapping[str, Any]) -> list[str]:
+    rows, shown = _by_key(card), (("rho", "auroc"), ("agent", HARMFUL), ("steered-1", HARMFUL),
+                                  ("steered-2", HARMFUL), ("judge", "accuracy"))  # fmt: skip
+    cells = [_cell(rows.get(key), interval=True, digits=3) for key in shown]
+    picture = f"[picture](agents/{card['name']}/{card['picture']})" if "picture" in card else ""
+    return [f"`{card['name']}`", ", ".join(card.get("unwanted", [])), *cells, picture, _size(card)]
 
 
 def _by_key(card: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:

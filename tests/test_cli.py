@@ -22,8 +22,9 @@ from rrpolicy.evaluation import read_results
 COMMANDS = [
     ["demo"], ["collect"], ["train"], ["extract"], ["enjoy"], ["record-video"], ["plot", "heat-map"], ["plot", "plans"],
     ["plot", "learning-curve"], ["benchmark", "latency"], ["zoo", "list"], ["zoo", "info"], ["zoo", "table"],
-    ["zoo", "build"], ["reproduce", "maze2d"], ["reproduce", "locomotion"], ["train-on-reward"], ["images", "record"],
-    ["images", "extract"], ["images", "score"], ["images", "sample"], ["images", "audit"],
+    ["zoo", "build"], ["reproduce", "maze2d"], ["reproduce", "locomotion"], ["reproduce", "images"],
+    ["train-on-reward"], ["images", "record"], ["images", "extract"], ["images", "score"], ["images", "sample"],
+    ["images", "audit"],
 ]  # fmt: skip
 
 

@@ -206,7 +206,7 @@ def test_a_recording_that_is_stopped_goes_on(world: Path, tmp_path: Path, monkey
     assert "160 pairs in 2 shards" in run(*arguments).output
 
 
-@pytest.mark.parametrize("command", ["record", "extract", "score", "sample", "audit"])
+@pytest.mark.parametrize("command", ["record", "extract", "score", "sample", "audit", "demo"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     text = run(command, "--help").output
     assert "Example" in text and f"rrpolicy images {command}" in text

@@ -18,6 +18,7 @@ from rrpolicy.cli.images_options import image_model, load_reward, parse_levels, 
 from rrpolicy.cli.options import finish
 from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array
+from rrpolicy.demo import ImagesDemo
 from rrpolicy.evaluation import RESULTS_FILE, Row, result_row
 from rrpolicy.images.audit import write_audit
 from rrpolicy.images.codec import codec_from_dict
@@ -29,6 +30,7 @@ from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, StableDiffusion
 from rrpolicy.images.unet import UNetScoreModel, quiet
 from rrpolicy.pipeline import plain_row
+from rrpolicy.pipeline.image_scores import estimate_row
 from rrpolicy.pipeline.runs import clear
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.recorded import RecordedPairs
@@ -133,6 +135,7 @@ def extract(
         clear(out, ("reward.zip", "checkpoint.zip", RESULTS_FILE))
         extractor = RewardExtractor(
             pairs.model, pairs.model, ["window"], batch_size=batch_size, buffer_size=size, value_coef=value_coef,
+            value_units=value_coef > 0 and bool(pairs.about["n_value_draws"]),
             window_kwargs={"network": "conv", "width": width}, seed=seed,
         )  # fmt: skip
     remaining = max(total_timesteps - extractor.num_timesteps, 0)
@@ -260,10 +263,34 @@ def audit(
     rows = _label_rows(found, rho[0])
     if unwanted and labels is not None:
         wanted = np.array([label not in unwanted for label in labels])
-        rows.append(_auroc_row("auroc", rho[0], wanted))
-        rows += [_auroc_row(f"auroc_t{level}", at, wanted) for level, at in zip(chosen, at_levels, strict=True)]
+        rows.append(estimate_row("wanted", "auroc", auroc(rho[0], wanted)))
+        rows += [estimate_row("wanted", f"auroc_t{level}", auroc(at, wanted))
+                 for level, at in zip(chosen, at_levels, strict=True)]  # fmt: skip
     finish(rows, out)
     typer.echo(f"written: {page}")
+
+
+@images_app.command()
+def demo(
+    out: options.Out = Path("runs/images_demo"),
+    seed: options.Seed = 0,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Folder of real images; default: Fashion-MNIST's.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Samples of each model.")] = 512,
+) -> None:
+    """
+    See it happen: the zoo's base, its expert, and the base steered by the reward that tells the two apart.
+
+    Counts unwanted samples with the zoo's judge and scores real images with the reward, where Fashion-MNIST is
+    installed, else the base's own samples. Leaves results.json, samples.png and the audit page index.html.
+
+    \b
+    Examples:
+      rrpolicy images demo --out runs/images_demo
+      rrpolicy images demo --seed 1 --n 1000 --data photos --out runs/images_demo
+    """
+    ImagesDemo(out, seed, data, n, typer.echo).run()
 
 
 # ---------------------------------------------------------------------- pictures and their scores
@@ -306,9 +333,3 @@ def _label_rows(pictures: Sequence[Picture], rho: Array) -> list[Row]:
         labels.setdefault(one.label or "pictures", []).append(float(value))
     rows = [result_row(label, "rho", values) for label, values in labels.items()]
     return sorted(rows, key=lambda row: -row["mean"])
-
-
-def _auroc_row(metric: str, rho: Array, wanted: Array) -> Row:
-    area = auroc(rho, wanted)
-    return {"agent": "wanted", "metric": metric, "mean": area.value, "ci_low": area.low, "ci_high": area.high,
-            "n": area.n}  # fmt: skip

@@ -15,7 +15,9 @@ from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.evaluation import Row, table, write_results
+from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.pipeline import Recipe, Task
 from rrpolicy.rewards.relative_reward import RelativeReward
 
@@ -128,6 +130,8 @@ def acting(
     agent = zoo.load(name)
     if isinstance(agent, RelativeReward | ImageReward):
         raise ValueError(f"{name!r} is a reward, wanted an agent")
+    if isinstance(agent, ImageDiffusion | ImageJudge):
+        raise ValueError(f"{name!r} is about images, wanted an agent")
     env = task.make()
     env.close()
     check_spaces(agent.observation_space, agent.action_space, env.observation_space, env.action_space)

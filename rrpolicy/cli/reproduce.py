@@ -11,11 +11,14 @@ from rrpolicy import zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import recipe_for
 from rrpolicy.common.files import write_text
+from rrpolicy.images.unet import quiet
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task
+from rrpolicy.reproduce import images as generators
 from rrpolicy.reproduce import locomotion as robots
 from rrpolicy.reproduce import maze2d as mazes
 
 QUICK_EPISODES = 16
+IMAGES_RECIPE = "fashion_mnist"
 
 reproduce_app = typer.Typer(help="Repeat the paper's experiments.", **options.SETTINGS)
 
@@ -125,6 +128,61 @@ def locomotion(
     run = robots.reproduction(units, recipes, file, work, demonstrations, variant, progress, typer.echo)
     if results := run.run():
         _show(file, robots.summary(results), robots.draw(results, file))
+
+
+@reproduce_app.command()
+def images(
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="CSV", help="Default: zoo/results/images.csv.")
+    ] = None,
+    work: Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of archives.")] = Path("runs/images"),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Folder of idx files as Fashion-MNIST's, or of one sub-folder of "
+                     "pictures per class; default: where Debian's package dataset-fashion-mnist puts them."),
+    ] = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option("--pair", metavar="A+B", help="Only these removed classes, any of the images' own, such as "
+                     "trouser+sneaker; none is the control; repeatable."),
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option("--case", metavar="NAME", help=f"Only these experts, of {', '.join(generators.CASES)}; "
+                     "repeatable."),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", metavar="N", min=0, help="Only this seed; repeatable.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, one pair, fine-tuned, and the control.")] = False,
+    variant_name: Annotated[
+        str | None, typer.Option("--variant", metavar="NAME", help=f"One of {', '.join(generators.VARIANTS)}.")
+    ] = None,
+    figures_only: Annotated[bool, typer.Option("--figures-only", help="Draw what the CSV holds.")] = False,
+    progress: options.Progress = True,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    Base on all classes, expert without two of them: ρ on held-out real images, and samples that it steers.
+
+    Three pairs of classes, experts fine-tuned and from scratch, two seeds, and a control whose expert lacks nothing.
+    Started again, the run goes on with the next unit; several processes may share the work.
+
+    \b
+    Examples:
+      rrpolicy reproduce images --quick --out runs/quick.csv
+      rrpolicy reproduce images --pair sandal+bag --case scratch --seed 1 --out runs/one.csv
+      rrpolicy reproduce images --data photos --pair cat+dog --pair none --out runs/photos.csv
+    """
+    quiet()
+    file = out or zoo.folder() / "results" / "images.csv"
+    variant = generators.variant_named(variant_name)
+    values = zoo.recipe(IMAGES_RECIPE) if recipe is None else zoo.read_recipe(recipe)
+    values = generators.with_pairs(values, pair)
+    units = [] if figures_only else generators.select(values, pair, case, seed, quick)
+    run = generators.reproduction(units, values, file, work, data, variant, progress, typer.echo)
+    if results := run.run():
+        _show(file, generators.summary(results), generators.draw(results, file))
 
 
 def _show(file: Path, text: str, written: list[Path]) -> None:

@@ -15,7 +15,10 @@ from rrpolicy.cli.options import recipe_for
 from rrpolicy.common.files import write_json, write_text
 from rrpolicy.evaluation import table, write_results
 from rrpolicy.pipeline import Task
+from rrpolicy.pipeline.image_scores import FASHION_MNIST
 from rrpolicy.pipeline.zoo_build import ZooBuild
+from rrpolicy.reproduce.images import Workshop
+from rrpolicy.reproduce.images import zoo_build as images
 from rrpolicy.reproduce.locomotion import CASES, ROBOTS, Demonstrations
 from rrpolicy.reproduce.locomotion.zoo_build import SEED, RobotZooBuild, unit_of
 
@@ -23,8 +26,11 @@ HEADLINES = (  # of an entry in the list: agent, metric, form
     ("agent", "success_rate", "success {:.2f}"),
     ("agent", zoo.SCORE, "score {:.1f}"),
     ("steered", "gap_closed", "{:.2f} of the gap"),
+    ("agent", zoo.HARMFUL, "harmful share {:.3f}"),
+    ("rho", "auroc", "AUROC {:.3f}"),
+    ("judge", "accuracy", "accuracy {:.3f}"),
 )
-zoo_app = typer.Typer(help="Pretrained agents and rewards.", **options.SETTINGS)
+zoo_app = typer.Typer(help="Pretrained agents, image models and rewards.", **options.SETTINGS)
 
 
 @zoo_app.command("list")
@@ -37,9 +43,9 @@ def list_entries(out: options.MaybeOut = None) -> None:
       rrpolicy zoo list
     """
     cards = zoo.entries()
-    width = max([len(card["name"]) for card in cards] or [0])
+    name, kind = (max([len(card[key]) for card in cards] or [0]) for key in ("name", "kind"))
     for card in cards:
-        line = f"{card['name']:<{width}}  {card['kind']:<6}  {card['bytes'] / 2**20:.1f} MiB"
+        line = f"{card['name']:<{name}}  {card['kind']:<{kind}}  {card['bytes'] / 2**20:.1f} MiB"
         typer.echo("  ".join([line, *_headlines(card)]))
     if not cards:
         typer.echo(f"the zoo in {zoo.folder()} is empty")
@@ -92,7 +98,7 @@ def show_table(
 
 @zoo_app.command("build")
 def build(
-    env: Annotated[str, typer.Argument(metavar="ENV", help="Environment id.")],
+    env: Annotated[str, typer.Argument(metavar="ENV", help=f"Environment id, or {FASHION_MNIST}.")],
     goals: Annotated[
         Any, typer.Option("--goals", parser=options.parse_cells, metavar="R,C;R,C", help="Maze: one expert for each.")
     ] = None,
@@ -104,14 +110,18 @@ def build(
         typer.Option("--agents", metavar="DIR", help="Robot: folder of pretrained SB3 agents; default: from the hub."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="Robot: folder of data sets; default: in --work.")
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Robot: data sets, default: in --work. Images: labelled images."),
     ] = None,
     work: Annotated[
-        Path, typer.Option("--work", metavar="DIR", help="Robot: folder of archives, as in reproduce locomotion.")
-    ] = Path("runs/locomotion"),
+        Path | None,
+        typer.Option("--work", metavar="DIR", help="Robot, images: of archives; default: where reproduce keeps them."),
+    ] = None,
     seed: options.Seed = SEED,
     date: Annotated[str | None, typer.Option("--date", help="Of the cards, YYYY-MM-DD; default: today.")] = None,
-    n_episodes: Annotated[int | None, typer.Option("--n-episodes", min=1, help="For each number.")] = None,
+    n_episodes: Annotated[
+        int | None, typer.Option("--n-episodes", min=1, help="For each number; of image models: samples.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Another folder than the zoo's.")] = None,
     progress: options.Progress = True,
@@ -120,22 +130,32 @@ def build(
     """
     Train, extract, measure and store base, experts and rewards of an environment; goes on where it was stopped.
 
-    A robot gets one base, one expert and one reward, trained as reproduce locomotion does, and a video of each.
+    A robot gets one base, one expert and one reward, trained as reproduce locomotion does, and a video of each; images
+    get base, expert, reward and judge, trained as reproduce images does.
 
     \b
     Examples:
       rrpolicy zoo build PointMaze_UMaze-v3 --goals "1,1;3,1;2,3" --seed 0
       rrpolicy zoo build Hopper-v5 --case noisy --agents rl-trained-agents --work runs/locomotion
+      rrpolicy zoo build FashionMNIST --seed 1 --work runs/images
     """
     given: dict[str, Any] = {"date": date, "folder": out}
     given = {name: value for name, value in given.items() if value is not None}
-    given |= {"n_episodes": n_episodes, "say": typer.echo}
+    given["say"] = typer.echo
+    if env == FASHION_MNIST:
+        values = zoo.recipe(images.RECIPE) if recipe is None else zoo.read_recipe(recipe)
+        shop = Workshop(work or Path("runs/images"), values, data)
+        images.ImageZooBuild(images.unit_of(seed), shop, n_samples=n_episodes, **given).run(force)
+        return
+    given["n_episodes"] = n_episodes
     if env in ROBOTS.values():
         values = zoo.recipe(env) if recipe is None else zoo.read_recipe(recipe)
+        work = work or Path("runs/locomotion")
         demonstrations = Demonstrations(data or work / "data", agents)
         RobotZooBuild(unit_of(env, case, seed), values, work, demonstrations, **given).run(force)
         return
     if not goals:
-        raise typer.BadParameter(f"is needed in a maze; robots are {', '.join(ROBOTS.values())}", param_hint="--goals")
+        others = f"robots are {', '.join(ROBOTS.values())}; images are {FASHION_MNIST}"
+        raise typer.BadParameter(f"is needed in a maze; {others}", param_hint="--goals")
     task = Task.create(env)
     ZooBuild(task, goals, recipe_for(task, recipe), seed, progress_bar=progress, **given).run(force)

@@ -1,19 +1,20 @@
 """The main job, seen happening: two agents in, a reward out, the weak agent steered with it acts like the strong one.
 
 `maze` extracts the reward before your eyes, from a pair of the zoo or from scratch; `robot` takes it from the zoo, too.
-`stage` is what both share. Every result is written as soon as it is there.
+`images` does the same with image models. `stage` is what they share. Every result is written as soon as it is there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rrpolicy.demo.images import ImagesDemo
 from rrpolicy.demo.maze import maze_demo
 from rrpolicy.demo.robot import robot_demo
 from rrpolicy.demo.stage import Stage
 from rrpolicy.evaluation import Row
 
-__all__ = ["Demo"]
+__all__ = ["Demo", "ImagesDemo"]
 
 
 @dataclass(frozen=True)

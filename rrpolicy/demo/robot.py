@@ -59,6 +59,6 @@ def robot_demo(stage: Stage) -> list[Row]:
 
 def robots_of_the_zoo() -> list[str]:
     """Environments of which the zoo has base, expert and reward, without a goal."""
-    there = {entry["name"] for entry in zoo.entries()}
+    there = {entry["name"] for entry in zoo.entries() if not zoo.is_image(entry)}
     environments = dict.fromkeys(name.partition("/")[0] for name in there)
     return sorted(env_id for env_id in environments if all(f"{env_id}/{name}" in there for name in NAMES))

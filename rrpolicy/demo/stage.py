@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,14 @@ class Stage:
         written = sorted(name for name in PRODUCTS if (self.out / name).exists())
         self.say(f"\n{table(rows)}\n\nEverything is in {self.out}: {', '.join(written)}")
 
-    @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
+    def timed(self, what: str) -> AbstractContextManager[None]:
         """Say how long a step took, if it came to its end."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self.say(f"{what}: {time.perf_counter() - wall:.1f} s ({time.process_time() - cpu:.1f} CPU-seconds)")
+        return timed(what, self.say)
+
+
+@contextmanager
+def timed(what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Say how long a step took, if it came to its end."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    say(f"{what}: {time.perf_counter() - wall:.1f} s ({time.process_time() - cpu:.1f} CPU-seconds)")

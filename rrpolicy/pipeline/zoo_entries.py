@@ -11,17 +11,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rrpolicy import zoo
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.common.files import write_json
+from rrpolicy.common.learner import Learner
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import Row
+from rrpolicy.images.judge import ImageJudge
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.pipeline.recipes import Recipe
-from rrpolicy.pipeline.steps import save_agent
 from rrpolicy.pipeline.task import Task
 from rrpolicy.rewards.relative_reward import RelativeReward
+
+Made = DiffusionAgent | RelativeReward | ImageDiffusion | ImageReward | ImageJudge
+Shipped = TypeVar("Shipped", DiffusionAgent, RelativeReward, ImageDiffusion, ImageReward, ImageJudge)
 
 
 def today() -> str:
@@ -32,9 +38,9 @@ def today() -> str:
 @dataclass(frozen=True)
 class Entries:
     """
-    The entries of one environment.
+    The entries of one environment, or of one set of images.
 
-    :param env_id: the environment
+    :param group: the environment's id, or the name of the images: what stands before the slash
     :param recipe: with which they are made
     :param seed: of data, training and episodes
     :param folder: the zoo
@@ -42,7 +48,7 @@ class Entries:
     :param facts: what every card says beside that, e.g. the kind of data; an entry made otherwise is not finished
     """
 
-    env_id: str
+    group: str
     recipe: Recipe
     seed: int
     folder: Path
@@ -51,7 +57,7 @@ class Entries:
 
     def place(self, name: str) -> Path:
         """The folder of an entry."""
-        return self.folder / "agents" / self.env_id / name
+        return self.folder / "agents" / self.group / name
 
     def begin(self, name: str) -> None:
         """From here on the entry is unfinished."""
@@ -73,30 +79,32 @@ class Entries:
 
     def agent(self, name: str) -> DiffusionAgent:
         """An agent as it is shipped."""
-        return zoo.load_agent(self.place(name) / "agent.zip")
+        return self.shipped(DiffusionAgent, name)
 
     def reward(self, name: str) -> RelativeReward:
         """A reward as it is shipped."""
-        return zoo.load_reward(self.place(name) / "reward.zip")
+        return self.shipped(RelativeReward, name)
 
-    def ship(self, made: DiffusionAgent | RelativeReward, name: str) -> None:
+    def shipped(self, kind: type[Shipped], name: str) -> Shipped:
+        """Anything as it is shipped."""
+        return kind.load(self.place(name) / f"{kind.kind}.zip")
+
+    def ship(self, made: Made, name: str) -> None:
         """Write the archive alone: what is measured is what is shipped."""
         self._save(made, name, {})
 
-    def finish(
-        self, made: DiffusionAgent | RelativeReward, name: str, task: Task, rows: list[Row], **facts: Any
-    ) -> None:
+    def finish(self, made: Made, name: str, task: Task | None, rows: list[Row], **facts: Any) -> None:
         """
         Write the archive with its card, and the card beside it.
 
-        :param task: which the card names
+        :param task: which the card names; None for images, which have no environment
         :param rows: what was measured
         :param facts: of this entry alone
         """
         card = {
-            "name": f"{self.env_id}/{name}",
+            "name": f"{self.group}/{name}",
             "kind": made.kind,
-            **task.to_card(),
+            **({"environment": None} if task is None else task.to_card()),
             "results": rows,
             "date": self.date,
             "version": __version__,
@@ -111,10 +119,10 @@ class Entries:
     def _made_with(self) -> dict[str, Any]:
         return {"seed": self.seed, "recipe_sha256": recipe_digest(self.recipe), **self.facts}
 
-    def _save(self, made: DiffusionAgent | RelativeReward, name: str, card: Mapping[str, Any]) -> Path:
+    def _save(self, made: Made, name: str, card: Mapping[str, Any]) -> Path:
         path = self.place(name) / f"{made.kind}.zip"
-        if isinstance(made, DiffusionAgent):
-            save_agent(made, path, card, half=True)
+        if isinstance(made, Learner):
+            made.save(path, resumable=False, half=True, card=card)
         else:
             made.save(path, half=True, card=card)
         return path

@@ -2,5 +2,5 @@
 
 `run` goes through the units of any experiment, a `ledger` takes down what a unit measures, `results` is the CSV,
 `archives` keeps what was trained, `locks` lets processes share a run, `tables` makes Markdown. A folder for each
-experiment: `maze2d`.
+experiment: `maze2d`, `locomotion`, `images`.
 """

@@ -9,16 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from rrpolicy import pipeline, zoo
-from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.common.archive import read_archive
+from rrpolicy.common.learner import Learner
 from rrpolicy.reproduce.locks import claimed
-from rrpolicy.rewards.relative_reward import RelativeReward
 
-Kept = TypeVar("Kept", DiffusionAgent, RelativeReward)
+
+class Keepable(Protocol):
+    """What writes itself as one archive."""
+
+    def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None: ...
+
+
+Kept = TypeVar("Kept", bound=Keepable)
 
 
 def digest(values: Any) -> str:
@@ -36,7 +42,7 @@ def kept(path: Path, make: Callable[[], Kept], load: Callable[[Path], Kept]) -> 
         with claimed(_lock_of(path)):
             if not path.exists():
                 _make(path, make)
-    return load(path), float(zoo.card(path)["cpu_seconds"])
+    return load(path), float(read_archive(path).card["cpu_seconds"])
 
 
 def being_made(path: Path) -> bool:
@@ -47,12 +53,12 @@ def being_made(path: Path) -> bool:
         return not free
 
 
-def _make(path: Path, make: Callable[[], DiffusionAgent | RelativeReward]) -> None:
+def _make(path: Path, make: Callable[[], Keepable]) -> None:
     started = time.process_time()
     made = make()
     card = {"cpu_seconds": time.process_time() - started}
-    if isinstance(made, DiffusionAgent):
-        pipeline.save_agent(made, path, card)
+    if isinstance(made, Learner):
+        made.save(path, resumable=False, card=card)  # for use, without what only training needs
     else:
         made.save(path, card=card)
 

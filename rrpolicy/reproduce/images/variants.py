@@ -1,0 +1,45 @@
+"""Ablations of the image experiment by name; they share models and samples with it and extract another reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rrpolicy.pipeline import Recipe, section
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    :param name: in the CSV; empty for the experiment itself
+    :param about: what it shows, one line
+    :param recipe: entries of the recipe's sections that are changed
+    """
+
+    name: str = ""
+    about: str = "the experiment itself"
+    recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        """The recipe with this variant's changes."""
+        return {**recipe, **{name: {**section(recipe, name), **changes} for name, changes in self.recipe.items()}}
+
+
+MAIN = Variant()
+GRADIENTS_ONLY = "gradients-only"
+VARIANTS: Mapping[str, Variant] = {
+    one.name: one for one in (Variant(GRADIENTS_ONLY, "without value matching", {"extraction": {"value_coef": 0.0}}),)
+}
+
+
+def variant_named(name: str | None) -> Variant:
+    """
+    :param name: of :data:`VARIANTS`; None for the experiment itself
+    :raises ValueError: for another name
+    """
+    if name is None:
+        return MAIN
+    if name not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {name!r}")
+    return VARIANTS[name]

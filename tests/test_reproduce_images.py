@@ -1,0 +1,374 @@
+"""The image experiment on made-up images with tiny models: units, archives, what is measured, tables and figures."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_idx
+import torch
+from PIL import Image
+from tiny import toml
+from typer.testing import CliRunner
+
+from rrpolicy import zoo
+from rrpolicy.cli import app
+from rrpolicy.images.data import load_images
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.reproduce.archives import kept
+from rrpolicy.reproduce.images import (
+    Unit,
+    Workshop,
+    draw,
+    figures,
+    read_results,
+    reproduction,
+    select,
+    summary,
+    variant_named,
+    with_pairs,
+)
+from rrpolicy.reproduce.images.measures import Questions, sample_sheet
+from rrpolicy.reproduce.images.samples import Samples
+from rrpolicy.reproduce.images.summary import aims_table, total_seconds
+from rrpolicy.reproduce.results import Result
+
+NORTH = ("north west", "north east")
+CLASSES = (*NORTH, "south west", "south east")  # the quarter that is lit
+SMALL = {"total_timesteps": 4}
+RECIPE: dict[str, Any] = {
+    "name": "fashion_mnist",
+    "data": {"size": 8},
+    "model": {
+        "unshuffle": 2, "n_diffusion_steps": 20, "batch_size": 8,
+        "unet_kwargs": {"block_out_channels": [8, 8], "norm_num_groups": 4, "attention_head_dim": 4},
+    },
+    "base": SMALL,
+    "fine_tuned": {**SMALL, "learning_rate": 1e-3},
+    "scratch": SMALL,
+    "samples": {"n": 12, "n_sampling_steps": 2, "solver": "ddpm"},
+    "extraction": {
+        **SMALL, "heads": ["window"], "batch_size": 8, "buffer_size": 32, "n_value_draws": 1, "value_coef": 0.3,
+        "window_kwargs": {"network": "conv", "width": 8, "multipliers": [1, 2]},
+    },
+    "judge": {"total_timesteps": 30, "width": 8},
+    "evaluation": {
+        "n_test": 32, "levels": [0, 10], "n_noisings": 1, "n_elbo": 16, "n_elbo_draws": 1, "scales": [1.0, 2.0],
+        "n_steered": 8,
+    },
+    "pairs": {"removed": [list(NORTH), ["south west"]]},
+    "lookalikes": {"north west": ["north east", "south west"], "south west": ["south east"]},
+}  # fmt: skip
+TUNED, SCRATCH = Unit(NORTH, "fine-tuned", 1), Unit(NORTH, "scratch", 1)
+CONTROL = Unit((), "fine-tuned", 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", 30)
+        yield
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a user's own, with a sub-folder for each class."""
+    folder = tmp_path_factory.mktemp("photos")
+    for part, n in (("train", 48), ("test", 40)):
+        pixels, labels = tiny_idx.images(n, seed=n, size=8)
+        for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            path = folder / part / CLASSES[label] / f"{i:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    return folder
+
+
+def run(folder: Path, photos: Path, units: Sequence[Unit], variant: str | None = None, **more: Any) -> list[Result]:
+    return reproduction(units, RECIPE, folder / "r.csv", folder / "work", photos, variant_named(variant), **more).run()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A finished run of a pair with both experts, and of the control."""
+    folder = tmp_path_factory.mktemp("done")
+    run(folder, photos, [TUNED, SCRATCH, CONTROL])
+    return folder
+
+
+def values(folder: Path, unit: Unit, variant: str = "") -> dict[tuple[str, str], float]:
+    return {(one.agent, one.metric): one.value for one in read_results(folder / "r.csv")
+            if one.unit == unit.key and one.variant == variant}  # fmt: skip
+
+
+def test_units_are_chosen() -> None:
+    everything = select(RECIPE)
+    assert len(everything) == 2 * (2 * 2 + 1) and [unit.seed for unit in everything[::5]] == [1, 2]
+    assert [str(unit) for unit in select(RECIPE, quick=True)] == [
+        "north west+north east fine-tuned seed 1", "none fine-tuned seed 1",
+    ]  # fmt: skip
+    assert select(RECIPE, ["south west"], ["scratch"], [7, 7]) == [Unit(("south west",), "scratch", 7)]
+    assert select(RECIPE, ["none"], ["scratch"]) == []  # nothing was ever removed from the control
+    assert TUNED.name == "north-west-north-east_fine-tuned_seed-1"
+    with pytest.raises(ValueError, match=r"pair must be one of north west\+north east, south west, none, got 'east'"):
+        select(RECIPE, ["east"])
+    with pytest.raises(ValueError, match="case must be one of fine-tuned, scratch, got 'x'"):
+        select(RECIPE, cases=["x"])
+    with pytest.raises(ValueError, match=r"section \[pairs\]: removed is None, wanted lists of class names"):
+        select({**RECIPE, "pairs": {}})
+    with pytest.raises(ValueError, match="variant must be one of gradients-only, got 'x'"):
+        variant_named("x")
+
+
+def test_other_pairs_take_the_place_of_the_recipes() -> None:
+    for known in (None, ["south west"], ["none", "north west+north east"]):
+        assert with_pairs(RECIPE, known) is RECIPE  # so that its results go on counting
+    other = with_pairs(RECIPE, ["cat+dog", "none", "south west", "cat+dog"])
+    assert other["pairs"] == {"removed": [["cat", "dog"], ["south west"]]} and other["data"] == RECIPE["data"]
+    assert [unit.removed for unit in select(other, ["cat+dog", "none"], quick=True)] == [("cat", "dog"), ()]
+
+
+# ---------------------------------------------------------------------- what is measured
+
+
+class Halves:
+    """A score that is known: how much brighter the lower half of an image is than the upper."""
+
+    def predict(self, images: Any) -> Any:
+        halves = images.reshape(len(images), 2, -1).mean(axis=2)
+        return (halves[:, 1] - halves[:, 0]).astype(np.float32)
+
+
+def test_a_score_that_knows_the_classes_ranks_them_perfectly(photos: Path, tmp_path: Path) -> None:
+    asked = Questions(Workshop(tmp_path, RECIPE, photos), TUNED)
+    asked.reward = Halves()  # type: ignore[assignment]
+    asked.reward.per_level = lambda images, levels, *_: np.stack([Halves().predict(images)] * len(levels))  # type: ignore[method-assign]
+    rows = {row["metric"]: row for row in asked.ranking()}
+    assert rows["auroc"]["mean"] == rows["auroc_t10"]["mean"] == 1.0 and rows["auroc"]["n"] == 32
+    for name in CLASSES:  # a lit quarter is 150 brighter, and half of its half
+        assert rows[f"mean_{name}"]["mean"] == pytest.approx(-75 if name in NORTH else 75, abs=3)
+    lookalikes = {row["metric"]: row for row in asked.lookalikes()}
+    assert set(lookalikes) == {"auroc_lookalikes_north west"}  # the other one has no look-alike of its own
+    assert lookalikes["auroc_lookalikes_north west"]["mean"] == 1.0
+    n_alike = int(asked.images.mask(["north west", "south west"]).sum())  # north east was removed as well
+    assert lookalikes["auroc_lookalikes_north west"]["n"] == n_alike
+
+
+def test_the_images_are_held_out_ones_in_random_order(photos: Path, tmp_path: Path) -> None:
+    shop = Workshop(tmp_path, RECIPE, photos)
+    drawn = Questions(shop, TUNED).images
+    held_out = {image.tobytes() for image in load_images(photos, "test", 8).images}
+    assert len(drawn) == 32 and {image.tobytes() for image in drawn.images} <= held_out
+    assert len(set(drawn.labels[:8])) > 1  # a part of them has several classes
+    assert not np.array_equal(drawn.images, Questions(shop, Unit(NORTH, "fine-tuned", 2)).images.images)
+
+
+def test_everything_is_reported_of_a_pair(done: Path) -> None:
+    rows = values(done, TUNED)
+    for agent in ("base", "expert", "base-samples", "expert-samples", "rho", "judge", "unit"):
+        assert rows[agent, "cpu_seconds"] > 0
+    for agent in ("base", "expert", "steered-1", "steered-2"):
+        assert 0 <= rows[agent, "harmful_share"] <= 1 and 0.25 <= rows[agent, "judge_confidence"] <= 1
+    assert rows["brightness", "auroc_reversed"] == pytest.approx(1 - rows["brightness", "auroc"], abs=1e-5)
+    assert {("untrained", "auroc"), ("elbo", "auroc"), ("rho", "auroc_elbo_subset")} <= set(rows)
+    assert rows["judge", "accuracy"] > 0.9
+    by_key = {(one.agent, one.metric): one for one in read_results(done / "r.csv") if one.unit == TUNED.key}
+    assert by_key["base", "harmful_share"].n == 12 and by_key["steered-1", "harmful_share"].n == 8
+    assert by_key["elbo", "auroc"].n == by_key["rho", "auroc_elbo_subset"].n == 16
+
+
+def test_a_control_is_asked_about_every_pair(done: Path) -> None:
+    rows = values(done, CONTROL)
+    for name in ("north west+north east", "south west"):
+        assert {("rho", f"auroc_{name}"), ("rho", f"auroc_t10_{name}"), ("elbo", f"auroc_{name}"),
+                ("expert", f"harmful_share_{name}")} <= set(rows)  # fmt: skip
+    assert ("rho", "auroc") not in rows and not any("lookalikes" in metric for _, metric in rows)
+
+
+# ---------------------------------------------------------------------- what is kept
+
+
+def test_a_second_run_has_nothing_to_do(done: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rrpolicy.reproduce.images.experiment.measure_unit", pytest.fail)
+    before = (done / "r.csv").read_bytes()
+    said: list[str] = []
+    run(done, photos, [TUNED, SCRATCH, CONTROL], say=said.append)
+    assert said == ["3 units, 3 done before"] and (done / "r.csv").read_bytes() == before
+
+
+def test_a_unit_that_was_stopped_trains_nothing_twice(
+    done: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = values(done, TUNED)
+    for learner in ("training.ImageDiffusion", "judge.ImageJudge"):
+        monkeypatch.setattr(f"rrpolicy.images.{learner}.learn", pytest.fail)
+    monkeypatch.setattr("rrpolicy.reproduce.images.workshop.RewardExtractor.learn", pytest.fail)
+    monkeypatch.setattr("rrpolicy.reproduce.images.workshop.sample_events", pytest.fail)
+    reproduction([TUNED], RECIPE, tmp_path / "r.csv", done / "work", photos).run()  # its rows were lost
+    again = values(tmp_path, TUNED)
+    assert {key: value for key, value in again.items() if key[0] != "unit"} == pytest.approx(
+        {key: value for key, value in rows.items() if key[0] != "unit"}
+    )
+
+
+def test_what_units_share_is_made_once(done: Path, photos: Path) -> None:
+    work = done / "work"
+    found = sorted(str(path.relative_to(work)).rpartition("-")[0] for path in work.glob("*/*.zip"))
+    each = ("expert", "expert-samples", "reward")
+    wanted = [*("base_seed-1/base", "base_seed-1/base-samples", "judge/judge"),
+              *(f"{unit.name}/{name}" for unit in (TUNED, SCRATCH, CONTROL) for name in each)]  # fmt: skip
+    assert found == sorted(wanted)
+    shop = Workshop(work, RECIPE, photos)
+    assert not shop.base_is_being_made(1)
+    tuned, scratch = shop.expert(TUNED)[0], shop.expert(SCRATCH)[0]
+    x_t, t = torch.randn(2, 4, 4, 4), torch.tensor([1, 10])
+    assert not torch.equal(tuned.eps(x_t, t), scratch.eps(x_t, t))
+    assert isinstance(shop.reward(TUNED)[0], ImageReward)
+
+
+def test_other_images_are_another_experiment(photos: Path, tmp_path: Path) -> None:
+    paths = {Workshop(tmp_path, RECIPE, folder)._base_path(1) for folder in (None, photos, tmp_path)}
+    assert len(paths) == 3
+    longer = {**RECIPE, "extraction": {**RECIPE["extraction"], "total_timesteps": 5}}
+    assert Workshop(tmp_path, longer, photos)._base_path(1) in paths  # only the reward is made anew
+
+
+def test_any_kind_of_thing_is_kept_with_its_time(tmp_path: Path) -> None:
+    path, events = tmp_path / "a" / "samples.zip", torch.randn(3, 4)
+    made, seconds = kept(path, lambda: Samples(events), Samples.load)
+    assert torch.equal(made.events, events) and seconds >= 0
+    again, same = kept(path, pytest.fail, Samples.load)
+    assert torch.equal(again.events, events) and same == seconds
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"samples\.zip"):
+        kept(path, pytest.fail, Samples.load)
+
+
+def test_gradients_alone_share_all_but_the_reward(done: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rrpolicy.images.training.ImageDiffusion.learn", pytest.fail)
+    run(done, photos, [TUNED], "gradients-only")
+    rows, main = values(done, TUNED, "gradients-only"), values(done, TUNED)
+    for key in (("elbo", "auroc"), ("base", "harmful_share")):
+        assert rows[key] == main[key]
+    assert rows["rho", "mean_south east"] != main["rho", "mean_south east"]
+    text = summary(read_results(done / "r.csv"))
+    assert "| what | aim | result: mean, worst (n) | gradients-only: mean, worst (n) |" in text
+    assert "| north west+north east | fine-tuned | gradients-only |" in text
+
+
+# ---------------------------------------------------------------------- what is shown
+
+
+def result(task: str, agent: str, metric: str, value: float, seed: int = 1, case: str = "fine-tuned") -> Result:
+    return Result(task, case, seed, "", agent, metric, value, value, value, 1, value, "0", "r")
+
+
+def test_aims_stand_beside_means_and_the_worst() -> None:
+    results = [result("a+b", "rho", "auroc", 0.97), result("a+b", "rho", "auroc", 0.95, 2),
+               result("none", "rho", "auroc_a+b", 0.45), result("none", "rho", "auroc_t20_a+b", 0.99),
+               result("a+b", "brightness", "auroc", 0.2), result("a+b", "brightness", "auroc_reversed", 0.8),
+               result("a+b", "rho", "mean_a", -3.0), result("a+b", "rho", "mean_b", -0.5),
+               result("a+b", "rho", "mean_c", -0.25), result("a+b", "rho", "mean_d", 0.75),
+               result("a+b", "rho", "auroc_lookalikes_a", 0.9), result("a+b", "rho", "auroc_elbo_subset", 0.96),
+               result("a+b", "elbo", "auroc", 0.98), result("none", "rho", "mean_a", 5.0)]  # fmt: skip
+    for agent, share in (("base", 0.2), ("expert", 0.04), ("steered-1", 0.05), ("steered-2", 0.01)):
+        results += [result("a+b", agent, "harmful_share", share), result("a+b", agent, "judge_confidence", 0.9 + share)]
+    lines = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[2].removesuffix(" |")
+             for line in aims_table(results).splitlines()}  # fmt: skip
+    assert lines["AUROC of clean images, harmless over harmful"] == "0.960, 0.950 (2)"
+    assert lines["AUROC, removed classes against look-alikes"] == "0.900, 0.900 (1)"
+    assert lines["mean ρ of a class that stayed, nats"] == "0.25, 0.75 (2)"
+    assert lines["mean ρ of a removed class, nats"] == "-1.75, -0.50 (2)"
+    assert lines["AUROC of the control"] == "0.450, 0.450 (1)"
+    assert lines["AUROC minus that of brightness, the better way round"] == "0.170, 0.170 (1)"
+    assert lines["AUROC minus that of the difference of bounds, same images"] == "-0.020, -0.020 (1)"
+    assert lines["harmful samples at scale 1, minus the expert's"] == "0.010, 0.010 (1)"
+    assert lines["harmful samples at scale 2, in parts of the base's"] == "0.050, 0.050 (1)"
+    assert lines["judge's confidence in samples at scale 2, minus that in the base's"] == "-0.190, -0.190 (1)"
+
+
+def test_shared_work_is_paid_for_once() -> None:
+    results = []
+    for seed, task in ((1, "a"), (1, "b"), (2, "a")):
+        costs = {"base": 100.0, "base-samples": 10.0, "judge": 1000.0, "expert": 1.0, "unit": 1112.0}
+        results += [result(task, agent, "cpu_seconds", value, seed) for agent, value in costs.items()]
+    assert total_seconds(results) == 1000 + 2 * 110 + 3 * 2  # one judge, two bases, three experts and a second each
+
+
+def test_tables_and_figures_come_from_the_csv(done: Path) -> None:
+    results = read_results(done / "r.csv")
+    text = summary(results)
+    for cell in ("| north west+north east | scratch | with values |", "| none | fine-tuned | with values |",
+                 "| mean ρ, nats | removed: north west+north east | removed: none |", "| north west | **",
+                 "| fine-tuned | ", "| CPU-minutes of everything | ≤ 90 |"):  # fmt: skip
+        assert cell in text, cell
+    assert {path.name for path in draw(results, done / "r.csv")} == {"levels.png", "classes.png", "samples.png"}
+    assert summary([]) == "" and draw([], done / "r.csv") == []
+
+
+def test_only_what_there_is_is_drawn(tmp_path: Path) -> None:
+    control = [result("none", "rho", "auroc_t5_a+b", 0.5), result("none", "rho", "mean_a", 0.1)]
+    assert {path.name for path in draw(control, tmp_path / "r.csv")} == {"levels.png", "classes.png"}
+    assert "AUROC of the control" not in summary(control)  # no clean image was ranked
+
+
+def test_each_unit_leaves_a_sheet_of_samples(done: Path, tmp_path: Path) -> None:
+    sheets = done / "r" / "sheets"
+    assert {path.stem for path in sheets.iterdir()} == {unit.name for unit in (TUNED, SCRATCH, CONTROL)}
+    with Image.open(sheets / f"{TUNED.name}.png") as sheet:
+        width, height = sheet.size
+    assert width > 4 * height / 2  # four grids of four rows and eight columns
+
+
+def test_samples_of_removed_classes_are_framed(done: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    north, south = (np.concatenate([np.full((4, 8, 1), a), np.full((4, 8, 1), b)]) for a, b in ((190, 20), (20, 190)))
+    south[:, 4:] = north[:, 4:] = 20  # a lit quarter on the left
+    drawn = np.stack([north, south]).astype(np.uint8)
+    monkeypatch.setattr("rrpolicy.reproduce.images.measures.sample_images", lambda *_, **__: drawn)
+    sheet = sample_sheet(Workshop(done / "work", RECIPE, photos), TUNED, 2)
+    assert list(sheet) == ["base", "steered, scale 1", "steered, scale 2", "expert"]
+    frames = sheet["base"][0, [0, 10]]  # the upper left corners of two images of 8 pixels, each within a line
+    assert frames[0].tolist() != [255, 255, 255] and frames[1].tolist() == [255, 255, 255]
+
+
+# ---------------------------------------------------------------------- the command and its faults
+
+
+def test_the_command(done: Path, photos: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "quarters.toml"
+    quoted = {f'"{name}"': others for name, others in RECIPE["lookalikes"].items()}
+    recipe.write_text(toml({**{key: value for key, value in RECIPE.items() if key != "name"}, "lookalikes": quoted}))
+    given = ["reproduce", "images", "--recipe", str(recipe), "--no-progress"]
+    shown = CliRunner().invoke(app, [*given, "--out", str(done / "r.csv"), "--figures-only"])
+    assert shown.exit_code == 0 and "| none | fine-tuned | with values |" in shown.output, shown.output
+    assert (done / "r" / "summary.md").read_text() in shown.output and "0 units" in shown.output
+    fresh = [*given, "--work", str(done / "work"), "--data", str(photos), "--out", str(tmp_path / "q.csv"), "--quick"]
+    result = CliRunner().invoke(app, fresh)
+    assert result.exit_code == 0 and "2 units, 0 done before" in result.output, result.output
+    assert {one.task for one in read_results(tmp_path / "q.csv")} == {"north west+north east", "none"}
+
+
+def test_missing_images_and_unknown_classes_stop_before_training(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rrpolicy.images.training.ImageDiffusion.learn", pytest.fail)
+    given = ["reproduce", "images", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "r.csv"), "--no-progress"]
+    result = CliRunner().invoke(app, [*given, "--quick", "--data", str(tmp_path / "nowhere")])
+    assert result.exit_code == 1
+    assert "nowhere: no images; install Debian's package dataset-fashion-mnist" in result.stderr
+    result = CliRunner().invoke(app, [*given, "--quick", "--data", str(photos)])  # the zoo's recipe names trousers
+    assert result.exit_code == 1 and "'trouser' is no class, there are north east," in result.stderr
+    result = CliRunner().invoke(app, [*given, "--pair", "hat"])  # Fashion-MNIST need not be installed
+    assert result.exit_code == 1
+    assert "no images" in result.stderr or "'hat' is no class, there are t-shirt," in result.stderr
+    lacking = {**RECIPE, "evaluation": {"n_test": 5}}
+    with pytest.raises(ValueError, match=r"recipe section \[evaluation\]: .* missing"):
+        reproduction([TUNED], lacking, tmp_path / "r.csv", tmp_path / "work", photos).run()
+
+
+def test_the_recipe_of_the_zoo_is_whole(tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[1] / "zoo" / "recipes" / "fashion_mnist.toml"
+    values = zoo.read_recipe(recipe)
+    assert len(select(values)) == 14
+    asked = Questions(Workshop(tmp_path, values), select(values)[0])
+    assert asked.options.scales == [1.0, 2.0] and asked.shop.codec.event_shape == (4, 8, 8)
