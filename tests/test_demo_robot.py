@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_robot
 from PIL import Image
-from tiny_robot import ENV_ID, RECIPE, robot_zoo
+from tiny_robot import ENV_ID, RECIPE
 from typer.testing import CliRunner
 
 from rrpolicy import zoo
@@ -25,21 +25,9 @@ AGENTS = ("base", "steered", "expert")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    with tiny_robot.small():
-        yield
-
-
-@pytest.fixture(scope="module")
-def built(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("built") / "zoo"
-    robot_zoo(folder).run()
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def robots(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(built))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with tiny_robot.built_zoo(tmp_path_factory.mktemp("built") / "zoo") as folder:
+        yield folder
 
 
 def test_the_command_leaves_numbers_a_picture_and_videos(tmp_path: Path) -> None:

@@ -17,21 +17,9 @@ from rrpolicy.reproduce.locomotion.zoo_build import unit_of
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    with tiny_robot.small():
-        yield
-
-
-@pytest.fixture(scope="module")
-def built(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("built") / "zoo"
-    robot_zoo(folder).run()
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def robots(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(built))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with tiny_robot.built_zoo(tmp_path_factory.mktemp("built") / "zoo") as folder:
+        yield folder
 
 
 def means(name: str) -> dict[tuple[str, str], float]:

@@ -10,6 +10,7 @@ import pytest
 from stable_baselines3 import SAC
 from tiny import NETWORK, toml
 
+from rrpolicy import zoo
 from rrpolicy.pipeline import Task, scores
 from rrpolicy.reproduce.locomotion import Demonstrations
 from rrpolicy.reproduce.locomotion.zoo_build import RobotZooBuild, unit_of
@@ -77,3 +78,12 @@ def robot_zoo(folder: Path, **changes: Any) -> RobotZooBuild:
     arguments: dict[str, Any] = {"folder": folder, "date": "2026-01-02", **changes}
     unit = unit_of(ENV_ID, arguments.pop("case", "noisy"))
     return RobotZooBuild(unit, RECIPE, work, Demonstrations(work / "data", agents), **arguments)
+
+
+@contextmanager
+def built_zoo(folder: Path) -> Iterator[Path]:
+    """A built zoo, which names are looked up in, among short episodes."""
+    with small(), pytest.MonkeyPatch.context() as patch:
+        robot_zoo(folder).run()
+        patch.setenv(zoo.FOLDER_VARIABLE, str(folder))
+        yield folder

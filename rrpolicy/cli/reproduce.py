@@ -13,12 +13,17 @@ from rrpolicy.cli.options import recipe_for
 from rrpolicy.common.files import write_text
 from rrpolicy.images.unet import quiet
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task
-from rrpolicy.reproduce import images as generators
+from rrpolicy.reproduce import images as painters
 from rrpolicy.reproduce import locomotion as robots
 from rrpolicy.reproduce import maze2d as mazes
 
 QUICK_EPISODES = 16
 IMAGES_RECIPE = "fashion_mnist"
+
+Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Default: that of the zoo's results.")]
+Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of archives.")]
+Seeds = Annotated[list[int] | None, typer.Option("--seed", metavar="N", min=0, help="Only this seed; repeatable.")]
+FiguresOnly = Annotated[bool, typer.Option("--figures-only", help="Draw what the CSV holds.")]
 
 reproduce_app = typer.Typer(help="Repeat the paper's experiments.", **options.SETTINGS)
 
@@ -30,10 +35,8 @@ def reproduce() -> None:
 
 @reproduce_app.command()
 def maze2d(
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="CSV", help="Default: zoo/results/maze2d.csv.")
-    ] = None,
-    work: Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of archives.")] = Path("runs/maze2d"),
+    out: Out = None,
+    work: Work = Path("runs/maze2d"),
     maze: Annotated[
         list[str] | None,
         typer.Option("--maze", metavar="NAME", help="Only this of open, umaze, medium, large; repeatable."),
@@ -41,14 +44,10 @@ def maze2d(
     goal: Annotated[
         Any, typer.Option("--goal", parser=options.parse_cells, metavar="R,C;R,C", help="Only these goals.")
     ] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option("--seed", metavar="N", min=0, help="Only this seed; repeatable.")
-    ] = None,
+    seed: Seeds = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, two goals of each maze.")] = False,
-    variant_name: Annotated[
-        str | None, typer.Option("--variant", metavar="NAME", help=f"One of {', '.join(mazes.VARIANTS)}.")
-    ] = None,
-    figures_only: Annotated[bool, typer.Option("--figures-only", help="Draw what the CSV holds.")] = False,
+    variant: Annotated[str | None, typer.Option(metavar="NAME", help=f"One of {', '.join(mazes.VARIANTS)}.")] = None,
+    figures_only: FiguresOnly = False,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
 ) -> None:
@@ -65,22 +64,20 @@ def maze2d(
       rrpolicy reproduce maze2d --variant unseen-base --out runs/unseen.csv
     """
     file = out or zoo.folder() / "results" / "maze2d.csv"
-    variant = mazes.variant_named(variant_name)
-    units = [] if figures_only else mazes.select(maze, goal, seed, quick, variant.goals)
-    if variant.part == "peers":  # which have no base
+    chosen = mazes.variant_named(variant)
+    units = [] if figures_only else mazes.select(maze, goal, seed, quick, chosen.goals)
+    if chosen.part == "peers":  # which have no base
         units = [unit for unit in units if unit.goal]
     values = recipe_for(Task(DEFAULT_ENV_ID), recipe)
-    results = mazes.reproduction(units, values, file, work, variant, progress, typer.echo).run()
+    results = mazes.reproduction(units, values, file, work, chosen, progress, typer.echo).run()
     if results:
         _show(file, mazes.summary(results), mazes.draw(results, file))
 
 
 @reproduce_app.command()
 def locomotion(
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="CSV", help="Default: zoo/results/locomotion.csv.")
-    ] = None,
-    work: Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of archives.")] = Path("runs/locomotion"),
+    out: Out = None,
+    work: Work = Path("runs/locomotion"),
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="DIR", help="Folder of data sets, ROBOT-CASE-PART each; default: in --work."),
@@ -98,14 +95,10 @@ def locomotion(
         list[str] | None,
         typer.Option("--case", metavar="NAME", help=f"Only these data, of {', '.join(robots.CASES)}; repeatable."),
     ] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option("--seed", metavar="N", min=0, help="Only this seed; repeatable.")
-    ] = None,
+    seed: Seeds = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, one kind of data, 16 episodes.")] = False,
-    variant_name: Annotated[
-        str | None, typer.Option("--variant", metavar="NAME", help=f"One of {', '.join(robots.VARIANTS)}.")
-    ] = None,
-    figures_only: Annotated[bool, typer.Option("--figures-only", help="Draw what the CSV holds.")] = False,
+    variant: Annotated[str | None, typer.Option(metavar="NAME", help=f"One of {', '.join(robots.VARIANTS)}.")] = None,
+    figures_only: FiguresOnly = False,
     progress: options.Progress = True,
 ) -> None:
     """
@@ -120,22 +113,20 @@ def locomotion(
       rrpolicy reproduce locomotion --robot walker2d --case noisy --variant sweep --seed 1
     """
     file = out or zoo.folder() / "results" / "locomotion.csv"
-    variant = robots.variant_named(variant_name)
+    chosen = robots.variant_named(variant)
     units = [] if figures_only else robots.select(robot, case, seed, quick)
     changes = {"evaluation": {"n_eval_episodes": QUICK_EPISODES}} if quick else {}
     recipes = {name: {**zoo.recipe(env_id), **changes} for name, env_id in robots.ROBOTS.items()}
     demonstrations = robots.Demonstrations(data or work / "data", agents)
-    run = robots.reproduction(units, recipes, file, work, demonstrations, variant, progress, typer.echo)
+    run = robots.reproduction(units, recipes, file, work, demonstrations, chosen, progress, typer.echo)
     if results := run.run():
         _show(file, robots.summary(results), robots.draw(results, file))
 
 
 @reproduce_app.command()
 def images(
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="CSV", help="Default: zoo/results/images.csv.")
-    ] = None,
-    work: Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of archives.")] = Path("runs/images"),
+    out: Out = None,
+    work: Work = Path("runs/images"),
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="DIR", help="Folder of idx files as Fashion-MNIST's, or of one sub-folder of "
@@ -148,17 +139,13 @@ def images(
     ] = None,
     case: Annotated[
         list[str] | None,
-        typer.Option("--case", metavar="NAME", help=f"Only these experts, of {', '.join(generators.CASES)}; "
+        typer.Option("--case", metavar="NAME", help=f"Only these experts, of {', '.join(painters.CASES)}; "
                      "repeatable."),
     ] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option("--seed", metavar="N", min=0, help="Only this seed; repeatable.")
-    ] = None,
+    seed: Seeds = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, one pair, fine-tuned, and the control.")] = False,
-    variant_name: Annotated[
-        str | None, typer.Option("--variant", metavar="NAME", help=f"One of {', '.join(generators.VARIANTS)}.")
-    ] = None,
-    figures_only: Annotated[bool, typer.Option("--figures-only", help="Draw what the CSV holds.")] = False,
+    variant: Annotated[str | None, typer.Option(metavar="NAME", help=f"One of {', '.join(painters.VARIANTS)}.")] = None,
+    figures_only: FiguresOnly = False,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
 ) -> None:
@@ -176,13 +163,13 @@ def images(
     """
     quiet()
     file = out or zoo.folder() / "results" / "images.csv"
-    variant = generators.variant_named(variant_name)
+    chosen = painters.variant_named(variant)
     values = zoo.recipe(IMAGES_RECIPE) if recipe is None else zoo.read_recipe(recipe)
-    values = generators.with_pairs(values, pair)
-    units = [] if figures_only else generators.select(values, pair, case, seed, quick)
-    run = generators.reproduction(units, values, file, work, data, variant, progress, typer.echo)
+    values = painters.with_pairs(values, pair)
+    units = [] if figures_only else painters.select(values, pair, case, seed, quick)
+    run = painters.reproduction(units, values, file, work, data, chosen, progress, typer.echo)
     if results := run.run():
-        _show(file, generators.summary(results), generators.draw(results, file))
+        _show(file, painters.summary(results), painters.draw(results, file))
 
 
 def _show(file: Path, text: str, written: list[Path]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rrpolicy.pipeline import Recipe, section
+from rrpolicy.reproduce.names import check_names
 
 FINE_TUNED, SCRATCH = "fine-tuned", "scratch"
 CASES: Mapping[str, str] = {
@@ -94,9 +95,8 @@ def select(
     :raises ValueError: for a name that is not known
     """
     known = {pair_text(pair): pair for pair in (*pairs_of(recipe), ())}
-    for what, given, names in (("pair", pairs, list(known)), ("case", cases, list(CASES))):
-        if unknown := [name for name in given or () if name not in names]:
-            raise ValueError(f"{what} must be one of {', '.join(names)}, got {unknown[0]!r}")
+    check_names("pair", pairs, known)
+    check_names("case", cases, CASES)
     few = 1 if quick else None
     pairs = pairs or [*[name for name in known if name != CONTROL][:few], CONTROL]
     cases, seeds = cases or list(CASES)[:few], seeds or SEEDS[:few]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rrpolicy.pipeline import Recipe, section
+from rrpolicy.reproduce.names import check_names
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,5 @@ def variant_named(name: str | None) -> Variant:
     :param name: of :data:`VARIANTS`; None for the experiment itself
     :raises ValueError: for another name
     """
-    if name is None:
-        return MAIN
-    if name not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {name!r}")
-    return VARIANTS[name]
+    check_names("variant", None if name is None else [name], VARIANTS)
+    return MAIN if name is None else VARIANTS[name]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rrpolicy.pipeline import Task
+from rrpolicy.reproduce.names import check_names
 
 ROBOTS: Mapping[str, str] = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5"}
 CASES: Mapping[str, str] = {
@@ -66,9 +67,8 @@ def select(
     :param quick: one seed, one kind of data, for what is not given
     :raises ValueError: for a name that is not known
     """
-    for what, given, known in (("robot", robots, ROBOTS), ("case", cases, CASES)):
-        if unknown := [name for name in given or () if name not in known]:
-            raise ValueError(f"{what} must be one of {', '.join(known)}, got {unknown[0]!r}")
+    check_names("robot", robots, ROBOTS)
+    check_names("case", cases, CASES)
     few = 1 if quick else None
     cases = cases or list(CASES)[:few]
     seeds = seeds or SEEDS[:few]

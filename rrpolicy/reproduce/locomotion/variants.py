@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rrpolicy.pipeline import Recipe, section
+from rrpolicy.reproduce.names import check_names
 
 Part = Literal["pair", "sweep", "transfer", "use", "finetuning", "offline"]
 AGENTS = ("base", "discriminator", "offline", "steered", "exact", "expert", "cloning", "demonstrator")
@@ -66,8 +67,5 @@ def variant_named(name: str | None) -> Variant:
     :param name: of :data:`VARIANTS`; None for the experiment itself
     :raises ValueError: for another name
     """
-    if name is None:
-        return MAIN
-    if name not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {name!r}")
-    return VARIANTS[name]
+    check_names("variant", None if name is None else [name], VARIANTS)
+    return MAIN if name is None else VARIANTS[name]

@@ -27,6 +27,7 @@ from rrpolicy.reproduce.locomotion.film import film
 from rrpolicy.reproduce.locomotion.pairs import comparisons, data_rows, run
 from rrpolicy.reproduce.locomotion.units import CASES, ROBOTS, Unit
 from rrpolicy.reproduce.locomotion.workshop import Workshop
+from rrpolicy.reproduce.names import check_names
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 SEED = 0
@@ -42,9 +43,8 @@ def unit_of(env_id: str, case: str, seed: int = SEED) -> Unit:
     :raises ValueError: for an environment or kind of data that the experiment does not have
     """
     robots = {value: name for name, value in ROBOTS.items()}
-    for what, given, known in (("env", env_id, robots), ("case", case, CASES)):
-        if given not in known:
-            raise ValueError(f"{what} must be one of {', '.join(known)}, got {given!r}")
+    check_names("env", [env_id], robots)
+    check_names("case", [case], CASES)
     return Unit(robots[env_id], case, seed)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rrpolicy.pipeline import Task
+from rrpolicy.reproduce.names import check_names
 
 Cell = tuple[float, float]
 
@@ -100,8 +101,7 @@ def select(
     :raises ValueError: for a name that is not known, or goals that none of the mazes has
     """
     names = list(dict.fromkeys(mazes)) if mazes else list(MAZES)
-    if unknown := [name for name in names if name not in MAZES]:
-        raise ValueError(f"maze must be one of {', '.join(MAZES)}, got {unknown[0]!r}")
+    check_names("maze", names, MAZES)
     chosen = {name: MAZES[name].goals for name in names}
     if goals:
         chosen = {name: tuple(goal for goal in own if goal in goals) for name, own in chosen.items()}
