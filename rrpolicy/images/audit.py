@@ -69,7 +69,8 @@ th:first-child { padding-left: 0; } td:last-child, th:last-child { padding-right
 th[scope=row] small { display: block; font-weight: 400; color: var(--low); }
 td.left { white-space: normal; overflow-wrap: anywhere; } td img { width: 2.5rem; margin-left: auto; }
 .beside { display: grid; gap: 1.25rem; } .beside > * { min-width: 0; }
-@media (min-width: 60rem) { .beside { grid-template-columns: minmax(0, 1fr) fit-content(26rem); gap: 2rem; align-items: start; }
+@media (min-width: 60rem) {
+  .beside { grid-template-columns: minmax(0, 1fr) fit-content(26rem); gap: 2rem; align-items: start; }
   th, td { padding: .35rem .6rem; } }
 @media (max-width: 30rem) { .facts div:last-child:nth-child(odd) { grid-column: 1 / -1; } section { padding: 1rem; } }
 summary { cursor: pointer; font-weight: 600; padding: .25rem 0; }
