@@ -50,6 +50,7 @@ RECIPE: dict[str, Any] = {
     "samples": {"n": 12, "n_sampling_steps": 2, "solver": "ddpm"},
     "extraction": {
         **SMALL, "heads": ["window"], "batch_size": 8, "buffer_size": 32, "n_value_draws": 1, "value_coef": 0.3,
+        "value_units": True,
         "window_kwargs": {"network": "conv", "width": 8, "multipliers": [1, 2]},
     },
     "judge": {"total_timesteps": 30, "width": 8},

@@ -29,8 +29,9 @@ class Variant:
 
 MAIN = Variant()
 GRADIENTS_ONLY = "gradients-only"
+_NO_VALUES = {"extraction": {"value_coef": 0.0, "value_units": False}}
 VARIANTS: Mapping[str, Variant] = {
-    one.name: one for one in (Variant(GRADIENTS_ONLY, "without value matching", {"extraction": {"value_coef": 0.0}}),)
+    one.name: one for one in (Variant(GRADIENTS_ONLY, "without value matching", _NO_VALUES),)
 }
 
 
