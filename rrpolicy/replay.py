@@ -25,7 +25,10 @@ from rrpolicy.data.reference_scores import normalized_score, reference_score
 
 KIND = "replay-training"
 WINDOW_EPISODES = 10  # whose mean return counts as what the policy reaches
-LEARNING_STARTS = 10_000  # random steps at first, as in Stable-Baselines3's trained agents
+DEFAULTS: dict[str, Any] = {  # of SAC's arguments
+    "learning_starts": 10_000,  # random steps at first, as in Stable-Baselines3's trained agents
+    "train_freq": 1,  # environment steps per gradient step
+}
 _CHUNK_STEPS = 200  # between two looks at signals, return and checkpoint
 _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
@@ -36,7 +39,7 @@ class ReplayTraining:
 
     :param env: the environment, with flat Box spaces and a known id
     :param seed: of weights, exploration and starts
-    :param arguments: for SAC's constructor, JSON values, over ``learning_starts=LEARNING_STARTS``
+    :param arguments: for SAC's constructor, JSON values, over :data:`DEFAULTS`
     :raises ValueError: for other spaces
     """
 
@@ -45,7 +48,7 @@ class ReplayTraining:
         flat_box(env.action_space, "action")
         self.env_id = "" if env.spec is None else env.spec.id
         self.seed = seed
-        self.arguments = {"learning_starts": LEARNING_STARTS, **arguments}
+        self.arguments = {**DEFAULTS, **arguments}
         # SB3 writes into policy_kwargs; room for what is seen is made when it is known how much is needed
         self.model = SAC("MlpPolicy", env, seed=seed, device="cpu", buffer_size=1, **deepcopy(self.arguments))
         self._buffer = ReplayBuffer(1, self.model.observation_space, self.model.action_space, "cpu")
@@ -220,12 +223,13 @@ class ReplayTraining:
             model.env.seed(self.seed + n)
 
     def _make_room(self, total_timesteps: int, arrays: Mapping[str, Array] | None = None) -> None:
-        """A buffer for all steps to come, with what was seen; one row more, so that it never begins anew."""
+        """A buffer for all steps to come, with what was seen; some rows more, so that it never begins anew."""
         n, old = self.num_timesteps, self._buffer
-        if total_timesteps < old.buffer_size and arrays is None:
+        spare = int(self.arguments["train_freq"])  # steps are counted, but end with a gradient step
+        if total_timesteps + spare <= old.buffer_size and arrays is None:
             return
         kept = {name: getattr(old, name)[:n] for name in _ARRAYS} if arrays is None else arrays
-        new = ReplayBuffer(max(total_timesteps, n) + 1, old.observation_space, old.action_space, "cpu")
+        new = ReplayBuffer(max(total_timesteps, n) + spare, old.observation_space, old.action_space, "cpu")
         for name, values in kept.items():
             getattr(new, name)[:n] = values
         new.pos = n

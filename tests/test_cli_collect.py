@@ -126,7 +126,8 @@ def test_a_run_gives_weak_data_and_an_expert_of_its_lineage(
 
 
 def test_a_run_that_begins_anew_leaves_nothing_of_the_old_one(hopper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["--from-training", "--env", HOPPER, "--total-timesteps", 10, "--no-progress", "--out", hopper / "data"]
+    arguments = ["--from-training", "--env", HOPPER, "--total-timesteps", 10, "--train-freq", 2,
+                 "--no-progress", "--out", hopper / "data"]  # fmt: skip
     run(*arguments)
     learn = SAC.learn
 
@@ -138,7 +139,7 @@ def test_a_run_that_begins_anew_leaves_nothing_of_the_old_one(hopper: Path, monk
     assert "stopped by SIGINT" in run(*arguments, code=130).stderr
     assert [path.name for path in (hopper / "data").iterdir() if path.suffix != ".hdf5"] == ["checkpoint.zip"]
     env = gym.make(HOPPER)
-    assert ReplayTraining.load(hopper / "data" / "checkpoint.zip", env).num_timesteps == 10
+    assert ReplayTraining.load(hopper / "data" / "checkpoint.zip", env, train_freq=2).num_timesteps == 10
 
 
 # ---------------------------------------------------------------------- faults

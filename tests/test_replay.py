@@ -12,7 +12,7 @@ import torch
 from rrpolicy.baselines import load_trained, save_trained
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.interruption import TrainingInterrupted
-from rrpolicy.replay import KIND, WINDOW_EPISODES, ReplayTraining
+from rrpolicy.replay import DEFAULTS, KIND, WINDOW_EPISODES, ReplayTraining
 
 LIMIT = 20
 QUICK: dict[str, Any] = {"learning_starts": 30, "batch_size": 8, "policy_kwargs": {"net_arch": [8]}}
@@ -52,7 +52,16 @@ def test_all_that_was_seen_becomes_data() -> None:
     assert ends.tolist() == [20, 40] and data.metadata["returns"] == returns.tolist()
     assert returns[1] == pytest.approx(data.episode(1)["rewards"].sum(), rel=1e-5)
     assert data.metadata["last_return"] == returns.mean() and not data.metadata["reached"]
-    assert data.metadata["algorithm"] == "SAC" and data.metadata["arguments"] == QUICK
+    assert data.metadata["algorithm"] == "SAC" and data.metadata["arguments"] == {**DEFAULTS, **QUICK}
+
+
+def test_steps_between_two_gradient_steps() -> None:
+    """They are never cut, so the run may see a few steps more, and has room for them."""
+    run = start(train_freq=3)
+    for total, seen in ((50, 51), (52, 54), (55, 57)):
+        run.train(total)
+        assert run.num_timesteps == seen and run.dataset().n_transitions == seen
+    assert run.model._n_updates == (57 - QUICK["learning_starts"]) // 3
 
 
 def test_the_medium_return_ends_data_and_training() -> None:

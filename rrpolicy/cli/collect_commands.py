@@ -98,6 +98,9 @@ def collect(
     checkpoint_freq: Annotated[
         int, typer.Option("--checkpoint-freq", min=1, help="Steps per checkpoint of --from-training.")
     ] = 50_000,
+    train_freq: Annotated[
+        int, typer.Option("--train-freq", min=1, help="Environment steps per gradient step of --from-training.")
+    ] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of --from-training.")] = False,
     progress: options.Progress = True,
 ) -> None:
@@ -127,8 +130,8 @@ def collect(
     if from_training:
         if agent or algorithm not in (None, Algorithm.SAC):
             raise ValueError("--from-training trains SAC: --agent and other algorithms cannot be given with it")
-        rows = _from_training(task, out, total_timesteps, stop_return, policy_out, checkpoint_freq, resume, seed,
-                              progress)  # fmt: skip
+        rows = _from_training(task, out, total_timesteps, stop_return, policy_out, checkpoint_freq, train_freq, resume,
+                              seed, progress)  # fmt: skip
     elif stop_return is not None or policy_out is not None or resume:
         raise ValueError("--stop-return, --policy-out and --resume need --from-training")
     elif agent:
@@ -224,7 +227,7 @@ def _name_and_share(text: str) -> tuple[str, float]:
 
 def _from_training(
     task: Task, out: Path, total: int, stop_return: float | None, policy_out: Path | None, checkpoint_freq: int,
-    resume: bool, seed: int, progress: bool,
+    train_freq: int, resume: bool, seed: int, progress: bool,
 ) -> list[Row]:
     if task.is_maze:
         raise ValueError(f"--env {task.env_id} is a maze, where train-on-reward trains: --from-training cannot")
@@ -235,10 +238,10 @@ def _from_training(
             if env.action_space != unit:
                 raise ValueError(f"--policy-out needs actions between -1 and 1, {task.env_id} has {env.action_space}")
         if resume and checkpoint.exists():
-            run = ReplayTraining.load(checkpoint, env, seed)
+            run = ReplayTraining.load(checkpoint, env, seed, train_freq=train_freq)
         else:
             clear(out, ("metadata.json", CHECKPOINT, RESULTS_FILE))
-            run = ReplayTraining(env, seed)
+            run = ReplayTraining(env, seed, train_freq=train_freq)
         train = partial(run.train, checkpoint=checkpoint, checkpoint_freq=checkpoint_freq, progress_bar=progress)
         train(total, stop_return)
         dataset = run.dataset(stop_return)
