@@ -11,7 +11,7 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Affine, Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs.maze import MazeGeometry
-from rrpolicy.rewards.maps import reward_map
+from rrpolicy.rewards.maps import SUPPORT_VISITS, reward_map
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 MAZE = MazeGeometry.parse(["########", "#...#..#", "#.#...##", "#...#..#", "########"])
@@ -78,6 +78,21 @@ def test_resting_balls_clear_of_the_walls_are_scored() -> None:
     assert not actions.any()
     np.testing.assert_allclose(observations[:, :2], drawn.xy, atol=1e-6)
     assert MAZE.clearance(drawn.xy).min() == pytest.approx(0.3)
+
+
+def test_the_maximum_is_looked_for_where_the_base_has_been() -> None:
+    rng = np.random.default_rng(0)
+    left = OPEN.cell_to_xy(np.array([1.0, 1.0]) + rng.uniform(-0.2, 0.2, (2000, 2)))
+    right = OPEN.cell_to_xy(np.array([6.0, 6.0]) + rng.uniform(-0.02, 0.02, (SUPPORT_VISITS - 1, 2)))
+    reward = Known(lambda xy: xy[:, 0] - xy[:, 1], plan_actions=False)  # highest at the bottom right
+    everywhere = reward_map(reward, OPEN)
+    known = reward_map(reward, OPEN, base_xy=np.concatenate([left, right]))
+    assert everywhere.same_cell((6, 6)) and known.same_cell((1, 1))
+    assert known.goal_error_cells((1.35, 1.35)) < 0.15 and (known.values == everywhere.values).all()
+    once_more = np.concatenate([left, right, right[:1]])
+    assert reward_map(reward, OPEN, base_xy=once_more).same_cell((6, 6))
+    with pytest.raises(ValueError, match="holds no place that was visited 20 times"):
+        reward_map(reward, OPEN, base_xy=right)
 
 
 def relative_reward(heads: Any) -> RelativeReward:

@@ -179,9 +179,16 @@ def steer(base: DiffusionAgent, reward: RelativeReward, recipe: Recipe, **overri
     return build(GuidedPlanner, name, **{**section(recipe, name), **given, "agent": base, "reward": reward})
 
 
-def map_reward(reward: RelativeReward, maze: MazeGeometry, recipe: Recipe) -> RewardMap:
-    """The reward over the maze, drawn as the recipe's ``[map]`` section says."""
-    return build(reward_map, "map", **{**section(recipe, "map"), "reward": reward, "maze": maze})
+def map_reward(
+    reward: RelativeReward, maze: MazeGeometry, recipe: Recipe, base_data: TrajectoryDataset | None = None
+) -> RewardMap:
+    """
+    The reward over the maze, drawn as the recipe's ``[map]`` section says.
+
+    :param base_data: the maximum is looked for where these have been; None: everywhere
+    """
+    base_xy = None if base_data is None else base_data.observations[:, :2]
+    return build(reward_map, "map", **{**section(recipe, "map"), "reward": reward, "maze": maze, "base_xy": base_xy})
 
 
 def save_agent(agent: DiffusionAgent, path: Path, card: Mapping[str, Any], half: bool = False) -> None:

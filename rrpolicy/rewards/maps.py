@@ -13,6 +13,8 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 
 KERNEL_REACH = 3.0  # standard deviations; at the default smoothing it ends before a wall's far side
+SUPPORT_REACH = 0.2  # cells: whose states count as visits of a place
+SUPPORT_VISITS = 20  # of the base, for a place to be known
 
 
 class StateReward(Protocol):
@@ -37,17 +39,20 @@ class RewardMap:
     :param xy: scored positions (n, 2) in environment units
     :param values: smoothed rewards (n,) in nats
     :param grid: the same as a picture (rows · k, columns · k), top row first; NaN in walls
+    :param known: bool (n,), where the base has been; None for everywhere
     """
 
     maze: MazeGeometry
     xy: Array
     values: Array
     grid: Array
+    known: Array | None = None
 
     @property
     def maximum(self) -> Array:
-        """The position (2,) with the highest reward, environment units."""
-        return self.xy[int(self.values.argmax())]
+        """The known position (2,) with the highest reward, environment units."""
+        values = self.values if self.known is None else np.where(self.known, self.values, -np.inf)
+        return self.xy[int(values.argmax())]
 
     @property
     def filled(self) -> Array:
@@ -78,16 +83,22 @@ def reward_map(
     points_per_cell: int = 10,
     wall_margin: float = 0.1,
     smoothing: float = 0.15,
+    base_xy: Array | None = None,
 ) -> RewardMap:
     """
     Score resting states at regular places of a maze. Entries of the observation other than x, y (its first two), and
     actions where the reward wants them, are zero.
+
+    ρ is the log of a ratio of densities. Where the base has hardly been the ratio has no bound, and little data tell
+    nothing about it: given ``base_xy``, the map is drawn there, but its maximum is looked for elsewhere.
 
     :param reward: a reward with a step head
     :param maze: a `MazeGeometry` or what it can be parsed from
     :param points_per_cell: places along a cell's side
     :param wall_margin: places nearer to a wall (environment units) are not scored: no ball can be there
     :param smoothing: standard deviation of a Gaussian over the scored places, in cells; 0 for none
+    :param base_xy: positions (n, 2) of the base's data, environment units: places with fewer than ``SUPPORT_VISITS`` of
+        them within ``SUPPORT_REACH`` are not known; None: all are
     :return: the map
     :raises ValueError: naming the argument that is out of range, or when the reward cannot score single states
     """
@@ -102,7 +113,10 @@ def reward_map(
     values = np.zeros(places.shape[:2])
     values[scored] = _score(reward, places[scored])
     smooth = _smoothed(values, scored, smoothing * points_per_cell)
-    return RewardMap(maze, places[scored], smooth[scored], np.where(free, smooth, np.nan))
+    known = None if base_xy is None else _visited(maze, base_xy, points_per_cell)[scored]
+    if known is not None and not known.any():
+        raise ValueError(f"base_xy holds no place that was visited {SUPPORT_VISITS} times")
+    return RewardMap(maze, places[scored], smooth[scored], np.where(free, smooth, np.nan), known)
 
 
 def _check(points_per_cell: int, wall_margin: float, smoothing: float) -> None:
@@ -122,6 +136,17 @@ def _score(reward: StateReward, xy: Array) -> Array:
     observations[:, :2] = xy
     actions = np.zeros((len(xy), layout.action_dim), dtype=np.float32) if layout.plan_actions else None
     return np.asarray(reward.predict(observations, actions), dtype=np.float64)
+
+
+def _visited(maze: MazeGeometry, xy: Array, points_per_cell: int) -> Array:
+    """Places (rows · k, columns · k) with enough states in a square around them."""
+    shape = tuple(n * points_per_cell for n in maze.shape)
+    places = np.floor((maze.xy_to_rowcol(np.asarray(xy)[:, :2]) + 0.5) * points_per_cell).astype(np.int64)
+    visits = np.zeros(shape)
+    np.add.at(visits, tuple(np.clip(places, 0, np.array(shape) - 1).T), 1.0)
+    near = (np.abs(np.subtract.outer(np.arange(n), np.arange(n))) <= SUPPORT_REACH * points_per_cell for n in shape)
+    down, along = near
+    return np.asarray(down @ visits @ along >= SUPPORT_VISITS)
 
 
 def _smoothed(values: Array, known: Array, deviation: float) -> Array:

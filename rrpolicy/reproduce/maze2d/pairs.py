@@ -71,9 +71,9 @@ def measure_pair(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> tu
     reward, reward_seconds = shop.reward(unit)
     ledger.add_times(expert_data=shop.data(unit)[1], expert=expert_seconds, reward=reward_seconds)
     ledger.begin("drawing the map")
-    drawn = pipeline.map_reward(reward, unit.task.maze, shop.recipe)
-    ledger.add(recovery_rows("reward", drawn, unit.goal))
     data = shop.data(Unit(unit.maze, unit.seed))[0], shop.data(unit)[0]
+    drawn = pipeline.map_reward(reward, unit.task.maze, shop.recipe, data[0])
+    ledger.add(recovery_rows("reward", drawn, unit.goal))
     ledger.add(_orders(drawn, unit.goal, *data))
     ledger.begin("EPIC")
     ledger.add(_epic(reward, unit, data[0]))
