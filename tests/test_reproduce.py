@@ -85,6 +85,7 @@ def test_the_experiment_has_32_goals_all_of_them_free() -> None:
 
 def test_units_are_selected() -> None:
     assert len(select(quick=True)) == 4 * (1 + 2)
+    assert select(["open", "large"], seeds=[2], indices=()) == [Unit("open", 2), Unit("large", 2)]  # bases alone
     assert select(["umaze"], [(3.0, 1.0), (1.3, 2.7)], [4]) == [
         Unit("umaze", 4), Unit("umaze", 4, (1.3, 2.7)), Unit("umaze", 4, (3.0, 1.0))
     ]  # fmt: skip

@@ -104,7 +104,8 @@ def select(
     check_names("maze", names, MAZES)
     chosen = {name: MAZES[name].goals for name in names}
     if goals:
-        chosen = {name: tuple(goal for goal in own if goal in goals) for name, own in chosen.items()}
+        asked = {name: tuple(goal for goal in own if goal in goals) for name, own in chosen.items()}
+        chosen = {name: own for name, own in asked.items() if own}
         missing = [goal for goal in goals if not any(goal in own for own in chosen.values())]
         if missing:
             known = "; ".join(",".join(f"{value:g}" for value in goal) for name in names for goal in MAZES[name].goals)
@@ -114,6 +115,5 @@ def select(
     units = []
     for seed in dict.fromkeys(seeds or (SEEDS[:1] if quick else SEEDS)):
         for name, own in chosen.items():
-            if own:
-                units += [Unit(name, seed), *(Unit(name, seed, goal) for goal in own)]
+            units += [Unit(name, seed), *(Unit(name, seed, goal) for goal in own)]
     return units

@@ -31,7 +31,7 @@ class Variant:
     :param shuffled: fit ρ to targets that belong to other events
     :param agents: who runs in the environment
     :param part: what is measured: the pair itself, agents trained on its reward, or other methods on the same data
-    :param goals: which of each maze's goals are done unless others are asked for; None for all
+    :param goals: which of each maze's goals are done unless others are asked for, none for bases alone; None for all
     """
 
     name: str = ""
@@ -58,6 +58,7 @@ class Variant:
 
 MAIN = Variant(agents=AGENTS)
 _SMALL_DATA = {"base_transitions": 10_000, "expert_transitions": 10_000}
+_LONG = {"total_timesteps": 16_000}
 _NOISED = {"n_clean_levels": 0}
 _CONTROL = ("base", "steered")
 
@@ -75,6 +76,7 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("expert-windows", "compared at expert data only", sources=("expert",)),
         Variant("expert-from-scratch", "the expert does not start from the base", expert="scratch"),
         Variant("ddim", "steering by DDIM, not DPM-Solver++", {"steering": {"sampler": "ddim"}}, agents=AGENTS),
+        Variant("long-base", "bases alone, which learn four times as long", {"base": _LONG}, goals=()),
         Variant("unseen-base", "a base of another seed is steered by the same reward", unseen_base=True),
         Variant("second-base", "control: the expert is a second base", expert="second-base", agents=_CONTROL),
         Variant("identical", "control: the expert is the base", expert="base", agents=_CONTROL),
