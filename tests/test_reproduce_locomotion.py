@@ -20,6 +20,7 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.evaluation import Evaluation
 from rrpolicy.reproduce.locomotion import (
     Demonstrations,
+    LocomotionExperiment,
     Unit,
     draw,
     figures,
@@ -33,6 +34,7 @@ from rrpolicy.reproduce.locomotion.data import returns
 from rrpolicy.reproduce.locomotion.finetuning import measure_finetuning
 from rrpolicy.reproduce.locomotion.pairs import comparisons
 from rrpolicy.reproduce.locomotion.summary import AGENTS
+from rrpolicy.reproduce.locomotion.units import of_case
 from rrpolicy.reproduce.locomotion.use import correlations
 from rrpolicy.reproduce.locomotion.workshop import Workshop
 
@@ -80,6 +82,20 @@ def test_units_are_chosen() -> None:
         select(cases=["x"])
     with pytest.raises(ValueError, match=r"variant must be one of sweep, .*, got 'x'"):
         variant_named("x")
+
+
+def test_a_kind_of_data_may_have_numbers_of_its_own(tmp_path: Path) -> None:
+    given = {**RECIPE, "case": {"replay": {"steering": {"scale": 0.5}}}}
+    recipe = of_case(given, "replay")
+    assert recipe["steering"] == {**RECIPE["steering"], "scale": 0.5} and "case" not in recipe
+    assert of_case(given, "noisy") == RECIPE == of_case(RECIPE, "replay")
+    with_case, without = (LocomotionExperiment({"hopper": one}, tmp_path, Demonstrations(tmp_path))
+                          for one in (given, RECIPE))  # fmt: skip
+    assert with_case.digest(NOISY) == without.digest(NOISY)  # units of other data stay finished
+    replay = Unit("hopper", "replay", 1)
+    assert with_case.digest(replay) != without.digest(replay)
+    with pytest.raises(ValueError, match=r"recipe section \[case\] must be one of noisy, replay, mixture, got 'x'"):
+        of_case({**RECIPE, "case": {"x": {}}}, "noisy")
 
 
 def test_a_pair_is_measured_and_kept(done: Path, agents: Path, monkeypatch: pytest.MonkeyPatch) -> None:

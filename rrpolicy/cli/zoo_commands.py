@@ -20,6 +20,7 @@ from rrpolicy.pipeline.zoo_build import ZooBuild
 from rrpolicy.reproduce.images import Workshop
 from rrpolicy.reproduce.images import zoo_build as images
 from rrpolicy.reproduce.locomotion import CASES, ROBOTS, Demonstrations
+from rrpolicy.reproduce.locomotion.units import of_case
 from rrpolicy.reproduce.locomotion.zoo_build import SEED, RobotZooBuild, unit_of
 
 HEADLINES = (  # of an entry in the list: agent, metric, form
@@ -149,7 +150,7 @@ def build(
         return
     given["n_episodes"] = n_episodes
     if env in ROBOTS.values():
-        values = zoo.recipe(env) if recipe is None else zoo.read_recipe(recipe)
+        values = of_case(zoo.recipe(env) if recipe is None else zoo.read_recipe(recipe), case)
         work = work or Path("runs/locomotion")
         demonstrations = Demonstrations(data or work / "data", agents)
         RobotZooBuild(unit_of(env, case, seed), values, work, demonstrations, **given).run(force)

@@ -11,7 +11,7 @@ from rrpolicy.reproduce.ledger import Ledger, Say
 from rrpolicy.reproduce.locomotion.data import Demonstrations
 from rrpolicy.reproduce.locomotion.finetuning import measure_finetuning, measure_offline
 from rrpolicy.reproduce.locomotion.pairs import measure_pair, measure_sweep, measure_transfer
-from rrpolicy.reproduce.locomotion.units import Unit
+from rrpolicy.reproduce.locomotion.units import CASES, Unit, of_case
 from rrpolicy.reproduce.locomotion.use import measure_use
 from rrpolicy.reproduce.locomotion.variants import MAIN, Variant
 from rrpolicy.reproduce.locomotion.workshop import Workshop
@@ -34,15 +34,16 @@ class LocomotionExperiment:
     def __init__(
         self, recipes: Mapping[str, Recipe], work: Path, demonstrations: Demonstrations, variant: Variant = MAIN
     ) -> None:
-        applied = {robot: variant.applied(recipe) for robot, recipe in recipes.items()}
+        applied = {(robot, case): variant.applied(of_case(recipe, case))
+                   for robot, recipe in recipes.items() for case in CASES}  # fmt: skip
         self.variant = variant.name
         self._variant = variant
-        self._digests = {robot: digest(recipe) for robot, recipe in applied.items()}
-        self._shops = {robot: Workshop(work, demonstrations, recipe) for robot, recipe in applied.items()}
+        self._digests = {key: digest(recipe) for key, recipe in applied.items()}
+        self._shops = {key: Workshop(work, demonstrations, recipe) for key, recipe in applied.items()}
 
     def digest(self, unit: Unit) -> str:
-        """Of the robot's recipe."""
-        return self._digests[unit.robot]
+        """Of the robot's recipe for the unit's kind of data."""
+        return self._digests[unit.robot, unit.case]
 
     def blocked(self, unit: Unit) -> bool:
         """Nothing is shared by two units but data, for which they wait."""
@@ -50,7 +51,7 @@ class LocomotionExperiment:
 
     def measure(self, unit: Unit, say: Say) -> Ledger:
         """Everything that is reported of a unit."""
-        shop = self._shops[unit.robot]
+        shop = self._shops[unit.robot, unit.case]
         if self._variant.part == "sweep":
             return measure_sweep(shop, unit, say)
         if self._variant.part == "transfer":

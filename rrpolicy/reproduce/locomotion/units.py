@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from rrpolicy.pipeline import Task
+from rrpolicy.pipeline import Recipe, Task, section
 from rrpolicy.reproduce.names import check_names
 
 ROBOTS: Mapping[str, str] = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "walker2d": "Walker2d-v5"}
@@ -50,6 +51,21 @@ class Unit:
 
     def __str__(self) -> str:
         return f"{self.robot} {self.case} seed {self.seed}"
+
+
+def of_case(recipe: Recipe, case: str) -> Recipe:
+    """
+    A robot's recipe for one kind of data: what ``[case.NAME.SECTION]`` holds counts more than ``[SECTION]``.
+
+    :param recipe: of a robot
+    :param case: a name of :data:`CASES`
+    :raises ValueError: when the recipe has a case that is not known
+    """
+    changes: Mapping[str, Mapping[str, Mapping[str, Any]]] = recipe.get("case", {})
+    check_names("recipe section [case]", list(changes), CASES)
+    common = {name: values for name, values in recipe.items() if name != "case"}
+    own = {name: {**section(common, name), **values} for name, values in changes.get(case, {}).items()}
+    return {**common, **own}
 
 
 def select(
