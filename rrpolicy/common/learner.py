@@ -133,10 +133,8 @@ class Learner(ABC, Generic[Module]):
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the network, made at first use: acting needs none, and making one imports half of torch."""
         if self._optimizer is None:
-            # every step sets its own learning rate; fused, since a loop over small tensors is a fifth of a step
-            self._optimizer = torch.optim.AdamW(
-                self.module.parameters(), lr=0.0, weight_decay=self.weight_decay, fused=True
-            )
+            # every step sets its own learning rate
+            self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.0, weight_decay=self.weight_decay)
         return self._optimizer
 
     # ------------------------------------------------------------------ SB3 verbs
