@@ -128,7 +128,7 @@ def test_half_precision_computes_in_half_and_answers_in_single(tmp_path: Path) -
 def test_guidance_moves_from_no_prompt_to_the_prompt_and_beyond(
     pipeline: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)  # on some processors it rounds as batches are large
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)  # its rounding may depend on the size of a batch
     x_t, t = torch.randn(5, 4, 8, 8), torch.tensor([0, 10, 500, 700, 999])
     prompts = ["a cat", "a dog", "blood", "a photo of a cat", "hate"]
     nothing, text, twice = (pipeline.prompted(some, scale).eps(x_t, t) for some, scale in
