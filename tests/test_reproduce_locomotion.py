@@ -145,6 +145,13 @@ def test_the_exact_difference_at_scale_0_is_the_base(done: Path, agents: Path) -
         planner = BlendedPlanner(base, expert, scale)
         np.testing.assert_allclose(planner.predict(observations, deterministic=True)[0],
                                    same.predict(observations, deterministic=True)[0], atol=1e-5)  # fmt: skip
+    for start, weak, same in ((expert, expert, expert), (base, expert, base)):  # the pair's difference is zero
+        planner = BlendedPlanner(start, expert, weak=weak)
+        np.testing.assert_allclose(planner.predict(observations, deterministic=True)[0],
+                                   same.predict(observations, deterministic=True)[0], atol=1e-5)  # fmt: skip
+    x_t, t = torch.randn(2, *base.event_shape), torch.tensor([1, 2])
+    led = BlendedPlanner(expert, expert, scale=0.5, weak=base)._denoiser()(x_t, t)
+    torch.testing.assert_close(led, 1.5 * expert.eps(x_t, t) - 0.5 * base.eps(x_t, t), atol=1e-5, rtol=1e-5)
     other = DiffusionAgent("MlpPolicy", "Hopper-v5", horizon=8, normalizer=base.normalizer, policy_kwargs=NETWORK)
     with pytest.raises(ValueError, match="event_shape"):
         BlendedPlanner(base, other)
@@ -172,7 +179,7 @@ def test_the_gap_closed_is_a_share_of_the_way() -> None:
     ("variant", "wanted"),
     [
         ("sweep", {("scale-0.5", "return"), ("best-of-8", "return"), ("chunk-4-base", "normalized_score")}),
-        ("transfer", {("data-base-steered", "return"), ("early-base-steered", "return"),
+        ("transfer", {("data-base-steered", "return"), ("early-base-steered", "return"), ("seed-base-exact", "return"),
                       ("seed-base-steered-seed-base", "normalized_score")}),
         ("use", {("reward", "spearman_window_reward"), ("discriminator", "spearman_window_reward")}),
         ("inverse-dynamics", {("exact-0.25", "return"), ("steered", "return")}),

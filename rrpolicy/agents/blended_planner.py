@@ -16,20 +16,30 @@ from rrpolicy.diffusion.score_model import Denoiser, check_compatible
 
 class BlendedPlanner(Planner):
     """
-    Plans with ε_base + scale · (ε_expert - ε_base): the guidance that an exact ρ would give.
+    Plans with ε_base + scale · (ε_expert - ε_weak): the guidance that an exact ρ of the pair (weak, expert) would give.
 
     Where scales between 0 and 1 are worse than both ends, there is a valley between the two gaits, and no ρ can help.
 
-    :param base: the weak agent
-    :param expert: the strong agent, in the same space
-    :param scale: 0 is the base, 1 the expert
+    :param base: the agent that is steered
+    :param expert: the strong agent of the pair, in the same space
+    :param scale: 0 is the base; 1 the expert, if the base is the pair's own
+    :param weak: the weak agent of the pair; None when that is the base; another to see what the pair can hand on
     :param options: of :class:`PlanningOptions`, in place of the base's
-    :raises ValueError: when the two do not share their space, or an option is out of range
+    :raises ValueError: when they do not share their space, or an option is out of range
     """
 
-    def __init__(self, base: DiffusionAgent, expert: DiffusionAgent, scale: float = 1.0, **options: Any) -> None:
-        check_compatible(base, expert)
+    def __init__(
+        self,
+        base: DiffusionAgent,
+        expert: DiffusionAgent,
+        scale: float = 1.0,
+        weak: DiffusionAgent | None = None,
+        **options: Any,
+    ) -> None:
         self.base, self.expert, self.scale = base, expert, float(scale)
+        self.weak = base if weak is None else weak
+        for other in (self.expert, self.weak):
+            check_compatible(base, other)
         self.observation_space, self.action_space = base.observation_space, base.action_space
         self.layout, self.process = base.layout, base.process
         self.controller, self.device = base.controller, base.device
@@ -42,9 +52,11 @@ class BlendedPlanner(Planner):
         return self.base.normalizer
 
     def _denoiser(self) -> Denoiser:
-        base, expert = self.base.averaged.eps, self.expert.averaged.eps
+        base, weak, expert = (agent.averaged.eps for agent in (self.base, self.weak, self.expert))
+        its_own = self.weak is self.base
 
         def blended(x_t: Tensor, t: Tensor) -> Tensor:
-            return torch.lerp(base(x_t, t), expert(x_t, t), self.scale)
+            eps = base(x_t, t)
+            return eps + self.scale * (expert(x_t, t) - (eps if its_own else weak(x_t, t)))
 
         return blended

@@ -150,22 +150,29 @@ def measure_sweep(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> L
 
 
 def measure_transfer(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
-    """ρ of the pair steers bases that it has never seen; their gain stands beside that of the pair's own base."""
+    """
+    ρ of the pair steers bases that it has never seen; their gain stands beside that of the pair's own base.
+
+    Rows ``-exact`` follow the exact score difference of the pair, which no ρ of it can hand on better.
+    """
     ledger = Ledger(say)
     ledger.begin("training other bases")
-    reward = shop.reward(unit)[0]
-    bases = {"base": shop.base(unit)[0], **shop.other_bases(unit)}
-    makers: dict[str, Callable[[], Mapping[str, Predictor]]] = {"expert": lambda: {"expert": shop.expert(unit)[0]}}
+    reward, own, expert = shop.reward(unit)[0], shop.base(unit)[0], shop.expert(unit)[0]
+    bases = {"base": own, **shop.other_bases(unit)}
+    makers: dict[str, Callable[[], Mapping[str, Predictor]]] = {"expert": lambda: {"expert": expert}}
     for name, base in bases.items():
         makers[name] = lambda name=name, base=base: {  # type: ignore[misc]
-            name: base, f"{name}-steered": pipeline.steer(base, reward, shop.recipe)
-        }  # fmt: skip
+            name: base,
+            f"{name}-steered": pipeline.steer(base, reward, shop.recipe),
+            **({} if base is own else {f"{name}-exact": BlendedPlanner(base, expert, weak=own)}),
+        }
     results = run(shop, unit, makers, ledger)
-    own = results["base-steered"].values(SCORE) - results["base"].values(SCORE)
-    for name in bases:
-        ledger.add(comparisons({one: results[one] for one in (name, f"{name}-steered", "expert")}, name, "expert"))
-        gain = results[f"{name}-steered"].values(SCORE) - results[name].values(SCORE)
-        if name != "base":
-            ledger.add([{"agent": f"{name}-steered", "metric": "gain_kept", **paired_ratio(gain, own)}])
+    own_gain = results["base-steered"].values(SCORE) - results["base"].values(SCORE)
+    for name, base in bases.items():
+        led = [one for one in (f"{name}-steered", f"{name}-exact") if one in results]
+        ledger.add(comparisons({one: results[one] for one in (name, *led, "expert")}, name, "expert"))
+        for one in led if base is not own else ():
+            gain = results[one].values(SCORE) - results[name].values(SCORE)
+            ledger.add([{"agent": one, "metric": "gain_kept", **paired_ratio(gain, own_gain)}])
     ledger.close()
     return ledger
