@@ -110,12 +110,11 @@ def test_the_candidate_with_the_highest_reward_is_kept(monkeypatch: pytest.Monke
     reward = make_reward(agent)
     planner = GuidedPlanner(agent, reward, n_candidates=5)
     seen: list[torch.Tensor] = []
-    select = planner._select
-    monkeypatch.setattr(planner, "_select", lambda plans: seen.append(plans) or select(plans))
+    value = planner._value
+    monkeypatch.setattr(planner, "_value", lambda plans: seen.append(plans) or value(plans))
     _, (kept, _) = planner.predict(OBSERVATIONS)
-    (candidates,) = seen
-    assert candidates.shape == (6, 5, 8, 6)
-    rho = reward(candidates.flatten(0, 1), torch.zeros(30, dtype=torch.int64)).view(6, 5)
+    candidates = seen[0].view(6, 5, 8, 6)
+    rho = reward(seen[0], torch.zeros(30, dtype=torch.int64)).view(6, 5)
     assert len(rho.unique()) == 30
     for i in range(6):
         np.testing.assert_array_equal(kept[i], candidates[i, int(rho[i].argmax())])

@@ -260,6 +260,15 @@ def test_variants_go_through_the_same_code(done: Path, name: str) -> None:
         assert not [key for key in values if "window" in key[-1]]
 
 
+def test_bases_plan_in_other_ways(done: Path) -> None:
+    results = reproduction(done, [BASE], variant=VARIANTS["plans"]).run()
+    rates = {key[4]: value for key, value in numbers(results).items()
+             if key[3] == "plans" and key[5] == "plans_through_walls_rate"}  # fmt: skip
+    assert set(rates) == {"base", "base-steps-10", "base-ancestral", "base-best-of-4", "base-steps-10-best-of-4"}
+    assert rates["base"] == numbers(results)[("umaze", "", 0, "", "base", "plans_through_walls_rate")]
+    assert f"| umaze | base-best-of-4 | 1 | {rates['base-best-of-4']:.3f} |" in summary(results)
+
+
 def test_the_variants_reward_is_made_for_the_variants_pair(done: Path) -> None:
     def reward_of(name: str | None, unit: Unit) -> torch.Tensor:
         variant = variant_named(name)

@@ -22,7 +22,7 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.data.windows import WindowSampler
 from rrpolicy.diffusion.process import DiffusionProcess, Prediction, Schedule
-from rrpolicy.diffusion.sampling import Solver, check_solver
+from rrpolicy.diffusion.sampling import Solver
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller, PDController
 
@@ -53,6 +53,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     :param warm_start: level from which the previous plan is refined; None plans from noise
     :param clip: bound of normalised plan entries while sampling; None for none
     :param lookahead: rows of the plan by which a controller's target is ahead, fractions allowed where it is a law
+    :param n_candidates: plans sampled per environment, of which the agent keeps the one it finds likeliest by itself
+        (`diffusion.plausibility`)
     :param first_action_weight: weight of the first action in the loss
     :param normalizer: shared normaliser, for a pair whose reward is to be extracted; None fits one in ``learn``
     :param normalizer_mode: ``"limits"``, ``"gaussian"`` or ``"isotropic"``, for a normaliser fitted in ``learn``
@@ -90,6 +92,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         warm_start: int | None = None,
         clip: float | None = 1.5,
         lookahead: float = 1.0,
+        n_candidates: int = 1,
         first_action_weight: float = 1.0,
         normalizer: Normalizer | None = None,
         normalizer_mode: str = "limits",
@@ -130,7 +133,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         longest = (horizon - (controller is not None)) * stride
         self.planning = PlanningOptions(
             min(8, longest) if n_action_steps is None else n_action_steps,
-            n_sampling_steps, check_solver(sampler), warm_start, clip, lookahead,
+            n_sampling_steps, sampler, warm_start, clip, lookahead, n_candidates,
         )
         self._check_planning()
         self._normalizer = normalizer

@@ -17,7 +17,7 @@ from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.data.normalizer import Normalizer
-from rrpolicy.diffusion.sampling import Solver, check_solver
+from rrpolicy.diffusion.sampling import Solver
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -53,15 +53,12 @@ class GuidedPlanner(Planner):
         warm_start: int | None = None,
         max_shift: float | None = 0.5,
     ) -> None:
-        if n_candidates < 1:
-            raise ValueError(f"n_candidates is {n_candidates}, it must be at least 1")
         if not scale >= 0 or scale == float("inf"):
             raise ValueError(f"scale is {scale}, it must be finite and not negative")
         _check_space(agent, reward)
         self.agent = agent
         self.reward = reward
         self.scale = float(scale)
-        self.n_candidates = n_candidates
         self.max_shift = max_shift
         self.observation_space = agent.observation_space
         self.action_space = agent.action_space
@@ -70,9 +67,10 @@ class GuidedPlanner(Planner):
         self.controller = agent.controller
         self.device = agent.device
         wanted: dict[str, Any] = {
+            "n_candidates": n_candidates,
             "n_action_steps": n_action_steps,
             "n_sampling_steps": n_sampling_steps,
-            "sampler": None if sampler is None else check_solver(sampler),
+            "sampler": sampler,
             "warm_start": warm_start,
         }
         self.planning = replace(agent.planning, **{name: value for name, value in wanted.items() if value is not None})
@@ -83,20 +81,17 @@ class GuidedPlanner(Planner):
     def normalizer(self) -> Normalizer:
         return self.agent.normalizer
 
+    @property
+    def n_candidates(self) -> int:
+        return self.planning.n_candidates
+
     # ------------------------------------------------------------------ hooks
 
     def _denoiser(self) -> Denoiser:
         return guided(self.agent.averaged.eps, self.reward, self.process, self.scale, self.max_shift)
 
-    def _n_candidates(self) -> int:
-        return self.n_candidates
-
-    def _select(self, plans: Tensor) -> Tensor:
-        if self.n_candidates == 1:
-            return plans[:, 0]
-        events = plans.flatten(0, 1)
-        rho = self.reward(events, torch.zeros(len(events), dtype=torch.int64)).view(plans.shape[:2])
-        return plans[torch.arange(len(plans)), rho.argmax(dim=1)]
+    def _value(self, plans: Tensor) -> Tensor:
+        return self.reward(plans, torch.zeros(len(plans), dtype=torch.int64))
 
     # ------------------------------------------------------------------ persistence
 
@@ -106,7 +101,6 @@ class GuidedPlanner(Planner):
             "agent": self.agent._archive_config(),
             "reward": self.reward.to_config(),
             "scale": self.scale,
-            "n_candidates": self.n_candidates,
             "max_shift": self.max_shift,
             "planning": asdict(self.planning),
         }
@@ -131,9 +125,9 @@ class GuidedPlanner(Planner):
             agent._restore(config["agent"], tensors)
             reward = RelativeReward.from_config(config["reward"], tensors)
             reward.load_state_dict(archive.tensors["reward-weights"])
-            planner = cls(agent, reward.requires_grad_(False).eval(), config["scale"], config["n_candidates"],
-                          max_shift=config["max_shift"])
-            planner.planning = PlanningOptions(**config["planning"])
+            planner = cls(agent, reward.requires_grad_(False).eval(), config["scale"], max_shift=config["max_shift"])
+            older = {name: config[name] for name in ("n_candidates",) if name in config}  # stood outside at first
+            planner.planning = PlanningOptions(**older, **config["planning"])
             planner._check_planning()
         return planner
 

@@ -6,10 +6,12 @@ Everything it remembers is in ``state``, numpy arrays with a leading ``n_envs`` 
 
 from __future__ import annotations
 
+import copy
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,8 +21,9 @@ from torch import Tensor
 from rrpolicy.common.typing import Array, State
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.diffusion.plausibility import denoising_errors
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.sampling import Noise, Solver, sample
+from rrpolicy.diffusion.sampling import Noise, Solver, check_solver, sample
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller
 
@@ -39,6 +42,7 @@ class PlanningOptions:
     :param clip: bound of normalised plan entries
     :param lookahead: rows of the plan by which a controller's target is ahead of the present, fractions allowed; not
         used where actions are planned
+    :param n_candidates: plans sampled per environment, of which the one that the planner finds best is kept
     """
 
     n_action_steps: int = 8
@@ -47,6 +51,7 @@ class PlanningOptions:
     warm_start: int | None = None
     clip: float | None = 1.5
     lookahead: float = 1.0
+    n_candidates: int = 1
 
 
 class Planner(ABC):
@@ -72,13 +77,14 @@ class Planner(ABC):
     def _denoiser(self) -> Denoiser:
         """The noise predictor that plans are sampled from."""
 
-    def _n_candidates(self) -> int:
-        """Plans sampled per environment."""
-        return 1
+    def _value(self, plans: Tensor) -> Tensor:
+        """
+        How good candidates (n, H, D) are, (n,): here, how likely their own denoiser finds them.
 
-    def _select(self, plans: Tensor) -> Tensor:
-        """Best of the candidates (n_envs, n_candidates, H, D) -> (n_envs, H, D)."""
-        return plans[:, 0]
+        Few denoising steps now and then leave a plan between two ways, through a wall, say, and it can tell.
+        """
+        pinned = torch.tensor(self.layout.pinned)
+        return -denoising_errors(self._denoiser(), self.process, plans, pinned)
 
     # ------------------------------------------------------------------ public
 
@@ -134,6 +140,21 @@ class Planner(ABC):
         planned = self.planned_observations(self._plan(observations, None, deterministic).numpy())
         return planned if np.ndim(observation) == 2 else planned[0]
 
+    def with_planning(self, **options: Any) -> Self:
+        """
+        The same agent, weights shared, that plans in another way.
+
+        :param options: of :class:`PlanningOptions`
+        :raises TypeError: for an option that there is not
+        :raises ValueError: for one that is out of range
+        """
+        other = copy.copy(self)
+        other.planning = replace(self.planning, **options)
+        other._check_planning()
+        other._acting_generator = torch.Generator()
+        other._acting_generator.set_state(self._acting_generator.get_state())
+        return other
+
     def planned_observations(self, plans: Array) -> Array:
         """Normalised plans (..., H, D) -> planned observation entries (..., H, n_columns), environment units."""
         return self.layout.observations_of(self.normalizer.packed(self.layout).denormalize(plans))
@@ -155,8 +176,7 @@ class Planner(ABC):
     @torch.no_grad()
     def _plan(self, observations: Array, previous: Array | None, deterministic: bool) -> Tensor:
         """One batched call: (n_envs, obs_dim) -> normalised plans (n_envs, H, D)."""
-        n_envs, n_candidates = len(observations), self._n_candidates()
-        shape = self.layout.event_shape
+        n_envs, n_candidates = len(observations), self.planning.n_candidates
         current = self.pinned_at(observations).repeat_interleave(n_candidates, dim=0)
         noise = self._noise(observations, n_candidates, deterministic)
         x_t, levels = noise(current), self._levels()
@@ -168,7 +188,10 @@ class Planner(ABC):
             t = torch.full((len(shifted),), self.planning.warm_start, dtype=torch.int64)
             x_t = self.process.q_sample(shifted, t, x_t)
         plans = self._denoise(current, x_t, levels, noise)
-        return self._select(plans.view(n_envs, n_candidates, *shape)).cpu()
+        if n_candidates == 1:
+            return plans.cpu()
+        best = self._value(plans).view(n_envs, n_candidates).argmax(dim=1)
+        return plans.view(n_envs, n_candidates, *plans.shape[1:])[torch.arange(n_envs), best].cpu()
 
     @torch.no_grad()
     def sample_at(
@@ -279,6 +302,9 @@ class Planner(ABC):
             raise ValueError(
                 f"lookahead is {self.planning.lookahead}, it must lie above 0 and up to {self.layout.horizon - 1}"
             )
+        check_solver(self.planning.sampler)
+        if self.planning.n_candidates < 1:
+            raise ValueError(f"n_candidates is {self.planning.n_candidates}, it must be at least 1")
         n_levels = self.process.n_diffusion_steps
         if not 1 <= self.planning.n_sampling_steps <= n_levels:
             raise ValueError(f"n_sampling_steps is {self.planning.n_sampling_steps}, it must lie in 1..{n_levels}")

@@ -1,5 +1,5 @@
-"""Tables of what is held against something else: agents trained on ρ against the true reward, and ρ against the rewards
-and policies that other methods make of the same demonstrations."""
+"""Tables of what is held against something else: ways to plan with one base, agents trained on ρ against the true
+reward, and ρ against the rewards and policies that other methods make of the same demonstrations."""
 
 from __future__ import annotations
 
@@ -30,6 +30,25 @@ def by_maze(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     """The results of each maze that has any, and all of them."""
     groups = ((maze, [one for one in results if one.task == maze]) for maze in MAZES)
     return [*((maze, group) for maze, group in groups if group), ("all", list(results))]
+
+
+def plans_table(results: Sequence[Result]) -> str:
+    """
+    How many plans of a base lead through walls, planned in several ways.
+
+    :param results: of the variant ``plans``
+    :return: Markdown with a row for each maze and way to plan; empty when there are none
+    """
+    rate = "plans_through_walls_rate"
+    lines = []
+    for maze, group in by_maze(results):
+        for way in dict.fromkeys(one.agent for one in group if one.metric == rate):
+            rows = [one for one in group if (one.agent, one.metric) == (way, rate)]
+            worst, seconds = max(one.value for one in rows), np.mean([one.cpu_seconds for one in rows])
+            lines.append([maze, way, str(len(rows)), mean(group, (way, rate)), f"{worst:.3f}",
+                          mean(group, (way, "planned_positions_in_walls")), f"{seconds:.2f}"])  # fmt: skip
+    heading = ["maze", "plans", "seeds", "through walls", "worst", "positions in walls", "CPU-s of 1000 plans"]
+    return markdown(heading, lines) if lines else ""
 
 
 def training_table(results: Sequence[Result]) -> str:

@@ -42,21 +42,37 @@ PAIRS = (("steered", "expert"), ("steered", "discriminator"), ("steered", "base"
 
 
 def measure_base(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
-    """The base alone: what it took, and how many of its plans lead through walls."""
+    """The base alone: what it took, and how many of its plans lead through walls, in other ways to plan if asked."""
     ledger = Ledger(say)
     ledger.begin("training the base")
     base, seconds = shop.base(unit)
     ledger.add_times(base_data=shop.data(unit)[1], base=seconds)
-    ledger.begin("plans of the base")
+    ways = {"base": {}, **(_other_ways(base) if shop.variant.part == "plans" else {})}
+    for name, options in ways.items():
+        ledger.begin(f"plans of {name}")
+        ledger.add(_plan_rows(name, base.with_planning(**options), unit))
+    ledger.close()
+    return ledger
+
+
+def _other_ways(base: DiffusionAgent) -> dict[str, dict[str, Any]]:
+    """To plan with the same base: options by name."""
+    return {
+        "base-steps-10": {"n_sampling_steps": 10},
+        "base-ancestral": {"n_sampling_steps": base.process.n_diffusion_steps, "sampler": "ddpm"},
+        "base-best-of-4": {"n_candidates": 4},
+        "base-steps-10-best-of-4": {"n_sampling_steps": 10, "n_candidates": 4},
+    }
+
+
+def _plan_rows(name: str, base: DiffusionAgent, unit: Unit) -> list[Row]:
     maze = unit.task.maze
     observations = pipeline.observations_for_plans(maze, N_PLANS, unit.seed)
     plans = np.asarray(base.plan(observations, deterministic=False)[..., :2], dtype=np.float64)
-    ledger.add([
-        result_row("base", "plans_through_walls_rate", crosses_walls(maze, plans)),
-        result_row("base", "planned_positions_in_walls", maze.is_wall(plans).mean(axis=1)),
-    ])  # fmt: skip
-    ledger.close()
-    return ledger
+    return [
+        result_row(name, "plans_through_walls_rate", crosses_walls(maze, plans)),
+        result_row(name, "planned_positions_in_walls", maze.is_wall(plans).mean(axis=1)),
+    ]
 
 
 def measure_pair(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> tuple[Ledger, RewardMap]:

@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rrpolicy.reproduce.maze2d.comparisons import by_maze, peers_table, training_table
+from rrpolicy.reproduce.maze2d.comparisons import by_maze, peers_table, plans_table, training_table
 from rrpolicy.reproduce.results import Result
 from rrpolicy.reproduce.tables import NOTHING, Key, markdown, mean, values_of
 
 OWN, NEAR = ("reward", "goal_own_cell"), ("reward", "goal_within_one_cell")
 TRAINING = ("expert", "reward")  # whose time counts for each goal
-OTHER_PARTS = ("training", "peers")  # variants with other rows than the experiment, so with tables of their own
+OTHER_PARTS = ("plans", "training", "peers")  # variants with other rows than the experiment: tables of their own
 
 
 def summary(results: Sequence[Result]) -> str:
     """
-    Markdown: a table of the mazes and, when there are any, one of the variants, of trained agents, of other methods.
+    Markdown: a table of the mazes and, when there are any, one of the variants, of other ways to plan, of trained
+    agents, of other methods.
 
     :param results: as :func:`read_csv` gives them
     """
@@ -26,7 +27,7 @@ def summary(results: Sequence[Result]) -> str:
     for one in results:
         by_variant.setdefault(one.variant, []).append(one)
     main = by_variant.pop("", [])
-    trained, others = (by_variant.pop(name, []) for name in OTHER_PARTS)
+    planned, trained, others = (by_variant.pop(name, []) for name in OTHER_PARTS)
     # a variant is compared with the experiment on the units that it has
     pairs = []
     for variant, own in by_variant.items():
@@ -35,6 +36,7 @@ def summary(results: Sequence[Result]) -> str:
     tables = [
         table("maze", by_maze(main)) if main else "",
         table("variant", [pair for pair in pairs if pair[1]]) if pairs else "",
+        plans_table(planned),
         training_table(trained),
         peers_table(others, main),
     ]

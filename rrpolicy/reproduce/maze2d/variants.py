@@ -14,7 +14,7 @@ from rrpolicy.reproduce.names import check_names
 
 ExpertKind = Literal["tuned", "scratch", "second-base", "base"]
 Source = Literal["base", "expert"]
-Part = Literal["pair", "training", "peers"]
+Part = Literal["pair", "plans", "training", "peers"]
 AGENTS = ("base", "discriminator", "steered", "expert")
 
 
@@ -30,7 +30,8 @@ class Variant:
     :param n_rounds: on-policy rounds that follow the extraction
     :param shuffled: fit ρ to targets that belong to other events
     :param agents: who runs in the environment
-    :param part: what is measured: the pair itself, agents trained on its reward, or other methods on the same data
+    :param part: what is measured: the pair itself, other ways to plan with its base, agents trained on its reward, or
+        other methods on the same data
     :param goals: which of each maze's goals are done unless others are asked for, none for bases alone; None for all
     """
 
@@ -77,6 +78,7 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("expert-from-scratch", "the expert does not start from the base", expert="scratch"),
         Variant("ddim", "steering by DDIM, not DPM-Solver++", {"steering": {"sampler": "ddim"}}, agents=AGENTS),
         Variant("long-base", "bases alone, which learn four times as long", {"base": _LONG}, goals=()),
+        Variant("plans", "bases alone: more denoising steps, the likeliest of several plans", part="plans", goals=()),
         Variant("unseen-base", "a base of another seed is steered by the same reward", unseen_base=True),
         Variant("second-base", "control: the expert is a second base", expert="second-base", agents=_CONTROL),
         Variant("identical", "control: the expert is the base", expert="base", agents=_CONTROL),
