@@ -85,6 +85,9 @@ def test_the_main_job_step_by_step(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "base-steered" in result.output and "95 % interval" in result.output
 
+    run("enjoy", base, "--n-candidates", 2, "--n-episodes", 2, "--out", tmp_path / "doubting", "--no-progress")
+    assert {row["agent"] for row in read_results(tmp_path / "doubting")} == {"base"}
+
     video = run("record-video", expert, "--n-steps", 4, "--out", pictures)
     assert "5 pictures, drawn by maze drawing" in video.output
     run("plot", "heat-map", reward, "--out", pictures)
@@ -202,7 +205,7 @@ FAULTS: list[tuple[str, Callable[[Path], list[object]], str]] = [
     ("not an archive", lambda p: ["enjoy", _file(p, "x", "a.zip")], "not a zip file"),
     ("a reward acts", lambda p: ["enjoy", f"{ENV_ID}/reward-3-1"], "is a reward, wanted an agent"),
     ("an agent rewards", lambda p: ["plot", "heat-map", f"{ENV_ID}/base", "--out", p], "wanted 'reward'"),
-    ("scale without reward", lambda p: ["enjoy", f"{ENV_ID}/base", "--scale", 1], "need --reward"),
+    ("scale without reward", lambda p: ["enjoy", f"{ENV_ID}/base", "--scale", 1], "needs --reward"),
     ("wrong environment", lambda p: ["demo", "--env", "PointMaze_X-v3", "--out", p], "env_id must be one of"),
     ("goal in a wall", lambda p: ["demo", "--goal", "2,2", "--out", p], "lies in a wall"),
     ("goal outside", lambda p: ["collect", "--goal", "7,2", "--out", p], "lies outside the maze"),

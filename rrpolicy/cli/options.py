@@ -82,7 +82,8 @@ Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progre
 Reward = Annotated[str | None, typer.Option("--reward", help="Steer the agent with this reward (zoo name or path).")]
 Scale = Annotated[float | None, typer.Option("--scale", min=0, help="Guidance strength; 0 is the base.")]
 Candidates = Annotated[
-    int | None, typer.Option("--n-candidates", min=1, help="Plans per step, of which the best by the reward is kept.")
+    int | None,
+    typer.Option("--n-candidates", min=1, help="Plans to choose the best from: by the reward, else the likeliest."),
 ]
 Episodes = Annotated[int, typer.Option("--n-episodes", min=1, help="Episodes, seed-matched between agents.")]
 
@@ -136,9 +137,9 @@ def acting(
     env.close()
     check_spaces(agent.observation_space, agent.action_space, env.observation_space, env.action_space)
     if reward is None:
-        if scale is not None or n_candidates is not None:
-            raise ValueError("--scale and --n-candidates need --reward")
-        return agent
+        if scale is not None:
+            raise ValueError("--scale needs --reward")
+        return agent if n_candidates is None else agent.with_planning(n_candidates=n_candidates)
     if isinstance(agent, GuidedPlanner):
         raise ValueError(f"{name!r} is steered already, --reward needs a plain agent")
     return pipeline.steer(agent, zoo.load_reward(reward), recipe, scale=scale, n_candidates=n_candidates)
