@@ -177,6 +177,25 @@ def test_rows_that_differ_less_count_as_much_as_others() -> None:
     assert "row_weight" not in alike._units
 
 
+def test_the_first_actions_count_as_much_as_they_are_told_to() -> None:
+    def loss(weight: float, **changes: Any) -> float:
+        extractor = make_extractor(make_agent(), make_agent(seed=1), first_action_weight=weight, **changes)
+        extractor.learn(DATASET, 1)
+        index = torch.arange(16)
+        return float(extractor._window_losses(extractor._targets, index)["window_gradient"].detach())
+
+    for changes in ({}, {"row_weighting": False}):
+        one, two, three = (loss(weight, learning_rate=1e-12, **changes) for weight in (1.0, 2.0, 3.0))
+        assert two - one > 0.01 * one
+        assert three - two == pytest.approx(two - one, rel=1e-3)  # a share of the loss, times the weight
+    for bad in (0.0, float("nan")):
+        with pytest.raises(ValueError, match="first_action_weight is"):
+            make_extractor(make_agent(), make_agent(seed=1), first_action_weight=bad)
+    images = GaussianMixtureModel(torch.zeros(1, 4, 2), 1.0)
+    with pytest.raises(ValueError, match="it must be positive, and 1 but for agents"):
+        RewardExtractor(images, images, first_action_weight=2.0)
+
+
 def test_the_step_head_sees_clean_states_at_the_cleanest_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     extractor = make_extractor(make_agent(), make_agent(seed=1), heads=("step",))
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []

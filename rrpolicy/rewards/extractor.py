@@ -47,6 +47,8 @@ class RewardExtractor(Learner[RelativeReward]):
     :param n_step_rows: rows of each window at which the step head is fitted
     :param row_weighting: weight each row of a window by 1 / mean square of its score differences in the window head's
         loss: the next rows, which are acted upon, differ least and would hardly count
+    :param first_action_weight: weight of the first row's actions in the window head's loss, as in `DiffusionAgent`:
+        an agent that plans anew after every step is steered by them alone
     :param ema_decay: decay of the averaged weights, which are the extracted reward
     :param weight_decay: AdamW weight decay
     :param max_grad_norm: gradient clipping
@@ -75,6 +77,7 @@ class RewardExtractor(Learner[RelativeReward]):
         value_units: bool = False,
         n_step_rows: int = 4,
         row_weighting: bool = True,
+        first_action_weight: float = 1.0,
         ema_decay: float = 0.999,
         weight_decay: float = 1e-4,
         max_grad_norm: float = 1.0,
@@ -93,6 +96,8 @@ class RewardExtractor(Learner[RelativeReward]):
             raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
         if value_units and value_coef <= 0:
             raise ValueError(f"value_units needs values to be matched, value_coef is {value_coef}")
+        if not first_action_weight > 0 or (first_action_weight != 1 and getattr(base, "layout", None) is None):
+            raise ValueError(f"first_action_weight is {first_action_weight}, it must be positive, and 1 but for agents")
         self.base = base
         self.expert = expert
         self.buffer_size = buffer_size
@@ -102,6 +107,7 @@ class RewardExtractor(Learner[RelativeReward]):
         self.value_units = value_units
         self.n_step_rows = n_step_rows
         self.row_weighting = row_weighting
+        self.first_action_weight = first_action_weight
         default: tuple[Head, ...] = ("window", "step") if getattr(base, "layout", None) is not None else ("window",)
         self.heads = default if heads is None else tuple(heads)
         self.window_kwargs = dict(window_kwargs or {})
@@ -183,7 +189,7 @@ class RewardExtractor(Learner[RelativeReward]):
         t = targets.t[index]
         inputs = targets.x_t[index].requires_grad_(True)
         rho = self.module(inputs, t, "window")
-        weight = self._row_weight(slice(None))
+        weight = self._entry_weight()
         gradient = self._gradient_loss(rho, inputs, t, targets.eps_difference[index], weight=weight)
         losses = {"window_gradient": gradient}
         if targets.value is not None and self.value_coef > 0:
@@ -233,12 +239,21 @@ class RewardExtractor(Learner[RelativeReward]):
         ignored = pinned | agree.view(rms.shape)
         residual = torch.where(ignored, 0.0, gradient - eps_difference / rms)
         n_free = (~pinned).expand_as(residual).sum()
-        squares = residual**2 if weight is None else residual**2 * weight[:, None]
+        squares = residual**2 if weight is None else residual**2 * weight
         return squares.sum() / n_free
 
     def _row_weight(self, rows: Any) -> Tensor | None:
-        """Weights of some rows of a window; None where all count the same."""
-        return self._units["row_weight"][rows] if "row_weight" in self._units else None
+        """Weights (n, 1) of some rows of a window; None where all count the same."""
+        return self._units["row_weight"][rows, None] if "row_weight" in self._units else None
+
+    def _entry_weight(self) -> Tensor | None:
+        """Weights (H, 1) or (H, D) of a window's entries; None where all count the same."""
+        weight = self._row_weight(slice(None))
+        if self.first_action_weight == 1:
+            return weight
+        entries = torch.ones(self.module.event_shape) * (1.0 if weight is None else weight)
+        entries[0, self.base.layout.action_slice] *= self.first_action_weight  # type: ignore[attr-defined]
+        return entries
 
     # ------------------------------------------------------------------ the buffer of targets
 
@@ -329,6 +344,7 @@ class RewardExtractor(Learner[RelativeReward]):
                 "value_units": self.value_units,
                 "n_step_rows": self.n_step_rows,
                 "row_weighting": self.row_weighting,
+                "first_action_weight": self.first_action_weight,
             },
             "steps_in_buffer": self._steps_in_buffer,
         }
