@@ -54,6 +54,8 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("offline-rl", "TD3+BC on the data of the base and of both, true rewards told", part="offline"),
         Variant("one-round", "one closed-loop round", {"rounds": {"n_rounds": 1}}),
         Variant("rows-alike", "no weighting of rows", {"extraction": {"row_weighting": False}}, (*_FEW, "offline")),
+        Variant("first-actions", "first actions, which are acted upon, weigh ten times as much in the extraction",
+                {"extraction": {"first_action_weight": 10.0}}, (*_FEW, "offline")),
         Variant("values", "with value matching", {"extraction": {"value_coef": 0.03}}, (*_FEW, "offline")),
         Variant("unet", "U-Net as the backbone of both agents", {"agent": _UNET}, (*_FEW, "exact")),
         Variant("transformer", "a transformer as the backbone", {"agent": _TRANSFORMER}, (*_FEW, "exact")),
