@@ -126,8 +126,7 @@ class GuidedPlanner(Planner):
             reward = RelativeReward.from_config(config["reward"], tensors)
             reward.load_state_dict(archive.tensors["reward-weights"])
             planner = cls(agent, reward.requires_grad_(False).eval(), config["scale"], max_shift=config["max_shift"])
-            older = {name: config[name] for name in ("n_candidates",) if name in config}  # stood outside at first
-            planner.planning = PlanningOptions(**older, **config["planning"])
+            planner.planning = PlanningOptions(**config["planning"])
             planner._check_planning()
         return planner
 
