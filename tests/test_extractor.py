@@ -192,8 +192,10 @@ def test_the_first_actions_count_as_much_as_they_are_told_to() -> None:
         with pytest.raises(ValueError, match="first_action_weight is"):
             make_extractor(make_agent(), make_agent(seed=1), first_action_weight=bad)
     images = GaussianMixtureModel(torch.zeros(1, 4, 2), 1.0)
-    with pytest.raises(ValueError, match="it must be positive, and 1 but for agents"):
-        RewardExtractor(images, images, first_action_weight=2.0)
+    states = agent_of_kind("controller")
+    for model in (images, states):
+        with pytest.raises(ValueError, match="it must be positive, and 1 where no actions are planned"):
+            RewardExtractor(model, model, first_action_weight=2.0)
 
 
 def test_the_step_head_sees_clean_states_at_the_cleanest_levels(monkeypatch: pytest.MonkeyPatch) -> None:

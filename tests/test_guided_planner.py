@@ -113,8 +113,10 @@ def test_the_candidate_with_the_highest_reward_is_kept(monkeypatch: pytest.Monke
     value = planner._value
     monkeypatch.setattr(planner, "_value", lambda plans: seen.append(plans) or value(plans))
     _, (kept, _) = planner.predict(OBSERVATIONS)
-    candidates = seen[0].view(6, 5, 8, 6)
-    rho = reward(seen[0], torch.zeros(30, dtype=torch.int64)).view(6, 5)
+    (drawn,) = seen
+    assert drawn.shape == (30, 8, 6)
+    candidates = drawn.view(6, 5, 8, 6)
+    rho = reward(drawn, torch.zeros(30, dtype=torch.int64)).view(6, 5)
     assert len(rho.unique()) == 30
     for i in range(6):
         np.testing.assert_array_equal(kept[i], candidates[i, int(rho[i].argmax())])

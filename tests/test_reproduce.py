@@ -90,6 +90,9 @@ def test_units_are_selected() -> None:
         Unit("umaze", 4), Unit("umaze", 4, (1.3, 2.7)), Unit("umaze", 4, (3.0, 1.0))
     ]  # fmt: skip
     assert select(goals=[(7.0, 10.0)], seeds=[0]) == [Unit("large", 0), Unit("large", 0, (7.0, 10.0))]
+    assert select(["open"], quick=True, indices=()) == [Unit("open", 1)]  # a quick run adds no goals to bases alone
+    with pytest.raises(ValueError, match="goal 1-1 is given, but this is about bases alone"):
+        select(["open"], [(1.0, 1.0)], indices=())
     assert str(Unit("large", 0, (7.0, 10.0))) == "large goal 7-10 seed 0"
     with pytest.raises(ValueError, match="maze must be one of open, umaze, medium, large, got 'huge'"):
         select(["huge"])

@@ -96,8 +96,11 @@ class RewardExtractor(Learner[RelativeReward]):
             raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
         if value_units and value_coef <= 0:
             raise ValueError(f"value_units needs values to be matched, value_coef is {value_coef}")
-        if not first_action_weight > 0 or (first_action_weight != 1 and getattr(base, "layout", None) is None):
-            raise ValueError(f"first_action_weight is {first_action_weight}, it must be positive, and 1 but for agents")
+        plans_actions = getattr(getattr(base, "layout", None), "plan_actions", False)
+        if not first_action_weight > 0 or (first_action_weight != 1 and not plans_actions):
+            raise ValueError(
+                f"first_action_weight is {first_action_weight}, it must be positive, and 1 where no actions are planned"
+            )
         self.base = base
         self.expert = expert
         self.buffer_size = buffer_size

@@ -153,7 +153,7 @@ def measure_transfer(shop: Workshop, unit: Unit, say: Say = lambda text: None) -
     """
     ρ of the pair steers bases that it has never seen; their gain stands beside that of the pair's own base.
 
-    Rows ``-exact`` follow the exact score difference of the pair, which no ρ of it can hand on better.
+    Rows ``-exact`` follow the exact score difference of the pair at scale 1, which ρ approaches.
     """
     ledger = Ledger(say)
     ledger.begin("training other bases")

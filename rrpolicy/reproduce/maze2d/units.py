@@ -97,12 +97,16 @@ def select(
     :param goals: only these; None for all
     :param seeds: only these; None for :data:`SEEDS`
     :param quick: one seed and two goals of each maze, for what is not given
-    :param indices: of each maze's goals, where neither goals are given nor a quick run is wanted; None for all
-    :raises ValueError: for a name that is not known, or goals that none of the mazes has
+    :param indices: of each maze's goals, where neither goals are given nor a quick run is wanted; None for all; empty
+        for bases alone, in a quick run as well
+    :raises ValueError: for a name that is not known, goals that none of the mazes has, or goals of bases alone
     """
     names = list(dict.fromkeys(mazes)) if mazes else list(MAZES)
     check_names("maze", names, MAZES)
     chosen = {name: MAZES[name].goals for name in names}
+    alone = indices is not None and not indices
+    if goals and alone:
+        raise ValueError(f"goal {goal_text(goals[0])} is given, but this is about bases alone")
     if goals:
         asked = {name: tuple(goal for goal in own if goal in goals) for name, own in chosen.items()}
         chosen = {name: own for name, own in asked.items() if own}
@@ -110,7 +114,7 @@ def select(
         if missing:
             known = "; ".join(",".join(f"{value:g}" for value in goal) for name in names for goal in MAZES[name].goals)
             raise ValueError(f"goal {goal_text(missing[0])} is not one of the experiment, which has {known}")
-    elif (few := QUICK_GOALS if quick else indices) is not None:
+    elif (few := QUICK_GOALS if quick and not alone else indices) is not None:
         chosen = {name: tuple(own[index] for index in few) for name, own in chosen.items()}
     units = []
     for seed in dict.fromkeys(seeds or (SEEDS[:1] if quick else SEEDS)):

@@ -32,7 +32,7 @@ class Variant:
     :param agents: who runs in the environment
     :param part: what is measured: the pair itself, other ways to plan with its base, agents trained on its reward, or
         other methods on the same data
-    :param goals: which of each maze's goals are done unless others are asked for, none for bases alone; None for all
+    :param goals: which of each maze's goals are done unless others are asked for; None for all, empty for bases alone
     """
 
     name: str = ""
