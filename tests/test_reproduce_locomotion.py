@@ -37,6 +37,8 @@ from rrpolicy.reproduce.locomotion.summary import AGENTS
 from rrpolicy.reproduce.locomotion.units import of_case
 from rrpolicy.reproduce.locomotion.use import correlations
 from rrpolicy.reproduce.locomotion.workshop import Workshop
+from rrpolicy.reproduce.results import UNIT_DONE
+from rrpolicy.reproduce.tables import values_of
 
 NOISY, MIXTURE = Unit("hopper", "noisy", 1), Unit("hopper", "mixture", 1)
 
@@ -282,6 +284,8 @@ def test_tables_and_figures_come_from_the_csv(done: Path) -> None:
     results = read_results(done / "r.csv")
     text = summary(results)
     assert "| hopper | noisy | steered |" in text and "| hopper | noisy | base-data |" in text
+    units = values_of([one for one in results if one.case == "noisy" and not one.variant], UNIT_DONE)
+    assert units and f" {sum(units) / len(units):.0f} |\n" in text  # the last column of the costs
     assert {path.name for path in draw(results, done / "r.csv")} == {"scores.png", "sweep.png"}
     assert summary([]) == "" and draw([], done / "r.csv") == []
 

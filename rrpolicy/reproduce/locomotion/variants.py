@@ -39,6 +39,7 @@ class Variant:
 MAIN = Variant(agents=AGENTS)
 _UNET = {"policy": "UnetPolicy", "policy_kwargs": {}}
 _TRANSFORMER = {"policy": "TransformerPolicy", "policy_kwargs": {}}
+_ALIKE = {"first_action_weight": 1.0}
 _STATES = {"controller": "inverse-dynamics"}
 # Gradients leave ρ of a window free up to a function of its pinned first state: values tie windows of different states
 # together. The step head scores single states and actions, which can be paid.
@@ -54,12 +55,13 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("offline-rl", "TD3+BC on the data of the base and of both, true rewards told", part="offline"),
         Variant("one-round", "one closed-loop round", {"rounds": {"n_rounds": 1}}),
         Variant("rows-alike", "no weighting of rows", {"extraction": {"row_weighting": False}}, (*_FEW, "offline")),
-        Variant("first-actions", "first actions, which are acted upon, weigh ten times as much in the extraction",
-                {"extraction": {"first_action_weight": 10.0}}, (*_FEW, "offline")),
+        Variant("actions-alike", "no weighting of first actions, which are acted upon", {"extraction": _ALIKE},
+                (*_FEW, "offline")),
         Variant("values", "with value matching", {"extraction": {"value_coef": 0.03}}, (*_FEW, "offline")),
         Variant("unet", "U-Net as the backbone of both agents", {"agent": _UNET}, (*_FEW, "exact")),
         Variant("transformer", "a transformer as the backbone", {"agent": _TRANSFORMER}, (*_FEW, "exact")),
-        Variant("inverse-dynamics", "states are planned, actions follow", {"agent": _STATES}, (*_FEW, "exact")),
+        Variant("inverse-dynamics", "states are planned, actions follow, so none weigh more",
+                {"agent": _STATES, "extraction": _ALIKE}, (*_FEW, "exact")),
     )
 }
 
