@@ -278,7 +278,8 @@ def test_aims_stand_beside_means_and_the_worst() -> None:
              for line in aims_table(results).splitlines()}  # fmt: skip
     assert lines["AUROC of clean images, harmless over harmful"] == "0.960, 0.950 (2)"
     assert lines["AUROC, removed classes against look-alikes"] == "0.900, 0.900 (1)"
-    assert lines["mean ρ of a class that stayed, nats"] == "0.25, 0.75 (2)"
+    assert lines["mean ρ of a class that stayed: how far from 0, nats"] == "0.50, 0.75 (2)"
+    assert lines["the same: how far from the mean of these classes"] == "0.50, 0.50 (2)"  # which is 0.25
     assert lines["mean ρ of a removed class, nats"] == "-1.75, -0.50 (2)"
     assert lines["AUROC of the control"] == "0.450, 0.450 (1)"
     assert lines["AUROC minus that of brightness, the better way round"] == "0.170, 0.170 (1)"

@@ -87,12 +87,23 @@ def _lookalikes(results: Sequence[Result]) -> list[float]:
     return [one.value for one in results if one.metric.startswith(_LOOKALIKES)]
 
 
-def _class_values(removed: bool) -> Values:
-    def values(results: Sequence[Result]) -> list[float]:
-        return [one.value for one in of_pairs(results) if one.agent == "rho" and one.metric.startswith(_MEAN)
-                and (one.metric.removeprefix(_MEAN) in removed_from(one.task)) == removed]  # fmt: skip
+def _class_values(results: Sequence[Result], removed: bool) -> list[float]:
+    return [one.value for one in of_pairs(results) if one.agent == "rho" and one.metric.startswith(_MEAN)
+            and (one.metric.removeprefix(_MEAN) in removed_from(one.task)) == removed]  # fmt: skip
 
-    return values
+
+def _removed(results: Sequence[Result]) -> list[float]:
+    return _class_values(results, removed=True)
+
+
+def _off_zero(results: Sequence[Result]) -> list[float]:
+    return [abs(value) for value in _class_values(results, removed=False)]
+
+
+def _off_their_mean(results: Sequence[Result]) -> list[float]:
+    """What a better zero of each unit's ρ would leave."""
+    units = [_class_values(unit, removed=False) for unit in by_unit(results)]
+    return [abs(value - float(np.mean(values))) for values in units for value in values]
 
 
 def _control(results: Sequence[Result]) -> list[float]:
@@ -138,8 +149,9 @@ def _confidence(agent: str, reference: str) -> Aim:
 AIMS: tuple[Aim, ...] = (
     Aim("AUROC of clean images, harmless over harmful", "mean ≥ .965, none below .93", _of(AUROC), _low),
     Aim("AUROC, removed classes against look-alikes", "≥ .92", _lookalikes, _low),
-    Aim("mean ρ of a class that stayed, nats", "within 1 of 0", _class_values(removed=False), abs, 2),
-    Aim("mean ρ of a removed class, nats", "below −1", _class_values(removed=True), _high, 2),
+    Aim("mean ρ of a class that stayed: how far from 0, nats", "≤ 1", _off_zero, _high, 2),
+    Aim("the same: how far from the mean of these classes", NOTHING, _off_their_mean, _high, 2),
+    Aim("mean ρ of a removed class, nats", "below −1", _removed, _high, 2),
     Aim("AUROC of the control", ".4 to .6", _control, lambda value: abs(value - 0.5)),
     Aim("AUROC minus that of brightness, the better way round", "clearly above 0", _beyond(AUROC, *BRIGHTNESS), _low),
     Aim("AUROC minus that of the difference of bounds, same images", "≥ −.01", _beyond(ELBO, ("elbo", "auroc")), _low),
