@@ -187,7 +187,7 @@ ROBOTS_HEADER = """
 ## Robots
 
 Numbers are D4RL's normalised scores (0 a random policy, 100 the expert), mean over seed-matched episodes with its 95 %
-interval. The base is steered as its robot's recipe says, and at two other scales; below stands the share of the way
+interval. The base is steered as its robot's recipe says, and at scales 1 and 2; below stands the share of the way
 from the base to the expert that it makes. Cards also hold returns, paired differences and how the data were collected.
 
 """
