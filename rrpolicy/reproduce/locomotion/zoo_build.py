@@ -97,9 +97,11 @@ class RobotZooBuild:
         steered = pipeline.steer(base, reward, self.recipe)
         agents: dict[str, Predictor] = {"base": base, "expert": expert, "steered": steered}
         for scale in SCALES:
-            agents[f"steered-{scale:g}"] = pipeline.steer(base, reward, self.recipe, scale=scale)
+            if scale != steered.scale:
+                agents[f"steered-{scale:g}"] = pipeline.steer(base, reward, self.recipe, scale=scale)
         agents["discriminator"] = pipeline.steer(base, shop.discriminator(self.unit)[0], self.recipe)
         results = run(shop, self.unit, {"all": lambda: agents}, Ledger(lambda text: self.say(f"  {text}")))
+        results |= {f"steered-{scale:g}": results["steered"] for scale in SCALES if scale == steered.scale}
         for name, actor in {"base": base, "expert": expert, "reward": steered}.items():
             film(actor, self.unit.task, entries.place(name) / VIDEO, seed=self.unit.seed)
         for name, agent, data in zip(PARTS, (base, expert), shop.data(self.unit), strict=True):
