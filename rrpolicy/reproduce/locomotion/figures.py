@@ -80,4 +80,6 @@ def _panel(axes: Axes, results: Sequence[Result], agents: Sequence[str]) -> None
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
-    axes.set_xlabel(f"n = {len({one.seed for one in results})} seeds", fontsize=9, color=FAINT)
+    n_seeds = len({one.seed for one in results})
+    over = f"intervals over {n_seeds} seeds" if n_seeds > 1 else "one seed, intervals over episodes"
+    axes.set_xlabel(over, fontsize=9, color=FAINT)
