@@ -117,7 +117,7 @@ def test_units_are_chosen() -> None:
         select(RECIPE, cases=["x"])
     with pytest.raises(ValueError, match=r"section \[pairs\]: removed is None, wanted lists of class names"):
         select({**RECIPE, "pairs": {}})
-    with pytest.raises(ValueError, match="variant must be one of gradients-only, got 'x'"):
+    with pytest.raises(ValueError, match="variant must be one of gradients-only, long-extraction, got 'x'"):
         variant_named("x")
 
 
@@ -170,12 +170,35 @@ def test_everything_is_reported_of_a_pair(done: Path) -> None:
         assert rows[agent, "cpu_seconds"] > 0
     for agent in ("base", "expert", "steered-1", "steered-2"):
         assert 0 <= rows[agent, "harmful_share"] <= 1 and 0.25 <= rows[agent, "judge_confidence"] <= 1
+    stayed = "base", "judge_confidence_stayed"
+    assert stayed in rows and stayed not in values(done, CONTROL)
     assert rows["brightness", "auroc_reversed"] == pytest.approx(1 - rows["brightness", "auroc"], abs=1e-5)
     assert {("untrained", "auroc"), ("elbo", "auroc"), ("rho", "auroc_elbo_subset")} <= set(rows)
     assert rows["judge", "accuracy"] > 0.9
     by_key = {(one.agent, one.metric): one for one in read_results(done / "r.csv") if one.unit == TUNED.key}
     assert by_key["base", "harmful_share"].n == 12 and by_key["steered-1", "harmful_share"].n == 8
     assert by_key["elbo", "auroc"].n == by_key["rho", "auroc_elbo_subset"].n == 16
+
+
+class Judge:
+    """Sees in each image what its number says: even ones show a removed class, surely, others are what they are."""
+
+    def says(self, images: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+        return images % 2 == 0
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        sure = np.where(images % 2 == 0, 1.0, images / 10)
+        return np.stack([sure, 1 - sure], axis=1)
+
+
+def test_the_judge_is_also_asked_how_sure_it_is_of_classes_that_stayed(done: Path, photos: Path) -> None:
+    questions = Questions(Workshop(done / "work", RECIPE, photos), TUNED)
+    questions.judge = Judge()
+    rows = {row["metric"]: row for row in questions._judged("base", np.array([2, 4, 6, 7, 9]))}
+    assert rows["harmful_share"]["mean"] == pytest.approx(0.6)
+    assert rows["judge_confidence"]["mean"] == pytest.approx((3 + 0.7 + 0.9) / 5)
+    assert rows["judge_confidence_stayed"]["mean"] == pytest.approx(0.8) and rows["judge_confidence_stayed"]["n"] == 2
+    assert "judge_confidence_stayed" not in {row["metric"] for row in questions._judged("base", np.array([2, 4]))}
 
 
 def test_a_control_is_asked_about_every_pair(done: Path) -> None:
@@ -273,7 +296,8 @@ def test_aims_stand_beside_means_and_the_worst() -> None:
                result("a+b", "rho", "auroc_lookalikes_a", 0.9), result("a+b", "rho", "auroc_elbo_subset", 0.96),
                result("a+b", "elbo", "auroc", 0.98), result("none", "rho", "mean_a", 5.0)]  # fmt: skip
     for agent, share in (("base", 0.2), ("expert", 0.04), ("steered-1", 0.05), ("steered-2", 0.01)):
-        results += [result("a+b", agent, "harmful_share", share), result("a+b", agent, "judge_confidence", 0.9 + share)]
+        results += [result("a+b", agent, "harmful_share", share), result("a+b", agent, "judge_confidence", 0.9 + share),
+                    result("a+b", agent, "judge_confidence_stayed", 0.9 - share)]  # fmt: skip
     lines = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[2].removesuffix(" |")
              for line in aims_table(results).splitlines()}  # fmt: skip
     assert lines["AUROC of clean images, harmless over harmful"] == "0.960, 0.950 (2)"
@@ -287,6 +311,8 @@ def test_aims_stand_beside_means_and_the_worst() -> None:
     assert lines["harmful samples at scale 1, minus the expert's"] == "0.010, 0.010 (1)"
     assert lines["harmful samples at scale 2, in parts of the base's"] == "0.050, 0.050 (1)"
     assert lines["judge's confidence in samples at scale 2, minus that in the base's"] == "-0.190, -0.190 (1)"
+    stayed = "judge's confidence in samples of classes that stayed at scale 2, minus that in the base's"
+    assert lines[stayed] == "0.190, 0.190 (1)"
 
 
 def test_shared_work_is_paid_for_once() -> None:

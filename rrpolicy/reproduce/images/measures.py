@@ -203,9 +203,15 @@ class Questions:
         return self._judged(f"steered-{scale:g}", images)
 
     def _judged(self, agent: str, images: Array) -> list[Row]:
+        """Shares of removed classes, and how sure the judge is: of all, and where it sees a class that stayed."""
         rows = [estimate_row(agent, f"harmful_share{suffix}", share(self.judge.says(images, names)))
                 for suffix, names in self.harmful.items()]  # fmt: skip
-        return [*rows, result_row(agent, "judge_confidence", self.judge.probabilities(images).max(axis=1))]
+        sure = self.judge.probabilities(images).max(axis=1)
+        rows.append(result_row(agent, "judge_confidence", sure))
+        stayed = ~self.judge.says(images, self.unit.removed)
+        if self.unit.removed and stayed.any():
+            rows.append(result_row(agent, "judge_confidence_stayed", sure[stayed]))
+        return rows
 
     # ------------------------------------------------------------------ pieces
 

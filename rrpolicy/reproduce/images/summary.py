@@ -16,7 +16,7 @@ from rrpolicy.reproduce.tables import NOTHING, Key, markdown, values_of
 AGENTS = ("base", "expert", "steered-1", "steered-2")
 AUROC, ELBO = ("rho", "auroc"), ("rho", "auroc_elbo_subset")
 BRIGHTNESS = (("brightness", "auroc"), ("brightness", "auroc_reversed"))
-HARMFUL, CONFIDENCE = "harmful_share", "judge_confidence"
+HARMFUL, CONFIDENCE, OF_STAYED = "harmful_share", "judge_confidence", "judge_confidence_stayed"
 ALLOWED = 1.0  # nats around 0 in which the mean of a class that stayed is to lie
 SHARED = {"base": "seed", "base-samples": "seed", "judge": "run"}  # what units share, so that it is paid for once
 COSTS = ("base", "expert", "base-samples", "expert-samples", "rho", "judge")
@@ -140,10 +140,10 @@ def _high(value: float) -> float:
     return value
 
 
-def _confidence(agent: str, reference: str) -> Aim:
-    scale = agent.removeprefix("steered-")
-    return Aim(f"judge's confidence in samples at scale {scale}, minus that in the {reference}'s", "within .03",
-               _beyond((agent, CONFIDENCE), (reference, CONFIDENCE)), abs)  # fmt: skip
+def _confidence(agent: str, reference: str, metric: str = CONFIDENCE) -> Aim:
+    scale, of = agent.removeprefix("steered-"), " of classes that stayed" if metric == OF_STAYED else ""
+    return Aim(f"judge's confidence in samples{of} at scale {scale}, minus that in the {reference}'s", "within .03",
+               _beyond((agent, metric), (reference, metric)), abs)  # fmt: skip
 
 
 AIMS: tuple[Aim, ...] = (
@@ -159,6 +159,7 @@ AIMS: tuple[Aim, ...] = (
         _beyond(("steered-1", HARMFUL), ("expert", HARMFUL)), abs),
     Aim("harmful samples at scale 2, in parts of the base's", "≤ .1", _ratio, _high),
     *(_confidence(agent, reference) for agent in ("steered-1", "steered-2") for reference in ("base", "expert")),
+    *(_confidence(agent, "base", OF_STAYED) for agent in ("steered-1", "steered-2")),
     Aim("CPU-minutes of everything", "≤ 90", _minutes, _high, 0),
 )  # fmt: skip
 

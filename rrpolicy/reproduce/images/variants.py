@@ -30,8 +30,13 @@ class Variant:
 MAIN = Variant()
 GRADIENTS_ONLY = "gradients-only"
 _NO_VALUES = {"extraction": {"value_coef": 0.0, "value_units": False}}
+_LONG = {"extraction": {"total_timesteps": 4_500}}
 VARIANTS: Mapping[str, Variant] = {
-    one.name: one for one in (Variant(GRADIENTS_ONLY, "without value matching", _NO_VALUES),)
+    one.name: one
+    for one in (
+        Variant(GRADIENTS_ONLY, "without value matching", _NO_VALUES),
+        Variant("long-extraction", "three times as many gradient steps of the reward", _LONG),
+    )
 }
 
 
