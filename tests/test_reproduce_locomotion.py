@@ -19,6 +19,8 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.evaluation import Evaluation
 from rrpolicy.reproduce.locomotion import (
+    CASES,
+    ROBOTS,
     Demonstrations,
     LocomotionExperiment,
     Unit,
@@ -37,7 +39,7 @@ from rrpolicy.reproduce.locomotion.summary import AGENTS
 from rrpolicy.reproduce.locomotion.units import of_case
 from rrpolicy.reproduce.locomotion.use import correlations
 from rrpolicy.reproduce.locomotion.workshop import Workshop
-from rrpolicy.reproduce.results import UNIT_DONE
+from rrpolicy.reproduce.results import UNIT_DONE, Result
 from rrpolicy.reproduce.tables import values_of
 
 NOISY, MIXTURE = Unit("hopper", "noisy", 1), Unit("hopper", "mixture", 1)
@@ -288,6 +290,20 @@ def test_tables_and_figures_come_from_the_csv(done: Path) -> None:
     assert units and f" {sum(units) / len(units):.0f} |\n" in text  # the last column of the costs
     assert {path.name for path in draw(results, done / "r.csv")} == {"scores.png", "sweep.png"}
     assert summary([]) == "" and draw([], done / "r.csv") == []
+
+
+def test_panels_stand_three_in_a_row_by_kind_of_data() -> None:
+    panels = [(robot, case) for robot in ROBOTS for case in CASES if (robot, case) != ("hopper", "replay")]
+    rows = [Result(robot, case, 1, "", "base", metric, 20.0, 10.0, 30.0, 8, 1.0, "0", "r")
+            for robot, case in panels for metric in ("return", "normalized_score")]  # fmt: skip
+    axes = figures.scores(rows).axes
+    assert [one.get_title() for one in axes] == [
+        f"{robot}, {case} data" for case in CASES for robot in ROBOTS if (robot, case) in panels
+    ]
+    rows_and_columns = [(one.get_subplotspec().rowspan.start, one.get_subplotspec().colspan.start) for one in axes]
+    assert rows_and_columns == [divmod(index, 3) for index in range(8)]
+    named = [any(label.get_text() for label in one.get_yticklabels()) for one in axes]
+    assert named == [index % 3 == 0 for index in range(8)]
 
 
 def test_units_without_data_are_left_out(tmp_path: Path, agents: Path) -> None:

@@ -13,9 +13,11 @@ from rrpolicy.common.files import appearing
 from rrpolicy.evaluation import bootstrap_interval
 from rrpolicy.plotting import COLOURS, DPI, FAINT, INK, OTHERS
 from rrpolicy.reproduce.locomotion.summary import AGENTS, SCORE, groups
+from rrpolicy.reproduce.locomotion.units import CASES
 from rrpolicy.reproduce.results import Result
 
 SCORES, SWEEP = "scores.png", "sweep.png"
+IN_A_ROW = 3  # panels
 _COLOURS = {**COLOURS, "offline": COLOURS["steered"]}
 
 
@@ -41,7 +43,8 @@ def draw(results: Sequence[Result], out: Path) -> list[Path]:
 
 def scores(results: Sequence[Result], agents: Sequence[str] | None = None) -> Figure:
     """
-    A panel for each robot and kind of data: normalised scores with 95 % intervals, base and expert as lines.
+    A panel for each robot and kind of data, three in a row: normalised scores with 95 % intervals, base and expert as
+    lines.
 
     :param results: rows of scores and returns
     :param agents: in this order; None: those that ran, in the order of the rows
@@ -49,11 +52,14 @@ def scores(results: Sequence[Result], agents: Sequence[str] | None = None) -> Fi
     ran = dict.fromkeys(one.agent for one in results if one.metric == "return" and not one.agent.endswith("-data"))
     shown = [agent for agent in agents or ran if agent in ran]
     panels = groups([one for one in results if one.metric == SCORE])
-    figure = Figure(figsize=(1.8 + 3.0 * len(panels), 1.0 + 0.42 * len(shown)), layout="constrained")
-    for axes, (robot, case, group) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    panels.sort(key=lambda panel: list(CASES).index(panel[1]))
+    n_columns, n_rows = min(len(panels), IN_A_ROW), -(-len(panels) // IN_A_ROW)
+    figure = Figure(figsize=(1.8 + 3.0 * n_columns, n_rows * (1.0 + 0.42 * len(shown))), layout="constrained")
+    for index, (robot, case, group) in enumerate(panels):
+        axes = figure.add_subplot(n_rows, n_columns, index + 1)
         _panel(axes, group, shown)
         axes.set_title(f"{robot}, {case} data", fontsize=11, color=INK)
-        if axes is not figure.axes[0]:
+        if index % n_columns:
             axes.set_yticklabels([])
     figure.suptitle("Normalised score: means with 95 % intervals", fontsize=10, color=FAINT)
     return figure
