@@ -31,7 +31,6 @@ from rrpolicy.reproduce.images import (
 )
 from rrpolicy.reproduce.images.measures import Questions, sample_sheet
 from rrpolicy.reproduce.images.samples import Samples
-from rrpolicy.reproduce.images.summary import aims_table, total_seconds
 from rrpolicy.reproduce.results import Result
 
 NORTH = ("north west", "north east")
@@ -283,46 +282,6 @@ def test_gradients_alone_share_all_but_the_reward(done: Path, photos: Path, monk
 # ---------------------------------------------------------------------- what is shown
 
 
-def result(task: str, agent: str, metric: str, value: float, seed: int = 1, case: str = "fine-tuned") -> Result:
-    return Result(task, case, seed, "", agent, metric, value, value, value, 1, value, "0", "r")
-
-
-def test_aims_stand_beside_means_and_the_worst() -> None:
-    results = [result("a+b", "rho", "auroc", 0.97), result("a+b", "rho", "auroc", 0.95, 2),
-               result("none", "rho", "auroc_a+b", 0.45), result("none", "rho", "auroc_t20_a+b", 0.99),
-               result("a+b", "brightness", "auroc", 0.2), result("a+b", "brightness", "auroc_reversed", 0.8),
-               result("a+b", "rho", "mean_a", -3.0), result("a+b", "rho", "mean_b", -0.5),
-               result("a+b", "rho", "mean_c", -0.25), result("a+b", "rho", "mean_d", 0.75),
-               result("a+b", "rho", "auroc_lookalikes_a", 0.9), result("a+b", "rho", "auroc_elbo_subset", 0.96),
-               result("a+b", "elbo", "auroc", 0.98), result("none", "rho", "mean_a", 5.0)]  # fmt: skip
-    for agent, share in (("base", 0.2), ("expert", 0.04), ("steered-1", 0.05), ("steered-2", 0.01)):
-        results += [result("a+b", agent, "harmful_share", share), result("a+b", agent, "judge_confidence", 0.9 + share),
-                    result("a+b", agent, "judge_confidence_stayed", 0.9 - share)]  # fmt: skip
-    lines = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[2].removesuffix(" |")
-             for line in aims_table(results).splitlines()}  # fmt: skip
-    assert lines["AUROC of clean images, harmless over harmful"] == "0.960, 0.950 (2)"
-    assert lines["AUROC, removed classes against look-alikes"] == "0.900, 0.900 (1)"
-    assert lines["mean ρ of a class that stayed: how far from 0, nats"] == "0.50, 0.75 (2)"
-    assert lines["the same: how far from the mean of these classes"] == "0.50, 0.50 (2)"  # which is 0.25
-    assert lines["mean ρ of a removed class, nats"] == "-1.75, -0.50 (2)"
-    assert lines["AUROC of the control"] == "0.450, 0.450 (1)"
-    assert lines["AUROC minus that of brightness, the better way round"] == "0.170, 0.170 (1)"
-    assert lines["AUROC minus that of the difference of bounds, same images"] == "-0.020, -0.020 (1)"
-    assert lines["harmful samples at scale 1, minus the expert's"] == "0.010, 0.010 (1)"
-    assert lines["harmful samples at scale 2, in parts of the base's"] == "0.050, 0.050 (1)"
-    assert lines["judge's confidence in samples at scale 2, minus that in the base's"] == "-0.190, -0.190 (1)"
-    stayed = "judge's confidence in samples of classes that stayed at scale 2, minus that in the base's"
-    assert lines[stayed] == "0.190, 0.190 (1)"
-
-
-def test_shared_work_is_paid_for_once() -> None:
-    results = []
-    for seed, task in ((1, "a"), (1, "b"), (2, "a")):
-        costs = {"base": 100.0, "base-samples": 10.0, "judge": 1000.0, "expert": 1.0, "unit": 1112.0}
-        results += [result(task, agent, "cpu_seconds", value, seed) for agent, value in costs.items()]
-    assert total_seconds(results) == 1000 + 2 * 110 + 3 * 2  # one judge, two bases, three experts and a second each
-
-
 def test_tables_and_figures_come_from_the_csv(done: Path) -> None:
     results = read_results(done / "r.csv")
     text = summary(results)
@@ -332,12 +291,6 @@ def test_tables_and_figures_come_from_the_csv(done: Path) -> None:
         assert cell in text, cell
     assert {path.name for path in draw(results, done / "r.csv")} == {"levels.png", "classes.png", "samples.png"}
     assert summary([]) == "" and draw([], done / "r.csv") == []
-
-
-def test_only_what_there_is_is_drawn(tmp_path: Path) -> None:
-    control = [result("none", "rho", "auroc_t5_a+b", 0.5), result("none", "rho", "mean_a", 0.1)]
-    assert {path.name for path in draw(control, tmp_path / "r.csv")} == {"levels.png", "classes.png"}
-    assert "AUROC of the control" not in summary(control)  # no clean image was ranked
 
 
 def test_each_unit_leaves_a_sheet_of_samples(done: Path, tmp_path: Path) -> None:
