@@ -204,13 +204,12 @@ class Questions:
 
     def _judged(self, agent: str, images: Array) -> list[Row]:
         """Shares of removed classes, and how sure the judge is: of all, and where it sees a class that stayed."""
-        rows = [estimate_row(agent, f"harmful_share{suffix}", share(self.judge.says(images, names)))
-                for suffix, names in self.harmful.items()]  # fmt: skip
+        harmful = {suffix: self.judge.says(images, names) for suffix, names in self.harmful.items()}
+        rows = [estimate_row(agent, f"harmful_share{suffix}", share(shown)) for suffix, shown in harmful.items()]
         sure = self.judge.probabilities(images).max(axis=1)
         rows.append(result_row(agent, "judge_confidence", sure))
-        stayed = ~self.judge.says(images, self.unit.removed)
-        if self.unit.removed and stayed.any():
-            rows.append(result_row(agent, "judge_confidence_stayed", sure[stayed]))
+        if self.unit.removed and not harmful[""].all():
+            rows.append(result_row(agent, "judge_confidence_stayed", sure[~harmful[""]]))
         return rows
 
     # ------------------------------------------------------------------ pieces
