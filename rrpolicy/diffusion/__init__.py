@@ -8,6 +8,7 @@ from rrpolicy.diffusion.sampling import sample
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.diffusion.transformer import TemporalTransformer
 from rrpolicy.diffusion.unet import TemporalUnet
+from rrpolicy.diffusion.unet_encoder import UNetEncoder
 
 __all__ = [
     "ConvEncoder",
@@ -17,5 +18,6 @@ __all__ = [
     "ScoreModel",
     "TemporalTransformer",
     "TemporalUnet",
+    "UNetEncoder",
     "sample",
 ]

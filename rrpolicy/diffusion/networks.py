@@ -16,6 +16,7 @@ from rrpolicy.diffusion.embedding import FourierFeatures, LevelEmbedding
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.transformer import TemporalTransformer
 from rrpolicy.diffusion.unet import TemporalUnet
+from rrpolicy.diffusion.unet_encoder import UNetEncoder
 
 
 class ResidualMLP(nn.Module):
@@ -106,5 +107,5 @@ class ResidualMLP(nn.Module):
 NETWORKS: dict[str, type[nn.Module]] = {"mlp": ResidualMLP, "unet": TemporalUnet, "transformer": TemporalTransformer}
 """What can denoise: a network whose output has the event's shape."""
 
-REWARD_NETWORKS: dict[str, type[nn.Module]] = {"mlp": ResidualMLP, "conv": ConvEncoder}
+REWARD_NETWORKS: dict[str, type[nn.Module]] = {"mlp": ResidualMLP, "conv": ConvEncoder, "unet-encoder": UNetEncoder}
 """What can be a reward: a network with a vector for its output."""

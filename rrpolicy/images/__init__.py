@@ -3,6 +3,7 @@
 from rrpolicy.images.codec import LatentCodec, PixelCodec
 from rrpolicy.images.recording import PromptPair, record_prompts, record_samples
 from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.rounds import pairs_where_steered
 from rrpolicy.images.safety import SafetyConfig
 from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
@@ -17,6 +18,7 @@ __all__ = [
     "SafetyConfig",
     "StableDiffusion",
     "UNetScoreModel",
+    "pairs_where_steered",
     "record_prompts",
     "record_samples",
     "sample_images",

@@ -5,6 +5,7 @@ Pixels and latents go the same way (`rewards.guidance`): the sampler sees a nois
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -50,6 +51,7 @@ def sample_events(
     max_shift: float | None = None,
     solver: Solver = "ddim",
     seed: int = 0,
+    visit: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """
     Clean events (n, *event_shape) of a model, steered when a reward is given.
@@ -62,6 +64,7 @@ def sample_events(
     :param max_shift: largest change of an entry of the clean estimate in one step; None for no bound
     :param solver: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
     :param seed: of all noise; equal seeds start from equal noise, whatever steers
+    :param visit: called with every (x_t, t) on the way
     :raises ValueError: when the reward was made for events of another kind
     """
     generator = torch.Generator().manual_seed(seed)
@@ -78,6 +81,7 @@ def sample_events(
         solver=solver,
         noise=lambda x: torch.randn(x.shape, generator=generator),
         clip=model.clip,
+        visit=visit,
     )
 
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import LatentCodec
 from rrpolicy.images.safety import N_PUBLISHED_STEPS, SAFETY_CONCEPT, SafetyConfig, safety_config, safety_guidance
 from rrpolicy.images.unet import (
     as_device,
     event_shape_of,
     has_part,
-    import_diffusers,
     load_part,
     load_scheduler,
     process_of,

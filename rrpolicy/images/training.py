@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from rrpolicy.common.files import write_json
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import PixelCodec, codec_from_dict
-from rrpolicy.images.unet import CODEC_FILE, UNetScoreModel, import_diffusers
+from rrpolicy.images.unet import CODEC_FILE, UNetScoreModel
 
 UNET = {
     "block_out_channels": (32, 64),
@@ -150,6 +151,11 @@ class ImageDiffusion(Learner[nn.Module]):
     def clip(self) -> float | None:
         """Largest magnitude of a clean entry, to which samplers clip."""
         return self.codec.clip
+
+    @property
+    def unet(self) -> nn.Module:
+        """The averaged network."""
+        return self.averaged
 
     def score_model(self) -> UNetScoreModel:
         """The averaged network with its noise levels and codec, as one that was read from a folder."""

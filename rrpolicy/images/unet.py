@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rrpolicy.diffusion.process import DiffusionProcess, Prediction
+from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import Codec, PixelCodec, codec_from_dict
 
 CODEC_FILE = "rrpolicy.json"  # beside model_index.json: {"codec": {"shape": [1, 16, 16], "unshuffle": 2}}
@@ -117,15 +118,6 @@ def event_shape_of(unet: Any) -> tuple[int, int, int]:
 
 
 # ---------------------------------------------------------------------- parts of folders, shared by all bridges
-
-
-def import_diffusers() -> Any:
-    """:raises ValueError: when the extra ``images`` is not installed"""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ValueError(f"image models need the images extra: pip install 'rrpolicy[images]' ({error})") from error
-    return diffusers
 
 
 def quiet() -> None:

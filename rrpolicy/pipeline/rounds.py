@@ -25,7 +25,7 @@ from rrpolicy.pipeline.recipes import Recipe, total_timesteps
 from rrpolicy.pipeline.steps import extract, steer
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.extractor import RewardExtractor
-from rrpolicy.rewards.targets import Targets, targets_at
+from rrpolicy.rewards.targets import Targets, targets_on_the_way
 
 N_PLANS = 4096  # of the steered base in a round, and as many of its two models together
 N_VISITED = 6000  # environment steps of each agent in a round
@@ -78,8 +78,7 @@ def _compared(
     for part in starts.split(CHUNK):  # sampled in one go each, so that a plan can be told from its x_t
         way: list[tuple[Tensor, Tensor]] = []
         plans = agent.sample_at(part, generator, partial(_note, way))
-        x_t, t = (torch.cat(tensors) for tensors in zip(*way, strict=True))
-        parts.append(targets_at(base, expert, plans.repeat(len(way), 1, 1), x_t, t, generator, n_value_draws))
+        parts.append(targets_on_the_way(base, expert, plans, way, generator, n_value_draws))
     return Targets.joined(parts)
 
 

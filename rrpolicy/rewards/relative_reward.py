@@ -23,6 +23,7 @@ from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.networks import REWARD_NETWORKS, ResidualMLP
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
+from rrpolicy.diffusion.unet_encoder import UNetEncoder, config_of_model
 
 Head = Literal["window", "step"]
 CLEAN_FRACTION = 0.3  # of the levels: where the step head sees states without noise; it is read at a third of it
@@ -38,8 +39,8 @@ class RelativeReward(nn.Module):
     :param layout: what a window holds; None for events that are not windows
     :param normalizer: environment units -> normalised; None for events that are not windows
     :param heads: ``"window"``, ``"step"`` or both; a step head needs events (H, D)
-    :param window_kwargs: arguments of the window head's network; ``"network"`` chooses it, ``"mlp"`` (default) or
-        ``"conv"`` for events (C, H, W)
+    :param window_kwargs: arguments of the window head's network; ``"network"`` chooses it, ``"mlp"`` (default), or
+        for events (C, H, W) ``"conv"`` or ``"unet-encoder"``, which starts from the base's U-Net
     :param step_kwargs: arguments of the step head's network, ``n_clean_levels`` among them
     :param value_units: the window head predicts in units of the spread of values at each level, not of score
         differences
@@ -96,16 +97,31 @@ class RelativeReward(nn.Module):
             self.step = ResidualMLP(process, self.event_shape[1:], nothing, n_outputs=1, **self.step_kwargs)
 
     @classmethod
-    def for_model(cls, model: ScoreModel, **kwargs: Any) -> Self:
-        """An untrained reward over the events of ``model``; ``kwargs`` as in the constructor."""
-        return cls(
+    def for_model(cls, model: ScoreModel, window_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> Self:
+        """
+        An untrained reward over the events of ``model``.
+
+        :param window_kwargs: as in the constructor; with the network ``"unet-encoder"`` the window head has the
+            architecture and the weights of the model's U-Net
+        :param kwargs: as in the constructor
+        :raises ValueError: as the constructor, and for a model without such a U-Net
+        """
+        window_kwargs = {**(window_kwargs or {})}
+        if "window" in kwargs.get("heads", ("window",)) and window_kwargs.get("network") == "unet-encoder":
+            window_kwargs = {"unet_config": config_of_model(model), **window_kwargs}
+        reward = cls(
             model.process,
             model.event_shape,
             pinned_mask(model),
             layout=getattr(model, "layout", None),
             normalizer=getattr(model, "normalizer", None),
+            window_kwargs=window_kwargs,
             **kwargs,
         )
+        window = getattr(reward, "window", None)
+        if isinstance(window, UNetEncoder):
+            window.start_from(model)
+        return reward
 
     # ------------------------------------------------------------------ tensors, with gradients
 

@@ -139,3 +139,18 @@ def targets_at(
         value = value_targets(base, expert, x_t[chunk], t[chunk], generator, n_value_draws) if n_value_draws else None
         parts.append(Targets(x0[chunk], x_t[chunk], t[chunk], difference, value))
     return Targets.joined(parts)
+
+
+def targets_on_the_way(
+    base: ScoreModel, expert: ScoreModel, x0: Tensor, way: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator,
+    n_value_draws: int,
+) -> Targets:
+    """
+    Ask both models about every x_t that a sampler visited.
+
+    :param x0: (N, *event_shape) where it arrived
+    :param way: (x_t (N, *event_shape), t (N,)) of each of its steps
+    :param n_value_draws: later levels per value target; 0 for gradients alone
+    """
+    x_t, t = (torch.cat(tensors) for tensors in zip(*way, strict=True))
+    return targets_at(base, expert, x0.repeat(len(way), *(1,) * (x0.ndim - 1)), x_t, t, generator, n_value_draws)
