@@ -30,12 +30,14 @@ class Variant:
 MAIN = Variant()
 GRADIENTS_ONLY = "gradients-only"
 _NO_VALUES = {"extraction": {"value_coef": 0.0, "value_units": False}}
-_LONG = {"extraction": {"total_timesteps": 4_500}}
+_NO_ROUND = {"extraction": {"total_timesteps": 1_600}, "rounds": {"n": 0}}
+_OWN_ENCODER = {"extraction": {"window_kwargs": {"network": "conv", "width": 48}}}
 VARIANTS: Mapping[str, Variant] = {
     one.name: one
     for one in (
         Variant(GRADIENTS_ONLY, "without value matching", _NO_VALUES),
-        Variant("long-extraction", "three times as many gradient steps of the reward", _LONG),
+        Variant("no-round", "as many gradient steps, none of them where steering leads", _NO_ROUND),
+        Variant("own-encoder", "the reward's network does not start from the base's U-Net", _OWN_ENCODER),
     )
 }
 
