@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_images import unet, write_codec, write_ddpm, write_stable_diffusion
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from rrpolicy.cli import app
 from rrpolicy.evaluation import read_results
 from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.rewards.recorded import RecordedPairs
 
 QUICK = ("--total-timesteps", 4, "--batch-size", 8, "--width", 8, "--no-progress")
@@ -84,6 +86,19 @@ def test_learning_goes_on_where_it_was(world: Path, tmp_path: Path) -> None:
     run(*arguments, "--resume", *QUICK)
     assert json.loads(_member(tmp_path / "checkpoint.zip"))["config"]["num_timesteps"] == 4
     assert ImageReward.load(tmp_path / "reward.zip").predict(np.zeros((1, 8, 8, 1))) != first
+
+
+def test_learning_may_start_from_the_base(world: Path, tmp_path: Path) -> None:
+    arguments = ("extract", "--recording", world / "pairs", "--out", tmp_path, "--batch-size", 8, "--no-progress")
+    run(*arguments, "--start-from", world / "base", "--total-timesteps", 0)
+    started = ImageReward.load(tmp_path / "reward.zip").reward.window.enter.weight
+    assert torch.equal(started, UNetScoreModel.from_pretrained(world / "base").unet.conv_in.weight)
+    run(*arguments, "--start-from", world / "base", "--total-timesteps", 1)
+    run(*arguments, "--resume", "--total-timesteps", 2)
+    assert not torch.equal(ImageReward.load(tmp_path / "reward.zip").reward.window.enter.weight, started)
+    other = write_ddpm(tmp_path / "other")
+    assert "differ in event_shape" in fault(*arguments, "--start-from", other)
+    assert (tmp_path / "reward.zip").is_file()  # nothing is lost
 
 
 def _member(path: Path) -> bytes:

@@ -19,6 +19,7 @@ from rrpolicy.cli.options import finish
 from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array
 from rrpolicy.demo import ImagesDemo
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.evaluation import RESULTS_FILE, Row, result_row
 from rrpolicy.images.audit import write_audit
 from rrpolicy.images.codec import codec_from_dict
@@ -109,7 +110,10 @@ def extract(
     out: options.Out,
     total_timesteps: Annotated[int, typer.Option("--total-timesteps", min=0, help="Gradient steps.")] = 3000,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pairs per gradient step.")] = 64,
-    width: Annotated[int, typer.Option("--width", min=8, help="Channels of the network's first level.")] = 48,
+    start_from: Annotated[
+        str | None, typer.Option("--start-from", metavar="FOLDER", help="Base whose U-Net the reward begins with.")
+    ] = None,
+    width: Annotated[int, typer.Option("--width", min=8, help="Channels of a network that begins anew.")] = 48,
     value_coef: Annotated[float, typer.Option("--value-coef", min=0, help="Weight of value matching.")] = 0.3,
     seed: options.Seed = 0,
     checkpoint_freq: Annotated[int, typer.Option("--checkpoint-freq", min=1, help="Steps per checkpoint.")] = 500,
@@ -122,6 +126,7 @@ def extract(
     \b
     Examples:
       rrpolicy images extract --recording runs/pairs --out runs/reward
+      rrpolicy images extract --recording runs/pairs --start-from models/all --out runs/reward
       rrpolicy images extract --recording runs/pairs --out runs/reward --resume
     """
     pairs = RecordedPairs.open(recording)
@@ -131,12 +136,14 @@ def extract(
     if resume:
         extractor = RewardExtractor.load(checkpoint, base=pairs.model, expert=pairs.model)
     else:
+        base: ScoreModel = pairs.model if start_from is None else UNetScoreModel.from_pretrained(start_from)
+        check_compatible(pairs.model, base)
+        network = {"network": "conv", "width": width} if start_from is None else {"network": "unet-encoder"}
         out.mkdir(parents=True, exist_ok=True)
         clear(out, ("reward.zip", "checkpoint.zip", RESULTS_FILE))
         extractor = RewardExtractor(
-            pairs.model, pairs.model, ["window"], batch_size=batch_size, buffer_size=size, value_coef=value_coef,
-            value_units=value_coef > 0 and bool(pairs.about["n_value_draws"]),
-            window_kwargs={"network": "conv", "width": width}, seed=seed,
+            base, base, ["window"], batch_size=batch_size, buffer_size=size, value_coef=value_coef,
+            value_units=value_coef > 0 and bool(pairs.about["n_value_draws"]), window_kwargs=network, seed=seed,
         )  # fmt: skip
     remaining = max(total_timesteps - extractor.num_timesteps, 0)
     extractor.learn(train, remaining, reset_num_timesteps=not resume, progress_bar=progress,

@@ -101,14 +101,15 @@ class RelativeReward(nn.Module):
         """
         An untrained reward over the events of ``model``.
 
-        :param window_kwargs: as in the constructor; with the network ``"unet-encoder"`` the window head has the
-            architecture and the weights of the model's U-Net
+        :param window_kwargs: as in the constructor; with the network ``"unet-encoder"`` and no ``"unet_config"`` the
+            window head has the architecture and the weights of the model's U-Net
         :param kwargs: as in the constructor
         :raises ValueError: as the constructor, and for a model without such a U-Net
         """
         window_kwargs = {**(window_kwargs or {})}
-        if "window" in kwargs.get("heads", ("window",)) and window_kwargs.get("network") == "unet-encoder":
-            window_kwargs = {"unet_config": config_of_model(model), **window_kwargs}
+        starts = window_kwargs.get("network") == "unet-encoder" and "unet_config" not in window_kwargs
+        if starts:
+            window_kwargs["unet_config"] = config_of_model(model)
         reward = cls(
             model.process,
             model.event_shape,
@@ -119,7 +120,7 @@ class RelativeReward(nn.Module):
             **kwargs,
         )
         window = getattr(reward, "window", None)
-        if isinstance(window, UNetEncoder):
+        if starts and isinstance(window, UNetEncoder):
             window.start_from(model)
         return reward
 
