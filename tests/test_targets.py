@@ -88,6 +88,22 @@ def test_more_draws_are_less_noisy_and_the_last_level_is_zero() -> None:
     assert (value_targets(BASE, EXPERT, x_t, torch.full((2000,), 49), torch.Generator()) == 0).all()
 
 
+def test_levels_are_drawn_where_summands_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sharp models differ most at the cleanest levels; held against uniform chances, which equal σ would give."""
+    base, expert = (GaussianMixtureModel(MEANS + shift, 0.001, process=PROCESS) for shift in (0.0, 0.05))
+    x_t, t = torch.tensor([[1.0, 0.5]]).repeat(20_000, 1), torch.zeros(20_000, dtype=torch.int64)
+    ours = value_targets(base, expert, x_t, t, torch.Generator(), n_draws=1)
+    sigma, levels = PROCESS.sigma, torch.arange(50)
+
+    def equal_for_all_levels(t: torch.Tensor) -> torch.Tensor:
+        return torch.ones(50) if t.shape == levels.shape and torch.equal(t, levels) else sigma(t)
+
+    monkeypatch.setattr(PROCESS, "sigma", equal_for_all_levels)
+    uniform = value_targets(base, expert, x_t, t, torch.Generator(), n_draws=1)
+    assert float(ours.std()) < 0.5 * float(uniform.std())
+    assert abs(float(ours.mean() - uniform.mean())) < 4 * float(uniform.std()) / 20_000**0.5
+
+
 def test_equal_models_have_no_targets() -> None:
     targets = make_targets(BASE, BASE, events(100), torch.Generator(), n_value_draws=2)
     assert targets.value is not None and (targets.value == 0).all() and (targets.eps_difference == 0).all()

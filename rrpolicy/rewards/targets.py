@@ -75,7 +75,8 @@ def value_targets(
         ρ_t(x_t) = ½ Σ_{s>t} g²_s E[ δ·(s_base + s_expert + 2 z/√v) ],   δ = s_base - s_expert,
 
     with x_s = a x_t + √v z, a = α_s/α_t, v = σ_s² - a² σ_t². The sum over s is estimated with ``n_draws`` stratified
-    levels, each with the antithetic pair ±z, which cancels the leading noise.
+    levels, each with the antithetic pair ±z, which cancels the leading noise. Chances of a level go with 1/σ_s: two
+    networks differ most where little noise is left, and uniform chances make values of clean events noisier.
 
     :param x_t: (B, *event_shape), clean at pinned entries
     :param t: levels (B,)
@@ -83,11 +84,14 @@ def value_targets(
     :return: (B,) in nats; zero at the last level
     """
     process, pinned = base.process, pinned_mask(base)
-    n_later = process.n_diffusion_steps - 1 - t
+    last = process.n_diffusion_steps - 1
+    chances = 1 / process.sigma(torch.arange(last + 1))
+    below = chances.cumsum(dim=0).double()
+    later = below[last] - below[t]  # of all levels s > t
     total = torch.zeros(len(x_t))
     for draw in range(n_draws):
         stratum = (draw + torch.rand(len(t), generator=generator)) / n_draws
-        s = (t + 1 + (stratum * n_later).long()).clamp(max=process.n_diffusion_steps - 1)
+        s = torch.searchsorted(below, below[t] + stratum * later, right=True).clamp(max=last)
         alpha_t, sigma_t = process.levels(x_t, t)
         alpha_s, sigma_s = process.levels(x_t, s)
         a = alpha_s / alpha_t
@@ -99,8 +103,8 @@ def value_targets(
                 base_score = process.score_from_eps(s, base.eps(x_s, s))
                 expert_score = process.score_from_eps(s, expert.eps(x_s, s))
             integrand = (base_score - expert_score) * (base_score + expert_score + 2 * sign * z / std)
-            integral = torch.where(pinned, 0.0, integrand).flatten(1).sum(dim=1)
-            total += 0.25 * process.g_squared(s) * n_later * integral / n_draws
+            summand = 0.25 * process.g_squared(s) * torch.where(pinned, 0.0, integrand).flatten(1).sum(dim=1)
+            total += summand * (later / chances[s]).float() / n_draws
     return total
 
 
