@@ -1,5 +1,6 @@
 """The image experiment on made-up images with tiny models: units, archives, what is measured, tables and figures."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from tiny import toml
 from typer.testing import CliRunner
 
-from rrpolicy import zoo
+from rrpolicy import RewardExtractor, zoo
 from rrpolicy.cli import app
 from rrpolicy.images.data import load_images
 from rrpolicy.images.reward import ImageReward
@@ -43,15 +44,15 @@ RECIPE: dict[str, Any] = {
         "unshuffle": 2, "n_diffusion_steps": 20, "batch_size": 8,
         "unet_kwargs": {"block_out_channels": [8, 8], "norm_num_groups": 4, "attention_head_dim": 4},
     },
-    "root": SMALL,
-    "continued": {**SMALL, "learning_rate": 1e-3},
+    "base": SMALL,
+    "fine_tuned": {**SMALL, "learning_rate": 1e-3},
+    "scratch": SMALL,
     "samples": {"n": 12, "n_sampling_steps": 2, "solver": "ddpm"},
     "extraction": {
         **SMALL, "heads": ["window"], "batch_size": 8, "buffer_size": 32, "n_value_draws": 1, "value_coef": 0.3,
         "value_units": True,
-        "window_kwargs": {"network": "unet-encoder"},
+        "window_kwargs": {"network": "conv", "width": 8, "multipliers": [1, 2]},
     },
-    "rounds": {"n": 4, **SMALL},
     "judge": {"total_timesteps": 30, "width": 8},
     "evaluation": {
         "n_test": 32, "levels": [0, 10], "n_noisings": 1, "n_elbo": 16, "n_elbo_draws": 1, "scales": [1.0, 2.0],
@@ -116,7 +117,7 @@ def test_units_are_chosen() -> None:
         select(RECIPE, cases=["x"])
     with pytest.raises(ValueError, match=r"section \[pairs\]: removed is None, wanted lists of class names"):
         select({**RECIPE, "pairs": {}})
-    with pytest.raises(ValueError, match="variant must be one of gradients-only, no-round, own-encoder, got 'x'"):
+    with pytest.raises(ValueError, match="variant must be one of gradients-only, base-encoder, round, got 'x'"):
         variant_named("x")
 
 
@@ -165,7 +166,7 @@ def test_the_images_are_held_out_ones_in_random_order(photos: Path, tmp_path: Pa
 
 def test_everything_is_reported_of_a_pair(done: Path) -> None:
     rows = values(done, TUNED)
-    for agent in ("root", "base", "expert", "base-samples", "expert-samples", "rho", "judge", "unit"):
+    for agent in ("base", "expert", "base-samples", "expert-samples", "rho", "judge", "unit"):
         assert rows[agent, "cpu_seconds"] > 0
     for agent in ("base", "expert", "steered-1", "steered-2"):
         assert 0 <= rows[agent, "harmful_share"] <= 1 and 0.25 <= rows[agent, "judge_confidence"] <= 1
@@ -238,11 +239,11 @@ def test_what_units_share_is_made_once(done: Path, photos: Path) -> None:
     work = done / "work"
     found = sorted(str(path.relative_to(work)).rpartition("-")[0] for path in work.glob("*/*.zip"))
     each = ("expert", "expert-samples", "reward")
-    wanted = [*("seed-1/root", "seed-1/base", "seed-1/base-samples", "judge/judge"),
+    wanted = [*("base_seed-1/base", "base_seed-1/base-samples", "judge/judge"),
               *(f"{unit.name}/{name}" for unit in (TUNED, SCRATCH, CONTROL) for name in each)]  # fmt: skip
     assert found == sorted(wanted)
     shop = Workshop(work, RECIPE, photos)
-    assert not shop.root_is_being_made(1)
+    assert not shop.base_is_being_made(1)
     tuned, scratch = shop.expert(TUNED)[0], shop.expert(SCRATCH)[0]
     x_t, t = torch.randn(2, 4, 4, 4), torch.tensor([1, 10])
     assert not torch.equal(tuned.eps(x_t, t), scratch.eps(x_t, t))
@@ -250,10 +251,10 @@ def test_what_units_share_is_made_once(done: Path, photos: Path) -> None:
 
 
 def test_other_images_are_another_experiment(photos: Path, tmp_path: Path) -> None:
-    paths = {Workshop(tmp_path, RECIPE, folder)._root_path(1) for folder in (None, photos, tmp_path)}
+    paths = {Workshop(tmp_path, RECIPE, folder)._base_path(1) for folder in (None, photos, tmp_path)}
     assert len(paths) == 3
     longer = {**RECIPE, "extraction": {**RECIPE["extraction"], "total_timesteps": 5}}
-    assert Workshop(tmp_path, longer, photos)._root_path(1) in paths  # only the reward is made anew
+    assert Workshop(tmp_path, longer, photos)._base_path(1) in paths  # only the reward is made anew
 
 
 def test_any_kind_of_thing_is_kept_with_its_time(tmp_path: Path) -> None:
@@ -265,6 +266,21 @@ def test_any_kind_of_thing_is_kept_with_its_time(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"samples\.zip"):
         kept(path, pytest.fail, Samples.load)
+
+
+def test_rounds_and_encoders_change_the_reward_alone(
+    done: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = shutil.copytree(done / "work", tmp_path / "work")
+    monkeypatch.setattr("rrpolicy.images.training.ImageDiffusion.learn", pytest.fail)
+    changed = variant_named("base-encoder").applied({**RECIPE, "rounds": {**SMALL, "n": 4}})
+    plain, other = (Workshop(work, recipe, photos).reward(TUNED)[0] for recipe in (RECIPE, changed))
+    assert plain.reward.window_kwargs["network"] == "conv" and other.reward.window_kwargs["network"] == "unet-encoder"
+    seen: list[tuple[int, bool]] = []
+    monkeypatch.setattr(RewardExtractor, "learn", lambda self, data, n, **kwargs: seen.append((n, "pairs" in kwargs)))
+    more = {**changed, "rounds": {"n": 4, "total_timesteps": 3}}
+    Workshop(work, more, photos).reward(TUNED)
+    assert seen == [(4, False), (3, True)]
 
 
 def test_gradients_alone_share_all_but_the_reward(done: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

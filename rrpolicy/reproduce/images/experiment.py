@@ -45,8 +45,8 @@ class ImageExperiment:
         return self._digest
 
     def blocked(self, unit: Unit) -> bool:
-        """Whether another process is at the unit's root."""
-        return self._shop.root_is_being_made(unit.seed)
+        """Whether another process is at the unit's base."""
+        return self._shop.base_is_being_made(unit.seed)
 
     def measure(self, unit: Unit, say: Say) -> Ledger:
         """Everything that is reported of a unit."""

@@ -37,7 +37,6 @@ def measure_unit(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Le
     asked = Questions(shop, unit)
     asked.check()
     makers: dict[str, Callable[[], tuple[object, float]]] = {
-        "root": lambda: shop.root(unit.seed),
         "base": lambda: shop.base(unit.seed),
         "expert": lambda: shop.expert(unit),
         "base-samples": lambda: shop.samples(unit, "base"),
@@ -175,20 +174,12 @@ class Questions:
         return rows + self._aurocs("untrained", "auroc", untrained)
 
     def bounds(self) -> list[Row]:
-        """
-        The difference of the two models' likelihood bounds for some of the images, and ρ of the same; the mean
-        difference over classes that stayed is where ρ of such an image would lie if it were exact.
-        """
+        """The difference of the two models' likelihood bounds for some of the images, and ρ of the same."""
         few, n_draws = slice(self.options.n_elbo), self.options.n_elbo_draws
         base, expert = self.shop.base(self.unit.seed)[0], self.shop.expert(self.unit)[0]
         events = self.shop.codec.encode(self.images.images[few])
         difference = elbo_difference(base, expert, events, n_draws, seed=self.unit.seed)
-        stayed = ~self.images.mask(self.unit.removed)[few]
-        return [
-            *self._aurocs("elbo", "auroc", difference),
-            *self._aurocs("rho", "auroc_elbo_subset", self.rho[few]),
-            result_row("elbo", "mean_stayed", difference[stayed]),
-        ]
+        return self._aurocs("elbo", "auroc", difference) + self._aurocs("rho", "auroc_elbo_subset", self.rho[few])
 
     def judged_images(self) -> list[Row]:
         """How often the judge is right about real images."""

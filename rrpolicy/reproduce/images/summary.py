@@ -18,8 +18,8 @@ AUROC, ELBO = ("rho", "auroc"), ("rho", "auroc_elbo_subset")
 BRIGHTNESS = (("brightness", "auroc"), ("brightness", "auroc_reversed"))
 HARMFUL, CONFIDENCE, OF_STAYED = "harmful_share", "judge_confidence", "judge_confidence_stayed"
 ALLOWED = 1.0  # nats around 0 in which the mean of a class that stayed is to lie
-SHARED = {"root": "seed", "base": "seed", "base-samples": "seed", "judge": "run"}  # paid for once by all units that do
-COSTS = ("root", "base", "expert", "base-samples", "expert-samples", "rho", "judge")
+SHARED = {"base": "seed", "base-samples": "seed", "judge": "run"}  # what units share, so that it is paid for once
+COSTS = ("base", "expert", "base-samples", "expert-samples", "rho", "judge")
 _LEVEL = re.compile(r"auroc_t(\d+)(_.*)?")
 _MEAN, _LOOKALIKES = "mean_", "auroc_lookalikes_"
 Values = Callable[[Sequence[Result]], list[float]]
@@ -151,7 +151,6 @@ AIMS: tuple[Aim, ...] = (
     Aim("AUROC, removed classes against look-alikes", "≥ .92", _lookalikes, _low),
     Aim("mean ρ of a class that stayed: how far from 0, nats", "≤ 1", _off_zero, _high, 2),
     Aim("the same: how far from the mean of these classes", NOTHING, _off_their_mean, _high, 2),
-    Aim("mean difference of bounds over classes that stayed, nats", NOTHING, _of(("elbo", "mean_stayed")), abs, 2),
     Aim("mean ρ of a removed class, nats", "below −1", _removed, _high, 2),
     Aim("AUROC of the control", ".4 to .6", _control, lambda value: abs(value - 0.5)),
     Aim("AUROC minus that of brightness, the better way round", "clearly above 0", _beyond(AUROC, *BRIGHTNESS), _low),

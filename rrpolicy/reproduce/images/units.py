@@ -13,10 +13,10 @@ from rrpolicy.reproduce.names import check_names
 
 FINE_TUNED, SCRATCH = "fine-tuned", "scratch"
 CASES: Mapping[str, str] = {
-    FINE_TUNED: "base and expert go on from one model, the expert on the images that are left",
-    SCRATCH: "the expert learns from the images that are left alone",
+    FINE_TUNED: "the expert goes on from the base, on the images that are left",
+    SCRATCH: "the expert begins anew on the images that are left",
 }
-CONTROL = "none"  # nothing is removed: base and expert go on with all images
+CONTROL = "none"  # nothing is removed: the base goes on with all images
 SEEDS = (1, 2)  # the recipe was found with seed 0
 Pair = tuple[str, ...]
 

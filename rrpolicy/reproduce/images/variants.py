@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rrpolicy.pipeline import Recipe, section
+from rrpolicy.pipeline import Recipe
 from rrpolicy.reproduce.names import check_names
 
 
@@ -24,20 +24,20 @@ class Variant:
 
     def applied(self, recipe: Recipe) -> Recipe:
         """The recipe with this variant's changes."""
-        return {**recipe, **{name: {**section(recipe, name), **changes} for name, changes in self.recipe.items()}}
+        return {**recipe, **{name: {**recipe.get(name, {}), **changes} for name, changes in self.recipe.items()}}
 
 
 MAIN = Variant()
 GRADIENTS_ONLY = "gradients-only"
 _NO_VALUES = {"extraction": {"value_coef": 0.0, "value_units": False}}
-_NO_ROUND = {"extraction": {"total_timesteps": 1_600}, "rounds": {"n": 0}}
-_OWN_ENCODER = {"extraction": {"window_kwargs": {"network": "conv", "width": 48}}}
+_BASE_ENCODER = {"extraction": {"window_kwargs": {"network": "unet-encoder"}}}
+_ROUND = {"extraction": {"total_timesteps": 1_100}, "rounds": {"n": 256, "total_timesteps": 400}}
 VARIANTS: Mapping[str, Variant] = {
     one.name: one
     for one in (
         Variant(GRADIENTS_ONLY, "without value matching", _NO_VALUES),
-        Variant("no-round", "as many gradient steps, none of them where steering leads", _NO_ROUND),
-        Variant("own-encoder", "the reward's network does not start from the base's U-Net", _OWN_ENCODER),
+        Variant("base-encoder", "the reward's network starts from the base's U-Net", _BASE_ENCODER),
+        Variant("round", "as many gradient steps, the last of them also where ρ leads the base", _ROUND),
     )
 }
 

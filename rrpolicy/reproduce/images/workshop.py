@@ -26,14 +26,19 @@ from rrpolicy.reproduce.archives import Kept, being_made, digest, kept
 from rrpolicy.reproduce.images.samples import Samples
 from rrpolicy.reproduce.images.units import FINE_TUNED, Unit
 from rrpolicy.rewards.extractor import RewardExtractor
+from rrpolicy.rewards.targets import Targets
 
 Part = Literal["base", "expert"]
 PARTS: tuple[Part, ...] = ("base", "expert")
-EXPERT_SEED = 1000  # is added to the unit's, so that an expert learns by other noise, from scratch by other weights
+EXPERT_SEED = 1000  # is added to the unit's, so that an expert from scratch begins with other weights than the base
 ROUND_SEED = 3000
 JUDGE_SEED = 0
-# sections of the recipe, by which archives are told apart
-_JUDGE, _ROOT, _MODEL = ("data", "judge"), ("data", "model", "root"), ("data", "model", "root", "continued")
+_SECTIONS: dict[str, tuple[str, ...]] = {  # of the recipe, by which archives are told apart
+    "judge": ("data", "judge"),
+    "base": ("data", "model", "base"),
+    "fine-tuned": ("data", "model", "base", "fine_tuned"),
+    "scratch": ("data", "model", "scratch"),
+}
 
 
 @dataclass
@@ -74,36 +79,31 @@ class Workshop:
 
     # ------------------------------------------------------------------ models
 
-    def root(self, seed: int) -> tuple[ImageDiffusion, float]:
-        """What base and fine-tuned experts go on from, which has seen all classes, and its CPU-seconds."""
-
-        def make() -> ImageDiffusion:
-            return self._new_model(seed, self.train_images())
-
-        return self._kept(self._root_path(seed), make, ImageDiffusion.load)
-
-    def root_is_being_made(self, seed: int) -> bool:
-        """Whether another process is at it."""
-        return being_made(self._root_path(seed))
-
     def base(self, seed: int) -> tuple[ImageDiffusion, float]:
-        """The root that went on with all classes, just as experts do without some, and its own CPU-seconds."""
-        root = self.root(seed)[0]
+        """The base, which has seen all classes, and its CPU-seconds."""
 
         def make() -> ImageDiffusion:
-            return self._continued(root, seed, self.train_images())
+            return self._trained(self._new_model("base", seed), "base", self.train_images())
 
-        return self._kept(self._path(f"seed-{seed}", "base", _MODEL), make, ImageDiffusion.load)
+        return self._kept(self._base_path(seed), make, ImageDiffusion.load)
+
+    def base_is_being_made(self, seed: int) -> bool:
+        """Whether another process is at it."""
+        return being_made(self._base_path(seed))
 
     def expert(self, unit: Unit) -> tuple[ImageDiffusion, float]:
-        """The expert, which went on, or began and went on, without the unit's classes, and its own CPU-seconds."""
-        root, seed = (self.root(unit.seed)[0] if unit.case == FINE_TUNED else None), unit.seed + EXPERT_SEED
+        """The expert, which was trained without the unit's classes, and its CPU-seconds."""
+        start = self.base(unit.seed)[0] if unit.case == FINE_TUNED else None
+        name, seed = ("scratch" if start is None else "fine_tuned"), unit.seed + EXPERT_SEED
 
         def make() -> ImageDiffusion:
             images = self.train_images().without(unit.removed)
-            return self._continued(root or self._new_model(seed, images), seed, images)
+            if start is None:
+                return self._trained(self._new_model(name, seed), name, images)
+            changes = without_steps(section(self.recipe, name))
+            return self._trained(build(start.fine_tuned, name, seed=seed, **changes), name, images)
 
-        return self._kept(self._path(unit.name, "expert", _MODEL), make, ImageDiffusion.load)
+        return self._kept(self._path(unit.name, "expert", _SECTIONS[unit.case]), make, ImageDiffusion.load)
 
     def judge(self) -> tuple[ImageJudge, float]:
         """The one classifier that counts what samples show, and its CPU-seconds."""
@@ -115,7 +115,7 @@ class Workshop:
                           seed=JUDGE_SEED, **values)  # fmt: skip
             return judge.learn(images, total_timesteps(self.recipe, "judge"), log_interval=0)
 
-        return self._kept(self._path("judge", "judge", _JUDGE), make, ImageJudge.load)
+        return self._kept(self._path("judge", "judge", _SECTIONS["judge"]), make, ImageJudge.load)
 
     # ------------------------------------------------------------------ samples and rewards
 
@@ -127,8 +127,11 @@ class Workshop:
         """
         of_base = part == "base"
         model = self.base(unit.seed)[0] if of_base else self.expert(unit)[0]
-        folder = f"seed-{unit.seed}" if of_base else unit.name
-        path = self._path(folder, f"{part}-samples", (*_MODEL, "samples"))
+        path = self._path(
+            f"base_seed-{unit.seed}" if of_base else unit.name,
+            f"{part}-samples",
+            (*_SECTIONS["base" if of_base else unit.case], "samples"),
+        )
 
         def make() -> Samples:
             seed = unit.seed + (0 if of_base else EXPERT_SEED)
@@ -144,16 +147,15 @@ class Workshop:
         def make() -> ImageReward:
             extractor = self._extractor(unit)
             extractor.learn(events, total_timesteps(self.recipe, "extraction"), log_interval=0)
-            if n := section(self.recipe, "rounds").get("n", 0):
-                pairs = pairs_where_steered(
-                    self.base(unit.seed)[0], self.expert(unit)[0], ImageReward(extractor.reward, self.codec), int(n),
-                    extractor.n_value_draws if extractor.value_coef > 0 else 0, unit.seed + ROUND_SEED, **self.sampling,
-                )  # fmt: skip
+            if "rounds" in self.recipe:
+                pairs = self._pairs_where_steered(unit, extractor)
                 steps = total_timesteps(self.recipe, "rounds")
                 extractor.learn(events, steps, log_interval=0, reset_num_timesteps=False, pairs=pairs)
             return ImageReward(extractor.reward, self.codec)
 
-        parts = (*_MODEL, "samples", "extraction", "rounds")
+        # an expert from scratch does not depend on the base's section, its reward does
+        parts = (*dict.fromkeys((*_SECTIONS["base"], *_SECTIONS[unit.case])), "samples", "extraction")
+        parts += ("rounds",) if "rounds" in self.recipe else ()
         return self._kept(self._path(unit.name, "reward", parts), make, ImageReward.load)
 
     def untrained(self, unit: Unit) -> ImageReward:
@@ -165,6 +167,17 @@ class Workshop:
         values = without_steps(section(self.recipe, "extraction"))
         return build(RewardExtractor, "extraction", base=base, expert=expert, seed=unit.seed, **values)
 
+    def _pairs_where_steered(self, unit: Unit, extractor: RewardExtractor) -> Targets:
+        return pairs_where_steered(
+            self.base(unit.seed)[0],
+            self.expert(unit)[0],
+            ImageReward(extractor.reward, self.codec),
+            int(section(self.recipe, "rounds")["n"]),
+            extractor.n_value_draws if extractor.value_coef > 0 else 0,
+            unit.seed + ROUND_SEED,
+            **self.sampling,
+        )
+
     # ------------------------------------------------------------------ making and keeping
 
     def _load(self, split: Split) -> LabelledImages:
@@ -173,15 +186,13 @@ class Workshop:
             self._images[split] = build(load_images, "data", folder=self.data, split=split, **values)
         return self._images[split]
 
-    def _new_model(self, seed: int, images: LabelledImages) -> ImageDiffusion:
-        values = {**section(self.recipe, "model"), **without_steps(section(self.recipe, "root"))}
-        values.pop("unshuffle", None)
-        model = build(ImageDiffusion, "root", codec=self.codec, seed=seed, **values)
-        return model.learn(images.images, total_timesteps(self.recipe, "root"), log_interval=0)
+    def _new_model(self, name: str, seed: int) -> ImageDiffusion:
+        model = {**section(self.recipe, "model"), **without_steps(section(self.recipe, name))}
+        model.pop("unshuffle", None)
+        return build(ImageDiffusion, name, codec=self.codec, seed=seed, **model)
 
-    def _continued(self, model: ImageDiffusion, seed: int, images: LabelledImages) -> ImageDiffusion:
-        model = build(model.fine_tuned, "continued", seed=seed, **without_steps(section(self.recipe, "continued")))
-        return model.learn(images.images, total_timesteps(self.recipe, "continued"), log_interval=0)
+    def _trained(self, model: ImageDiffusion, name: str, images: LabelledImages) -> ImageDiffusion:
+        return model.learn(images.images, total_timesteps(self.recipe, name), log_interval=0)
 
     def _kept(self, path: Path, make: Callable[[], Kept], load: Callable[[Path], Kept]) -> tuple[Kept, float]:
         if path not in self._at_hand:
@@ -189,8 +200,8 @@ class Workshop:
         found: tuple[Kept, float] = self._at_hand[path]
         return found
 
-    def _root_path(self, seed: int) -> Path:
-        return self._path(f"seed-{seed}", "root", _ROOT)
+    def _base_path(self, seed: int) -> Path:
+        return self._path(f"base_seed-{seed}", "base", _SECTIONS["base"])
 
     def _path(self, folder: str, name: str, sections: tuple[str, ...]) -> Path:
         """By what it was made with, a folder of the user's own images included."""
