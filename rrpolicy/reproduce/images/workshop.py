@@ -31,7 +31,7 @@ from rrpolicy.rewards.targets import Targets
 Part = Literal["base", "expert"]
 PARTS: tuple[Part, ...] = ("base", "expert")
 EXPERT_SEED = 1000  # is added to the unit's, so that an expert from scratch begins with other weights than the base
-ROUND_SEED = 3000
+ROUND_SEED = 3000  # likewise, so that a round has samples of its own
 JUDGE_SEED = 0
 _SECTIONS: dict[str, tuple[str, ...]] = {  # of the recipe, by which archives are told apart
     "judge": ("data", "judge"),
