@@ -64,7 +64,7 @@ def test_a_reward_of_images_is_a_convolution(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("event_shape", "kwargs", "message"),
     [
-        ((1, 4, 4), {"network": "unet"}, r"\['network'\] is 'unet', it must be one of \['conv', 'mlp', "),
+        ((1, 4, 4), {"network": "unet"}, r"\['network'\] is 'unet', .* one of \['conv', 'mlp', 'unet-encoder'\]"),
         ((4, 4), {"network": "conv"}, r"needs events \(C, H, W\), event_shape is \(4, 4\)"),
         ((1, 4, 4), {"network": "conv", "width": 12}, "width is 12, it must be a multiple of 8"),
     ],
