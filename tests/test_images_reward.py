@@ -73,6 +73,17 @@ def test_a_score_is_rho_of_the_clean_image(unet_model: UNetScoreModel) -> None:
     np.testing.assert_allclose(levels.mean(axis=0), reward.predict(IMAGES, [0, 5, 10]), rtol=1e-5)
 
 
+def test_the_zero_lies_between_samples_and_is_kept(unet_model: UNetScoreModel, tmp_path: Path) -> None:
+    reward = make_reward(unet_model)
+    before = reward.per_level(IMAGES, [0, 10])
+    found = reward.with_zero_between(IMAGES[:1], IMAGES[1:2])
+    assert found.predict(IMAGES[:2]).sum() == pytest.approx(0, abs=1e-4)  # of one image each it is the middle
+    assert found.with_zero_between(IMAGES[:1], IMAGES[1:2]).zero == pytest.approx(found.zero, abs=1e-4)
+    np.testing.assert_allclose(found.per_level(IMAGES, [0, 10]), before - found.zero, rtol=1e-4, atol=1e-5)
+    found.save(tmp_path / "reward")
+    np.testing.assert_array_equal(ImageReward.load(tmp_path / "reward").predict(IMAGES), found.predict(IMAGES))
+
+
 def test_noised_copies_average_to_the_expectation(unet_model: UNetScoreModel) -> None:
     reward = make_reward(unet_model)
     few, again, many = (reward.per_level(IMAGES, [10], n)[0] for n in (1, 1, 400))
@@ -87,6 +98,8 @@ def test_noised_copies_average_to_the_expectation(unet_model: UNetScoreModel) ->
 
 def test_wrong_levels_and_codecs_are_refused(unet_model: UNetScoreModel, tmp_path: Path) -> None:
     reward = make_reward(unet_model)
+    with pytest.raises(ValueError, match=r"images have shape \(0, 1, 8, 8\)"):
+        reward.with_zero_between(IMAGES, IMAGES[:0])
     for levels in ([], [20], [-1]):
         with pytest.raises(ValueError, match=r"levels is \[.*\], wanted some of 0\.\.19"):
             reward.predict(IMAGES, levels)

@@ -33,6 +33,7 @@ from rrpolicy.reproduce.images import (
 from rrpolicy.reproduce.images.measures import Questions, sample_sheet
 from rrpolicy.reproduce.images.samples import Samples
 from rrpolicy.reproduce.results import Result
+from rrpolicy.rewards.targets import Targets
 
 NORTH = ("north west", "north east")
 CLASSES = (*NORTH, "south west", "south east")  # the quarter that is lit
@@ -117,7 +118,7 @@ def test_units_are_chosen() -> None:
         select(RECIPE, cases=["x"])
     with pytest.raises(ValueError, match=r"section \[pairs\]: removed is None, wanted lists of class names"):
         select({**RECIPE, "pairs": {}})
-    with pytest.raises(ValueError, match="variant must be one of gradients-only, base-encoder, round, got 'x'"):
+    with pytest.raises(ValueError, match="variant must be one of gradients-only, convolutions, no-round, got 'x'"):
         variant_named("x")
 
 
@@ -268,19 +269,25 @@ def test_any_kind_of_thing_is_kept_with_its_time(tmp_path: Path) -> None:
         kept(path, pytest.fail, Samples.load)
 
 
-def test_rounds_and_encoders_change_the_reward_alone(
+def test_rounds_and_networks_change_the_reward_alone(
     done: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = shutil.copytree(done / "work", tmp_path / "work")
     monkeypatch.setattr("rrpolicy.images.training.ImageDiffusion.learn", pytest.fail)
-    changed = variant_named("base-encoder").applied({**RECIPE, "rounds": {**SMALL, "n": 4}})
-    plain, other = (Workshop(work, recipe, photos).reward(TUNED)[0] for recipe in (RECIPE, changed))
-    assert plain.reward.window_kwargs["network"] == "conv" and other.reward.window_kwargs["network"] == "unet-encoder"
-    seen: list[tuple[int, bool]] = []
-    monkeypatch.setattr(RewardExtractor, "learn", lambda self, data, n, **kwargs: seen.append((n, "pairs" in kwargs)))
-    more = {**changed, "rounds": {"n": 4, "total_timesteps": 3}}
-    Workshop(work, more, photos).reward(TUNED)
-    assert seen == [(4, False), (3, True)]
+    recipe = {**RECIPE, "extraction": {**RECIPE["extraction"], "window_kwargs": {"network": "unet-encoder"}}}
+    changed = variant_named("convolutions").applied(recipe)
+    encoder, plain = (Workshop(work, one, photos).reward(TUNED)[0].reward for one in (recipe, changed))
+    assert encoder.window_kwargs["network"] == "unet-encoder" and plain.window_kwargs["network"] == "conv"
+    seen: list[tuple[int, int | None]] = []
+
+    def learn(self: RewardExtractor, data: Any, n: int, pairs: Targets | None = None, **_: Any) -> None:
+        seen.append((n, None if pairs is None else len(pairs)))
+
+    monkeypatch.setattr(RewardExtractor, "learn", learn)
+    rounds = {**recipe, "rounds": {"n": 4, "total_timesteps": 3}}
+    for one in (rounds, variant_named("no-round").applied(rounds)):
+        Workshop(work, one, photos).reward(TUNED)
+    assert seen == [(4, None), (3, 4 * 2), (4, None), (3, None)]  # two denoising steps
 
 
 def test_gradients_alone_share_all_but_the_reward(done: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,9 @@ RECIPE: dict[str, Any] = {
     "samples": {"n": 8, "n_sampling_steps": 2},
     "extraction": {
         **SMALL, "heads": ["window"], "batch_size": 8, "buffer_size": 16, "value_coef": 0.0,
-        "window_kwargs": {"network": "conv", "width": 8, "multipliers": [1, 1]},
+        "window_kwargs": {"network": "unet-encoder"},
     },
+    "rounds": {**SMALL, "n": 4},
     "judge": {"total_timesteps": 30, "width": 8},
     "evaluation": {"n_test": 20, "n_steered": 6},
 }  # fmt: skip
@@ -142,9 +143,10 @@ def test_what_a_build_leaves_loads_and_works(tiny_zoo: Path, name: str) -> None:
 
 def test_models_need_the_extra_and_say_so(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ValueError, match=r"image-diffusion\.zip: .*pip install 'rrpolicy\[images\]'"):
-        zoo.load(BASE)
-    assert isinstance(zoo.load(REWARD), ImageReward) and isinstance(zoo.load(JUDGE), ImageJudge)
+    for name, file in ((BASE, "image-diffusion"), (REWARD, "image-reward")):
+        with pytest.raises(ValueError, match=rf"{file}\.zip: .*pip install 'rrpolicy\[images\]'"):
+            zoo.load(name)
+    assert isinstance(zoo.load(JUDGE), ImageJudge)
 
 
 def test_images_are_no_agents(tiny_zoo: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import Codec, codec_from_dict
+from rrpolicy.rewards.acceptance_ratio import zero_between
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 CHUNK = 256  # images per call of the network
@@ -27,17 +28,32 @@ class ImageReward:
 
     :param reward: ρ of the codec's events
     :param codec: images to events; that of latents needs its pipeline's autoencoder
+    :param zero: nats that are subtracted from every score, as :meth:`with_zero_between` finds them
     :raises ValueError: when the two do not fit
     """
 
     kind: ClassVar[str] = "image-reward"
 
-    def __init__(self, reward: RelativeReward, codec: Codec) -> None:
+    def __init__(self, reward: RelativeReward, codec: Codec, zero: float = 0.0) -> None:
         shape = tuple(codec.event_shape)
         if shape != reward.event_shape:
             raise ValueError(f"the codec's events have shape {shape}, the reward's {reward.event_shape}")
         self.reward = reward
         self.codec = codec
+        self.zero = zero
+
+    def with_zero_between(self, base_images: Any, expert_images: Any) -> ImageReward:
+        """
+        The same ρ with 0 where the two models make an image equally often, see `rewards.acceptance_ratio`.
+
+        Order and steering stay as they are. The zero is that of clean images, t = 0; it is subtracted at every level.
+
+        :param base_images: samples of the base, any images that :meth:`predict` takes
+        :param expert_images: samples of the expert
+        :raises ValueError: as :meth:`predict`, and without samples of both
+        """
+        zero = zero_between(*(self.predict(images) for images in (base_images, expert_images)))
+        return ImageReward(self.reward, self.codec, self.zero + zero)
 
     def predict(self, images: Any, levels: Sequence[int] | None = None) -> Array:
         """
@@ -80,7 +96,7 @@ class ImageReward:
                           for _ in range(n_noisings)] or [mean]  # fmt: skip
                 parts.append(torch.stack([self.reward(x_t, t) for x_t in noised]).mean(dim=0))
             scores[row] = torch.cat(parts)
-        return np.asarray(scores.numpy())
+        return np.asarray((scores - self.zero).numpy())
 
     # ------------------------------------------------------------------ persistence
 
@@ -94,7 +110,7 @@ class ImageReward:
         """
         weights = {name: value.half() if half and value.is_floating_point() else value
                    for name, value in self.reward.state_dict().items()}
-        config = {"reward": self.reward.to_config(), "codec": self.codec.to_dict()}
+        config = {"reward": self.reward.to_config(), "codec": self.codec.to_dict(), "zero": self.zero}
         write_archive(path, self.kind, config, {"weights": weights}, card)
 
     @classmethod
@@ -115,4 +131,4 @@ class ImageReward:
                 raise ValueError(f"it was made for {kept.to_dict()}, the codec given is {codec.to_dict()}")
             reward = RelativeReward.from_config(archive.config["reward"], archive.tensors)
             reward.load_state_dict(archive.tensors["weights"])
-            return cls(reward.requires_grad_(False).eval(), codec or kept)
+            return cls(reward.requires_grad_(False).eval(), codec or kept, archive.config.get("zero", 0.0))

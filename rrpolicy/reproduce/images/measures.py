@@ -174,12 +174,17 @@ class Questions:
         return rows + self._aurocs("untrained", "auroc", untrained)
 
     def bounds(self) -> list[Row]:
-        """The difference of the two models' likelihood bounds for some of the images, and ρ of the same."""
+        """The difference of the two models' likelihood bounds for some of the images, and ρ's order of the same."""
         few, n_draws = slice(self.options.n_elbo), self.options.n_elbo_draws
         base, expert = self.shop.base(self.unit.seed)[0], self.shop.expert(self.unit)[0]
         events = self.shop.codec.encode(self.images.images[few])
         difference = elbo_difference(base, expert, events, n_draws, seed=self.unit.seed)
-        return self._aurocs("elbo", "auroc", difference) + self._aurocs("rho", "auroc_elbo_subset", self.rho[few])
+        stayed = ~self.images.mask(self.unit.removed)[few]
+        return [
+            *self._aurocs("elbo", "auroc", difference),
+            result_row("elbo", "mean_stayed", difference[stayed]),
+            *self._aurocs("rho", "auroc_elbo_subset", self.rho[few]),
+        ]
 
     def judged_images(self) -> list[Row]:
         """How often the judge is right about real images."""

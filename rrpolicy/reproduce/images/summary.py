@@ -151,6 +151,7 @@ AIMS: tuple[Aim, ...] = (
     Aim("AUROC, removed classes against look-alikes", "≥ .92", _lookalikes, _low),
     Aim("mean ρ of a class that stayed: how far from 0, nats", "≤ 1", _off_zero, _high, 2),
     Aim("the same: how far from the mean of these classes", NOTHING, _off_their_mean, _high, 2),
+    Aim("mean difference of bounds over classes that stayed, nats", NOTHING, _of(("elbo", "mean_stayed")), abs, 2),
     Aim("mean ρ of a removed class, nats", "below −1", _removed, _high, 2),
     Aim("AUROC of the control", ".4 to .6", _control, lambda value: abs(value - 0.5)),
     Aim("AUROC minus that of brightness, the better way round", "clearly above 0", _beyond(AUROC, *BRIGHTNESS), _low),

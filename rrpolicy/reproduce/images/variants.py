@@ -30,14 +30,14 @@ class Variant:
 MAIN = Variant()
 GRADIENTS_ONLY = "gradients-only"
 _NO_VALUES = {"extraction": {"value_coef": 0.0, "value_units": False}}
-_BASE_ENCODER = {"extraction": {"window_kwargs": {"network": "unet-encoder"}}}
-_ROUND = {"extraction": {"total_timesteps": 1_100}, "rounds": {"n": 256, "total_timesteps": 400}}
+_CONVOLUTIONS = {"extraction": {"window_kwargs": {"network": "conv", "width": 48}}}
+_NO_ROUND = {"rounds": {"n": 0}}
 VARIANTS: Mapping[str, Variant] = {
     one.name: one
     for one in (
         Variant(GRADIENTS_ONLY, "without value matching", _NO_VALUES),
-        Variant("base-encoder", "the reward's network starts from the base's U-Net", _BASE_ENCODER),
-        Variant("round", "as many gradient steps, the last of them also where ρ leads the base", _ROUND),
+        Variant("convolutions", "ρ's network is a plain one and starts from nothing", _CONVOLUTIONS),
+        Variant("no-round", "as many gradient steps, none of them where ρ leads the base", _NO_ROUND),
     )
 }
 

@@ -141,7 +141,11 @@ class Workshop:
         return made.events, seconds
 
     def reward(self, unit: Unit) -> tuple[ImageReward, float]:
-        """The extracted reward, on policy where the recipe has rounds, and the CPU-seconds of the extraction alone."""
+        """
+        The extracted reward, on policy where the recipe has rounds, and the CPU-seconds of the extraction alone.
+
+        Its zero lies between the samples of the two models.
+        """
         events = torch.cat([self.samples(unit, part)[0] for part in PARTS])
 
         def make() -> ImageReward:
@@ -156,7 +160,8 @@ class Workshop:
         # an expert from scratch does not depend on the base's section, its reward does
         parts = (*dict.fromkeys((*_SECTIONS["base"], *_SECTIONS[unit.case])), "samples", "extraction")
         parts += ("rounds",) if "rounds" in self.recipe else ()
-        return self._kept(self._path(unit.name, "reward", parts), make, ImageReward.load)
+        reward, seconds = self._kept(self._path(unit.name, "reward", parts), make, ImageReward.load)
+        return reward.with_zero_between(*(self.codec.decode(self.samples(unit, part)[0]) for part in PARTS)), seconds
 
     def untrained(self, unit: Unit) -> ImageReward:
         """The reward before its extraction."""
@@ -167,12 +172,15 @@ class Workshop:
         values = without_steps(section(self.recipe, "extraction"))
         return build(RewardExtractor, "extraction", base=base, expert=expert, seed=unit.seed, **values)
 
-    def _pairs_where_steered(self, unit: Unit, extractor: RewardExtractor) -> Targets:
+    def _pairs_where_steered(self, unit: Unit, extractor: RewardExtractor) -> Targets | None:
+        n = int(section(self.recipe, "rounds")["n"])
+        if n == 0:
+            return None
         return pairs_where_steered(
             self.base(unit.seed)[0],
             self.expert(unit)[0],
             ImageReward(extractor.reward, self.codec),
-            int(section(self.recipe, "rounds")["n"]),
+            n,
             extractor.n_value_draws if extractor.value_coef > 0 else 0,
             unit.seed + ROUND_SEED,
             **self.sampling,

@@ -37,7 +37,7 @@ class Variant:
 
 
 MAIN = Variant(agents=AGENTS)
-_UNET = {"policy": "UnetPolicy", "policy_kwargs": {}}
+_UNET = {"policy": "UnetPolicy", "policy_kwargs": {"multipliers": [1, 2]}}  # eight rows are halved once
 _TRANSFORMER = {"policy": "TransformerPolicy", "policy_kwargs": {}}
 _ALIKE = {"first_action_weight": 1.0}
 _STATES = {"controller": "inverse-dynamics"}
