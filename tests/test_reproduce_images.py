@@ -33,6 +33,7 @@ from rrpolicy.reproduce.images import (
 from rrpolicy.reproduce.images.measures import Questions, sample_sheet
 from rrpolicy.reproduce.images.samples import Samples
 from rrpolicy.reproduce.results import Result
+from rrpolicy.rewards.acceptance_ratio import zero_between
 from rrpolicy.rewards.targets import Targets
 
 NORTH = ("north west", "north east")
@@ -288,6 +289,13 @@ def test_rounds_and_networks_change_the_reward_alone(
     for one in (rounds, variant_named("no-round").applied(rounds)):
         Workshop(work, one, photos).reward(TUNED)
     assert seen == [(4, None), (3, 4 * 2), (4, None), (3, None)]  # two denoising steps
+
+
+def test_the_zero_lies_between_samples_of_the_two_models(done: Path, photos: Path) -> None:
+    shop = Workshop(done / "work", RECIPE, photos)
+    reward = shop.reward(TUNED)[0]
+    base, expert = (reward.predict(shop.codec.decode(shop.samples(TUNED, part)[0])) for part in ("base", "expert"))
+    assert zero_between(base, expert) == pytest.approx(0, abs=1e-4) and reward.zero != 0
 
 
 def test_gradients_alone_share_all_but_the_reward(done: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
