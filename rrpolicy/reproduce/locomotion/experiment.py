@@ -13,12 +13,19 @@ from rrpolicy.reproduce.locomotion.finetuning import measure_finetuning, measure
 from rrpolicy.reproduce.locomotion.pairs import measure_pair, measure_sweep, measure_transfer
 from rrpolicy.reproduce.locomotion.units import CASES, Unit, of_case
 from rrpolicy.reproduce.locomotion.use import measure_use
-from rrpolicy.reproduce.locomotion.variants import MAIN, Variant
+from rrpolicy.reproduce.locomotion.variants import MAIN, Part, Variant
 from rrpolicy.reproduce.locomotion.workshop import Workshop
 from rrpolicy.reproduce.results import Result, read_csv
 from rrpolicy.reproduce.run import Reproduction
 
 NAMES = ("robot", "data")
+_OTHER_PARTS: Mapping[Part, Callable[[Workshop, Unit, Say], Ledger]] = {  # than the pair itself
+    "sweep": measure_sweep,
+    "transfer": measure_transfer,
+    "use": measure_use,
+    "finetuning": measure_finetuning,
+    "offline": measure_offline,
+}
 
 
 class LocomotionExperiment:
@@ -52,16 +59,8 @@ class LocomotionExperiment:
     def measure(self, unit: Unit, say: Say) -> Ledger:
         """Everything that is reported of a unit."""
         shop = self._shops[unit.robot, unit.case]
-        if self._variant.part == "sweep":
-            return measure_sweep(shop, unit, say)
-        if self._variant.part == "transfer":
-            return measure_transfer(shop, unit, say)
-        if self._variant.part == "use":
-            return measure_use(shop, unit, say)
-        if self._variant.part == "finetuning":
-            return measure_finetuning(shop, unit, say)
-        if self._variant.part == "offline":
-            return measure_offline(shop, unit, say)
+        if self._variant.part in _OTHER_PARTS:
+            return _OTHER_PARTS[self._variant.part](shop, unit, say)
         return measure_pair(shop, unit, self._variant.agents, say)
 
 
