@@ -351,8 +351,8 @@ def test_the_command(tmp_path: Path) -> None:
     one = [*arguments, "--maze", "open", "--goal", "2.3,4.3", "--seed", "1"]
     result = CliRunner().invoke(app, one)
     assert result.exit_code == 0, result.output
-    assert "2 units, 0 done before" in result.output and "| open |" in result.output
-    assert "2 units, 2 done before" in CliRunner().invoke(app, one).output
+    assert "0 of 2 units done before" in result.output and "| open |" in result.output
+    assert "2 of 2 units done before" in CliRunner().invoke(app, one).output
     (tmp_path / "r" / "steering.png").unlink()
     result = CliRunner().invoke(app, [*arguments, "--figures-only"])
     assert result.exit_code == 0 and (tmp_path / "r" / "steering.png").exists()

@@ -219,7 +219,7 @@ def test_a_second_run_has_nothing_to_do(done: Path, photos: Path, monkeypatch: p
     before = (done / "r.csv").read_bytes()
     said: list[str] = []
     run(done, photos, [TUNED, SCRATCH, CONTROL], say=said.append)
-    assert said == ["3 units, 3 done before"] and (done / "r.csv").read_bytes() == before
+    assert said == ["3 of 3 units done before"] and (done / "r.csv").read_bytes() == before
 
 
 def test_a_unit_that_was_stopped_trains_nothing_twice(
@@ -356,7 +356,7 @@ def test_the_command(done: Path, photos: Path, tmp_path: Path) -> None:
     assert (done / "r" / "summary.md").read_text() in shown.output and "0 units" in shown.output
     fresh = [*given, "--work", str(done / "work"), "--data", str(photos), "--out", str(tmp_path / "q.csv"), "--quick"]
     result = CliRunner().invoke(app, fresh)
-    assert result.exit_code == 0 and "2 units, 0 done before" in result.output, result.output
+    assert result.exit_code == 0 and "0 of 2 units done before" in result.output, result.output
     assert {one.task for one in read_results(tmp_path / "q.csv")} == {"north west+north east", "none"}
 
 

@@ -328,5 +328,5 @@ def test_the_command(done: Path, agents: Path, tmp_path: Path, monkeypatch: pyte
     assert result.exit_code == 0 and "| hopper | noisy | steered |" in result.output, result.output
     assert (done / "r" / "summary.md").read_text() in result.output
     fresh = CliRunner().invoke(app, [*given[:2], "--out", str(tmp_path / "q.csv"), *given[4:], "--quick"])
-    assert fresh.exit_code == 0 and "1 units, 0 done before" in fresh.output, fresh.output
+    assert fresh.exit_code == 0 and "0 of 1 units done before" in fresh.output, fresh.output
     assert {one.n for one in read_results(tmp_path / "q.csv") if (one.agent, one.metric) == ("base", "return")} == {16}

@@ -93,7 +93,7 @@ class Reproduction(Generic[Unit]):
         """
         mine = self._unfinished(self.units)
         done = len(self.units) - len(mine)
-        self.say(f"{len(self.units)} units, {done} done before")
+        self.say(f"{done} of {len(self.units)} units done before")
         with tqdm(total=len(self.units), initial=done, unit="unit", disable=not self.progress_bar) as self._bar:
             while mine:
                 begun = [unit for unit in mine if self._attempt(unit)]
