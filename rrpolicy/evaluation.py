@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from rrpolicy.common.files import write_json
@@ -223,14 +224,15 @@ def evaluate_policy(
     record_observations: bool = False,
 ) -> Evaluation:
     """
-    Run whole episodes. Episode i is reset with ``seed + i``, so different agents meet the same starts.
+    Run whole episodes. Episode i is reset with ``seed + i``, so different agents meet the same starts. Policies that
+    draw from torch's global generator, as Stable-Baselines3's do, draw the same each time; it is left as it was.
 
     :param agent: anything with ``predict``
     :param env: an environment's id or a function that makes one: several copies run together and are planned for in
         one batch; a list of environments does the same without making (and closing) them; or one environment, whose
         episodes run one after another
     :param n_eval_episodes: episodes
-    :param seed: of the first episode
+    :param seed: of the first episode, and of torch's global generator meanwhile
     :param deterministic: passed to ``predict``
     :param n_envs: copies to make, at most one per episode; default up to 64
     :param progress_bar: show one
@@ -245,7 +247,9 @@ def evaluate_policy(
     env_id = getattr(envs[0].spec, "id", None)
     try:
         runner = _Runner(envs[:n_eval_episodes], n_eval_episodes, seed, record_observations)
-        with tqdm(total=runner.longest, unit="step", leave=False, disable=not progress_bar) as bar:
+        progress = tqdm(total=runner.longest, unit="step", leave=False, disable=not progress_bar)
+        with torch.random.fork_rng(devices=[]), progress as bar:
+            torch.default_generator.manual_seed(seed)
             runner.run(agent, deterministic, bar)
     finally:
         for one in made:

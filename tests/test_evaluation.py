@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from rrpolicy.evaluation import (
     Evaluation,
@@ -120,6 +121,27 @@ def test_environments_made_here_are_closed_even_when_the_agent_fails() -> None:
 def test_memory_on_the_second_axis_and_dictionaries() -> None:
     result = evaluate_policy(Counter(axis=1), lambda: Scripted(dictionary=True), n_eval_episodes=11, seed=10, n_envs=4)
     np.testing.assert_array_equal(result.returns, RETURNS)
+
+
+class Whim:
+    """Draws its actions from torch's global generator, as policies of Stable-Baselines3 do."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        return torch.randn(len(observation), 1).numpy(), None
+
+
+def test_what_is_drawn_depends_on_the_seed_and_on_nothing_before() -> None:
+    first = evaluate_policy(Whim(), Scripted, n_eval_episodes=5, seed=3)
+    before = torch.get_rng_state()
+    again = evaluate_policy(Whim(), Scripted, n_eval_episodes=5, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(7)
+    assert evaluate_policy(Whim(), Scripted, n_eval_episodes=5, seed=3).returns.tolist() == first.returns.tolist()
+    assert again.returns.tolist() == first.returns.tolist() and np.ptp(first.returns) > 0
+    other = evaluate_policy(Whim(), Scripted, n_eval_episodes=5, seed=4)
+    assert other.returns[:4].tolist() != first.returns[1:].tolist()
 
 
 def test_observations_are_recorded_when_asked_for() -> None:
