@@ -249,7 +249,7 @@ def evaluate_policy(
         runner = _Runner(envs[:n_eval_episodes], n_eval_episodes, seed, record_observations)
         progress = tqdm(total=runner.longest, unit="step", leave=False, disable=not progress_bar)
         with torch.random.fork_rng(devices=[]), progress as bar:
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(int(seed))
             runner.run(agent, deterministic, bar)
     finally:
         for one in made:
