@@ -20,6 +20,7 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.spaces import flat_box
 from rrpolicy.common.typing import Array
+from rrpolicy.common.weights import moments, set_moments
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.reference_scores import normalized_score, reference_score
 
@@ -170,7 +171,7 @@ class ReplayTraining:
             "policy": model.policy.state_dict(),
             "replay": {name: torch.from_numpy(getattr(self._buffer, name)[:n]) for name in _ARRAYS},
             "random": {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64))},
-            **{part: _moments(optimizer) for part, optimizer in self._optimizers().items()},
+            **{part: moments(optimizer) for part, optimizer in self._optimizers().items()},
         }
         if model.log_ent_coef is not None:
             tensors["entropy"] = {"log_ent_coef": model.log_ent_coef}
@@ -205,12 +206,14 @@ class ReplayTraining:
         model.num_timesteps, model._n_updates, self._saved_at = n, int(config["n_updates"]), n
         model.policy.load_state_dict(tensors["policy"])
         for part, optimizer in self._optimizers().items():
-            _set_moments(optimizer, tensors[part])
+            set_moments(optimizer, tensors[part])
         if model.log_ent_coef is not None:
             model.log_ent_coef.data.copy_(tensors["entropy"]["log_ent_coef"])
         arrays = {name: tensors["replay"][name].numpy() for name in _ARRAYS}
-        if any(len(values) != n for values in arrays.values()):
-            raise ValueError(f"the replay buffer does not have the {n} rows of num_timesteps")
+        for name, values in arrays.items():
+            if values.shape != (wanted := (n, *getattr(self._buffer, name).shape[1:])):
+                raise ValueError(f"the replay buffer does not have the {n} rows of num_timesteps: {name} has shape "
+                                 f"{values.shape}, wanted {wanted}")  # fmt: skip
         self._make_room(n, arrays)
         if n:  # a time limit, as far as learning is concerned: the value of what would have followed counts
             self._buffer.timeouts[n - 1] = np.maximum(self._buffer.timeouts[n - 1], 1 - self._buffer.dones[n - 1])
@@ -240,16 +243,3 @@ class ReplayTraining:
         found = {"actor-optimizer": model.actor.optimizer, "critic-optimizer": model.critic.optimizer,
                  "entropy-optimizer": model.ent_coef_optimizer}  # fmt: skip
         return {name: optimizer for name, optimizer in found.items() if optimizer is not None}
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items()}  # fmt: skip
-
-
-def _set_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in moments.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

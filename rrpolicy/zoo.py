@@ -5,7 +5,6 @@ It is read from the top folder of a checkout or from inside an installed wheel; 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tomllib
@@ -18,6 +17,9 @@ from typing import Any
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.common.archive import read_archive
+from rrpolicy.common.fields import CardFields
+from rrpolicy.common.messages import at, printable
+from rrpolicy.common.schema import check_depth, checked, from_json, read_small
 from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
@@ -107,7 +109,7 @@ def find(name: str | os.PathLike[str]) -> Path:
             return _archive_in(entry)
     if path.suffix == ".zip" or path.is_absolute():
         raise FileNotFoundError(f"{path}: no such archive")
-    raise ValueError(f"{text!r} is neither a file nor a name in the zoo{_near(text)}")
+    raise ValueError(f"{printable(text)!r} is neither a file nor a name in the zoo{_near(text)}")
 
 
 def entries(root: Path | None = None) -> list[dict[str, Any]]:
@@ -129,7 +131,7 @@ def info(name: str) -> dict[str, Any]:
     """
     path = folder() / "agents" / name / CARD
     if not _NAME.fullmatch(name) or not path.is_file():
-        raise ValueError(f"{name!r} is not in the zoo{_near(name)}")
+        raise ValueError(f"{printable(name)!r} is not in the zoo{_near(name)}")
     return _read_card(path)
 
 
@@ -165,12 +167,14 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     :raises ValueError: when it is not TOML, naming file and place
     """
     source = Path(path)
-    if not source.is_file():
+    if not source.exists():
         raise FileNotFoundError(f"{source}: no such recipe")
     try:
-        return {"name": source.stem, **tomllib.loads(source.read_text(encoding="utf-8"))}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source}: not a TOML file: {error}") from error
+        values = tomllib.loads(read_small(source).decode())
+        check_depth(values, "it")
+    except (OSError, RecursionError, ValueError) as error:
+        raise ValueError(at(source, f"not a TOML file: {error}")) from error
+    return {"name": source.stem, **values}
 
 
 # ---------------------------------------------------------------------- the table
@@ -304,13 +308,14 @@ def _near(name: str) -> str:
 
 
 def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a card: {error}") from error
     wanted = {"name", "kind", "environment", "results", "bytes"}
-    if not isinstance(values, dict) or not wanted <= set(values):
-        raise ValueError(f"{path}: not a card, wanted a JSON object with {sorted(wanted)}")
+    try:
+        values = from_json(read_small(path))
+        if not isinstance(values, dict) or not wanted <= set(values):
+            raise ValueError(f"wanted a JSON object with {sorted(wanted)}")
+        checked(CardFields, values, path.name)
+    except (OSError, ValueError) as error:
+        raise ValueError(at(path, f"not a card: {error}")) from error
     return values
 
 

@@ -11,12 +11,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from forged import forge
 from safetensors.torch import load_file, save
 from small import DATASET, KINDS, Drift, agent_of_kind, make_agent
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rrpolicy import DiffusionAgent
-from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.archive import read_archive
 from rrpolicy.envs.controller import PDController
 
 OBSERVATIONS = DATASET.observations[::17][:6]
@@ -101,7 +102,7 @@ def test_a_foreign_environment_is_refused(tmp_path: Path) -> None:
         ),
         (lambda config, tensors: tensors.pop("normalizer"), "not a valid agent archive: .*normalizer"),
         (lambda config, tensors: config.pop("layout"), "not a valid agent archive: .*layout"),
-        (lambda config, tensors: config["layout"].update(horizon=-1), "horizon=-1"),
+        (lambda config, tensors: config["layout"].update(horizon=-1), "horizon: .* greater than or equal to 1, got -1"),
         (lambda config, tensors: config["planning"].update(turbo=True), "turbo"),
         (lambda config, tensors: config["policy_kwargs"].update(width="wide"), "agent.zip"),
         (lambda config, tensors: config.update(policy=["MlpPolicy"]), "agent.zip"),
@@ -114,7 +115,7 @@ def test_archives_that_do_not_fit_are_refused_naming_file_and_fault(change: Any,
     make_agent().save(tmp_path / "agent", resumable=False)
     archive = read_archive(tmp_path / "agent")
     change(archive.config, archive.tensors)
-    write_archive(archive.path, archive.kind, archive.config, archive.tensors)
+    forge(archive.path, archive.kind, archive.config, archive.tensors)
     with pytest.raises(ValueError, match=fault) as caught:
         DiffusionAgent.load(archive.path)
     assert str(archive.path) in str(caught.value)
@@ -123,7 +124,7 @@ def test_archives_that_do_not_fit_are_refused_naming_file_and_fault(change: Any,
 def test_archives_of_another_kind_and_missing_ones_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing"):
         DiffusionAgent.load(tmp_path / "nothing")
-    write_archive(tmp_path / "other", "reward", {}, {})
+    forge(tmp_path / "other.zip", "reward", {}, {})
     with pytest.raises(ValueError, match="reward"):
         DiffusionAgent.load(tmp_path / "other")
 

@@ -26,14 +26,14 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def written(folder: Path) -> Path:
-    return write_archive(folder / "agent.zip", "agent", CONFIG, {"model": weights()}, CARD)
+    return write_archive(folder / "agent.zip", "example", CONFIG, {"model": weights()}, CARD)
 
 
 def forge(path: Path, members: dict[str, bytes] | None = None, compression: int = 0, **header: Any) -> Path:
     """An archive with correct checksums from any members, header fields and compression."""
     members = {"card.json": b"{}", "model.safetensors": safetensors.torch.save(weights()), **(members or {})}
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
-    values = {"schema": SCHEMA_VERSION, "kind": "agent", "version": "0", "sha256": sums, "config": {}, **header}
+    values = {"schema": SCHEMA_VERSION, "kind": "example", "version": "0", "sha256": sums, "config": {}, **header}
     with zipfile.ZipFile(path, "w", compression) as file:
         for name, data in {"config.json": json.dumps(values).encode(), **members}.items():
             file.writestr(name, data)
@@ -42,7 +42,7 @@ def forge(path: Path, members: dict[str, bytes] | None = None, compression: int 
 
 def refused(path: Path, *words: str) -> None:
     with pytest.raises(ValueError) as caught:
-        read_archive(path, "agent")
+        read_archive(path, "example")
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     for word in words:
@@ -50,11 +50,12 @@ def refused(path: Path, *words: str) -> None:
 
 
 def test_what_was_written_comes_back(tmp_path: Path) -> None:
-    path = write_archive(tmp_path / "new" / "folder" / "agent", "agent", CONFIG, {"model": weights(), "ema": {}}, CARD)
+    folder = tmp_path / "new" / "folder"
+    path = write_archive(folder / "agent", "example", CONFIG, {"model": weights(), "ema": {}}, CARD)
     assert path == tmp_path / "new" / "folder" / "agent.zip"
     for name in (path, path.with_suffix("")):
-        found = read_archive(name, ("reward", "agent"))
-        assert (found.kind, found.config, found.card, found.path) == ("agent", CONFIG, CARD, path)
+        found = read_archive(name, ("reward", "example"))
+        assert (found.kind, found.config, found.card, found.path) == ("example", CONFIG, CARD, path)
         assert found.tensors["ema"] == {}
         assert set(found.tensors["model"]) == {"a", "b"}
         for key, value in weights().items():
@@ -69,7 +70,7 @@ def test_header_states_schema_and_library_version(tmp_path: Path) -> None:
 
 
 def test_a_version_in_the_name_is_not_a_suffix(tmp_path: Path) -> None:
-    path = write_archive(tmp_path / "agent-v1.2", "agent", {}, {})
+    path = write_archive(tmp_path / "agent-v1.2", "example", {}, {})
     assert path.name == "agent-v1.2.zip"
     assert read_archive(tmp_path / "agent-v1.2").path == path
 
@@ -84,14 +85,14 @@ def test_bytes_are_deterministic(tmp_path: Path) -> None:
     one = written(tmp_path / "one")
     reordered = dict(reversed(list(CONFIG.items())))
     other_order = dict(reversed(list(weights().items())))
-    two = write_archive(tmp_path / "two", "agent", reordered, {"model": other_order}, CARD)
+    two = write_archive(tmp_path / "two", "example", reordered, {"model": other_order}, CARD)
     assert one.read_bytes() == two.read_bytes()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_returns_as_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     values = torch.tensor([1 / 3, -7.0]).to(dtype)
-    found = read_archive(write_archive(tmp_path / "half", "agent", {}, {"model": {"w": values}}))
+    found = read_archive(write_archive(tmp_path / "half", "example", {}, {"model": {"w": values}}))
     assert found.tensors["model"]["w"].dtype == torch.float32
     assert torch.equal(found.tensors["model"]["w"], values.float())
 
@@ -99,7 +100,7 @@ def test_half_precision_returns_as_float32(tmp_path: Path, dtype: torch.dtype) -
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.uint8, torch.bool])
 def test_other_types_are_kept(tmp_path: Path, dtype: torch.dtype) -> None:
     values = torch.tensor([0, 1, 1]).to(dtype)
-    found = read_archive(write_archive(tmp_path / "typed", "agent", {}, {"model": {"w": values}}))
+    found = read_archive(write_archive(tmp_path / "typed", "example", {}, {"model": {"w": values}}))
     assert found.tensors["model"]["w"].dtype == dtype
     assert torch.equal(found.tensors["model"]["w"], values)
 
@@ -107,14 +108,14 @@ def test_other_types_are_kept(tmp_path: Path, dtype: torch.dtype) -> None:
 def test_views_parameters_and_shared_storage_can_be_written(tmp_path: Path) -> None:
     base = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4))
     tensors = {"whole": base, "turned": base.T, "part": base[1:, ::2], "scalar": torch.tensor(2.0)}
-    found = read_archive(write_archive(tmp_path / "views", "agent", {}, {"model": tensors}))
+    found = read_archive(write_archive(tmp_path / "views", "example", {}, {"model": tensors}))
     for key, value in tensors.items():
         assert torch.equal(found.tensors["model"][key], value)
 
 
 def test_forged_file_without_a_fault_is_read(tmp_path: Path) -> None:
     """The faults below are told apart only if the forger itself makes good files."""
-    assert set(read_archive(forge(tmp_path / "good.zip"), "agent").tensors) == {"model"}
+    assert set(read_archive(forge(tmp_path / "good.zip"), "example").tensors) == {"model"}
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_any_single_damaged_byte_is_refused_or_harmless(tmp_path: Path) -> None:
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
-            found = read_archive(path, "agent")
+            found = read_archive(path, "example")
         except ValueError as error:
             assert str(error).startswith(f"{path}: ")
             n_refused += 1
@@ -241,7 +242,7 @@ def test_broken_safetensors(tmp_path: Path) -> None:
 
 def test_wrong_kind(tmp_path: Path) -> None:
     written(tmp_path)
-    with pytest.raises(ValueError, match=r"agent\.zip: holds a 'agent', wanted 'reward' or 'checkpoint'"):
+    with pytest.raises(ValueError, match=r"agent\.zip: holds a 'example', wanted 'reward' or 'checkpoint'"):
         read_archive(tmp_path / "agent", ("reward", "checkpoint"))
 
 
@@ -306,7 +307,7 @@ def test_what_cannot_be_read_is_not_written(
 ) -> None:
     before = written(tmp_path).read_bytes()
     with pytest.raises(ValueError, match=words):
-        write_archive(tmp_path / "agent", "agent", config, tensors)
+        write_archive(tmp_path / "agent", "example", config, tensors)
     assert [path.name for path in tmp_path.iterdir()] == ["agent.zip"]
     assert (tmp_path / "agent.zip").read_bytes() == before
 
@@ -320,7 +321,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match="no space left"):
-        write_archive(tmp_path / "agent", "agent", {"other": 1}, {})
+        write_archive(tmp_path / "agent", "example", {"other": 1}, {})
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["agent.zip"]
     assert (tmp_path / "agent.zip").read_bytes() == before
@@ -329,7 +330,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_new_file_replaces_the_old_one(tmp_path: Path) -> None:
     written(tmp_path)
-    write_archive(tmp_path / "agent", "agent", {"other": 1}, {})
+    write_archive(tmp_path / "agent", "example", {"other": 1}, {})
     assert read_archive(tmp_path / "agent").config == {"other": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["agent.zip"]
 

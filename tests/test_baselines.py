@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forged import forge
 from small import Drift, make_agent
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -23,7 +24,7 @@ from rrpolicy.baselines import (
     save_trained,
     train_on_reward,
 )
-from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.archive import read_archive
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -201,8 +202,8 @@ def test_policies_that_could_not_be_rebuilt_are_refused(tmp_path: Path) -> None:
                             policy_kwargs={"log_std_init": -1.0})  # fmt: skip
     with pytest.raises(ValueError, match=r"other policy_kwargs than net_arch, got PPO with \{'log_std_init': -1.0\}"):
         save_trained(model, tmp_path / "policy")
-    path = write_archive(tmp_path / "other", POLICY_KIND, {"algorithm": "DQN"}, {})
-    with pytest.raises(ValueError, match="is not a valid sb3-policy archive: 'DQN'"):
+    path = forge(tmp_path / "other.zip", POLICY_KIND, {"algorithm": "DQN"}, {})
+    with pytest.raises(ValueError, match=r"is not a valid sb3-policy archive: .*algorithm: .* 'PPO' or 'SAC', got DQN"):
         load_trained(path)
     with pytest.raises(FileNotFoundError):
         load_trained(tmp_path / "nothing")

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forged import forge
 from small import DATASET, EXPERT_DATASET, KINDS, NARROW, NORMALIZER, Drift, make_agent, same_tensors
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward, RewardExtractor, TrajectoryDataset
 from rrpolicy.agents.inverse_dynamics import InverseDynamics, LearnedController
-from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.archive import read_archive
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.diffusion.score_model import check_compatible
 from rrpolicy.envs.controller import PDController
@@ -185,7 +186,7 @@ def test_archives_of_older_versions_load(tmp_path: Path) -> None:
         make_agent(**KINDS[kind]).save(tmp_path / "agent")
         archive = read_archive(tmp_path / "agent")
         del archive.config["controller_kwargs"]
-        write_archive(archive.path, archive.kind, archive.config, archive.tensors)
+        forge(archive.path, archive.kind, archive.config, archive.tensors)
         assert DiffusionAgent.load(archive.path).controller == KINDS[kind].get("controller")
 
 

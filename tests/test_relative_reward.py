@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forged import forge
 from small import DATASET, NARROW, agent_of_kind, make_agent
 
 from rrpolicy import RelativeReward
-from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.archive import read_archive
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.relative_reward import Head
@@ -278,16 +279,16 @@ def test_a_reward_without_layout_or_with_one_head_survives(tmp_path: Path) -> No
         (lambda config, tensors: tensors.pop("weights"), "weights"),
         (lambda config, tensors: config.pop("heads"), "heads"),
         (lambda config, tensors: config.update(heads=["pixel"]), "pixel"),
-        (lambda config, tensors: config["process"].update(n_diffusion_steps=0), "n_diffusion_steps is 0"),
+        (lambda config, tensors: config["process"].update(n_diffusion_steps=0), "n_diffusion_steps: .* to 2, got 0"),
         (lambda config, tensors: config.update(pinned=[10_000]), "10000"),
-        (lambda config, tensors: config.update(event_shape=[9, 6]), "mismatch"),
+        (lambda config, tensors: config.update(event_shape=[9, 6]), r"\(9, 6\), the layout.s windows have \(8, 6\)"),
     ],
 )
 def test_archives_that_do_not_fit_are_refused_naming_file_and_fault(change: Any, fault: str, tmp_path: Path) -> None:
     make_reward().save(tmp_path / "reward")
     archive = read_archive(tmp_path / "reward")
     change(archive.config, archive.tensors)
-    write_archive(archive.path, archive.kind, archive.config, archive.tensors)
+    forge(archive.path, archive.kind, archive.config, archive.tensors)
     with pytest.raises(ValueError, match=fault) as caught:
         RelativeReward.load(archive.path)
     assert str(archive.path) in str(caught.value)

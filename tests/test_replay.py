@@ -8,9 +8,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from forged import forge
 
 from rrpolicy.baselines import load_trained, save_trained
-from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.archive import read_archive
 from rrpolicy.common.interruption import TrainingInterrupted
 from rrpolicy.replay import DEFAULTS, KIND, WINDOW_EPISODES, ReplayTraining
 
@@ -177,12 +178,12 @@ def test_runs_that_cannot_go_on_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             ReplayTraining.load(path, env, seed, **arguments)
     archive = read_archive(path)
-    write_archive(path, KIND, {**archive.config, "num_timesteps": 10**12}, archive.tensors)
+    forge(path, KIND, {**archive.config, "num_timesteps": 10**12}, archive.tensors)
     with pytest.raises(ValueError, match="does not have the 1000000000000 rows of num_timesteps"):
         ReplayTraining.load(path, pendulum(), 3, **slow)
     tensors = {name: part for name, part in archive.tensors.items() if name != "replay"}
-    write_archive(path, KIND, archive.config, tensors)
-    with pytest.raises(ValueError, match=r"run\.zip is not a valid replay-training archive: 'replay'"):
+    forge(path, KIND, archive.config, tensors)
+    with pytest.raises(ValueError, match=r"run\.zip: is not a valid replay-training archive: 'replay'"):
         ReplayTraining.load(path, pendulum(), 3, **slow)
     with pytest.raises(FileNotFoundError):
         ReplayTraining.load(tmp_path / "gone", pendulum(), 3)

@@ -12,10 +12,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from forged import forge
 from small import DATASET, KINDS, NARROW, Drift, agent_of_kind, make_agent
 
 from rrpolicy import DiffusionAgent, DiscriminatorReward, GuidedPlanner, RelativeReward, RewardExtractor
-from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.archive import read_archive
 from rrpolicy.envs.point_maze import make_point_maze
 from rrpolicy.testing import ContractError, check_agent, check_reward
 
@@ -57,7 +58,7 @@ def test_checks_leave_no_files_and_no_random_numbers_behind(tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
     agent.save(tmp_path / "agent")
     archive = read_archive(tmp_path / "agent")
-    write_archive(tmp_path / "again", archive.kind, archive.config, archive.tensors)
+    forge(tmp_path / "again.zip", archive.kind, archive.config, archive.tensors)
     assert check_agent(DiffusionAgent.load(tmp_path / "again"), Drift()) == ALL
 
 

@@ -154,7 +154,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self._acting_generator.manual_seed(0 if self.seed is None else self.seed)
 
     def _take_units(self, normalizer: Normalizer) -> None:
-        """The one normaliser: of plans, and of the learned controller that follows them."""
+        """
+        The one normaliser: of plans, and of the learned controller that follows them.
+
+        :raises ValueError: for a normaliser of other widths than the layout's
+        """
+        normalizer.packed(self.layout)
         self._normalizer = normalizer
         if self.averaged.inverse_dynamics is not None:
             self.controller = LearnedController(self.averaged.inverse_dynamics, normalizer)
@@ -287,6 +292,19 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         return {"normalizer": self.normalizer.to_tensors(), "starts": {"rows": self._starts}}
 
     @classmethod
+    def _module_of(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
+    ) -> DiffusionPolicy:
+        learned = config["controller"] == INVERSE_DYNAMICS
+        return DiffusionPolicy(
+            config["policy"],
+            TrajectoryLayout.from_dict(config["layout"]),
+            DiffusionProcess(**config["process"]),
+            policy_kwargs=config["policy_kwargs"],
+            inverse_dynamics=config.get("controller_kwargs", {}) if learned else None,
+        )
+
+    @classmethod
     def _from_config(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], env: Env | None = None
     ) -> Self:
@@ -310,10 +328,17 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             **training,
         )
         agent.env = None
-        agent._starts = tensors["starts"]["rows"]
+        agent._starts = _checked_starts(tensors["starts"]["rows"], layout)
         if env is not None:
             agent.set_env(env)
         return agent
+
+
+def _checked_starts(rows: Tensor, layout: TrajectoryLayout) -> Tensor:
+    """:raises ValueError: for first rows that are not rows of the layout"""
+    if rows.ndim != 2 or not 1 <= len(rows) <= N_STARTS or rows.shape[1] != layout.width or rows.dtype != torch.float32:
+        raise ValueError(f"starts are {rows.dtype} {tuple(rows.shape)}, wanted float32 (1..{N_STARTS}, {layout.width})")
+    return rows
 
 
 class _Spaces(gym.Env[Any, Any]):

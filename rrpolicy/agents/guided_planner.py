@@ -16,6 +16,7 @@ from torch import Tensor
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.weights import check_weights
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.sampling import Solver
 from rrpolicy.diffusion.score_model import Denoiser
@@ -55,6 +56,8 @@ class GuidedPlanner(Planner):
     ) -> None:
         if not scale >= 0 or scale == float("inf"):
             raise ValueError(f"scale is {scale}, it must be finite and not negative")
+        if max_shift is not None and not 0 < max_shift < float("inf"):
+            raise ValueError(f"max_shift is {max_shift}, it must be None or a finite number above 0")
         _check_space(agent, reward)
         self.agent = agent
         self.reward = reward
@@ -121,11 +124,11 @@ class GuidedPlanner(Planner):
         with archive.rebuilding():
             config = archive.config
             tensors = {name.removeprefix("agent-"): group for name, group in archive.tensors.items()}
+            check_weights(lambda: DiffusionAgent._module_of(config["agent"], tensors), tensors["averaged"])
             agent = DiffusionAgent._from_config(config["agent"], tensors)
             agent._restore(config["agent"], tensors)
-            reward = RelativeReward.from_config(config["reward"], tensors)
-            reward.load_state_dict(archive.tensors["reward-weights"])
-            planner = cls(agent, reward.requires_grad_(False).eval(), config["scale"], max_shift=config["max_shift"])
+            reward = RelativeReward.from_archive(config["reward"], tensors, archive.tensors["reward-weights"])
+            planner = cls(agent, reward, config["scale"], max_shift=config["max_shift"])
             planner.planning = PlanningOptions(**config["planning"])
             planner._check_planning()
         return planner

@@ -82,6 +82,6 @@ class LearnedController:
         :return: actions ``(..., act_dim)`` in environment units, not clipped
         """
         units, columns = self.normalizer.observations, tuple(self.network.columns)
-        current = torch.as_tensor(units.normalize(np.asarray(observations)), dtype=torch.float32)
-        wanted = torch.as_tensor(units.select(columns).normalize(np.asarray(targets)), dtype=torch.float32)
+        current = torch.as_tensor(units.normalize_bounded(np.asarray(observations)), dtype=torch.float32)
+        wanted = torch.as_tensor(units.select(columns).normalize_bounded(np.asarray(targets)), dtype=torch.float32)
         return self.normalizer.actions.denormalize(self.network(current, wanted).numpy())

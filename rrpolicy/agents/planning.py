@@ -120,6 +120,9 @@ class Planner(ABC):
                     plans[group] = self._plan(observations[group], previous, deterministic).numpy()
             age[due] = 0
         actions = self._act(observations, plans, age)
+        if not np.isfinite(actions).all():
+            raise ValueError("the planned actions hold NaN or infinite numbers: the weights or the normaliser are "
+                             "beyond what can be computed with")  # fmt: skip
         actions = np.clip(actions, self.action_space.low, self.action_space.high).astype(self.action_space.dtype)
         return (actions if np.ndim(observation) == 2 else actions[0]), (plans, age + 1)
 
@@ -169,7 +172,7 @@ class Planner(ABC):
         :return: (n, H, D) normalised, zeros where nothing is pinned
         """
         windows = torch.zeros(len(observations), *self.layout.event_shape)
-        normalised = self.normalizer.observations.normalize(observations)[:, list(self.layout.columns)]
+        normalised = self.normalizer.observations.normalize_bounded(observations)[:, list(self.layout.columns)]
         windows[:, 0, self.layout.observation_slice] = torch.as_tensor(normalised, dtype=torch.float32)
         return windows
 
@@ -284,12 +287,17 @@ class Planner(ABC):
     def _check_state(self, state: State | None, n_envs: int) -> tuple[Array, Array]:
         if state is None:
             return np.zeros((n_envs, *self.layout.event_shape), np.float32), np.full(n_envs, -1)
+        if not isinstance(state, tuple | list) or len(state) != 2 or not all(isinstance(a, np.ndarray) for a in state):
+            raise ValueError(f"state is a {type(state).__name__}, wanted the two arrays that predict returned, or None")
         plans, age = state
         if plans.shape != (n_envs, *self.layout.event_shape) or age.shape != (n_envs,):
             raise ValueError(
                 f"state holds plans of shape {plans.shape} and ages of shape {age.shape}, wanted "
                 f"{(n_envs, *self.layout.event_shape)} and {(n_envs,)} for {n_envs} environments"
             )
+        if plans.dtype.kind != "f" or age.dtype.kind != "i" or not np.isfinite(plans).all() or (age < -1).any():
+            raise ValueError(f"state holds plans ({plans.dtype}) and ages ({age.dtype}) that predict never returns, "
+                             "wanted finite plans and whole ages")  # fmt: skip
         return plans, age
 
     def _check_planning(self) -> None:
@@ -298,6 +306,8 @@ class Planner(ABC):
         longest = rows * self.layout.stride
         if not 1 <= self.planning.n_action_steps <= longest:
             raise ValueError(f"n_action_steps is {self.planning.n_action_steps}, it must lie in 1..{longest}")
+        if self.planning.clip is not None and not 0 < self.planning.clip < np.inf:
+            raise ValueError(f"clip is {self.planning.clip}, it must be None or a finite number above 0")
         if not self.layout.plan_actions and not 0 < self.planning.lookahead <= self.layout.horizon - 1:
             raise ValueError(
                 f"lookahead is {self.planning.lookahead}, it must lie above 0 and up to {self.layout.horizon - 1}"

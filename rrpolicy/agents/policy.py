@@ -52,7 +52,7 @@ class DiffusionPolicy(nn.Module):
             raise ValueError(f"policy is {policy!r}, it must be one of {sorted(POLICIES)}")
         self.layout = layout
         self.process = process
-        self.register_buffer("pinned", torch.tensor(layout.pinned), persistent=False)
+        self.register_buffer("pinned", torch.tensor(layout.pinned, device="cpu"), persistent=False)
         weight = (~self.pinned).float()
         if layout.plan_actions:
             weight[0, layout.action_slice] *= first_action_weight

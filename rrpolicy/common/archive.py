@@ -1,40 +1,49 @@
 """One file format for agents, rewards and checkpoints: a zip of JSON and safetensors, written atomically.
-Reading trusts nothing: names, sizes, checksums, schema and finiteness are checked before a weight is used, nothing
-in the file can run code, and every fault becomes a ``ValueError`` that names the file and what is wrong with it."""
+Reading trusts nothing: sizes, names, checksums, the fields of configuration and card, and finiteness are checked before
+a weight is used, nothing in the file can run code, and every fault becomes a ``ValueError`` that names the file."""
 
 import hashlib
 import io
 import json
 import os
 import re
+import stat
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import safetensors
 import safetensors.torch
 import torch
 
+from rrpolicy.common.fields import CardFields, check_config
 from rrpolicy.common.files import appearing
+from rrpolicy.common.messages import at, printable
+from rrpolicy.common.schema import checked, from_json, plain
 from rrpolicy.common.version import __version__
 
 SCHEMA_VERSION = 1
 MAX_TOTAL_BYTES = 2**32
-MAX_JSON_BYTES = 2**24
+MAX_JSON_BYTES = 2**22
 MAX_MEMBERS = 64
+MAX_TENSORS = 4096  # of a member
+MAX_DIRECTORY_BYTES = 2**15
 
 _GROUP = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _MEMBER = re.compile(r"(config|card)\.json|[A-Za-z][A-Za-z0-9_-]{0,63}\.safetensors")
 _FOREIGN = re.compile(r"(^|.*/)(data|_stable_baselines3_version|.*\.(pkl|pickle|pth|pt|ckpt|joblib))", re.IGNORECASE)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold: equal content then gives equal bytes
-# all that the standard library raises on damaged zip structures; only parsing in memory happens inside that ``try``
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
+_END = struct.Struct("<4s4H2LH")  # the record that ends a zip file: counts, size and place of the directory, comment
+# all that the standard library raises on damaged zip structures of stored members
+_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError, OSError, OverflowError, RuntimeError,
+               ValueError)  # fmt: skip
 _HALF = frozenset({torch.float16, torch.bfloat16})
+_DTYPES = _HALF | {torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
+                   torch.bool}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,11 @@ class Archive:
         """
         try:
             yield
-        except (AttributeError, KeyError, TypeError, RuntimeError, IndexError) as error:
-            fault = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(f"{self.path} is not a valid {self.kind} archive: {fault}") from error
+        except (AttributeError, ArithmeticError, KeyError, TypeError, RuntimeError, IndexError, MemoryError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(at(self.path, f"is not a valid {self.kind} archive: {lines[-1].strip()}")) from error
         except ValueError as error:
-            raise ValueError(f"{self.path}: {error}") from error
+            raise ValueError(at(self.path, error)) from error
 
 
 def write_archive(
@@ -81,14 +90,20 @@ def write_archive(
 
     :param path: target; ``.zip`` is appended when the name does not end with it, parent folders are created
     :param kind: what the file describes, checked again by :func:`read_archive`
-    :param config: JSON-serialisable mapping (finite numbers only)
+    :param config: JSON-serialisable mapping (finite numbers only) with the fields that `fields.KINDS` has for it
     :param tensors: group name -> tensor name -> finite tensor; one safetensors member per group
     :param card: JSON-serialisable mapping for people, stored as ``card.json``
     :return: the path written
     :raises ValueError: for a name, a value or a tensor that an archive cannot hold
     """
     target = _with_suffix(path)
-    members = {"card.json": _to_json(target, "card", dict(card or {}))}
+    card, config = _plain(target, "card", card or {}), _plain(target, "config", config)
+    try:
+        checked(CardFields, card, "card")
+        check_config(kind, config, "config")
+    except ValueError as error:
+        raise ValueError(at(target, error)) from None
+    members = {"card.json": _to_json(card)}
     for group, named in tensors.items():
         if not _GROUP.fullmatch(group):
             raise ValueError(f"tensors: group name {group!r} must match {_GROUP.pattern}")
@@ -103,10 +118,10 @@ def write_archive(
         "kind": kind,
         "version": __version__,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
-        "config": dict(config),
+        "config": config,
     }
     with appearing(target) as unfinished:
-        unfinished.write_bytes(_to_zip({"config.json": _to_json(target, "config", header), **members}))
+        unfinished.write_bytes(_to_zip({"config.json": _to_json(header), **members}))
     return target
 
 
@@ -124,12 +139,18 @@ def read_archive(path: str | os.PathLike[str], kind: str | tuple[str, ...] | Non
     header = _header(source, members, kind)
     _check_members(source, members, header["sha256"])
     card = _from_json(source, "card.json", members.pop("card.json"))
-    tensors = {name.removesuffix(".safetensors"): _tensors(source, name, data) for name, data in members.items()}
+    try:
+        checked(CardFields, card, "card.json")
+        check_config(header["kind"], header["config"])
+    except ValueError as error:
+        kind = printable(header["kind"], 40)
+        raise ValueError(at(source, f"is not a valid {kind} archive: {error}")) from None
+    tensors = {name.removesuffix(".safetensors"): _tensors(source, name, members.pop(name)) for name in list(members)}
     return Archive(header["kind"], header["config"], tensors, card, source)
 
 
 def _fault(path: Path, fault: str) -> NoReturn:
-    raise ValueError(f"{path}: {fault}")
+    raise ValueError(at(path, fault))
 
 
 def _with_suffix(path: str | os.PathLike[str]) -> Path:
@@ -143,25 +164,28 @@ def _find(path: str | os.PathLike[str]) -> Path:
         if candidate.is_file():
             return candidate
     if plain.exists():
-        _fault(plain, "is a folder, wanted an archive file (.zip)")
+        kind = "a folder" if stat.S_ISDIR(plain.stat().st_mode) else "a device or pipe"
+        _fault(plain, f"is {kind}, wanted an archive file (.zip)")
     raise FileNotFoundError(f"{plain}: no such archive (looked for {plain} and {_with_suffix(plain)})")
 
 
-def _to_json(path: Path, what: str, value: Mapping[str, Any]) -> bytes:
+def _plain(path: Path, what: str, value: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {what} cannot be written as JSON: {error}") from error
+        values: dict[str, Any] = plain(dict(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(at(path, f"{what} cannot be written as JSON: {error}")) from error
+    return values
+
+
+def _to_json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode()
 
 
 def _from_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
     try:
-        value = json.loads(data.decode(), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {name} is not valid JSON: {error}") from error
+        value = from_json(data)
+    except ValueError as error:
+        raise ValueError(at(path, f"{name} is not valid JSON: {error}")) from error
     if not isinstance(value, dict):
         _fault(path, f"{name} holds a JSON {type(value).__name__}, wanted an object")
     return value
@@ -179,33 +203,51 @@ def _to_zip(members: Mapping[str, bytes]) -> bytes:
 
 
 def _read_members(path: Path) -> dict[str, bytes]:
-    size = path.stat().st_size
-    if size > MAX_TOTAL_BYTES:
-        _fault(path, f"has {size} bytes, too large: at most {MAX_TOTAL_BYTES} are read")
-    content = path.read_bytes()
-    damaged = "is a truncated or damaged zip file" if content.startswith(b"PK") else "is not a zip file"
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            infos = archive.infolist()
-            fault = _name_fault(infos) or _size_fault(infos, size)
-            members = {} if fault else {info.filename: archive.read(info) for info in infos}
-    except _ZIP_ERRORS as error:
-        raise ValueError(f"{path}: {damaged} ({error})") from error
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_TOTAL_BYTES:
+            _fault(path, f"has {size} bytes, too large: at most {MAX_TOTAL_BYTES} are read")
+        if fault := _directory_fault(file, size):
+            _fault(path, fault)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                infos = archive.infolist()
+                fault = _name_fault(infos) or _size_fault(infos, size)
+                members = {} if fault else {info.filename: archive.read(info) for info in infos}
+        except _ZIP_ERRORS as error:
+            raise ValueError(at(path, f"is a truncated or damaged zip file ({error})")) from error
     if fault:
         _fault(path, fault)
     return members
+
+
+def _directory_fault(file: BinaryIO, size: int) -> str | None:
+    """What is wrong with the end of a zip file; read first, since it says how much the directory holds."""
+    if file.read(2) != b"PK":
+        return "is not a zip file"
+    file.seek(max(size - _END.size, 0))
+    tail = file.read()
+    if len(tail) < _END.size or not tail.startswith(b"PK\x05\x06"):
+        return "is a truncated or damaged zip file (its last record is not the end of a directory)"
+    _, _, _, _, count, directory_bytes, _, _ = _END.unpack(tail)
+    if count > MAX_MEMBERS:
+        return f"has {count} members, at most {MAX_MEMBERS} are read"
+    if directory_bytes > MAX_DIRECTORY_BYTES:
+        return f"has a directory of {directory_bytes} bytes, at most {MAX_DIRECTORY_BYTES} are read"
+    file.seek(0)
+    return None
 
 
 def _name_fault(infos: list[zipfile.ZipInfo]) -> str | None:
     names = [info.orig_filename for info in infos]
     for name in names:
         if _FOREIGN.fullmatch(name):
-            return f"member {name!r} may hold a pickle, as in a Stable-Baselines3 or torch file: not opened"
+            return f"member {printable(name)!r} may hold a pickle, as in a Stable-Baselines3 or torch file: not opened"
     for name in names:
         if name.startswith(("/", "\\")) or ".." in name or re.match(r"[A-Za-z]:", name):
-            return f"unsafe member name {name!r} points outside the archive"
+            return f"unsafe member name {printable(name)!r} points outside the archive"
         if not _MEMBER.fullmatch(name):
-            return f"unexpected member {name!r}, wanted config.json, card.json and *.safetensors"
+            return f"unexpected member {printable(name)!r}, wanted config.json, card.json and *.safetensors"
     if len(set(names)) < len(names):
         return f"duplicate members in {sorted(names)}"
     return None if len(names) <= MAX_MEMBERS else f"has {len(names)} members, at most {MAX_MEMBERS} are read"
@@ -216,6 +258,8 @@ def _size_fault(infos: list[zipfile.ZipInfo], size: int) -> str | None:
     declared = sum(info.file_size for info in infos)
     if declared > size:
         return f"declares {declared} uncompressed bytes in a file of {size}, too large: a compressed zip bomb?"
+    if packed := [info.filename for info in infos if info.compress_type != zipfile.ZIP_STORED]:
+        return f"member {packed[0]} is compressed, wanted stored members only"
     for info in infos:
         if info.filename.endswith(".json") and info.file_size > MAX_JSON_BYTES:
             return f"{info.filename} has {info.file_size} bytes, too large: at most {MAX_JSON_BYTES} are read"
@@ -229,20 +273,21 @@ def _header(path: Path, members: dict[str, bytes], kind: str | tuple[str, ...] |
     schema = header.get("schema")
     if schema != SCHEMA_VERSION or isinstance(schema, bool):
         written = header.get("version", "an unknown version")
-        _fault(path, f"schema {schema!r} (written by rrpolicy {written}), wanted {SCHEMA_VERSION}")
+        _fault(path, f"schema {printable(repr(schema), 40)} (written by rrpolicy {printable(written, 40)}), "
+                     f"wanted {SCHEMA_VERSION}")  # fmt: skip
     for key, wanted in (("kind", str), ("sha256", dict), ("config", dict)):
         if not isinstance(header.get(key), wanted):
-            _fault(path, f"config.json: {key!r} is {header.get(key)!r:.60}, wanted a {wanted.__name__}")
+            _fault(path, f"config.json: {key!r} is {printable(header.get(key), 60)}, wanted a {wanted.__name__}")
     kinds = (kind,) if isinstance(kind, str) else kind
     if kinds is not None and header["kind"] not in kinds:
-        _fault(path, f"holds a {header['kind']!r}, wanted {' or '.join(map(repr, kinds))}")
+        _fault(path, f"holds a {printable(header['kind'], 40)!r}, wanted {' or '.join(map(repr, kinds))}")
     return header
 
 
 def _check_members(path: Path, members: dict[str, bytes], checksums: dict[str, Any]) -> None:
     missing = sorted((set(checksums) | {"card.json"}) - set(members))
     if missing:
-        _fault(path, f"member {missing[0]} is missing")
+        _fault(path, f"member {printable(missing[0])} is missing")
     extra = sorted(set(members) - set(checksums))
     if extra:
         _fault(path, f"unexpected member {extra[0]!r} has no checksum in config.json")
@@ -254,14 +299,18 @@ def _check_members(path: Path, members: dict[str, bytes], checksums: dict[str, A
 def _tensors(path: Path, name: str, data: bytes) -> dict[str, torch.Tensor]:
     try:
         tensors = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: {name} is not a safetensors file: {error}") from error
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(at(path, f"{name} is not a safetensors file: {error}")) from error
+    if len(tensors) > MAX_TENSORS:
+        _fault(path, f"{name} holds {len(tensors)} tensors, at most {MAX_TENSORS} are read")
     group = name.removesuffix(".safetensors")
     for key, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            _fault(path, f"tensor {group}/{printable(key)} is of type {tensor.dtype}, which no archive holds")
         _check_finite(path, f"{group}/{key}", tensor)
     return {key: tensor.float() if tensor.dtype in _HALF else tensor for key, tensor in sorted(tensors.items())}
 
 
 def _check_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
     if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
-        _fault(path, f"tensor {name} holds NaN or infinite values, wanted finite ones")
+        _fault(path, f"tensor {printable(name)} holds NaN or infinite values, wanted finite ones")

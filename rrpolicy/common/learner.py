@@ -12,6 +12,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -23,7 +24,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.fields import check_config
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
+from rrpolicy.common.schema import plain
+from rrpolicy.common.weights import check_weights, moments, set_generator_state, set_moments
 
 MaybeCallback = BaseCallback | Callable[..., bool] | list[BaseCallback] | None
 LearningRate = float | Callable[[float], float]
@@ -105,6 +109,12 @@ class Learner(ABC, Generic[Module]):
     @abstractmethod
     def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
         """An untrained learner with the architecture of ``config``."""
+
+    @classmethod
+    def _module_of(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
+    ) -> nn.Module | None:
+        """The network of ``config``, built without memory by :meth:`load` to be compared; None is not compared."""
 
     def _training_config(self) -> dict[str, Any]:
         """The constructor's arguments that every learner has; a schedule is not kept."""
@@ -205,6 +215,8 @@ class Learner(ABC, Generic[Module]):
             self._total_timesteps = total_timesteps
         else:
             self._total_timesteps = max(self._total_timesteps, self.num_timesteps + total_timesteps)
+        if checkpoint_path is not None:  # what no archive can hold is said before anything is learned
+            check_config(self.kind, plain(self._archive_config()), "arguments")
         stop_at = self.num_timesteps + total_timesteps
         callbacks = self._init_callback(callback, total_timesteps if progress_bar else 0)
         callbacks.on_training_start(locals(), globals())
@@ -305,8 +317,7 @@ class Learner(ABC, Generic[Module]):
         tensors = {**self._extra_tensors(), "averaged": averaged}
         if resumable:
             tensors["weights"] = self.module.state_dict()
-            tensors["optimizer"] = {f"{i}.{name}": value for i, state in self.optimizer.state_dict()["state"].items()
-                                    for name, value in state.items()}
+            tensors["optimizer"] = moments(self.optimizer)
             tensors["random"] = {"generator": self.generator.get_state(), **self._random_state()}
         write_archive(path, self.kind, self._archive_config(), tensors, card)
 
@@ -324,6 +335,8 @@ class Learner(ABC, Generic[Module]):
         """
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
+            build = partial(cls._module_of, archive.config, archive.tensors, **kwargs)
+            check_weights(build, archive.tensors["averaged"])
             learner = cls._from_config(archive.config, archive.tensors, **kwargs)
             learner._restore(archive.config, archive.tensors)
         learner.device = _cpu(device)
@@ -337,13 +350,9 @@ class Learner(ABC, Generic[Module]):
         self.averaged.load_state_dict(tensors["averaged"])
         self.module.load_state_dict(tensors.get("weights", tensors["averaged"]))
         if "optimizer" in tensors:
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors["optimizer"].items():
-                index, name = key.split(".", 1)
-                state.setdefault(int(index), {})[name] = value
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+            set_moments(self.optimizer, tensors["optimizer"])
         if "random" in tensors:
-            self.generator.set_state(tensors["random"]["generator"])
+            set_generator_state(self.generator, tensors["random"]["generator"])
             self._set_random_state(tensors["random"])
 
     def _random_state(self) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 
 MODES = ("limits", "gaussian", "isotropic")
+FARTHEST = 100.0  # normalised units beyond which an observation says nothing more when it is acted upon
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,15 @@ class Affine:
         """
         self._check_width(x)
         return (x - _like(x, self.offset)) / _like(x, self._divisor) * _like(x, self._varies)
+
+    def normalize_bounded(self, x: np.ndarray) -> np.ndarray:
+        """As :meth:`normalize`, within ±:data:`FARTHEST`: no observation, however far off, gives infinite numbers.
+
+        :param x: ``(..., n)`` finite
+        :return: the same shape
+        """
+        with np.errstate(over="ignore"):
+            return np.clip(self.normalize(x), -FARTHEST, FARTHEST)
 
     def denormalize(self, x: AnyArray) -> AnyArray:
         """Normalised units to environment units; constant columns become their constant exactly.

@@ -45,7 +45,7 @@ class FourierFeatures(nn.Module):
 
     def damping(self, noise_std: Tensor) -> Tensor:
         """Noise standard deviations (B,) -> factors (B, n_features)."""
-        damping = torch.exp(-0.5 * (noise_std[:, None] * self.magnitudes) ** 2)
+        damping = torch.exp(-0.5 * (noise_std.to(self.magnitudes.device)[:, None] * self.magnitudes) ** 2)
         return torch.where(damping > 1e-6, damping, 0.0)  # denormal numbers make matrix products slow
 
 

@@ -56,7 +56,8 @@ class ResidualMLP(nn.Module):
         horizon, step_dim = event_shape if len(event_shape) == 2 else (1, math.prod(event_shape))
         self._step_shape = (horizon, step_dim)
         self.n_blocks = n_blocks
-        noise_std = torch.stack([process.sigma(t) / process.alpha(t) for t in range(process.n_diffusion_steps)])
+        levels = torch.arange(process.n_diffusion_steps, device="cpu")
+        noise_std = process.sigma(levels) / process.alpha(levels)
         noise_std[:n_clean_levels] = 0.0
         self.features = FourierFeatures(step_dim, n_fourier_features, bandwidth) if n_fourier_features else None
         n_step = step_dim

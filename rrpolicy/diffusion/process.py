@@ -21,7 +21,7 @@ MAX_BETA = 0.999
 
 
 def _double(values: Any) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float64)
+    return torch.as_tensor(values, dtype=torch.float64, device="cpu")
 
 
 def _checked_table(n_diffusion_steps: int, schedule: str, alphas_cumprod: Sequence[float]) -> str:
@@ -50,9 +50,11 @@ def _alphas_cumprod(n_diffusion_steps: int, schedule: str) -> Tensor:
         betas = torch.tensor(
             [1 - alpha_bar((i + 1) / n_diffusion_steps) / alpha_bar(i / n_diffusion_steps) for i in steps],
             dtype=torch.float64,
+            device="cpu",
         )
     else:  # DDPM's line, stretched so that any number of steps ends at the same noise level
-        betas = torch.linspace(1e-4, 0.02, n_diffusion_steps, dtype=torch.float64) * (1000 / n_diffusion_steps)
+        betas = torch.linspace(1e-4, 0.02, n_diffusion_steps, dtype=torch.float64, device="cpu")
+        betas = betas * (1000 / n_diffusion_steps)
     return torch.cumprod(1 - betas.clamp(max=MAX_BETA), dim=0)
 
 
@@ -92,7 +94,7 @@ class DiffusionProcess:
         self._alpha = table.sqrt().float()
         self._sigma = (1 - table).sqrt().float()
         # g²_t = ln(ᾱ_{t-1} / ᾱ_t): the squared diffusion coefficient integrated over one step (METHOD: value matching)
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), table[:-1]])
+        previous = torch.cat([_double([1.0]), table[:-1]])
         self._g_squared = torch.log(previous / table).float()
 
     @classmethod

@@ -49,8 +49,8 @@ class ScoreModel(Protocol):
 
 def pinned_mask(model: ScoreModel) -> Tensor:
     """The model's pinned entries, bool ``event_shape``; all False for a model without conditioning."""
-    pinned = getattr(model, "pinned", None)
-    return torch.zeros(tuple(model.event_shape), dtype=torch.bool) if pinned is None else torch.as_tensor(pinned)
+    pinned: Tensor | None = getattr(model, "pinned", None)
+    return torch.zeros(tuple(model.event_shape), dtype=torch.bool, device="cpu") if pinned is None else pinned
 
 
 def check_compatible(base: ScoreModel, expert: ScoreModel) -> None:

@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from rrpolicy.common.messages import at, printable
+from rrpolicy.common.schema import read_small
+
 WALL = "#"
 FREE = "."
 MARKS = "rgc"  # gymnasium-robotics' start, goal and combined cells: free cells with a wish attached
+MAX_BYTES = 2**16  # of a text file
 CELL_SIZE = 1.0  # PointMaze's maze_size_scaling
 _WALL_SYMBOLS = frozenset("#1")
 _FREE_SYMBOLS = frozenset(".0 ")
@@ -52,7 +56,7 @@ class MazeGeometry:
         if isinstance(maze, MazeGeometry):
             return maze
         if isinstance(maze, Path) or (isinstance(maze, str) and "\n" not in maze):
-            maze = _read_text(Path(maze))
+            return cls._of_file(Path(maze))
         if isinstance(maze, str):
             lines = maze.splitlines()
             while lines and not lines[0].strip():
@@ -61,6 +65,14 @@ class MazeGeometry:
                 lines.pop()
             return cls(tuple(line.rstrip("\r") for line in lines))
         return cls(tuple(row if isinstance(row, str) else "".join(str(cell) for cell in row) for row in maze))
+
+    @classmethod
+    def _of_file(cls, path: Path) -> MazeGeometry:
+        text = _read_text(path)
+        try:
+            return cls.parse(text)
+        except ValueError as error:
+            raise ValueError(at(path, error)) from None
 
     @classmethod
     def from_env(cls, env: Any) -> MazeGeometry:
@@ -232,15 +244,17 @@ class MazeGeometry:
 def _read_text(path: Path) -> str:
     """Text of a maze file, whose trouble is a ValueError naming the path."""
     try:
-        return path.read_text(encoding="utf-8") + "\n"
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"maze must be rows, text or a text file, could not read {str(path)!r}: {error}") from None
+        return read_small(path, MAX_BYTES).decode() + "\n"
+    except (OSError, ValueError) as error:
+        shown = printable(str(path), 200)
+        fault = f"maze must be rows, text or a text file, could not read {shown!r}: {printable(error)}"
+        raise ValueError(fault) from None
 
 
 def _checked_rows(rows: Sequence[str]) -> tuple[str, ...]:
     """Rows in the canonical alphabet; raises ValueError naming row and column."""
     if isinstance(rows, str) or not rows or any(not isinstance(row, str) for row in rows):
-        raise ValueError(f"maze must have at least one row, each a string, got {rows!r}")
+        raise ValueError(f"maze must have at least one row, each a string, got {printable(rows)}")
     width = len(rows[0])
     canonical = []
     for r, row in enumerate(rows):

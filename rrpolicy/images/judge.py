@@ -70,19 +70,9 @@ class ImageJudge(Learner[nn.Module]):
         self._setup_model()
 
     def _setup_model(self) -> None:
-        width = self.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0 if self.seed is None else self.seed)
-            network = nn.Sequential(
-                *_convolution(self.codec.image_shape[0], width),
-                *_convolution(width, 2 * width, stride=2),
-                *_convolution(2 * width, 2 * width),
-                *_convolution(2 * width, 4 * width, stride=2),
-                *_convolution(4 * width, 4 * width),
-                nn.AdaptiveAvgPool2d(2),  # a 2 × 2 summary still tells top from bottom
-                nn.Flatten(),
-                nn.Linear(16 * width, len(self.class_names)),
-            )
+            network = _network(self.codec.image_shape[0], self.width, len(self.class_names))
         self._start_from(network)
 
     # ------------------------------------------------------------------ learning
@@ -174,9 +164,28 @@ class ImageJudge(Learner[nn.Module]):
         }
 
     @classmethod
+    def _module_of(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
+    ) -> nn.Module:
+        return _network(config["shape"][0], config["width"], len(config["class_names"]))
+
+    @classmethod
     def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
         training = {name: value for name, value in config["training"].items() if value is not None}
         return cls(config["shape"], config["class_names"], config["width"], **training)
+
+
+def _network(n_channels: int, width: int, n_classes: int) -> nn.Module:
+    return nn.Sequential(
+        *_convolution(n_channels, width),
+        *_convolution(width, 2 * width, stride=2),
+        *_convolution(2 * width, 2 * width),
+        *_convolution(2 * width, 4 * width, stride=2),
+        *_convolution(4 * width, 4 * width),
+        nn.AdaptiveAvgPool2d(2),  # a 2 × 2 summary still tells top from bottom
+        nn.Flatten(),
+        nn.Linear(16 * width, n_classes),
+    )
 
 
 def _convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:

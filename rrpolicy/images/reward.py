@@ -129,6 +129,5 @@ class ImageReward:
             kept = codec_from_dict(archive.config["codec"])
             if codec is not None and codec.to_dict() != kept.to_dict():
                 raise ValueError(f"it was made for {kept.to_dict()}, the codec given is {codec.to_dict()}")
-            reward = RelativeReward.from_config(archive.config["reward"], archive.tensors)
-            reward.load_state_dict(archive.tensors["weights"])
-            return cls(reward.requires_grad_(False).eval(), codec or kept, archive.config.get("zero", 0.0))
+            reward = RelativeReward.from_archive(archive.config["reward"], archive.tensors, archive.tensors["weights"])
+            return cls(reward, codec or kept, archive.config.get("zero", 0.0))

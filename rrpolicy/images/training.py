@@ -17,7 +17,7 @@ from rrpolicy.common.files import write_json
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
-from rrpolicy.images.codec import PixelCodec, codec_from_dict
+from rrpolicy.images.codec import Codec, PixelCodec, codec_from_dict
 from rrpolicy.images.unet import CODEC_FILE, UNetScoreModel
 
 UNET = {
@@ -76,13 +76,9 @@ class ImageDiffusion(Learner[nn.Module]):
         self._setup_model()
 
     def _setup_model(self) -> None:
-        unet = import_diffusers().UNet2DModel
-        channels, height, width = self.codec.event_shape
-        size = height if height == width else (height, width)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0 if self.seed is None else self.seed)
-            network = unet(sample_size=size, in_channels=channels, out_channels=channels,
-                           **{**UNET, **self.unet_kwargs})  # fmt: skip
+            network = _unet(self.codec, self.unet_kwargs)
         self._start_from(network.to(memory_format=torch.channels_last))
 
     # ------------------------------------------------------------------ learning
@@ -203,9 +199,23 @@ class ImageDiffusion(Learner[nn.Module]):
         }
 
     @classmethod
+    def _module_of(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
+    ) -> nn.Module:
+        return _unet(codec_from_dict(config["codec"]), config["unet_kwargs"])
+
+    @classmethod
     def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
         codec = codec_from_dict(config["codec"])
         if not isinstance(codec, PixelCodec):
             raise ValueError(f"codec is {config['codec']}, wanted one of pixels")
         training = {name: value for name, value in config["training"].items() if value is not None}
         return cls(codec, config["n_diffusion_steps"], unet_kwargs=config["unet_kwargs"], **training)
+
+
+def _unet(codec: Codec, unet_kwargs: Mapping[str, Any]) -> Any:
+    """:raises ValueError: without the extra ``images``"""
+    channels, height, width = codec.event_shape
+    size = height if height == width else (height, width)
+    arguments = {**UNET, **unet_kwargs}
+    return import_diffusers().UNet2DModel(sample_size=size, in_channels=channels, out_channels=channels, **arguments)

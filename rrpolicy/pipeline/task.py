@@ -10,6 +10,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rrpolicy.common.fields import PlaceFields
+from rrpolicy.common.messages import printable
+from rrpolicy.common.schema import checked
 from rrpolicy.common.typing import Array
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.point_maze import DEFAULT_ENV_ID, make_point_maze
@@ -45,10 +48,21 @@ class Task:
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> Task | None:
-        """The task noted in the card of an archive, None when none is."""
-        if not isinstance(card.get("environment"), str):
+        """
+        The task noted in the card of an archive, None when none is.
+
+        A card is data: an environment that is not registered already is never looked for, since that could import a
+        module of the card's choice, and a maze is its rows, never the path of a file.
+
+        :raises ValueError: for another environment, maze or goal
+        """
+        place = checked(PlaceFields, {name: card.get(name) for name in ("environment", "maze", "goal")}, "card")
+        if place.environment is None:
             return None
-        return cls.create(card["environment"], card.get("maze"), card.get("goal"))
+        if place.environment not in gym.registry:
+            raise ValueError(f"the card's environment {place.environment} is not registered here: import the package "
+                             f"that registers it, or name one with --env")  # fmt: skip
+        return cls.create(place.environment, place.maze, place.goal)
 
     def to_card(self) -> dict[str, Any]:
         """What :meth:`from_card` reads."""
@@ -91,8 +105,8 @@ class Task:
                 raise ValueError(f"{name} is for PointMaze environments, env is {self.env_id!r}")
         try:
             return gym.make(self.env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
-        except (gym.error.Error, ImportError) as error:
-            raise ValueError(f"env {self.env_id!r} cannot be made: {error}") from error
+        except Exception as error:  # an environment is code of others, which raises what it likes
+            raise ValueError(f"env {printable(self.env_id)!r} cannot be made: {printable(error)}") from error
 
 
 def observations_for_plans(maze: MazeGeometry, n: int, seed: int = 0) -> Array:

@@ -140,6 +140,15 @@ class DiscriminatorReward(Learner[RelativeReward]):
         }
 
     @classmethod
+    def _module_of(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
+    ) -> RelativeReward | None:
+        base, window_kwargs = kwargs.get("base"), config["window_kwargs"]
+        if base is None:
+            return None
+        return RelativeReward.for_model(base, heads=("window",), window_kwargs=window_kwargs, source=cls.kind)
+
+    @classmethod
     def _from_config(
         cls,
         config: Mapping[str, Any],

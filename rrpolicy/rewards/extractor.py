@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.weights import set_generator_state
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.recorded import RecordedPairs
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
-from rrpolicy.rewards.targets import Targets, make_targets
+from rrpolicy.rewards.targets import Targets, level_means, make_targets
 
 ROW_FLOOR = 0.02  # rows whose mean square is a smaller part of the average are not weighted any more for it
 VALUE_CLIP = 10.0  # spreads; beyond it value errors count linearly, since targets are heavy-tailed off the support
@@ -313,13 +314,13 @@ class RewardExtractor(Learner[RelativeReward]):
         # Δx̂0 = σ/α Δε varies slowly with t, so that is what neighbouring levels may share
         x0_per_eps = process.sigma(levels) / process.alpha(levels)
         squares = (targets.eps_difference**2).flatten(1).sum(dim=1) / self._n_free * x0_per_eps[targets.t] ** 2
-        rms = _level_means(squares, targets.t, len(levels)).sqrt() / x0_per_eps
+        rms = level_means(squares, targets.t, len(levels)).sqrt() / x0_per_eps
         if self.value_units and targets.value is None:
             raise ValueError("data was recorded without values, which value_units=True needs")
         spread = torch.ones_like(rms)
         if targets.value is not None:
             deviation = (targets.value - targets.value.median()).abs()
-            spread = _level_means(deviation, targets.t, len(rms))
+            spread = level_means(deviation, targets.t, len(rms))
         self._units = {"value_spread": spread.clamp(min=1e-3)}
         for reward in (self.module, self.averaged):
             reward.gradient_scale.copy_(rms / process.sigma(levels))
@@ -360,7 +361,19 @@ class RewardExtractor(Learner[RelativeReward]):
 
     def _set_random_state(self, state: Mapping[str, Tensor]) -> None:
         self._buffer_state = state.get("buffer")
+        if self._buffer_state is not None:
+            set_generator_state(torch.Generator(), self._buffer_state)
         self._units = {name: state[name] for name in UNITS if name in state}
+        sizes = {"value_spread": len(self.module.gradient_scale), "row_weight": self.module.event_shape[0]}
+        for name, value in self._units.items():
+            if value.shape != (sizes[name],) or not bool((value > 0).all()):
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, wanted {sizes[name]} numbers above 0")
+
+    @classmethod
+    def _module_of(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
+    ) -> RelativeReward:
+        return RelativeReward.from_config(config["reward"], tensors)
 
     @classmethod
     def _from_config(
@@ -380,15 +393,3 @@ class RewardExtractor(Learner[RelativeReward]):
                         step_kwargs=reward["step_kwargs"], **training)
         extractor._steps_in_buffer = int(config["steps_in_buffer"])
         return extractor
-
-
-def _level_means(values: Tensor, t: Tensor, n_levels: int) -> Tensor:
-    """Mean of ``values`` (N,) at each level (n_levels,), averaged over neighbouring levels."""
-    reach = max(n_levels // 25, 1)
-    near = (torch.arange(n_levels)[:, None] - torch.arange(n_levels)).abs() <= reach
-    sums = torch.zeros(n_levels).index_add_(0, t, values)
-    counts = torch.zeros(n_levels).index_add_(0, t, torch.ones_like(values))
-    means, seen = (near.float() @ sums) / (near.float() @ counts).clamp(min=1), (near.float() @ counts) > 0
-    known = seen.nonzero().flatten()  # a recording may leave gaps, which take after the nearest level
-    nearest = (torch.arange(n_levels)[:, None] - known).abs().argmin(dim=1)
-    return torch.where(seen, means, means[known[nearest]])

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.messages import printable
 from rrpolicy.common.typing import Array
+from rrpolicy.common.weights import check_weights
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.networks import REWARD_NETWORKS, ResidualMLP
@@ -75,6 +77,10 @@ class RelativeReward(nn.Module):
         self.event_shape = tuple(event_shape)
         self.layout = layout
         self.normalizer = normalizer
+        if layout is not None and normalizer is not None:
+            normalizer.packed(layout)  # of the same widths
+        if layout is not None and tuple(event_shape) != layout.event_shape:
+            raise ValueError(f"event_shape is {tuple(event_shape)}, the layout's windows have {layout.event_shape}")
         self.heads = tuple(heads)
         self.source = source
         self.window_kwargs = {**(window_kwargs or {})}
@@ -83,7 +89,8 @@ class RelativeReward(nn.Module):
             self.window_kwargs = {"n_fourier_features": 0, **self.window_kwargs}
         n_clean_levels = 1 + round(CLEAN_FRACTION * process.n_diffusion_steps)
         self.step_kwargs = {"width": 64, "n_blocks": 3, "n_clean_levels": n_clean_levels, **(step_kwargs or {})}
-        mask = torch.zeros(self.event_shape, dtype=torch.bool) if pinned is None else torch.as_tensor(pinned).clone()
+        blank = torch.zeros(self.event_shape, dtype=torch.bool, device="cpu")
+        mask = blank if pinned is None else pinned.clone()
         self.register_buffer("pinned", mask, persistent=False)
         # RMS of the score difference per level: heads predict in units of it, so that every level is equally hard
         self.register_buffer("gradient_scale", torch.ones(process.n_diffusion_steps))
@@ -93,7 +100,7 @@ class RelativeReward(nn.Module):
         if "window" in heads:
             self.window = _network(process, self.event_shape, mask, **self.window_kwargs)
         if "step" in heads:
-            nothing = torch.zeros(self.event_shape[1:], dtype=torch.bool)
+            nothing = torch.zeros(self.event_shape[1:], dtype=torch.bool, device="cpu")
             self.step = ResidualMLP(process, self.event_shape[1:], nothing, n_outputs=1, **self.step_kwargs)
 
     @classmethod
@@ -191,6 +198,10 @@ class RelativeReward(nn.Module):
         head: Head = "step" if x0.ndim == 2 else "window" if "window" in self.heads else "step"
         if levels is None:
             levels = [self.map_level if head == "step" else 0]
+        n_levels = self.process.n_diffusion_steps
+        whole = all(isinstance(level, int | np.integer) and not isinstance(level, bool) for level in levels)
+        if not len(levels) or not whole or not all(0 <= level < n_levels for level in levels):
+            raise ValueError(f"levels is {printable(levels)}, wanted some of 0..{n_levels - 1}")
         rewards = torch.zeros(len(x0))
         for level in levels:
             t = torch.full((len(x0),), level, dtype=torch.int64)
@@ -261,7 +272,7 @@ class RelativeReward(nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
         """An untrained reward with the architecture of ``config`` and the normaliser in ``tensors``."""
-        pinned = torch.zeros(tuple(config["event_shape"]), dtype=torch.bool)
+        pinned = torch.zeros(tuple(config["event_shape"]), dtype=torch.bool, device="cpu")
         pinned.view(-1)[config["pinned"]] = True
         return cls(
             DiffusionProcess(**config["process"]),
@@ -298,8 +309,23 @@ class RelativeReward(nn.Module):
         """
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
-            reward = cls.from_config(archive.config, archive.tensors)
-            reward.load_state_dict(archive.tensors["weights"])
+            return cls.from_archive(archive.config, archive.tensors, archive.tensors["weights"])
+
+    @classmethod
+    def from_archive(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, Tensor]
+    ) -> Self:
+        """
+        A reward as it stands in an archive, ready to score.
+
+        :param config: what :meth:`to_config` returned
+        :param tensors: the archive's, with the group ``"normalizer"`` where there is one
+        :param weights: the state dictionary
+        :raises ValueError: for weights that are not those of the configuration
+        """
+        check_weights(lambda: cls.from_config(config, tensors), weights)
+        reward = cls.from_config(config, tensors)
+        reward.load_state_dict(dict(weights))
         return reward.requires_grad_(False).eval()
 
 

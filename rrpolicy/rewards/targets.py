@@ -158,3 +158,15 @@ def targets_on_the_way(
     """
     x_t, t = (torch.cat(tensors) for tensors in zip(*way, strict=True))
     return targets_at(base, expert, x0.repeat(len(way), *(1,) * (x0.ndim - 1)), x_t, t, generator, n_value_draws)
+
+
+def level_means(values: Tensor, t: Tensor, n_levels: int) -> Tensor:
+    """Mean of ``values`` (N,) at each level (n_levels,), averaged over neighbouring levels."""
+    reach = max(n_levels // 25, 1)
+    near = (torch.arange(n_levels)[:, None] - torch.arange(n_levels)).abs() <= reach
+    sums = torch.zeros(n_levels).index_add_(0, t, values)
+    counts = torch.zeros(n_levels).index_add_(0, t, torch.ones_like(values))
+    means, seen = (near.float() @ sums) / (near.float() @ counts).clamp(min=1), (near.float() @ counts) > 0
+    known = seen.nonzero().flatten()  # a recording may leave gaps, which take after the nearest level
+    nearest = (torch.arange(n_levels)[:, None] - known).abs().argmin(dim=1)
+    return torch.where(seen, means, means[known[nearest]])

@@ -1,0 +1,82 @@
+"""Stored weights and optimiser states, compared with the network that is to take them before that network is built.
+
+A configuration of a few bytes can ask for gigabytes. On torch's meta device a network costs no memory, so its shapes
+are known, and compared with those of the file, before anything is allocated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rrpolicy.common.messages import printable
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam and AdamW keep for each parameter
+
+
+def check_weights(build: Callable[[], nn.Module | None], stored: Mapping[str, Tensor]) -> None:
+    """
+    Refuse weights that are not those of a network.
+
+    :param build: makes the network, called with the meta device as torch's default; None is not compared
+    :param stored: names and tensors of a state dictionary
+    :raises RuntimeError: as ``load_state_dict``, naming a tensor that is missing, unknown, of another shape or type
+    """
+    with torch.device("meta"):
+        network = build()
+    if network is None:
+        return
+    wanted = network.state_dict()
+    for name in [*wanted, *(name for name in stored if name not in wanted)]:
+        mine, theirs = wanted.get(name), stored.get(name)
+        if mine is None or theirs is None:
+            what = "has no tensor" if theirs is None else "has the unknown tensor"
+            raise RuntimeError(f"the file {what} {printable(name)}")
+        if mine.shape != theirs.shape:
+            raise RuntimeError(f"tensor {name} has shape {tuple(theirs.shape)}, wanted {tuple(mine.shape)}")
+        if mine.is_floating_point() != theirs.is_floating_point():
+            raise RuntimeError(f"tensor {name} is of type {theirs.dtype}, wanted {mine.dtype}")
+
+
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an Adam optimiser has gathered, as tensors named ``index.moment``; empty before its first step."""
+    return {f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()}  # fmt: skip
+
+
+def set_moments(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
+    """
+    Give an optimiser what :func:`moments` returned of one over the same parameters.
+
+    :raises ValueError: for moments that are missing, unknown, of another shape, or that cannot be right
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in stored.items():
+        index, _, name = key.partition(".")
+        if not (index.isdecimal() and len(index) < 9 and int(index) < len(parameters)) or name not in _MOMENTS:
+            raise ValueError(f"the optimiser state has the unknown entry {printable(key)}")
+        shape = torch.Size() if name == "step" else parameters[int(index)].shape
+        if value.shape != shape or not value.is_floating_point():
+            raise ValueError(f"the optimiser state {key} is {value.dtype} {tuple(value.shape)}, wanted {tuple(shape)}")
+        if name != "exp_avg" and bool((value < 0).any()):
+            raise ValueError(f"the optimiser state {key} is negative, wanted values of at least 0")
+        state.setdefault(int(index), {})[name] = value
+    for place, entries in state.items():
+        if missing := set(_MOMENTS) - set(entries):
+            raise ValueError(f"the optimiser state of parameter {place} lacks {', '.join(sorted(missing))}")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def set_generator_state(generator: torch.Generator, state: Any) -> None:
+    """
+    :param state: as ``generator.get_state()`` returned it
+    :raises ValueError: for something else
+    """
+    try:
+        generator.set_state(state)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"the random state cannot be restored: {printable(error, 100)}") from error
