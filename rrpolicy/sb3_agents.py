@@ -1,15 +1,14 @@
 """Agents in the zip files of Stable-Baselines3 and sb3-contrib, used without unpickling anything.
-Such a file runs code when it is doctored and loaded the usual way. Here only weights are taken from it, by torch's
-weights-only reader, into a policy that is built from our own description and the environment's own spaces."""
+Such a file runs code when it is doctored and loaded the usual way. Here only weights are taken from it
+(`common.torch_files`), into a policy that is built from our own description and the environment's own spaces."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,14 @@ from stable_baselines3.td3.policies import Actor as DeterministicActor
 from torch import Tensor, nn
 
 from rrpolicy import zoo
+from rrpolicy.common.messages import at, printable
+from rrpolicy.common.torch_files import read_weights
 from rrpolicy.common.typing import Array, State
+from rrpolicy.common.zips import member_names, read_members
 from rrpolicy.sb3_statistics import ObservationStatistics, read_statistics
 
 MAX_MEMBER_BYTES = 2**28
+MAX_MEMBERS = 64
 STATISTICS_FILES = ("vecnormalize.pkl", "vec_normalize.pkl")
 _WEIGHTS, _DATA = "policy.pth", "data"
 _HUB_ID = re.compile(r"(?:hub:)?([\w.-]+/((\w+)-[A-Z][\w-]*-v\d+))")
@@ -66,7 +69,11 @@ def is_sb3_agent(source: str | os.PathLike[str]) -> bool:
     """Whether a file is one of Stable-Baselines3's, or a name one of its hub repositories (``sb3/tqc-Hopper-v3``)."""
     path = Path(source)
     if path.is_file():
-        return zipfile.is_zipfile(path) and _WEIGHTS in zipfile.ZipFile(path).namelist()
+        try:
+            with open(path, "rb") as file:
+                return _WEIGHTS in member_names(file, MAX_MEMBERS)
+        except ValueError:
+            return False
     found = _HUB_ID.fullmatch(os.fspath(source))
     return not path.exists() and found is not None and found[3] in _BUILDERS
 
@@ -133,27 +140,26 @@ def _guess(path: Path) -> str:
 def _read(path: Path) -> tuple[dict[str, Any], Weights]:
     """The plain JSON values and the weights; nothing else in the file is looked at."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            for name in (_DATA, _WEIGHTS):
-                if archive.getinfo(name).file_size > MAX_MEMBER_BYTES:
-                    raise ValueError(f"{name} is too large, at most {MAX_MEMBER_BYTES} bytes are read")
-            content, packed = archive.read(_DATA), archive.read(_WEIGHTS)
+        with open(path, "rb") as file:
+            members = read_members(file, MAX_MEMBERS, lambda name: name in (_DATA, _WEIGHTS), _too_large)
+        content, packed = members[_DATA], members[_WEIGHTS]
         data = json.loads(content)
     except KeyError as error:
-        raise ValueError(f"{path}: not a file of Stable-Baselines3, {error.args[0]}") from error
-    except (zipfile.BadZipFile, OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a file of Stable-Baselines3 that can be read: {error}") from error
+        raise ValueError(at(path, f"not a file of Stable-Baselines3, it has no {error.args[0]}")) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(at(path, f"not a file of Stable-Baselines3 that can be read: {error}")) from error
     try:
-        weights = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch documents no list; whatever it is, the file is at fault and nothing was run
-        fault = str(error).strip().split(". ")[0].splitlines()
-        raise ValueError(f"{path}: {_WEIGHTS} is refused: {' '.join(fault)[:200]}") from error
-    named = isinstance(weights, Mapping) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    )
-    if not isinstance(data, dict) or not named:
-        raise ValueError(f"{path}: {_DATA} and {_WEIGHTS} must be a JSON object and named tensors")
+        weights = read_weights(packed)
+    except ValueError as error:
+        raise ValueError(at(path, f"{_WEIGHTS} is refused: {error}")) from error
+    if not isinstance(data, dict):
+        raise ValueError(at(path, f"{_DATA} is a {type(data).__name__}, wanted a JSON object"))
     return data, weights
+
+
+def _too_large(infos: Sequence[zipfile.ZipInfo]) -> str | None:
+    large = [info.filename for info in infos if info.file_size > MAX_MEMBER_BYTES]
+    return f"{printable(large[0])} is too large, at most {MAX_MEMBER_BYTES} bytes are read" if large else None
 
 
 def _activation(path: Path, data: Mapping[str, Any]) -> type[nn.Module] | None:
@@ -175,8 +181,8 @@ def _fill(path: Path, algorithm: str, policy: BasePolicy, weights: Weights) -> N
         shapes = [tuple(part[name].shape) if name in part else None for part in (weights, wanted)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"{path}: {_WEIGHTS} has {name} of shape {shapes[0]}, wanted {shapes[1]}: not an agent of {algorithm} "
-                f"for observations {policy.observation_space.shape} and actions {policy.action_space.shape}"
+                f"{path}: {_WEIGHTS} has {printable(name)} of shape {shapes[0]}, wanted {shapes[1]}: "
+                f"not an agent of {algorithm} for observations {policy.observation_space.shape} and actions {policy.action_space.shape}"
             )
         if not bool(torch.isfinite(weights[name]).all()):
             raise ValueError(f"{path}: {_WEIGHTS} has NaN or infinite numbers in {name}, wanted finite ones")

@@ -175,7 +175,7 @@ def test_doctored_files_run_nothing(tmp_path: Path) -> None:
     agent = load(changed(path, tmp_path / "sac-data.zip", data=json.dumps(data).encode()))
     assert np.array_equal(*(one.predict(OBSERVATIONS, deterministic=True)[0] for one in (agent, model)))
     for content in (bomb(victim), packed({"weight": torch.nn.Linear(1, 1)})):
-        with pytest.raises(ValueError, match=r"sac-bomb\.zip: policy\.pth is refused: Weights only load failed"):
+        with pytest.raises(ValueError, match=r"sac-bomb\.zip: policy\.pth is refused: "):
             load(changed(path, tmp_path / "sac-bomb.zip", policy_pth=content))
     assert not victim.exists()
 
@@ -190,8 +190,8 @@ def test_files_that_do_not_fit_are_one_clear_error(tmp_path: Path, monkeypatch: 
         ({"policy_pth": None}, "not a file of Stable-Baselines3, .*policy.pth"),
         ({"data": None}, "not a file of Stable-Baselines3, .*data"),
         ({"data": b"{"}, "not a file of Stable-Baselines3 that can be read"),
-        ({"data": b"[]"}, "must be a JSON object and named tensors"),
-        ({"policy_pth": packed([1.0])}, "must be a JSON object and named tensors"),
+        ({"data": b"[]"}, "data is a list, wanted a JSON object"),
+        ({"policy_pth": packed([1.0])}, "refused: it holds a list, wanted named tensors"),
         ({"policy_pth": packed({"actor.mu.weight": torch.zeros(1, 1)})}, "not an agent of sac"),
         ({"policy_pth": packed({"actor.latent_pi.0.weight": torch.tensor(1.0)})}, "not an agent of sac"),
         ({"policy_pth": packed(missing)}, r"log_std.bias of shape None, wanted \(1,\): not an agent of sac"),

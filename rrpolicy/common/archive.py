@@ -8,13 +8,12 @@ import json
 import os
 import re
 import stat
-import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import safetensors
 import safetensors.torch
@@ -25,22 +24,18 @@ from rrpolicy.common.files import appearing
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import checked, from_json, plain
 from rrpolicy.common.version import __version__
+from rrpolicy.common.zips import read_members
 
 SCHEMA_VERSION = 1
 MAX_TOTAL_BYTES = 2**32
 MAX_JSON_BYTES = 2**22
 MAX_MEMBERS = 64
 MAX_TENSORS = 4096  # of a member
-MAX_DIRECTORY_BYTES = 2**15
 
 _GROUP = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _MEMBER = re.compile(r"(config|card)\.json|[A-Za-z][A-Za-z0-9_-]{0,63}\.safetensors")
 _FOREIGN = re.compile(r"(^|.*/)(data|_stable_baselines3_version|.*\.(pkl|pickle|pth|pt|ckpt|joblib))", re.IGNORECASE)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold: equal content then gives equal bytes
-_END = struct.Struct("<4s4H2LH")  # the record that ends a zip file: counts, size and place of the directory, comment
-# all that the standard library raises on damaged zip structures of stored members
-_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError, OSError, OverflowError, RuntimeError,
-               ValueError)  # fmt: skip
 _HALF = frozenset({torch.float16, torch.bfloat16})
 _DTYPES = _HALF | {torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
                    torch.bool}  # fmt: skip
@@ -207,38 +202,13 @@ def _read_members(path: Path) -> dict[str, bytes]:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_TOTAL_BYTES:
             _fault(path, f"has {size} bytes, too large: at most {MAX_TOTAL_BYTES} are read")
-        if fault := _directory_fault(file, size):
-            _fault(path, fault)
         try:
-            with zipfile.ZipFile(file) as archive:
-                infos = archive.infolist()
-                fault = _name_fault(infos) or _size_fault(infos, size)
-                members = {} if fault else {info.filename: archive.read(info) for info in infos}
-        except _ZIP_ERRORS as error:
-            raise ValueError(at(path, f"is a truncated or damaged zip file ({error})")) from error
-    if fault:
-        _fault(path, fault)
-    return members
+            return read_members(file, MAX_MEMBERS, refused=_name_fault)
+        except ValueError as error:
+            raise ValueError(at(path, error)) from error
 
 
-def _directory_fault(file: BinaryIO, size: int) -> str | None:
-    """What is wrong with the end of a zip file; read first, since it says how much the directory holds."""
-    if file.read(2) != b"PK":
-        return "is not a zip file"
-    file.seek(max(size - _END.size, 0))
-    tail = file.read()
-    if len(tail) < _END.size or not tail.startswith(b"PK\x05\x06"):
-        return "is a truncated or damaged zip file (its last record is not the end of a directory)"
-    _, _, _, _, count, directory_bytes, _, _ = _END.unpack(tail)
-    if count > MAX_MEMBERS:
-        return f"has {count} members, at most {MAX_MEMBERS} are read"
-    if directory_bytes > MAX_DIRECTORY_BYTES:
-        return f"has a directory of {directory_bytes} bytes, at most {MAX_DIRECTORY_BYTES} are read"
-    file.seek(0)
-    return None
-
-
-def _name_fault(infos: list[zipfile.ZipInfo]) -> str | None:
+def _name_fault(infos: Sequence[zipfile.ZipInfo]) -> str | None:
     names = [info.orig_filename for info in infos]
     for name in names:
         if _FOREIGN.fullmatch(name):
@@ -248,18 +218,6 @@ def _name_fault(infos: list[zipfile.ZipInfo]) -> str | None:
             return f"unsafe member name {printable(name)!r} points outside the archive"
         if not _MEMBER.fullmatch(name):
             return f"unexpected member {printable(name)!r}, wanted config.json, card.json and *.safetensors"
-    if len(set(names)) < len(names):
-        return f"duplicate members in {sorted(names)}"
-    return None if len(names) <= MAX_MEMBERS else f"has {len(names)} members, at most {MAX_MEMBERS} are read"
-
-
-def _size_fault(infos: list[zipfile.ZipInfo], size: int) -> str | None:
-    """Members are stored, not compressed: what is declared can never exceed the file, so a zip bomb cannot grow."""
-    declared = sum(info.file_size for info in infos)
-    if declared > size:
-        return f"declares {declared} uncompressed bytes in a file of {size}, too large: a compressed zip bomb?"
-    if packed := [info.filename for info in infos if info.compress_type != zipfile.ZIP_STORED]:
-        return f"member {packed[0]} is compressed, wanted stored members only"
     for info in infos:
         if info.filename.endswith(".json") and info.file_size > MAX_JSON_BYTES:
             return f"{info.filename} has {info.file_size} bytes, too large: at most {MAX_JSON_BYTES} are read"

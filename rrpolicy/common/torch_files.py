@@ -1,0 +1,74 @@
+"""Named tensors that ``torch.save`` wrote, read from torch's zip format without unpickling anything.
+
+The pickle inside is followed on paper (`common.pickles`); of what it describes only whole, contiguous tensors are
+taken, each backed by as many bytes as it declares. A stride of 0 or a shared storage cannot make a small file large.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rrpolicy.common.messages import printable
+from rrpolicy.common.pickles import Node, traced
+from rrpolicy.common.zips import read_members
+
+MAX_MEMBERS = 4096
+_DTYPES = {"Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4"}
+
+
+def read_weights(data: bytes) -> dict[str, Tensor]:
+    """
+    Named tensors that ``torch.save`` wrote.
+
+    :param data: the file's content, torch's zip format
+    :return: CPU tensors in the order of the file
+    :raises ValueError: for another format, anything but named tensors, or tensors that the file does not hold
+    """
+    members = read_members(io.BytesIO(data), MAX_MEMBERS)
+    pickles = [name for name in members if name.endswith("data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError(f"it has {len(pickles)} members data.pkl, wanted one")
+    folder = pickles[0].removesuffix("data.pkl")
+    if members.get(f"{folder}byteorder", b"little") != b"little":
+        raise ValueError("its numbers are not little-endian")
+    root = traced(members[pickles[0]])
+    entries = root.items if isinstance(root, Node) and root.name == "collections OrderedDict" else root
+    if not isinstance(entries, dict):
+        raise ValueError(f"it holds a {type(root).__name__}, wanted named tensors")
+    weights, room = {}, len(data)
+    for name, node in entries.items():
+        weights[name] = _tensor(name, node, members, folder)
+        room -= weights[name].nbytes
+        if room < 0:
+            raise ValueError(f"its tensors hold more bytes than the file's {len(data)}")
+    return weights
+
+
+def _tensor(name: str, node: Any, members: dict[str, bytes], folder: str) -> Tensor:
+    """A tensor whose storage is a member of the file."""
+    try:
+        if node.name == "torch._utils _rebuild_parameter":
+            node = node.parts[0]
+        if node.name != "torch._utils _rebuild_tensor_v2":
+            raise ValueError(f"{printable(name)} would be built by {printable(node.name)}, wanted a tensor")
+        storage, offset, size, stride = node.parts[:4]
+        _, kind, key, _, n_stored = storage.parts
+        dtype = np.dtype(_DTYPES[kind.name.removeprefix("torch ").removesuffix("Storage")])
+        content = members[f"{folder}data/{key}"]
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{printable(name)} is no tensor that can be read: {printable(error)}") from error
+    sizes = (offset, n_stored, *size, *stride)
+    if not all(type(number) is int and 0 <= number < 2**40 for number in sizes) or len(size) != len(stride):
+        raise ValueError(f"{printable(name)} has sizes that cannot be right")
+    count, wanted = math.prod(size), [math.prod(size[i + 1 :]) for i in range(len(size))]
+    contiguous = all(mine == other for mine, other, n in zip(stride, wanted, size, strict=True) if n != 1)
+    if not contiguous or len(content) != n_stored * dtype.itemsize or offset + count > n_stored:
+        raise ValueError(f"{printable(name)} is no contiguous tensor that the file holds")
+    values = np.frombuffer(content, dtype, count, offset * dtype.itemsize)
+    return torch.from_numpy(values.astype(dtype.newbyteorder("=")).reshape(size))
