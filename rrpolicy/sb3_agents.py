@@ -182,7 +182,8 @@ def _fill(path: Path, algorithm: str, policy: BasePolicy, weights: Weights) -> N
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"{path}: {_WEIGHTS} has {printable(name)} of shape {shapes[0]}, wanted {shapes[1]}: "
-                f"not an agent of {algorithm} for observations {policy.observation_space.shape} and actions {policy.action_space.shape}"
+                f"not an agent of {algorithm} for observations {policy.observation_space.shape} and actions "
+                f"{policy.action_space.shape}"
             )
         if not bool(torch.isfinite(weights[name]).all()):
             raise ValueError(f"{path}: {_WEIGHTS} has NaN or infinite numbers in {name}, wanted finite ones")

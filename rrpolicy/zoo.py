@@ -17,7 +17,7 @@ from typing import Any
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.common.archive import read_archive
-from rrpolicy.common.fields import CardFields
+from rrpolicy.common.kinds import CardFields
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import check_depth, checked, from_json, read_small
 from rrpolicy.images.judge import ImageJudge

@@ -161,7 +161,7 @@ def test_a_truncated_shard_is_named_and_made_again(tmp_path: Path) -> None:
     before = contents(tmp_path)
     path = tmp_path / "shard-00001.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"shard-00001\.safetensors is a truncated, damaged or missing shard"):
+    with pytest.raises(ValueError, match=r"shard-00001\.safetensors: is a truncated, damaged or missing shard"):
         pairs.draw(50, torch.Generator())
     record_mixtures(tmp_path)
     assert contents(tmp_path) == before
@@ -339,7 +339,7 @@ def test_damaged_recordings_are_refused(fault: str, tmp_path: Path) -> None:
     manifest = json.loads(path.read_text())
     MANIFESTS[fault](manifest)
     path.write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"manifest\.json is not a valid manifest"):
+    with pytest.raises(ValueError, match=r"manifest\.json: is not a valid manifest"):
         RecordedPairs.open(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no recording"):
         RecordedPairs.open(tmp_path / "nowhere")

@@ -19,8 +19,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from rrpolicy.common.fields import CardFields, check_config
 from rrpolicy.common.files import appearing
+from rrpolicy.common.kinds import CardFields, check_config
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import checked, from_json, plain
 from rrpolicy.common.version import __version__
@@ -85,7 +85,7 @@ def write_archive(
 
     :param path: target; ``.zip`` is appended when the name does not end with it, parent folders are created
     :param kind: what the file describes, checked again by :func:`read_archive`
-    :param config: JSON-serialisable mapping (finite numbers only) with the fields that `fields.KINDS` has for it
+    :param config: JSON-serialisable mapping (finite numbers only) with the fields that `kinds.KINDS` has for it
     :param tensors: group name -> tensor name -> finite tensor; one safetensors member per group
     :param card: JSON-serialisable mapping for people, stored as ``card.json``
     :return: the path written

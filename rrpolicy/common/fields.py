@@ -1,16 +1,15 @@
-"""What a file may say: the fields of every kind of archive and of every card, with their types and bounds.
+"""Fields that configurations have in common, with their types and bounds: processes, layouts, networks, spaces, ...
 
-Each reader and each writer of an archive goes through :func:`check_config` and :data:`CardFields`.
+`common.kinds` puts them together to what each kind of file may say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from rrpolicy.common.schema import Fields, check_depth, checked
+from rrpolicy.common.schema import Fields
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Size = Annotated[int, Field(ge=1, le=2**14)]
@@ -161,236 +160,10 @@ class LatentCodecFields(Fields):
     scaling_factor: Positive
 
 
-def _bounded_event(value: list[int]) -> list[int]:
+def bounded_event(value: list[int]) -> list[int]:
     product = 1
     for size in value:
         product *= size
     if product > 2**24:
         raise ValueError(f"events of shape {value} hold more than {2**24} numbers")
     return value
-
-
-class LearnerFields(Fields):
-    """What every learner's archive says."""
-
-    num_timesteps: Count
-    total_timesteps: Count
-
-
-class AgentTrainingFields(TrainingFields):
-    """Those of a `DiffusionAgent`."""
-
-    first_action_weight: Positive = 1.0
-    padding: bool = True
-
-
-class AgentFields(LearnerFields):
-    """A `DiffusionAgent`."""
-
-    policy: Name
-    layout: Layout
-    process: ProcessFields
-    controller: ControllerFields | Literal["inverse-dynamics"] | None
-    controller_kwargs: NetworkFields | None = None
-    planning: PlanningFields
-    observation_space: BoxFields
-    action_space: BoxFields
-    policy_kwargs: NetworkFields
-    training: AgentTrainingFields
-
-
-class RewardFields(Fields):
-    """A `RelativeReward`."""
-
-    process: ProcessFields
-    event_shape: Annotated[Shape, AfterValidator(_bounded_event)]
-    pinned: Annotated[list[Annotated[int, Field(ge=0, lt=2**24)]], Field(max_length=2**22)]
-    layout: Layout | None
-    heads: Annotated[list[Literal["window", "step"]], Field(min_length=1, max_length=2)]
-    window_kwargs: NetworkFields
-    step_kwargs: NetworkFields
-    value_units: bool = False
-    source: Name
-
-
-class PlannerFields(Fields):
-    """A `GuidedPlanner`."""
-
-    agent: AgentFields
-    reward: RewardFields
-    scale: NotNegative
-    max_shift: Positive | None
-    planning: PlanningFields
-
-
-class ExtractorTrainingFields(TrainingFields):
-    """Those of a `RewardExtractor`."""
-
-    buffer_size: Annotated[int, Field(ge=1, le=2**24)]
-    n_epochs: Annotated[int, Field(ge=1, le=2**20)]
-    value_coef: NotNegative
-    n_value_draws: Annotated[int, Field(ge=0, le=2**14)]
-    value_units: bool = False
-    n_step_rows: Annotated[int, Field(ge=1, le=2**14)]
-    row_weighting: bool = True
-    first_action_weight: Positive = 1.0
-
-
-class ExtractorFields(LearnerFields):
-    """A `RewardExtractor`; its models are given when it is loaded."""
-
-    reward: RewardFields
-    fingerprint: Annotated[str, Field(max_length=2**20)]
-    training: ExtractorTrainingFields
-    steps_in_buffer: Count
-
-
-class DiscriminatorFields(LearnerFields):
-    """A `DiscriminatorReward`; its models are given when it is loaded."""
-
-    window_kwargs: NetworkFields
-    training: TrainingFields
-
-
-class ImageDiffusionFields(LearnerFields):
-    """An `ImageDiffusion`."""
-
-    codec: PixelCodecFields
-    n_diffusion_steps: Levels
-    unet_kwargs: UNetFields
-    training: TrainingFields
-
-
-class ImageJudgeFields(LearnerFields):
-    """An `ImageJudge`."""
-
-    shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
-    class_names: Annotated[list[Text], Field(min_length=2, max_length=2**14)]
-    width: Size
-    training: TrainingFields
-
-
-class ImageRewardFields(Fields):
-    """An `ImageReward`."""
-
-    reward: RewardFields
-    codec: PixelCodecFields | LatentCodecFields
-    zero: Number = 0.0
-
-
-class NetArchFields(Fields):
-    """Hidden widths of a policy of Stable-Baselines3."""
-
-    pi: Widths | None = None
-    vf: Widths | None = None
-    qf: Widths | None = None
-
-
-_Dim = Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=1, max_length=1)]
-_Dims = Annotated[list[_Dim], Field(min_length=2, max_length=2)]
-
-
-class Sb3PolicyFields(Fields):
-    """A policy that Stable-Baselines3 trained."""
-
-    algorithm: Literal["PPO", "SAC"]
-    dims: _Dims
-    net_arch: Widths | NetArchFields | None
-
-
-class OfflinePolicyFields(Fields):
-    """A policy that TD3+BC trained."""
-
-    dims: _Dims
-    net_arch: Widths
-
-
-def _generator_state(value: list[Any]) -> list[Any]:
-    """numpy's Mersenne twister but for its keys: name, position, whether a Gaussian is kept, and that."""
-    wanted = (("MT19937",), range(625), (0, 1))
-    known = len(value) == 4 and all(one in some for one, some in zip(value, wanted, strict=False))
-    if not known or not isinstance(value[3], int | float) or not abs(value[3]) < 1e3:
-        raise ValueError("wanted the state of a Mersenne twister")
-    return value
-
-
-class ReplayTrainingFields(Fields):
-    """A run of SAC with its replay buffer; ``arguments`` are compared with those of the run, never used."""
-
-    env_id: Annotated[str, Field(max_length=200)]
-    seed: Seed
-    arguments: dict[str, Any]
-    num_timesteps: Count
-    n_updates: Count
-    numpy: Annotated[list[Any], AfterValidator(_generator_state)]
-
-
-class NoFields(Fields):
-    """Nothing."""
-
-
-KINDS: Mapping[str, type[Fields]] = {
-    "agent": AgentFields,
-    "reward": RewardFields,
-    "planner": PlannerFields,
-    "extractor": ExtractorFields,
-    "discriminator": DiscriminatorFields,
-    "image-diffusion": ImageDiffusionFields,
-    "image-judge": ImageJudgeFields,
-    "image-reward": ImageRewardFields,
-    "image-samples": NoFields,
-    "sb3-policy": Sb3PolicyFields,
-    "offline-policy": OfflinePolicyFields,
-    "replay-training": ReplayTrainingFields,
-}
-"""What the configuration of each kind of archive may say; other kinds, of users' own classes, are only bounded."""
-
-
-class PlaceFields(BaseModel):
-    """Where an agent or a dataset belongs: an environment by its registered id, a maze by its rows, a goal."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
-
-    environment: EnvId | None = None
-    env_id: EnvId | None = None
-    maze: Annotated[list[Annotated[str, Field(max_length=256)]], Field(min_length=1, max_length=256)] | None = None
-    goal: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
-
-
-class RowFields(Fields):
-    """One measured number."""
-
-    agent: Text
-    metric: Text
-    mean: Number
-    ci_low: Number
-    ci_high: Number
-    n: Count
-
-
-class CardFields(PlaceFields):
-    """What an archive or an entry of the zoo tells of itself; further facts may be any JSON values."""
-
-    kind: Name | None = None
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./+ -]{0,199}$")] | None = None
-    version: Name | None = None
-    bytes: Count | None = None
-    cpu_seconds: NotNegative | None = None
-    case: Name | None = None
-    video: Name | None = None
-    picture: Name | None = None
-    unwanted: Annotated[list[Text], Field(max_length=2**14)] | None = None
-    results: Annotated[list[RowFields], Field(max_length=10_000)] | None = None
-
-
-def check_config(kind: str, config: Any, what: str = "config.json") -> None:
-    """
-    Refuse a configuration that its kind does not have.
-
-    :param kind: of the archive; the fields of a kind that is not in :data:`KINDS` are free
-    :raises ValueError: as :func:`checked`
-    """
-    if kind in KINDS:
-        checked(KINDS[kind], config, what)
-    else:
-        check_depth(config, what)

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from rrpolicy.common.archive import read_archive, write_archive
-from rrpolicy.common.fields import check_config
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
+from rrpolicy.common.kinds import check_config
 from rrpolicy.common.schema import plain
 from rrpolicy.common.weights import check_weights, moments, set_generator_state, set_moments
 

@@ -1,6 +1,6 @@
 """JSON of strangers: read strictly, compared with a schema, written so that it reads back equal.
 
-A schema names every field with its type and bounds (`common.fields` has them all); what it does not name is refused,
+A schema names every field with its type and bounds (`common.kinds` has them all); what it does not name is refused,
 so no path, module or size is ever taken from a file unless it was allowed.
 """
 
@@ -32,7 +32,7 @@ def checked(schema: type[Model], values: Any, what: str) -> Model:
     """
     Values as their schema has them.
 
-    :param schema: such as those of `common.fields`
+    :param schema: such as those of `common.kinds`
     :param values: what a file holds, JSON values
     :param what: where they stand, such as ``"card.json"``
     :raises ValueError: naming the first field that is missing, unknown, of another type or out of bounds

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rrpolicy.common.fields import PlaceFields
+from rrpolicy.common.kinds import PlaceFields
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import checked
 from rrpolicy.common.typing import Array

@@ -7,6 +7,7 @@ that was stopped goes on where it was and ends up the same as an uninterrupted o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rrpolicy.common.files import appearing, write_json
+from rrpolicy.common.kinds import ManifestFields
+from rrpolicy.common.messages import at, printable
+from rrpolicy.common.schema import checked, from_json, read_small
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.targets import Targets
@@ -26,7 +30,11 @@ from rrpolicy.rewards.targets import Targets
 FORMAT = 1
 SETTINGS, MANIFEST = "settings.json", "manifest.json"
 N_SHARDS_PER_DRAW = 16
+MAX_MANIFEST_BYTES = 2**26  # it may hold every prompt
 _NEEDED = ("x_t", "t", "eps_difference")
+_SHARD = re.compile(r"shard-\d{5,9}\.safetensors")
+_LEVELS = (torch.int64, torch.int32)
+_EVENTS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -74,17 +82,17 @@ class RecordedPairs:
             what = "an unfinished recording: record it again to go on" if begun else "no recording"
             raise FileNotFoundError(f"{folder} holds {what}")
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            if manifest["format"] != FORMAT:
-                raise ValueError(f"format is {manifest['format']!r}, wanted {FORMAT}")
-            shards = tuple((str(name), int(rows)) for name, rows in manifest["shards"])
-            if not shards or any("/" in name or "\\" in name or rows < 1 for name, rows in shards):
-                raise ValueError("shards must be names of files with rows")
+            manifest = from_json(read_small(path, MAX_MANIFEST_BYTES))
+            checked(ManifestFields, manifest, path.name)
+            shards = tuple((name, rows) for name, rows in manifest["shards"])
+            for name, rows in shards:
+                if not (isinstance(name, str) and _SHARD.fullmatch(name) and type(rows) is int and 0 < rows < 2**31):
+                    raise ValueError(f"shards must be names of files with rows, got {printable([name, rows])}")
             space = manifest["about"]["space"]
             process = DiffusionProcess(**space["process"])
-            model = RecordedModel(process, tuple(int(size) for size in space["event_shape"]), space["fingerprint"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a valid manifest: {error}") from error
+            model = RecordedModel(process, tuple(space["event_shape"]), space["fingerprint"])
+        except (OSError, ValueError) as error:
+            raise ValueError(at(path, f"is not a valid manifest: {error}")) from error
         return cls(Path(folder), shards, model, manifest["about"])
 
     def __len__(self) -> int:
@@ -220,17 +228,26 @@ def read_shard(path: Path, n_rows: int, model: RecordedModel) -> Targets:
     :raises ValueError: for a file that is truncated, foreign, or not as the manifest says
     """
     try:
+        if not path.is_file():
+            raise FileNotFoundError("no such file")
         tensors = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is a truncated, damaged or missing shard ({error}); record it again") from error
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        fault = f"is a truncated, damaged or missing shard ({printable(error, 100)}); record it again"
+        raise ValueError(at(path, fault)) from error
     events, n_levels = (n_rows, *model.event_shape), model.process.n_diffusion_steps
     shapes = {"x_t": events, "eps_difference": events, "t": (n_rows,), "value": (n_rows,), "x0": events}
     for name, shape in shapes.items():
         tensor = tensors.get(name)
         if tensor is None and name in _NEEDED:
             raise ValueError(f"{path} lacks {name}")
-        if tensor is not None and tuple(tensor.shape) != shape:
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
             raise ValueError(f"{path}: {name} has shape {tuple(tensor.shape)}, wanted {shape}")
+        if tensor.dtype not in (_LEVELS if name == "t" else _EVENTS):
+            raise ValueError(f"{path}: {name} is of type {tensor.dtype}, which no recording holds")
+        if name != "t" and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{path}: {name} holds NaN or infinite values, wanted finite ones; record it again")
     if not 0 <= int(tensors["t"].min()) <= int(tensors["t"].max()) < n_levels:
         raise ValueError(f"{path}: t lies outside 0..{n_levels - 1}")
     x0, value = tensors.get("x0"), tensors.get("value")
