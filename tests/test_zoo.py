@@ -135,11 +135,39 @@ def test_hub_files_are_downloaded_and_checked(tiny_zoo: Path, monkeypatch: pytes
     assert asked == [("somebody/agents", "umaze/base.zip")]
     with pytest.raises(ValueError, match="could not be downloaded: no such file"):
         zoo.load("hub:somebody/agents/none.zip")
-    with pytest.raises(ValueError, match="hub:<owner>/<repository>/<file>"):
+    with pytest.raises(ValueError, match=r"hub:<owner>/<repository>\[@<revision>\]/<file>"):
         zoo.load("hub:somebody/agents")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"rrpolicy\[hub\]"):
         zoo.load("hub:somebody/agents/base.zip")
+
+
+def test_a_hub_name_tells_its_revision_and_gets_it_where_it_does_not(
+    tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit, asked = "0123456789abcdef0123456789abcdef01234567", []
+    cached = tmp_path / "models--somebody--agents" / "snapshots" / commit / "base.zip"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(zoo.find(BASE).read_bytes())
+
+    def download(repository: str, file: str, **revision: str) -> str:
+        asked.append((repository, file, revision))
+        return str(cached)
+
+    errors: Any = types.ModuleType("huggingface_hub.errors")
+    for name in ("HfHubHTTPError", "HFValidationError", "LocalEntryNotFoundError"):
+        setattr(errors, name, type(name, (Exception,), {}))
+    package: Any = types.ModuleType("huggingface_hub")
+    package.hf_hub_download, package.errors = download, errors
+    monkeypatch.setitem(sys.modules, "huggingface_hub", package)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    assert isinstance(zoo.load("hub:somebody/agents@v1.0/base.zip"), DiffusionAgent)
+    assert asked == [("somebody/agents", "base.zip", {"revision": "v1.0"})]
+    assert zoo.hub.with_revision("hub:somebody/agents/base.zip") == f"hub:somebody/agents@{commit}/base.zip"
+    assert zoo.hub.with_revision(BASE) == BASE
+    for name in ("hub:a/b@/c.zip", "hub:a/b@x y/c.zip", "hub:a/b/../c.zip", "hub:a/b@v1", "hub:a\x1b/b/c.zip"):
+        with pytest.raises(ValueError, match="must have the form hub:"):
+            zoo.find(name)
 
 
 # ---------------------------------------------------------------------- recipes, cards, table

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.agents.inverse_dynamics import InverseDynamics
+from rrpolicy.common.kinds import check_network
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.networks import NETWORKS
@@ -57,6 +58,8 @@ class DiffusionPolicy(nn.Module):
         if layout.plan_actions:
             weight[0, layout.action_slice] *= first_action_weight
         self.register_buffer("loss_weight", weight / weight.mean(), persistent=False)
+        check_network(policy_kwargs or {}, "policy_kwargs")
+        check_network(inverse_dynamics or {}, "controller_kwargs")
         try:
             self.network = NETWORKS[POLICIES[policy]](process, layout.event_shape, self.pinned, **(policy_kwargs or {}))
         except TypeError as error:

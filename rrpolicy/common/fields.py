@@ -92,7 +92,7 @@ class UNetFields(Fields):
 class NetworkFields(Fields):
     """Arguments of the networks in `diffusion`, whichever takes them."""
 
-    network: Literal["mlp", "conv", "unet-encoder"] | None = None
+    network: Name | None = None
     width: Size | None = None
     n_blocks: Annotated[int, Field(ge=0, le=128)] | None = None
     n_fourier_features: Annotated[int, Field(ge=0, le=2**14)] | None = None

@@ -35,7 +35,7 @@ from rrpolicy.common.fields import (
     Widths,
     bounded_event,
 )
-from rrpolicy.common.schema import Fields, check_depth, checked
+from rrpolicy.common.schema import Fields, check_depth, checked, plain
 
 
 class LearnerFields(Fields):
@@ -277,6 +277,21 @@ class CardFields(PlaceFields):
     picture: Name | None = None
     unwanted: Annotated[list[Text], Field(max_length=2**14)] | None = None
     results: Annotated[list[RowFields], Field(max_length=10_000)] | None = None
+
+
+def check_network(arguments: Mapping[str, Any], what: str) -> None:
+    """
+    Refuse sizes of a network that cannot be built; arguments that are not known here are left to the network.
+
+    :param arguments: of the network, numbers of Python or numpy
+    :param what: what they are called, such as ``"policy_kwargs"``
+    :raises ValueError: naming the first that is of another type or out of bounds
+    """
+    known = {name: value for name, value in arguments.items() if name in NetworkFields.model_fields}
+    try:
+        checked(NetworkFields, plain(known), what)
+    except TypeError as error:
+        raise ValueError(f"{what}: {error}") from None
 
 
 def check_config(kind: str, config: Any, what: str = "config.json") -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from rrpolicy.common.messages import printable
+
 Recipe = Mapping[str, Any]
 T = TypeVar("T")
 
@@ -42,11 +44,11 @@ def total_timesteps(recipe: Recipe, name: str) -> int:
 
 
 def build(cls: Callable[..., T], name: str, **arguments: Any) -> T:
-    """Call a constructor; a key that it does not take is a fault of the recipe's section."""
+    """Call a constructor; what it does not take is a fault of the recipe's section."""
     try:
         return cls(**arguments)
-    except TypeError as error:
-        raise ValueError(f"recipe section [{name}]: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"recipe section [{name}]: {printable(error, 200)}") from error
 
 
 def without_steps(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,12 +24,13 @@ from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.zoo import hub
 
 Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | ImageDiffusion | ImageReward | ImageJudge
 
 FOLDER_VARIABLE = "RRPOLICY_ZOO"
 CARD = "card.json"
-HUB_PREFIX = "hub:"
+HUB_PREFIX = hub.PREFIX
 _KINDS: tuple[type[Loaded], ...] = (
     DiffusionAgent, RelativeReward, GuidedPlanner, ImageDiffusion, ImageReward, ImageJudge,
 )  # fmt: skip
@@ -44,7 +45,7 @@ def folder() -> Path:
 
     :raises FileNotFoundError: when there is none
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     chosen = os.environ.get(FOLDER_VARIABLE)
     candidates = [Path(chosen)] if chosen else [package / "_zoo", package.parent / "zoo"]
     for candidate in candidates:
@@ -58,7 +59,7 @@ def load(name: str | os.PathLike[str]) -> Loaded:
     Load an agent, a reward, a guided planner or an image model, its reward or judge, whichever the archive holds.
 
     :param name: a zoo name (``"PointMaze_UMaze-v3/base"``), the path of an archive (``.zip`` may be left out) or of a
-        folder with one, or ``"hub:<owner>/<repository>/<file>"``
+        folder with one, or ``"hub:<owner>/<repository>[@<revision>]/<file>"``
     :raises FileNotFoundError: when a path leads nowhere
     :raises ValueError: for a name that the zoo does not have, listing near ones, for a damaged or foreign archive, and
         for an image model without the extra ``images``
@@ -96,7 +97,7 @@ def find(name: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(name)
     if text.startswith(HUB_PREFIX):
-        return _from_hub(text)
+        return hub.download(text)
     path = Path(text)
     for candidate in (path, path.with_name(path.name + ".zip")) if path.name else ():
         if candidate.is_file():
@@ -317,20 +318,3 @@ def _read_card(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(at(path, f"not a card: {error}")) from error
     return values
-
-
-def _from_hub(name: str) -> Path:
-    """Download one file of a Hugging Face repository; what arrives is checked like any other archive."""
-    owner, _, rest = name.removeprefix(HUB_PREFIX).partition("/")
-    repository, _, file = rest.partition("/")
-    if not (owner and repository and file):
-        raise ValueError(f"{name!r} must have the form hub:<owner>/<repository>/<file>")
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise ValueError(f"{name}: needs the hub extra: pip install 'rrpolicy[hub]'") from error
-    try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{name}: could not be downloaded: {str(error).splitlines()[0]}") from error
