@@ -109,7 +109,7 @@ def test_a_folder_may_name_its_codec_or_hold_the_network_alone(tmp_path: Path) -
     process = DiffusionProcess(20, "cosine", "eps")
     alone = UNetScoreModel.from_pretrained(tmp_path / "alone", process)
     assert alone.fingerprint() == UNetScoreModel.from_pretrained(write_ddpm(tmp_path / "whole")).fingerprint()
-    with pytest.raises(ValueError, match=r"alone could not be read as a DDPMScheduler"):
+    with pytest.raises(ValueError, match=r"alone: could not be read as a DDPMScheduler"):
         UNetScoreModel.from_pretrained(tmp_path / "alone")
 
 
@@ -194,11 +194,11 @@ def _write(name: str, text: str) -> Callable[[Path], None]:
 
 
 DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
-    (_truncate, "unet could not be read as a UNet2DModel"),
-    (_write("unet/config.json", "{"), "unet could not be read as a UNet2DModel"),
-    (lambda folder: shutil.rmtree(folder / "scheduler"), "scheduler could not be read as a DDPMScheduler"),
+    (_truncate, "unet: could not be read as a UNet2DModel"),
+    (_write("unet/config.json", "{"), "unet: could not be read as a UNet2DModel"),
+    (lambda folder: shutil.rmtree(folder / "scheduler"), "scheduler: could not be read as a DDPMScheduler"),
     (lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "could not be read as a UNet"),
-    (_write("rrpolicy.json", "{}"), "rrpolicy.json holds no codec"),
+    (_write("rrpolicy.json", "{}"), "rrpolicy.json: holds no codec"),
     (_write("rrpolicy.json", '{"codec": {"shape": [1, 4, 4]}}'), r"events have shape \(1, 8, 8\), the codec's have"),
 ]
 

@@ -146,6 +146,12 @@ class ImageRewardFields(Fields):
     zero: Number = 0.0
 
 
+class CodecFields(Fields):
+    """The codec that a folder of an image model tells of itself."""
+
+    codec: PixelCodecFields | LatentCodecFields
+
+
 class NetArchFields(Fields):
     """Hidden widths of a policy of Stable-Baselines3."""
 

@@ -15,9 +15,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from rrpolicy.common.kinds import CodecFields
+from rrpolicy.common.messages import at
+from rrpolicy.common.schema import checked, from_json, read_small
 from rrpolicy.diffusion.process import DiffusionProcess, Prediction
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import Codec, PixelCodec, codec_from_dict
+from rrpolicy.images.model_folders import check_folder
 
 CODEC_FILE = "rrpolicy.json"  # beside model_index.json: {"codec": {"shape": [1, 16, 16], "unshuffle": 2}}
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
@@ -159,10 +163,11 @@ def load_part(kind: Any, name: str | Path, part: str | None, dtype: torch.dtype 
     if part is not None:
         options["subfolder"] = part
     try:
+        check_folder(kind, Path(name) / (part or ""))
         return kind.from_pretrained(str(name), **options)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # neither library documents what a damaged folder raises
         where = str(name) if part is None else f"{name}/{part}"
-        raise ValueError(f"{where} could not be read as a {kind.__name__}: {_first_line(error)}") from error
+        raise ValueError(at(where, f"could not be read as a {kind.__name__}: {_first_line(error)}")) from error
 
 
 def refuse_pickles(name: str | Path, part: str | None) -> None:
@@ -212,9 +217,10 @@ def read_codec(name: str | Path) -> Codec | None:
     if not path.is_file():
         return None
     try:
-        return codec_from_dict(json.loads(path.read_text(encoding="utf-8"))["codec"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no codec: {_first_line(error)}") from error
+        values = checked(CodecFields, from_json(read_small(path)), path.name).codec
+        return codec_from_dict(values.model_dump())
+    except (OSError, ValueError) as error:
+        raise ValueError(at(path, f"holds no codec: {_first_line(error)}")) from error
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

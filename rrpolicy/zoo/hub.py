@@ -1,4 +1,4 @@
-"""Single files of Hugging Face repositories, by names that may tell the revision: ``hub:owner/repository@revision/file``.
+"""Single files of Hugging Face repositories, by names that may tell a revision: ``hub:owner/repository@v1/file``.
 
 What arrives is data of strangers, checked like any other file; the revision that was read can be told afterwards.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from rrpolicy.common.messages import printable
 
@@ -20,7 +21,7 @@ def download(name: str) -> Path:
     """
     The local copy of one file.
 
-    :param name: ``hub:<owner>/<repository>[@<revision>]/<file>``; a revision is a branch, a tag or a commit, and without
+    :param name: ``hub:<owner>/<repository>[@<revision>]/<file>``; a revision is a branch, a tag or a commit; without
         one the newest file is taken
     :raises ValueError: for another form, without the extra ``hub``, or when it cannot be downloaded
     """
@@ -30,7 +31,7 @@ def download(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise ValueError(f"{name}: needs the hub extra: pip install 'rrpolicy[hub]'") from error
-    chosen = {} if revision is None else {"revision": revision}
+    chosen: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
         return Path(hf_hub_download(f"{owner}/{repository}", file, **chosen))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
