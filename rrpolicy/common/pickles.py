@@ -88,6 +88,8 @@ def _combine(name: str, stack: list[Any], marks: list[int]) -> None:
     """An instruction that takes several things from the stack."""
     if name in ("TUPLE1", "TUPLE2", "TUPLE3"):
         count = int(name[-1])
+        if len(stack) < count:
+            raise ValueError(f"{name} finds nothing on the stack")
         stack[-count:] = [tuple(stack[-count:])]
     elif name == "TUPLE":
         stack.append(tuple(_to_mark(stack, marks)))
