@@ -1,7 +1,7 @@
 """Packaging: one wheel holds the library and, as ``rrpolicy/_zoo``, the repository's top folder ``zoo/``.
 
-Lower bounds are what the code needs (torch 2.10: older ``weights_only`` loaders have known holes);
-exact, tested versions are in ``constraints.txt``.
+Lower bounds are what the code needs (pillow 12.2 has the fixes of CVE-2026-25990, -42311 and -40192); exact, tested
+versions are in ``constraints.txt``.
 """
 
 import re
@@ -18,7 +18,6 @@ if VERSION is None:
 EXTRAS = {
     "tests": [
         "diffusers==0.39.*",  # samplers are held against its schedulers
-        "moviepy>=2.2",  # gymnasium's RecordVideo, SB3's VecVideoRecorder
         "pytest>=9",
         "pytest-cov>=7",
         "pytest-xdist>=3.8",
@@ -70,7 +69,8 @@ setup(
         "minari[hdf5]>=0.5.3",
         "mujoco>=4",
         "numpy>=2.0",
-        "pillow>=10.1",
+        "pillow>=12.2",
+        "pydantic>=2.10",
         "safetensors>=0.5",
         "stable-baselines3>=2.7",
         "torch>=2.10",
