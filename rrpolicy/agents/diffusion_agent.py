@@ -16,6 +16,7 @@ from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.schema import native
 from rrpolicy.common.spaces import box_from_dict, box_to_dict, check_spaces, flat_box
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
@@ -113,13 +114,13 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self.observation_space = flat_box(self.env.observation_space, "observation")
         self.action_space = flat_box(self.env.action_space, "action")
         self.policy = policy
-        self.first_action_weight = first_action_weight
-        self.policy_kwargs = dict(policy_kwargs or {})
+        self.first_action_weight: float = native(first_action_weight)
+        self.policy_kwargs: dict[str, Any] = native(policy_kwargs or {})
         self.normalizer_mode = normalizer_mode
         self.padding = padding
         _check_controller(controller, controller_kwargs, lookahead)
         self._given_controller = controller
-        self.controller_kwargs = dict(controller_kwargs or {})
+        self.controller_kwargs: dict[str, Any] = native(controller_kwargs or {})
         self.controller: Controller | None = controller if isinstance(controller, PDController) else None
         self.process = DiffusionProcess(n_diffusion_steps, schedule, prediction)
         self.layout = TrajectoryLayout(

@@ -16,6 +16,7 @@ from torch import Tensor
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.schema import native
 from rrpolicy.common.weights import check_weights
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.sampling import Solver
@@ -62,7 +63,7 @@ class GuidedPlanner(Planner):
         self.agent = agent
         self.reward = reward
         self.scale = float(scale)
-        self.max_shift = max_shift
+        self.max_shift: float | None = native(max_shift)
         self.observation_space = agent.observation_space
         self.action_space = agent.action_space
         self.layout = agent.layout

@@ -10,7 +10,7 @@ import copy
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from rrpolicy.common.schema import native
 from rrpolicy.common.typing import Array, State
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -52,6 +53,10 @@ class PlanningOptions:
     clip: float | None = 1.5
     lookahead: float = 1.0
     n_candidates: int = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, native(getattr(self, field.name)))
 
 
 class Planner(ABC):

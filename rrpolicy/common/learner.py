@@ -16,20 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+import numpy as np
 import torch
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.utils import configure_logger
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.callbacks import MaybeCallback, StepProgressBar, as_callbacks
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
-from rrpolicy.common.schema import plain
+from rrpolicy.common.schema import native, plain
 from rrpolicy.common.weights import check_weights, moments, set_generator_state, set_moments
 
-MaybeCallback = BaseCallback | Callable[..., bool] | list[BaseCallback] | None
 LearningRate = float | Callable[[float], float]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -80,20 +80,20 @@ class Learner(ABC, Generic[Module]):
             raise ValueError(f"learning_rate is {learning_rate}, it must be positive")
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay is {ema_decay}, it must lie in [0, 1)")
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.ema_decay = ema_decay
-        self.weight_decay = weight_decay
-        self.max_grad_norm = max_grad_norm
+        self.learning_rate: LearningRate = native(learning_rate)
+        self.batch_size: int = native(batch_size)
+        self.ema_decay: float = native(ema_decay)
+        self.weight_decay: float = native(weight_decay)
+        self.max_grad_norm: float = native(max_grad_norm)
         self.tensorboard_log = tensorboard_log
         self.verbose = verbose
-        self.seed = seed
+        self.seed: int | None = native(seed)
         self.device = _cpu(device)
         self.num_timesteps = 0
         self._total_timesteps = 0
         self._logger: Logger | None = None
         self.generator = torch.Generator()
-        self.generator.manual_seed(0 if seed is None else seed)
+        self.generator.manual_seed(0 if self.seed is None else self.seed)
 
     # ------------------------------------------------------------------ hooks
 
@@ -157,6 +157,10 @@ class Learner(ABC, Generic[Module]):
             self._logger = Logger(None, [HumanOutputFormat(sys.stdout)] if self.verbose else [])
         return self._logger
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the logger, whose open files no other process can have: for workers and copies, not files."""
+        return {**self.__dict__, "_logger": None}
+
     def set_logger(self, logger: Logger) -> None:
         self._logger = logger
 
@@ -208,8 +212,10 @@ class Learner(ABC, Generic[Module]):
         checkpoint_freq: int = 1000,
     ) -> None:
         """Take ``total_timesteps`` gradient steps; see ``learn`` of the subclasses."""
-        if isinstance(total_timesteps, bool) or not isinstance(total_timesteps, int) or total_timesteps < 0:
+        whole = isinstance(total_timesteps, int | np.integer) and not isinstance(total_timesteps, bool)
+        if not whole or total_timesteps < 0:
             raise ValueError(f"total_timesteps is {total_timesteps!r}, it must be a non-negative whole number")
+        total_timesteps = int(total_timesteps)
         if reset_num_timesteps:
             self.num_timesteps = 0
             self._total_timesteps = total_timesteps
@@ -279,7 +285,7 @@ class Learner(ABC, Generic[Module]):
     def _init_callback(self, callback: MaybeCallback, n_progress_steps: int) -> BaseCallback:
         callbacks = as_callbacks(callback)
         if n_progress_steps:
-            callbacks.append(_StepProgressBar(n_progress_steps))
+            callbacks.append(StepProgressBar(n_progress_steps))
         chain = CallbackList(callbacks)
         chain.init_callback(self)  # type: ignore[arg-type]
         return chain
@@ -367,34 +373,8 @@ def _lost_schedule(progress: float) -> float:
     raise ValueError("learning_rate was a callable, which no archive holds: set it on what was loaded before learning")
 
 
-def as_callbacks(callback: MaybeCallback) -> list[BaseCallback]:
-    """SB3's ways of giving callbacks (none, one, a list, a function) as one list."""
-    if callback is None:
-        return []
-    given = callback if isinstance(callback, list) else [callback]
-    return [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given]
-
-
 def _cpu(device: torch.device | str) -> torch.device:
     """:raises ValueError: for a device other than the CPU"""
     if device != "auto" and torch.device(device).type != "cpu":
         raise ValueError(f"device is {str(device)!r}, wanted 'cpu' or 'auto': this version computes on the CPU")
     return torch.device("cpu")
-
-
-class _StepProgressBar(BaseCallback):
-    """One bar over gradient steps (SB3's own counts environments)."""
-
-    def __init__(self, n_steps: int) -> None:
-        super().__init__()
-        self._n_steps = n_steps
-
-    def _on_training_start(self) -> None:
-        self._bar = tqdm(total=self._n_steps, unit="step", dynamic_ncols=True)
-
-    def _on_step(self) -> bool:
-        self._bar.update(1)
-        return True
-
-    def _on_training_end(self) -> None:
-        self._bar.close()

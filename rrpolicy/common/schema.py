@@ -10,8 +10,10 @@ import json
 import math
 import os
 import stat
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rrpolicy.common.messages import printable
@@ -121,6 +123,15 @@ def plain(values: Any) -> Any:
     :raises ValueError: for NaN or infinite numbers
     """
     return json.loads(json.dumps(values, allow_nan=False, default=_plain))
+
+
+def native(value: Any) -> Any:
+    """A number of numpy as Python's own, also inside dictionaries, lists and tuples; anything else as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: native(one) for key, one in value.items()}
+    return type(value)(map(native, value)) if type(value) in (list, tuple) else value
 
 
 def _plain(value: Any) -> Any:

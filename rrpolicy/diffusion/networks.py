@@ -7,6 +7,7 @@ block, so denoiser and reward are conditioned in the same way.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +64,11 @@ class ResidualMLP(nn.Module):
         n_step = step_dim
         if self.features is not None:
             # a table of all levels, made anew when other frequencies are loaded
+            self.register_buffer("_noise_std", noise_std, persistent=False)
             self.register_buffer("_damping", self.features.damping(noise_std), persistent=False)
+            self._noise_std: Tensor
             self._damping: Tensor
-            self.register_load_state_dict_post_hook(lambda module, _: module._tabulate(noise_std))
+            self.register_load_state_dict_post_hook(_tabulate)
             n_step = step_dim + self.features.n_outputs
         step_width = max(self.step_width, 2 * step_dim)
         self.encode = nn.Linear(n_step, step_width)
@@ -85,10 +88,6 @@ class ResidualMLP(nn.Module):
         for parameter in self.blocks.parameters():
             nn.init.zeros_(parameter)
 
-    def _tabulate(self, noise_std: Tensor) -> None:
-        if self.features is not None:
-            self._damping.copy_(self.features.damping(noise_std))
-
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """(B, *event_shape), (B,) -> (B, *event_shape) or (B, n_outputs)."""
         steps = x_t.reshape(len(x_t), *self._step_shape)
@@ -103,6 +102,12 @@ class ResidualMLP(nn.Module):
             return output
         summary = output.view(*steps.shape[:2], -1)
         return self.decode(torch.cat([summary, steps], dim=-1)).view_as(x_t)
+
+
+def _tabulate(network: nn.Module, _: Any) -> None:
+    """Make the table of an MLP anew; a function of the module, so that networks can be pickled and sent to workers."""
+    if isinstance(network, ResidualMLP) and network.features is not None:
+        network._damping.copy_(network.features.damping(network._noise_std))
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"mlp": ResidualMLP, "unet": TemporalUnet, "transformer": TemporalTransformer}

@@ -76,6 +76,7 @@ class DiffusionProcess:
         prediction: Prediction = "x0",
         alphas_cumprod: Sequence[float] | None = None,
     ) -> None:
+        n_diffusion_steps = int(n_diffusion_steps)
         if n_diffusion_steps < 2:
             raise ValueError(f"n_diffusion_steps is {n_diffusion_steps}, it must be at least 2")
         if alphas_cumprod is not None:

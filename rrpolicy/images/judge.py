@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.schema import native
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import LabelledImages
@@ -66,7 +67,7 @@ class ImageJudge(Learner[nn.Module]):
             raise ValueError(f"width is {width}, it must be a multiple of 8")
         self.codec = PixelCodec(shape)
         self.class_names = tuple(class_names)
-        self.width = width
+        self.width: int = native(width)
         self._setup_model()
 
     def _setup_model(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rrpolicy.common.files import write_json
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.schema import native
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import Codec, PixelCodec, codec_from_dict
@@ -72,7 +73,7 @@ class ImageDiffusion(Learner[nn.Module]):
         )
         self.codec = codec
         self.process = DiffusionProcess(n_diffusion_steps, "cosine", "eps")
-        self.unet_kwargs = dict(unet_kwargs or {})
+        self.unet_kwargs: dict[str, Any] = native(unet_kwargs or {})
         self._setup_model()
 
     def _setup_model(self) -> None:

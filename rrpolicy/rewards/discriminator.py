@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.schema import native
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.rewards.events import Events, as_events, own_samples
@@ -65,7 +66,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
             raise ValueError(f"batch_size is {batch_size}, it must be at least 2, one event of each kind")
         self.base = base
         self.expert = expert
-        self.window_kwargs = dict(window_kwargs or {})
+        self.window_kwargs: dict[str, Any] = native(window_kwargs or {})
         self._setup_model()
 
     def _setup_model(self) -> None:

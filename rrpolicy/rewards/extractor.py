@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.schema import native
 from rrpolicy.common.weights import set_generator_state
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
@@ -104,18 +105,18 @@ class RewardExtractor(Learner[RelativeReward]):
             )
         self.base = base
         self.expert = expert
-        self.buffer_size = buffer_size
-        self.n_epochs = n_epochs
-        self.value_coef = value_coef
-        self.n_value_draws = n_value_draws
+        self.buffer_size: int = native(buffer_size)
+        self.n_epochs: int = native(n_epochs)
+        self.value_coef: float = native(value_coef)
+        self.n_value_draws: int = native(n_value_draws)
         self.value_units = value_units
-        self.n_step_rows = n_step_rows
+        self.n_step_rows: int = native(n_step_rows)
         self.row_weighting = row_weighting
-        self.first_action_weight = first_action_weight
+        self.first_action_weight: float = native(first_action_weight)
         default: tuple[Head, ...] = ("window", "step") if getattr(base, "layout", None) is not None else ("window",)
         self.heads = default if heads is None else tuple(heads)
-        self.window_kwargs = dict(window_kwargs or {})
-        self.step_kwargs = dict(step_kwargs or {})
+        self.window_kwargs: dict[str, Any] = native(window_kwargs or {})
+        self.step_kwargs: dict[str, Any] = native(step_kwargs or {})
         self._setup_model()
 
     def _setup_model(self) -> None:
@@ -334,6 +335,9 @@ class RewardExtractor(Learner[RelativeReward]):
             self._units["row_weight"] = weight / weight.repeat_interleave(free.sum(dim=1)).mean()
 
     # ------------------------------------------------------------------ persistence
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_draw_buffer"}  # of learn
 
     def _config(self) -> dict[str, Any]:
         return {

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.kinds import check_network
 from rrpolicy.common.messages import printable
+from rrpolicy.common.schema import native
 from rrpolicy.common.typing import Array
 from rrpolicy.common.weights import check_weights
 from rrpolicy.data.layout import TrajectoryLayout
@@ -84,14 +85,14 @@ class RelativeReward(nn.Module):
             raise ValueError(f"event_shape is {tuple(event_shape)}, the layout's windows have {layout.event_shape}")
         self.heads = tuple(heads)
         self.source = source
-        self.window_kwargs = {**(window_kwargs or {})}
+        self.window_kwargs: dict[str, Any] = native(window_kwargs or {})
         if layout is None and self.window_kwargs.get("network", "mlp") == "mlp":
             # Fourier features place steps in space; an event that is not a window has no steps to place
             self.window_kwargs = {"n_fourier_features": 0, **self.window_kwargs}
         check_network(self.window_kwargs, "window_kwargs")
         check_network(step_kwargs or {}, "step_kwargs")
         n_clean_levels = 1 + round(CLEAN_FRACTION * process.n_diffusion_steps)
-        self.step_kwargs = {"width": 64, "n_blocks": 3, "n_clean_levels": n_clean_levels, **(step_kwargs or {})}
+        self.step_kwargs = {"width": 64, "n_blocks": 3, "n_clean_levels": n_clean_levels, **native(step_kwargs or {})}
         blank = torch.zeros(self.event_shape, dtype=torch.bool, device="cpu")
         mask = blank if pinned is None else pinned.clone()
         self.register_buffer("pinned", mask, persistent=False)
