@@ -4,7 +4,8 @@ Everything here is in environment units until a ``Normalizer`` has been applied.
 from rrpolicy.data.dataset import TrajectoryDataset, Windows
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Affine, Normalizer
-from rrpolicy.data.readers import from_d4rl, from_minari, load_dataset, save_minari
+from rrpolicy.data.readers import from_d4rl, from_minari, load_dataset
+from rrpolicy.data.writers import save_minari
 
 __all__ = [
     "Affine",

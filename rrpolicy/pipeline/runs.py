@@ -9,8 +9,8 @@ import csv
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from rrpolicy import pipeline, zoo
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.common.files import write_json
+from rrpolicy.common.scratch import remove_leftovers, scratch_folder
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.data.readers import save_minari
+from rrpolicy.data.minari_head import METADATA_FILE
 from rrpolicy.data.reference_scores import reference_score
+from rrpolicy.data.writers import save_minari
 from rrpolicy.evaluation import RESULTS_FILE, Row, write_results
 from rrpolicy.pipeline.recipes import Recipe
 from rrpolicy.pipeline.scores import plain_row
@@ -164,27 +166,36 @@ def write_dataset(dataset: TrajectoryDataset, out: Path, task: Task) -> None:
     Write a Minari folder, over one that is there.
 
     :raises ValueError: when ``out`` is a file
+    :raises OSError: naming ``out`` when it cannot be written, as on a full disk; what was there stays then
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file, wanted a folder")
     env = task.make()
     env.close()
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.resolve(), prefix=".collect-") as scratch:
-        save_minari(
-            dataset,
-            scratch,
-            env_spec=env.spec if task.maze_map is None else None,
-            observation_space=env.observation_space,
-            action_space=env.action_space,
-        )
-        # metadata.json goes first and comes last: a folder that has it has everything
-        names = sorted((path.name for path in Path(scratch).iterdir()), key=lambda name: name == "metadata.json")
-        clear(out, ("metadata.json", RESULTS_FILE))
-        for name in names:
-            os.replace(Path(scratch) / name, out / name)
+    was_there = out.exists()
     counts = {"n_transitions": dataset.n_transitions, "n_episodes": dataset.n_episodes}
-    write_results([plain_row("dataset", metric, float(count)) for metric, count in counts.items()], out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out, ".minari-")
+        with scratch_folder(out, ".collect-") as scratch:
+            save_minari(
+                dataset,
+                scratch,
+                env_spec=env.spec if task.maze_map is None else None,
+                observation_space=env.observation_space,
+                action_space=env.action_space,
+            )
+            write_results([plain_row("dataset", metric, float(count)) for metric, count in counts.items()], scratch)
+            # metadata.json goes first and comes last: a folder that has it has everything
+            names = sorted((path.name for path in scratch.iterdir()), key=lambda name: name == METADATA_FILE)
+            clear(out, (METADATA_FILE, RESULTS_FILE))
+            for name in names:
+                os.replace(scratch / name, out / name)
+    except OSError as error:
+        if not was_there:
+            with suppress(OSError):
+                out.rmdir()
+        raise OSError(f"--out {out} could not be written: {error.strerror or error}") from error
 
 
 def fingerprint(dataset: TrajectoryDataset) -> str:

@@ -1,0 +1,207 @@
+"""What a Minari folder's ``metadata.json`` says, read as data of strangers: no space is built, no environment is named
+to anything that could import it, and no number is believed before it is compared with the files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import minari
+
+from rrpolicy.common.faults import FileFault, regular_size
+
+METADATA_FILE, MAIN_FILE = "metadata.json", "main_data.hdf5"
+OWN_KEY = "rrpolicy"  # our entry in metadata.json
+HDF5_FORMAT = "hdf5"
+_MOST_BYTES = 8 * 2**20  # of metadata.json: JSON can take twenty times its size in memory
+_MOST_LEVELS = 64  # of our own metadata
+_ENV_ID = re.compile(r"[A-Za-z0-9][\w./-]{0,99}", re.ASCII)  # without ":", behind which Gymnasium sees a module
+_DATASET_ID = re.compile(r"[\w./-]{1,200}")
+_WANTED_TEXTS = ("observation_space", "action_space", "dataset_id", "minari_version")
+
+
+@dataclass(frozen=True)
+class MinariHead:
+    """
+    The part of ``metadata.json`` that is used here, checked.
+
+    :param is_dict: whether observations are a Dict, of which ``"observation"`` is taken
+    :param metadata: of the dataset that is read
+    """
+
+    n_episodes: int
+    data_format: str
+    is_dict: bool
+    has_rewards: bool
+    metadata: dict[str, Any]
+
+
+def read_head(folder: Path) -> MinariHead:
+    """
+    Read and check ``metadata.json``.
+
+    :param folder: holds it
+    :raises ValueError: naming the folder and the fault
+    """
+    path = folder / METADATA_FILE
+    values = _json(folder, METADATA_FILE, _content(path))
+    for key in _WANTED_TEXTS:
+        if not isinstance(values.get(key), str):
+            raise FileFault(folder, f"{METADATA_FILE} lacks {key!r}, wanted a string")
+    refused = "not a Minari dataset that can be read: "
+    if values["minari_version"] not in minari.supported_dataset_versions:
+        raise FileFault(folder, f"{refused}minari_version is {values['minari_version']}, "
+                                f"wanted one that Minari {minari.__version__} reads")
+    if not isinstance(values.get("data_format"), str):
+        raise FileFault(folder, f"{refused}data_format is {values.get('data_format')!r}, wanted {HDF5_FORMAT!r}")
+    if not is_dataset_id(values["dataset_id"]):
+        raise FileFault(folder, f"dataset_id is {values['dataset_id']!r}, wanted namespace/name-v0")
+    n_episodes = values.get("total_episodes")
+    if not isinstance(n_episodes, int) or isinstance(n_episodes, bool) or n_episodes < 0:
+        raise FileFault(folder, f"total_episodes is {n_episodes!r}, wanted a number of episodes")
+    _check_flat_box(folder, "action_space", _json(folder, "action_space", values["action_space"]))
+    is_dict = _has_dict_observations(folder, _json(folder, "observation_space", values["observation_space"]))
+    own = values.get(OWN_KEY)
+    own = own if isinstance(own, dict) else {}
+    has_rewards = own.get("has_rewards", True)
+    if not isinstance(has_rewards, bool):
+        raise FileFault(folder, f"has_rewards is {has_rewards!r}, wanted true or false")
+    return MinariHead(n_episodes, values["data_format"], is_dict, has_rewards, _metadata(folder, values, own))
+
+
+def is_env_id(value: object) -> bool:
+    """Whether this is the id of an environment and cannot name a module or anything else."""
+    return isinstance(value, str) and _ENV_ID.fullmatch(value) is not None
+
+
+def is_dataset_id(value: object) -> bool:
+    """Whether this may be the id of a Minari dataset."""
+    return isinstance(value, str) and _DATASET_ID.fullmatch(value) is not None
+
+
+def check_metadata(place: str | os.PathLike[str], values: Mapping[str, Any], size: int = 0) -> None:
+    """
+    Check a dataset's metadata. Entries that are used somewhere must have their types; all others are only kept.
+
+    :param place: names the file in messages
+    :param values: as JSON gives them
+    :param size: characters of that JSON
+    :raises ValueError: naming the entry
+    """
+    if size > _MOST_BYTES // 2 or not _is_plain(values, _MOST_LEVELS):
+        raise FileFault(place, f"metadata of {size} characters, wanted at most {_MOST_BYTES // 2}, at most "
+                               f"{_MOST_LEVELS} levels and finite numbers")
+    if values.get("env_id") is not None:
+        _check_env_id(place, values["env_id"])
+    maze, goal, agents = values.get("maze"), values.get("goal"), values.get("agents", [])
+    rows = isinstance(maze, list) and all(isinstance(row, str) for row in maze)
+    _checked(place, "maze", maze, maze is None or rows, "rows of text")
+    pair = isinstance(goal, list) and len(goal) == 2 and all(map(_is_finite, goal))
+    _checked(place, "goal", goal, goal is None or pair, "two finite numbers")
+    listed = isinstance(agents, list) and all(isinstance(agent, dict) for agent in agents)
+    _checked(place, "agents", agents, listed, "a list of objects")
+    for part in (values, *agents):
+        returns = part.get("returns", [])
+        numbers = isinstance(returns, list) and all(map(_is_finite, returns))
+        _checked(place, "returns", returns, numbers, "a list of finite numbers")
+
+
+def _content(path: Path) -> str:
+    size = regular_size(path)
+    if size > _MOST_BYTES:
+        raise FileFault(path, f"has {size} bytes, wanted at most {_MOST_BYTES}")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(_MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise FileFault(path.parent, f"{path.name} is not valid JSON: {error}") from error
+
+
+def _json(folder: Path, name: str, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileFault(folder, f"{name} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise FileFault(folder, f"{name} is a JSON {type(values).__name__}, wanted an object")
+    return values
+
+
+# ---------------------------------------------------------------------- spaces
+
+
+def _has_dict_observations(folder: Path, space: Mapping[str, Any]) -> bool:
+    if space.get("type") != "Dict":
+        _check_flat_box(folder, "observation_space", space)
+        return False
+    parts = space.get("subspaces")
+    if not isinstance(parts, dict) or not isinstance(parts.get("observation"), dict):
+        keys = sorted(parts)[:20] if isinstance(parts, dict) else parts
+        raise FileFault(folder, f"Dict observations lack the key 'observation', they have {keys}")
+    _check_flat_box(folder, "observation_space", parts["observation"])
+    return True
+
+
+def _check_flat_box(folder: Path, name: str, space: Mapping[str, Any]) -> None:
+    """The widths of the stored arrays count, so bounds and sizes of the space are not looked at."""
+    kind, shape = space.get("type"), space.get("shape")
+    if kind not in ("Box", "Dict", "Tuple", "Discrete", "MultiDiscrete", "MultiBinary", "Text"):
+        raise FileFault(folder, f"not a Minari dataset that can be read: {name} is of type {kind!r}")
+    if kind != "Box" or not isinstance(shape, list) or len(shape) != 1:
+        told = {"Box": shape, "Discrete": space.get("n")}.get(kind)
+        raise FileFault(folder, f"{name} is {kind}{'' if told is None else f'({told})'}, wanted a flat Box")
+
+
+# ---------------------------------------------------------------------- metadata
+
+
+def _metadata(folder: Path, values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {"source": values["dataset_id"], "format": "minari"}
+    for key in ("algorithm_name", "description"):
+        if (value := values.get(key)) is not None:
+            kept[key] = _checked(folder, key, value, isinstance(value, str), "a text")
+    for key in ("ref_min_score", "ref_max_score"):
+        if (value := values.get(key)) is not None:
+            kept[key] = _checked(folder, key, value, _is_finite(value), "a finite number")
+    spec = values.get("env_spec")
+    if spec is not None:
+        _checked(folder, "env_spec", spec, isinstance(spec, str), "a text")
+        kept["env_id"] = _json(folder, "env_spec", spec).get("id")
+        _check_env_id(folder, kept["env_id"])
+    ours = own.get("metadata")
+    if isinstance(ours, dict):
+        check_metadata(folder, ours)
+        kept.update(ours)
+    return kept
+
+
+def _check_env_id(place: str | os.PathLike[str], env_id: object) -> None:
+    wanted = "letters, digits and any of _./- up to 100 characters, without a module"
+    _checked(place, "environment id", env_id, is_env_id(env_id), wanted)
+
+
+def _checked(place: str | os.PathLike[str], key: str, value: Any, is_right: bool, wanted: str) -> Any:
+    if not is_right:
+        shown = value if isinstance(value, str | int | float | None) else type(value).__name__
+        raise FileFault(place, f"{key} is {shown!r}, wanted {wanted}")
+    return value
+
+
+def _is_finite(value: object) -> bool:
+    """Whether this is a real number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e300 if isinstance(value, int) else math.isfinite(value)
+
+
+def _is_plain(value: object, levels: int) -> bool:
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return levels > 0 and all(_is_plain(part, levels - 1) for part in parts)
+    return not isinstance(value, float) or math.isfinite(value)
