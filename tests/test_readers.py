@@ -207,7 +207,8 @@ def test_damaged_minari_files(dataset: TrajectoryDataset, tmp_path: Path) -> Non
 
 def test_save_refuses_what_does_not_fit_and_leaves_nothing(dataset: TrajectoryDataset, tmp_path: Path) -> None:
     target = tmp_path / "set"
-    odd = TrajectoryDataset(dataset.observations, dataset.actions, dataset.episode_lengths, metadata={"a": object()})
+    odd = TrajectoryDataset(dataset.observations, dataset.actions, dataset.episode_lengths)
+    odd.metadata["a"] = object()
     for made, options, words in (
         (dataset, {"dataset_id": "no version"}, "dataset_id='no version'"),
         (dataset, {"dataset_id": "name"}, "dataset_id='name'"),

@@ -2,6 +2,7 @@
 Windows are drawn by fancy indexing, never across the end of an episode; what padding adds is masked."""
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rrpolicy.common.messages import printable
 from rrpolicy.data.layout import TrajectoryLayout
 
 
@@ -32,7 +34,8 @@ class TrajectoryDataset:
     :param episode_lengths: ``(E,)`` transitions in each episode, all at least 1, with sum N
     :param rewards: ``(N,)`` or ``None``
     :param metadata: JSON values that describe the origin
-    :raises ValueError: naming array and row, for wrong shapes, NaN or infinite values, or no transition at all
+    :raises ValueError: naming array and row, for wrong shapes, NaN or infinite values, lengths that are no whole
+        numbers, metadata that is no JSON, or no transition at all
     """
 
     observations: np.ndarray
@@ -52,13 +55,8 @@ class TrajectoryDataset:
                 raise ValueError(f"{name} has {len(array)} rows, wanted {len(self.observations)} as in observations")
         if len(self.observations) == 0:
             raise ValueError("observations has 0 rows, wanted at least one transition")
-        lengths = np.array(self.episode_lengths, dtype=np.int64)
-        if lengths.ndim != 1 or (lengths < 1).any() or lengths.sum() != len(self.observations):
-            wanted = f"lengths of at least 1 that add up to {len(self.observations)}"
-            raise ValueError(f"episode_lengths has shape {lengths.shape} and sum {lengths.sum()}, wanted {wanted}")
-        lengths.flags.writeable = False
-        object.__setattr__(self, "episode_lengths", lengths)
-        object.__setattr__(self, "metadata", copy.deepcopy(dict(self.metadata)))
+        object.__setattr__(self, "episode_lengths", _lengths(self.episode_lengths, len(self.observations)))
+        object.__setattr__(self, "metadata", _plain(self.metadata))
 
     @classmethod
     def from_arrays(
@@ -76,13 +74,13 @@ class TrajectoryDataset:
         :param observations: ``(N, obs_dim)``, the observation before each action
         :param actions: ``(N, action_dim)``
         :param rewards: ``(N,)``
-        :param terminals: ``(N,)`` booleans, True at an episode's last transition
+        :param terminals: ``(N,)`` booleans, or 0 and 1, True at an episode's last transition
         :param timeouts: ``(N,)`` booleans, True where the episode was cut off
         :param episode_lengths: ``(E,)`` instead of flags; with neither, all rows are one episode
         :param metadata: JSON values that describe the origin
         :raises ValueError: for wrong arrays, or for flags and lengths together
         """
-        count = len(observations)
+        count = len(np.atleast_1d(_array("observations", observations)))
         if episode_lengths is None:
             ends = np.zeros(count, dtype=bool)
             for name, flags in (("terminals", terminals), ("timeouts", timeouts)):
@@ -92,7 +90,8 @@ class TrajectoryDataset:
             episode_lengths = np.diff(np.flatnonzero(ends), prepend=-1)
         elif terminals is not None or timeouts is not None:
             raise ValueError("episode_lengths was given with terminals or timeouts, wanted one of the two")
-        return cls(observations, actions, np.asarray(episode_lengths), rewards, dict(metadata or {}))
+        lengths = _array("episode_lengths", episode_lengths)
+        return cls(observations, actions, lengths, rewards, _plain({} if metadata is None else metadata))
 
     @property
     def n_transitions(self) -> int:
@@ -260,9 +259,16 @@ class TrajectoryDataset:
             )
 
 
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, OverflowError) as error:  # rows of unequal lengths, or what has no numbers at all
+        raise ValueError(f"{name} is no array: {printable(error)}") from error
+
+
 def _frozen(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
     """A read-only float32 copy, or the array itself where it already is one that nobody can write to."""
-    array = np.asarray(values)
+    array = _array(name, values)
     if array.ndim != ndim or array.dtype.kind not in "fiub":
         wanted = "(N, width)" if ndim == 2 else "(N,)"
         raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}, wanted numbers {wanted}")
@@ -280,10 +286,42 @@ def _frozen(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
     return array
 
 
-def _flags(name: str, flags: np.ndarray, count: int) -> np.ndarray:
-    array = np.asarray(flags)
+def _lengths(values: Any, count: int) -> np.ndarray:
+    """A read-only int64 copy of whole numbers that add up to ``count``."""
+    lengths, wanted = _array("episode_lengths", values), f"lengths of at least 1 that add up to {count}"
+    if lengths.ndim != 1 or not lengths.size:
+        raise ValueError(f"episode_lengths has shape {lengths.shape}, wanted {wanted}")
+    if lengths.dtype.kind not in "iu":
+        raise ValueError(f"episode_lengths is {printable(lengths[:8])} of dtype {lengths.dtype}, wanted {wanted}")
+    wrong = lengths[(lengths < 1) | (lengths > count)]  # before they are added up, which could overflow
+    if wrong.size or lengths.sum() != count:
+        told = f"holds {wrong[0]}" if wrong.size else f"has shape {lengths.shape} and sum {lengths.sum()}"
+        raise ValueError(f"episode_lengths {told}, wanted {wanted}")
+    lengths = lengths.astype(np.int64)
+    lengths.flags.writeable = False
+    return lengths
+
+
+def _plain(metadata: Any) -> dict[str, Any]:
+    """A copy that shares nothing with what was given."""
+    if not isinstance(metadata, Mapping):
+        raise ValueError(f"metadata is {printable(metadata)}, wanted a mapping of JSON values")
+    try:
+        json.dumps(dict(metadata), allow_nan=False)
+        return copy.deepcopy(dict(metadata))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"metadata holds what is no JSON: {printable(error)}") from error
+
+
+def _flags(name: str, flags: Any, count: int) -> np.ndarray:
+    array = _array(name, flags)
     if array.shape != (count,):
         raise ValueError(f"{name} has shape {array.shape}, wanted ({count},)")
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} holds {printable(array[:1])} of dtype {array.dtype}, wanted booleans, or 0 and 1")
+    wrong = np.flatnonzero((array != 0) & (array != 1))
+    if len(wrong):
+        raise ValueError(f"{name} holds {array[wrong[0]]} at row {wrong[0]}, wanted booleans, or 0 and 1")
     return array.astype(bool)
 
 

@@ -4,25 +4,33 @@ A download appears whole or not at all, and without a network, package or such a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import io
 import os
 import shutil
 import sys
-import textwrap
 import urllib.request
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import minari
 from minari.storage.datasets_root_dir import get_dataset_path
 
+from rrpolicy.common.faults import FileFault
 from rrpolicy.common.files import appearing
+from rrpolicy.common.messages import printable
+from rrpolicy.common.scratch import check_space
+from rrpolicy.data.d4rl_digests import published
+from rrpolicy.data.hdf5 import open_hdf5
 
 D4RL_PREFIX = "d4rl:"
 _TIMEOUT_SECONDS = 30.0
+_MOST_BYTES = 8 * 2**30  # D4RL's largest files have about one
+_PIECE = 2**20
 
 
 def download_d4rl(name: str) -> Path:
@@ -37,16 +45,15 @@ def download_d4rl(name: str) -> Path:
     if name not in addresses:
         near = get_close_matches(name, addresses, n=3) or sorted(addresses)[:3]
         raise ValueError(f"{D4RL_PREFIX}{name}: D4RL has no dataset of this name, it has {', '.join(near)}")
-    address = addresses[name]
+    address = _secure(name, addresses[name])
     path = folder / address.rpartition("/")[2]
     if not path.is_file():
         try:
             with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as remote, appearing(path) as unfinished:
-                with open(unfinished, "wb") as file:
-                    shutil.copyfileobj(remote, file)
-                _check_length(remote, unfinished)
+                _receive(remote, address, unfinished)
         except (OSError, http.client.HTTPException) as error:
-            raise ValueError(f"{D4RL_PREFIX}{name}: could not be downloaded from {address}: {error}") from error
+            fault = printable(error, 160)
+            raise ValueError(f"{D4RL_PREFIX}{name}: could not be downloaded from {address}: {fault}") from error
     return path
 
 
@@ -65,7 +72,7 @@ def download_minari(dataset_id: str) -> None:
     except Exception as error:  # whichever of Minari's storages is asked, its client raises what it likes
         if not there:  # a part of a dataset would pass for a dataset from then on
             shutil.rmtree(folder, ignore_errors=True)
-        fault = textwrap.shorten((str(error).strip() or type(error).__name__).splitlines()[0], 160)
+        fault = printable((str(error).strip() or type(error).__name__).splitlines()[0], 160)
         raise FileNotFoundError(
             f"{dataset_id}: neither a file, nor a folder, nor the id of a local Minari dataset, "
             f"and it could not be downloaded (is there a network?): {fault}"
@@ -96,7 +103,41 @@ def _without_mujoco_py() -> Iterator[None]:
             sys.modules["mujoco_py"] = hidden
 
 
-def _check_length(remote: Any, path: Path) -> None:
-    wanted = remote.headers.get("Content-Length")
-    if wanted is not None and path.stat().st_size != int(wanted):
-        raise OSError(f"{path.stat().st_size} of {wanted} bytes arrived")
+def _secure(name: str, address: str) -> str:
+    """The address with ``https``, which D4RL's server speaks though D4RL's table says ``http``."""
+    scheme, _, rest = address.partition(":")
+    if scheme not in ("http", "https", "file"):
+        raise ValueError(f"{D4RL_PREFIX}{name}: its address is {printable(address)}, wanted one of https")
+    return f"https:{rest}" if scheme == "http" else address
+
+
+def _receive(remote: Any, address: str, unfinished: Path) -> None:
+    """Write what arrives; size and digest are compared where they are known, and it must be a file of data."""
+    arrived_from = getattr(remote, "url", None) or address
+    if urlsplit(arrived_from).scheme != urlsplit(address).scheme:
+        raise OSError(f"the server leads to {arrived_from}, wanted an address of https")
+    known, length = published(address), remote.headers.get("Content-Length")
+    if length is not None and not length.isdecimal():
+        raise OSError(f"the server announces {length!r} bytes")
+    wanted = known.size if known else None if length is None else int(length)
+    most = _MOST_BYTES if wanted is None else wanted
+    if most > _MOST_BYTES:
+        raise OSError(f"the server announces {most} bytes, wanted at most {_MOST_BYTES}")
+    check_space(unfinished.parent, wanted or 0)
+    digest, arrived = hashlib.sha256(), 0
+    with open(unfinished, "wb") as file:
+        while piece := remote.read(_PIECE):
+            arrived += len(piece)
+            if arrived > most:
+                raise OSError(f"more than {most} bytes arrived")
+            digest.update(piece)
+            file.write(piece)
+    if wanted is not None and arrived != wanted:
+        raise OSError(f"{arrived} of {wanted} bytes arrived")
+    if known and digest.hexdigest() != known.sha256:
+        raise OSError(f"what arrived has the SHA-256 digest {digest.hexdigest()}, wanted {known.sha256}")
+    try:
+        with open_hdf5(unfinished):
+            pass
+    except FileFault as error:
+        raise OSError("what arrived is not a readable HDF5 file") from error
