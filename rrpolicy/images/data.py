@@ -6,6 +6,7 @@ Everything is made small and square once, when it is read, so that models, judge
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from rrpolicy.common.faults import FileFault, regular_size
 from rrpolicy.common.typing import Array
+from rrpolicy.images.codec import MODES
+from rrpolicy.images.pictures import read_picture
 
 Split = Literal["train", "test"]
 
@@ -29,6 +33,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 TEST_SHARE = 5  # of a folder that is not split, every so many-th picture of each class is kept for testing
 _STEMS: dict[Split, str] = {"train": "train", "test": "t10k"}
 _UINT8 = 0x08  # idx's code of unsigned bytes
+FREE_BYTES, _BYTES_PER_BYTE = 64 * 2**20, 4  # what an idx file may hold: so much, and so many times its size
+_FREE_IMAGES, _BYTES_PER_IMAGE = 2**16, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,22 +148,28 @@ def read_idx(path: Path, n_dimensions: int) -> Array:
     An array of unsigned bytes in the idx format: two zero bytes, type, number of dimensions, sizes, values.
 
     :param path: the file; gzipped if its name ends with .gz
-    :raises ValueError: naming the file and its fault
+    :raises ValueError: naming the file and its fault; of a gzip file that unpacks to more than :data:`FREE_BYTES` and
+        4 times its size as well
     """
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: is truncated or not a gzip file ({error})") from error
-    header = 4 + 4 * n_dimensions
-    if content[:4] != bytes((0, 0, _UINT8, n_dimensions)) or len(content) < header:
-        raise ValueError(f"{path}: is not an idx file of bytes with {n_dimensions} dimensions")
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
-    n_wanted = int(np.prod(shape, dtype=object))  # exact, however absurd the sizes in the header
-    if len(content) - header != n_wanted:
-        raise ValueError(f"{path}: holds {len(content) - header} values, its header says {n_wanted}")
-    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+    size = regular_size(path)
+    most = FREE_BYTES + _BYTES_PER_BYTE * size
+    start = 4 + 4 * n_dimensions
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            header = file.read(start)
+            if header[:4] != bytes((0, 0, _UINT8, n_dimensions)) or len(header) < start:
+                raise FileFault(path, f"is not an idx file of bytes with {n_dimensions} dimensions")
+            shape = tuple(int(part) for part in np.frombuffer(header[4:], dtype=">u4"))
+            wanted = math.prod(shape)
+            if wanted > most:
+                raise FileFault(path, f"its header says {wanted} values, wanted at most {most} in {size} bytes")
+            values = file.read(wanted + 1)  # no more, whatever a gzip file unpacks to
+    except (OSError, EOFError, zlib.error) as error:
+        raise FileFault(path, f"is truncated or not a gzip file ({error})") from error
+    if len(values) != wanted:
+        held = f"more than {wanted}" if len(values) > wanted else len(values)
+        raise FileFault(path, f"holds {held} values, its header says {wanted}")
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
 def _idx_file(folder: Path, split: Split, kind: str) -> Path | None:
@@ -171,6 +183,9 @@ def _read_idx_pair(
     pixels, classes = read_idx(images, 3), read_idx(labels, 1)
     if not pixels.size:
         raise ValueError(f"{images}: holds no images")
+    most = _FREE_IMAGES + regular_size(images) // _BYTES_PER_IMAGE  # each takes time, however few its pixels
+    if len(pixels) > most:
+        raise FileFault(images, f"holds {len(pixels)} images, wanted at most {most} in a file of its size")
     if len(pixels) != len(classes):
         raise ValueError(f"{labels}: holds {len(classes)} labels, {images.name} holds {len(pixels)} images")
     if classes.max() >= len(class_names):
@@ -212,9 +227,5 @@ def _read_class_folders(
 
 
 def _read_picture(path: Path, size: int, channels: int) -> Array:
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(resized(picture.convert("RGB" if channels == 3 else "L"), size))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: is not a picture that can be read ({error})") from error
-    return pixels.reshape(size, size, channels)
+    picture = resized(read_picture(path, MODES[channels]), size)
+    return np.asarray(picture).reshape(size, size, channels)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from rrpolicy.common.files import appearing
+from rrpolicy.common.scratch import check_space
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import MODES
 from rrpolicy.images.data import PICTURES
+from rrpolicy.images.pictures import read_picture
 
 
 class Picture(NamedTuple):
@@ -54,11 +57,7 @@ def read_pictures(paths: Sequence[Path], shape: tuple[int, int, int], resize: bo
     channels, height, width = shape
     images = []
     for path in paths:
-        try:
-            with Image.open(path) as file:
-                picture = file.convert(MODES[channels])
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} is not a picture that can be read: {error}") from error
+        picture = read_picture(path, MODES[channels])
         if picture.size != (width, height):
             if not resize:
                 found = f"{picture.width}×{picture.height}"
@@ -74,9 +73,18 @@ def in_parts(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Pictur
 
 
 def write_pictures(images: Array, folder: Path, prefix: str) -> list[Path]:
-    """One PNG for each image uint8 (n, H, W, C)."""
+    """
+    One PNG for each image uint8 (n, H, W, C); each appears whole or not at all.
+
+    :raises OSError: naming folder or file when there is no room
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{prefix}-{i:04d}.png" for i in range(len(images))]
+    check_space(folder, images.nbytes)
     for path, image in zip(paths, images, strict=True):
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+        try:
+            with appearing(path) as unfinished:
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(unfinished)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     return paths
