@@ -80,7 +80,10 @@ class TrajectoryDataset:
         :param metadata: JSON values that describe the origin
         :raises ValueError: for wrong arrays, or for flags and lengths together
         """
-        count = len(np.atleast_1d(_array("observations", observations)))
+        rows = _array("observations", observations)
+        if rows.ndim == 0:
+            raise ValueError(f"observations has shape () and dtype {rows.dtype}, wanted numbers (N, width)")
+        count = len(rows)
         if episode_lengths is None:
             ends = np.zeros(count, dtype=bool)
             for name, flags in (("terminals", terminals), ("timeouts", timeouts)):

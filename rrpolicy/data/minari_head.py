@@ -15,6 +15,7 @@ from typing import Any
 import minari
 
 from rrpolicy.common.faults import FileFault, regular_size
+from rrpolicy.common.messages import printable
 
 METADATA_FILE, MAIN_FILE = "metadata.json", "main_data.hdf5"
 OWN_KEY = "rrpolicy"  # our entry in metadata.json
@@ -56,15 +57,15 @@ def read_head(folder: Path) -> MinariHead:
             raise FileFault(folder, f"{METADATA_FILE} lacks {key!r}, wanted a string")
     refused = "not a Minari dataset that can be read: "
     if values["minari_version"] not in minari.supported_dataset_versions:
-        raise FileFault(folder, f"{refused}minari_version is {values['minari_version']}, "
+        raise FileFault(folder, f"{refused}minari_version is {printable(values['minari_version'], 80)}, "
                                 f"wanted one that Minari {minari.__version__} reads")
     if not isinstance(values.get("data_format"), str):
-        raise FileFault(folder, f"{refused}data_format is {values.get('data_format')!r}, wanted {HDF5_FORMAT!r}")
+        raise FileFault(folder, f"{refused}data_format is {printable(repr(values.get('data_format')), 80)}, wanted {HDF5_FORMAT!r}")
     if not is_dataset_id(values["dataset_id"]):
-        raise FileFault(folder, f"dataset_id is {values['dataset_id']!r}, wanted namespace/name-v0")
+        raise FileFault(folder, f"dataset_id is {printable(repr(values['dataset_id']), 80)}, wanted namespace/name-v0")
     n_episodes = values.get("total_episodes")
     if not isinstance(n_episodes, int) or isinstance(n_episodes, bool) or n_episodes < 0:
-        raise FileFault(folder, f"total_episodes is {n_episodes!r}, wanted a number of episodes")
+        raise FileFault(folder, f"total_episodes is {printable(repr(n_episodes), 80)}, wanted a number of episodes")
     _check_flat_box(folder, "action_space", _json(folder, "action_space", values["action_space"]))
     is_dict = _has_dict_observations(folder, _json(folder, "observation_space", values["observation_space"]))
     own = values.get(OWN_KEY)
@@ -189,7 +190,7 @@ def _check_env_id(place: str | os.PathLike[str], env_id: object) -> None:
 def _checked(place: str | os.PathLike[str], key: str, value: Any, is_right: bool, wanted: str) -> Any:
     if not is_right:
         shown = value if isinstance(value, str | int | float | None) else type(value).__name__
-        raise FileFault(place, f"{key} is {shown!r}, wanted {wanted}")
+        raise FileFault(place, f"{key} is {printable(repr(shown), 80)}, wanted {wanted}")
     return value
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from rrpolicy.common.faults import FileFault
+from rrpolicy.common.messages import printable
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.downloads import D4RL_PREFIX, download_d4rl, download_minari
@@ -68,7 +69,7 @@ def from_minari(source: minari.MinariDataset | str | os.PathLike[str]) -> Trajec
     elif opened is not None:  # by Minari itself, which whoever opened it trusts with the file
         episodes = [_opened_episode(folder, episode, head.is_dict) for episode in opened.iterate_episodes()]
     else:
-        raise FileFault(folder, f"not a Minari dataset that can be read: data_format is {head.data_format!r}, wanted "
+        raise FileFault(folder, f"not a Minari dataset that can be read: data_format is {printable(repr(head.data_format), 40)}, wanted "
                                 f"{HDF5_FORMAT!r} (others can be opened with minari.MinariDataset)")
     if not episodes:
         raise FileFault(folder, "the Minari dataset has no episode, wanted at least one")
@@ -125,7 +126,7 @@ def _minari_episodes(folder: Path, indices: Iterable[Any], n_episodes: int, is_d
     path = folder / MAIN_FILE
     with open_hdf5(path, "the Minari dataset is damaged") as file:
         if n_episodes > (most := 1 + file.size // _BYTES_PER_EPISODE):
-            raise FileFault(folder, f"{METADATA_FILE}: total_episodes is {n_episodes}, and {MAIN_FILE} has no room for "
+            raise FileFault(folder, f"{METADATA_FILE}: total_episodes is {printable(n_episodes, 40)}, and {MAIN_FILE} has no room for "
                                     f"more than {most}")
         return [_minari_episode(folder, file, int(index), is_dict) for index in indices]
 
