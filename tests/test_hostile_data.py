@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from damage import mutated
 
 from rrpolicy.data import TrajectoryDataset, from_d4rl, load_dataset, save_minari
 from rrpolicy.data.hdf5 import FREE_BYTES
@@ -53,21 +54,6 @@ def refused(path: Path, words: str) -> None:
         tracemalloc.stop()
     message = str(caught.value)
     assert str(path) in message and message.isprintable() and len(message) <= 300
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """One byte changed as a rule; sometimes more, a piece lost or the end missing."""
-    values, kind = bytearray(content), rng.random()
-    if kind < 0.1:
-        return content[: rng.randrange(len(content))]
-    if kind < 0.2:
-        start = rng.randrange(len(content))
-        del values[start : start + rng.randrange(1, 64)]
-    else:
-        for _ in range(rng.choice((1, 1, 1, 2, 8))):
-            place = rng.randrange(min(len(content), rng.choice((1500, 10**6))))
-            values[place] = rng.choice((0, 127, 255, rng.randrange(256), values[place] ^ 1 << rng.randrange(8)))
-    return bytes(values)
 
 
 def outcome(path: Path) -> bool:
@@ -320,6 +306,8 @@ def test_minari_metadata_is_not_believed(tmp_path: Path, key: str, value: Any, w
 @pytest.mark.parametrize(("key", "value", "words"), [
     ("maze", "/dev/zero", "maze is '/dev/zero', wanted rows of text"),
     ("maze", [["#"]], "maze is 'list'"),
+    ("source", ["x"], "source is 'list', wanted a text"),
+    ("env_id", "a/../../b", "environment id is 'a/../../b'"),
     ("goal", [1, float("inf")], "finite"),
     ("goal", [1, 2, 3], "goal is 'list', wanted two finite numbers"),
     ("goal", [True, 1], "goal is 'list'"),

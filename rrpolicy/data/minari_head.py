@@ -22,7 +22,7 @@ OWN_KEY = "rrpolicy"  # our entry in metadata.json
 HDF5_FORMAT = "hdf5"
 _MOST_BYTES = 8 * 2**20  # of metadata.json: JSON can take twenty times its size in memory
 _MOST_LEVELS = 64  # of our own metadata
-_ENV_ID = re.compile(r"[A-Za-z0-9][\w./-]{0,99}", re.ASCII)  # without ":", behind which Gymnasium sees a module
+_ENV_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./-]{0,99}", re.ASCII)  # what precedes a ":" would be imported
 _DATASET_ID = re.compile(r"[\w./-]{1,200}")
 _WANTED_TEXTS = ("observation_space", "action_space", "dataset_id", "minari_version")
 
@@ -57,15 +57,15 @@ def read_head(folder: Path) -> MinariHead:
             raise FileFault(folder, f"{METADATA_FILE} lacks {key!r}, wanted a string")
     refused = "not a Minari dataset that can be read: "
     if values["minari_version"] not in minari.supported_dataset_versions:
-        raise FileFault(folder, f"{refused}minari_version is {printable(values['minari_version'], 80)}, "
+        raise FileFault(folder, f"{refused}minari_version is {_shown(values['minari_version'])}, "
                                 f"wanted one that Minari {minari.__version__} reads")
     if not isinstance(values.get("data_format"), str):
-        raise FileFault(folder, f"{refused}data_format is {printable(repr(values.get('data_format')), 80)}, wanted {HDF5_FORMAT!r}")
+        raise FileFault(folder, f"{refused}data_format is {_shown(values.get('data_format'))}, wanted {HDF5_FORMAT!r}")
     if not is_dataset_id(values["dataset_id"]):
-        raise FileFault(folder, f"dataset_id is {printable(repr(values['dataset_id']), 80)}, wanted namespace/name-v0")
+        raise FileFault(folder, f"dataset_id is {_shown(values['dataset_id'])}, wanted namespace/name-v0")
     n_episodes = values.get("total_episodes")
     if not isinstance(n_episodes, int) or isinstance(n_episodes, bool) or n_episodes < 0:
-        raise FileFault(folder, f"total_episodes is {printable(repr(n_episodes), 80)}, wanted a number of episodes")
+        raise FileFault(folder, f"total_episodes is {_shown(n_episodes)}, wanted a number of episodes")
     _check_flat_box(folder, "action_space", _json(folder, "action_space", values["action_space"]))
     is_dict = _has_dict_observations(folder, _json(folder, "observation_space", values["observation_space"]))
     own = values.get(OWN_KEY)
@@ -103,6 +103,8 @@ def check_metadata(place: str | os.PathLike[str], values: Mapping[str, Any], siz
     maze, goal, agents = values.get("maze"), values.get("goal"), values.get("agents", [])
     rows = isinstance(maze, list) and all(isinstance(row, str) for row in maze)
     _checked(place, "maze", maze, maze is None or rows, "rows of text")
+    source = values.get("source")
+    _checked(place, "source", source, source is None or isinstance(source, str), "a text")
     pair = isinstance(goal, list) and len(goal) == 2 and all(map(_is_finite, goal))
     _checked(place, "goal", goal, goal is None or pair, "two finite numbers")
     listed = isinstance(agents, list) and all(isinstance(agent, dict) for agent in agents)
@@ -190,8 +192,12 @@ def _check_env_id(place: str | os.PathLike[str], env_id: object) -> None:
 def _checked(place: str | os.PathLike[str], key: str, value: Any, is_right: bool, wanted: str) -> Any:
     if not is_right:
         shown = value if isinstance(value, str | int | float | None) else type(value).__name__
-        raise FileFault(place, f"{key} is {printable(repr(shown), 80)}, wanted {wanted}")
+        raise FileFault(place, f"{key} is {_shown(shown)}, wanted {wanted}")
     return value
+
+
+def _shown(value: object) -> str:
+    return printable(repr(value), 80)
 
 
 def _is_finite(value: object) -> bool:

@@ -23,7 +23,7 @@ from rrpolicy.data.minari_head import HDF5_FORMAT, MAIN_FILE, METADATA_FILE, rea
 
 _MINARI_ID = re.compile(r"[A-Za-z][\w-]*(/[\w-]+)+-v\d+")  # a name without namespace may be a lost folder
 _HDF5_SUFFIXES = (".hdf5", ".h5")
-_BYTES_PER_EPISODE = 256  # an episode is a group of five arrays, each with a header of its own
+_BYTES_PER_EPISODE = 512  # an episode is a group of five arrays, each with a header of its own
 _FLAGS = ("terminals", "timeouts")
 
 _Episode = tuple[Array, Array, Array]  # T observations, actions and rewards
@@ -69,8 +69,8 @@ def from_minari(source: minari.MinariDataset | str | os.PathLike[str]) -> Trajec
     elif opened is not None:  # by Minari itself, which whoever opened it trusts with the file
         episodes = [_opened_episode(folder, episode, head.is_dict) for episode in opened.iterate_episodes()]
     else:
-        raise FileFault(folder, f"not a Minari dataset that can be read: data_format is {printable(repr(head.data_format), 40)}, wanted "
-                                f"{HDF5_FORMAT!r} (others can be opened with minari.MinariDataset)")
+        told = f"data_format is {printable(repr(head.data_format), 40)}, wanted {HDF5_FORMAT!r}"
+        raise FileFault(folder, f"not a Minari dataset that can be read: {told} (minari.MinariDataset opens others)")
     if not episodes:
         raise FileFault(folder, "the Minari dataset has no episode, wanted at least one")
     lengths = np.asarray([len(actions) for _, actions, _ in episodes])
@@ -126,8 +126,8 @@ def _minari_episodes(folder: Path, indices: Iterable[Any], n_episodes: int, is_d
     path = folder / MAIN_FILE
     with open_hdf5(path, "the Minari dataset is damaged") as file:
         if n_episodes > (most := 1 + file.size // _BYTES_PER_EPISODE):
-            raise FileFault(folder, f"{METADATA_FILE}: total_episodes is {printable(n_episodes, 40)}, and {MAIN_FILE} has no room for "
-                                    f"more than {most}")
+            told = f"total_episodes is {printable(n_episodes, 40)}, and {MAIN_FILE} has no room for more than {most}"
+            raise FileFault(folder, f"{METADATA_FILE}: {told}")
         return [_minari_episode(folder, file, int(index), is_dict) for index in indices]
 
 

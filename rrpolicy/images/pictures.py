@@ -11,7 +11,7 @@ from PIL import Image
 from rrpolicy.common.faults import FileFault, regular_size
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
-FREE_PIXELS = 2**24  # of a picture in a file of up to 1 MiB
+FREE_PIXELS = 12 * 2**20  # of a picture in a file of up to 1 MiB
 _PIXELS_PER_BYTE = 16  # beyond
 _MOST_SCANS = 32  # of a JPEG; each goes over the whole picture, and encoders make about ten
 _SCAN = b"\xff\xda"
@@ -27,18 +27,24 @@ def read_picture(path: Path, mode: str) -> Image.Image:
     :raises ValueError: for what is no picture, damaged, or larger than such a file may be, naming it
     """
     size = regular_size(path)
-    most = FREE_PIXELS + _PIXELS_PER_BYTE * max(size - 2**20, 0)
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about oddities that decoders can live with
-            if picture.width * picture.height > most:
-                raise FileFault(path, f"has {picture.width}×{picture.height} pixels in {size} bytes, wanted at most "
-                                      f"{most} pixels in a file of this size")
-            if picture.format in ("JPEG", "MPO") and path.read_bytes().count(_SCAN) > _MOST_SCANS:
-                raise FileFault(path, f"is a JPEG of more than {_MOST_SCANS} scans")
-            picture.load()
-            return picture if picture.mode == mode else picture.convert(mode)
+            with Image.open(path, formats=FORMATS) as picture:
+                _check(path, picture, size)
+                picture.load()
+                return picture if picture.mode == mode else picture.convert(mode)
     except FileFault:
         raise
     except Exception as error:  # decoders let through whatever their parsers happen to raise
         raise FileFault(path, f"is not a picture that can be read: {str(error) or type(error).__name__}") from error
+
+
+def _check(path: Path, picture: Image.Image, size: int) -> None:
+    """Refuse what would take too long to decode, by what its header says."""
+    most = FREE_PIXELS + _PIXELS_PER_BYTE * max(size - 2**20, 0)
+    if picture.width * picture.height > most:
+        raise FileFault(path, f"has {picture.width}×{picture.height} pixels in {size} bytes, wanted at most {most} "
+                              "pixels in a file of this size")
+    if picture.format in ("JPEG", "MPO") and path.read_bytes().count(_SCAN) > _MOST_SCANS:
+        raise FileFault(path, f"is a JPEG of more than {_MOST_SCANS} scans")
