@@ -304,7 +304,9 @@ def test_minari_metadata_is_not_believed(tmp_path: Path, key: str, value: Any, w
 
 
 @pytest.mark.parametrize(("key", "value", "words"), [
-    ("maze", "/dev/zero", "maze is '/dev/zero', wanted rows of text"),
+    ("maze", "/dev/zero", "maze is '/dev/zero', wanted at most 256 rows of"),
+    ("maze", ["#" * 300] * 3, "maze is 'list'"),
+    ("maze", ["#"] * 300, "maze is 'list'"),
     ("maze", [["#"]], "maze is 'list'"),
     ("source", ["x"], "source is 'list', wanted a text"),
     ("env_id", "a/../../b", "environment id is 'a/../../b'"),

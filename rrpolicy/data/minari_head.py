@@ -22,6 +22,7 @@ OWN_KEY = "rrpolicy"  # our entry in metadata.json
 HDF5_FORMAT = "hdf5"
 _MOST_BYTES = 8 * 2**20  # of metadata.json: JSON can take twenty times its size in memory
 _MOST_LEVELS = 64  # of our own metadata
+_MOST_CELLS = 256  # of a maze, per side
 _ENV_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./-]{0,99}", re.ASCII)  # what precedes a ":" would be imported
 _DATASET_ID = re.compile(r"[\w./-]{1,200}")
 _WANTED_TEXTS = ("observation_space", "action_space", "dataset_id", "minari_version")
@@ -101,8 +102,9 @@ def check_metadata(place: str | os.PathLike[str], values: Mapping[str, Any], siz
     if values.get("env_id") is not None:
         _check_env_id(place, values["env_id"])
     maze, goal, agents = values.get("maze"), values.get("goal"), values.get("agents", [])
-    rows = isinstance(maze, list) and all(isinstance(row, str) for row in maze)
-    _checked(place, "maze", maze, maze is None or rows, "rows of text")
+    rows = isinstance(maze, list) and all(isinstance(row, str) and len(row) <= _MOST_CELLS for row in maze)
+    rows = rows and len(maze) <= _MOST_CELLS
+    _checked(place, "maze", maze, maze is None or rows, f"at most {_MOST_CELLS} rows of as much text")
     source = values.get("source")
     _checked(place, "source", source, source is None or isinstance(source, str), "a text")
     pair = isinstance(goal, list) and len(goal) == 2 and all(map(_is_finite, goal))
