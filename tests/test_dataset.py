@@ -259,7 +259,7 @@ def poisoned(shape: tuple[int, ...], place: tuple[int, ...], value: float) -> np
         ({"episode_lengths": [2**62] * 4 + [3]}, "episode_lengths holds 4611686018427387904, .* add up to 4"),
         ({"episode_lengths": np.array([2**64 - 1, 5], np.uint64)}, "episode_lengths holds 18446744073709551615"),
         ({"episode_lengths": [2**70]}, "episode_lengths is .* dtype object"),
-        ({"episode_lengths": [1.9, 2.9]}, r"episode_lengths is \[1.9 2.9\] of dtype float64"),
+        ({"episode_lengths": [1.9, 2.9]}, r"episode_lengths is array\(\[1\.9, 2\.9\]\) of dtype float64"),
         ({"episode_lengths": [3.0, 1.0]}, "episode_lengths is .* dtype float64"),
         ({"episode_lengths": [True] * 4}, "episode_lengths is .* dtype bool"),
         ({"episode_lengths": ["3", "1"]}, "episode_lengths is .* dtype <U1"),

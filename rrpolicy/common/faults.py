@@ -6,10 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from rrpolicy.common.messages import printable
-
-MESSAGE_LIMIT = 300  # characters of a whole message
-_PLACE_LIMIT = 180
+from rrpolicy.common.messages import at
 
 
 class FileFault(ValueError):
@@ -17,12 +14,11 @@ class FileFault(ValueError):
     A fault of a file or folder that came from elsewhere.
 
     :param place: the file or folder
-    :param words: what is wrong; cut so that the message stays below :data:`MESSAGE_LIMIT` printable characters
+    :param words: what is wrong, cut and made printable as `common.messages.at` does
     """
 
     def __init__(self, place: str | os.PathLike[str], words: object) -> None:
-        where = printable(os.fspath(place), _PLACE_LIMIT)
-        super().__init__(f"{where}: {printable(words, MESSAGE_LIMIT - len(where) - 2)}")
+        super().__init__(at(place, words))
 
 
 def regular_size(path: Path) -> int:

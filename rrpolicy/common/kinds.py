@@ -259,6 +259,22 @@ class PlaceFields(BaseModel):
     goal: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
 
 
+class RolloutFields(BaseModel):
+    """What metadata tell of roll-outs, whole or of one agent; further facts may be any JSON values."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+    returns: Annotated[list[Number], Field(max_length=2**24)] = []
+
+
+class DatasetFields(PlaceFields):
+    """Metadata of a dataset, as far as something reads them; further facts may be any JSON values."""
+
+    source: Text | None = None
+    returns: Annotated[list[Number], Field(max_length=2**24)] = []
+    agents: Annotated[list[RolloutFields], Field(max_length=2**14)] = []
+
+
 class RowFields(Fields):
     """One measured number."""
 

@@ -30,16 +30,17 @@ class Fields(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def checked(schema: type[Model], values: Any, what: str) -> Model:
+def checked(schema: type[Model], values: Any, what: str, max_depth: int = MAX_DEPTH) -> Model:
     """
     Values as their schema has them.
 
     :param schema: such as those of `common.kinds`
     :param values: what a file holds, JSON values
     :param what: where they stand, such as ``"card.json"``
+    :param max_depth: of values in each other
     :raises ValueError: naming the first field that is missing, unknown, of another type or out of bounds
     """
-    check_depth(values, what)
+    check_depth(values, what, max_depth)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -49,17 +50,17 @@ def checked(schema: type[Model], values: Any, what: str) -> Model:
         raise ValueError(f"{what}: {place}: {printable(first['msg'], 120)}{given}") from None
 
 
-def check_depth(values: Any, what: str) -> None:
+def check_depth(values: Any, what: str, max_depth: int = MAX_DEPTH) -> None:
     """
     Refuse JSON values that are nested too deeply to be worked with.
 
-    :raises ValueError: beyond :data:`MAX_DEPTH`
+    :raises ValueError: beyond ``max_depth``
     """
     level, depth = [values], 0
     while level:
         depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"{what} is nested more than {MAX_DEPTH} levels deep")
+        if depth > max_depth:
+            raise ValueError(f"{what} is nested more than {max_depth} levels deep")
         inner = [value.values() if isinstance(value, dict) else value for value in level
                  if isinstance(value, dict | list | tuple)]  # fmt: skip
         level = [value for values in inner for value in values]

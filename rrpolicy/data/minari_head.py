@@ -15,14 +15,15 @@ from typing import Any
 import minari
 
 from rrpolicy.common.faults import FileFault, regular_size
+from rrpolicy.common.kinds import DatasetFields
 from rrpolicy.common.messages import printable
+from rrpolicy.common.schema import checked
 
 METADATA_FILE, MAIN_FILE = "metadata.json", "main_data.hdf5"
 OWN_KEY = "rrpolicy"  # our entry in metadata.json
 HDF5_FORMAT = "hdf5"
 _MOST_BYTES = 8 * 2**20  # of metadata.json: JSON can take twenty times its size in memory
 _MOST_LEVELS = 64  # of our own metadata
-_MOST_CELLS = 256  # of a maze, per side
 _ENV_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./-]{0,99}", re.ASCII)  # what precedes a ":" would be imported
 _DATASET_ID = re.compile(r"[\w./-]{1,200}")
 _WANTED_TEXTS = ("observation_space", "action_space", "dataset_id", "minari_version")
@@ -96,25 +97,12 @@ def check_metadata(place: str | os.PathLike[str], values: Mapping[str, Any], siz
     :param size: characters of that JSON
     :raises ValueError: naming the entry
     """
-    if size > _MOST_BYTES // 2 or not _is_plain(values, _MOST_LEVELS):
-        raise FileFault(place, f"metadata of {size} characters, wanted at most {_MOST_BYTES // 2}, at most "
-                               f"{_MOST_LEVELS} levels and finite numbers")
-    if values.get("env_id") is not None:
-        _check_env_id(place, values["env_id"])
-    maze, goal, agents = values.get("maze"), values.get("goal"), values.get("agents", [])
-    rows = isinstance(maze, list) and all(isinstance(row, str) and len(row) <= _MOST_CELLS for row in maze)
-    rows = rows and len(maze) <= _MOST_CELLS
-    _checked(place, "maze", maze, maze is None or rows, f"at most {_MOST_CELLS} rows of as much text")
-    source = values.get("source")
-    _checked(place, "source", source, source is None or isinstance(source, str), "a text")
-    pair = isinstance(goal, list) and len(goal) == 2 and all(map(_is_finite, goal))
-    _checked(place, "goal", goal, goal is None or pair, "two finite numbers")
-    listed = isinstance(agents, list) and all(isinstance(agent, dict) for agent in agents)
-    _checked(place, "agents", agents, listed, "a list of objects")
-    for part in (values, *agents):
-        returns = part.get("returns", [])
-        numbers = isinstance(returns, list) and all(map(_is_finite, returns))
-        _checked(place, "returns", returns, numbers, "a list of finite numbers")
+    if size > _MOST_BYTES // 2:
+        raise FileFault(place, f"metadata of {size} characters, wanted at most {_MOST_BYTES // 2}")
+    try:
+        checked(DatasetFields, dict(values), "metadata", _MOST_LEVELS)
+    except ValueError as error:
+        raise FileFault(place, error) from None
 
 
 def _content(path: Path) -> str:
@@ -130,7 +118,7 @@ def _content(path: Path) -> str:
 
 def _json(folder: Path, name: str, text: str) -> dict[str, Any]:
     try:
-        values = json.loads(text)
+        values = json.loads(text)  # not strictly: the bounds of a space may be Infinity
     except (ValueError, RecursionError) as error:
         raise FileFault(folder, f"{name} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
@@ -207,10 +195,3 @@ def _is_finite(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) < 1e300 if isinstance(value, int) else math.isfinite(value)
-
-
-def _is_plain(value: object, levels: int) -> bool:
-    if isinstance(value, dict | list):
-        parts = value.values() if isinstance(value, dict) else value
-        return levels > 0 and all(_is_plain(part, levels - 1) for part in parts)
-    return not isinstance(value, float) or math.isfinite(value)
