@@ -1,0 +1,49 @@
+"""What a fuzzer needs to know of a loader: a valid input, how to damage it, how to load it and how to use what it gave."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuzz.hostile import Rng, pick
+from fuzz.mutate import Mutator
+
+
+@dataclass(frozen=True)
+class Target:
+    """
+    A loader.
+
+    :param name: of the target
+    :param files: a valid input: name under the case's folder -> content
+    :param mutators: of those files that are changed, one in each case
+    :param load: reads the folder; only promised exceptions, which name the folder, may come out of it
+    :param use: does a little with what was loaded and gives the numbers that must be finite; a ``ValueError`` is allowed
+    :param in_use: what else ``use`` may raise, by the docstring of what it calls
+    :param readable: folders beside the case's that the loader may read
+    """
+
+    name: str
+    files: Mapping[str, bytes]
+    mutators: Mapping[str, Mutator]
+    load: Callable[[Path], Any]
+    use: Callable[[Any], Any]
+    in_use: tuple[type[Exception], ...] = ()
+    readable: tuple[Path, ...] = ()
+
+    def mutated(self, rng: Rng) -> tuple[dict[str, bytes], str]:
+        """Changed files, and what was done."""
+        name = pick(rng, list(self.mutators))
+        content, words = self.mutators[name](self.files[name], rng)
+        return {name: content}, words if len(self.mutators) == 1 else f"{name}: {words}"
+
+
+def files_of(write: Callable[[Path], Any]) -> dict[str, bytes]:
+    """Everything that a function writes into a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        return {path.relative_to(folder).as_posix(): path.read_bytes()
+                for path in sorted(Path(folder).rglob("*")) if path.is_file()}  # fmt: skip

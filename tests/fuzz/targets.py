@@ -1,0 +1,45 @@
+"""All loaders that are fuzzed, by name. A new loader needs one entry here: a function that makes its `Target`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from fuzz import archives, files
+from fuzz.target import Target
+
+TARGETS: Mapping[str, Callable[[], Target]] = {
+    **{name: partial(archives.agent, name) for name in archives.KINDS},
+    "checkpoint": archives.checkpoint,
+    "extractor": archives.extractor,
+    "discriminator": archives.discriminator,
+    "reward": archives.reward,
+    "planner": archives.planner,
+    "trained-policy": archives.trained_policy,
+    "offline-policy": archives.offline_policy,
+    "replay": archives.replay,
+    "image-diffusion": archives.image_diffusion,
+    "image-reward": archives.image_reward,
+    "image-judge": archives.image_judge,
+    "card": archives.card,
+    "zoo-load": files.zoo_load,
+    "zoo-card": files.zoo_card,
+    "recipe": files.recipe,
+    "d4rl": files.d4rl,
+    "minari": files.minari,
+    "recording": files.recording,
+    "sb3-ppo": partial(files.sb3, "sb3-ppo"),
+    "sb3-sac": partial(files.sb3, "sb3-sac"),
+    "statistics": files.statistics,
+    "idx": partial(files.idx, "idx"),
+    "idx-gz": partial(files.idx, "idx-gz"),
+    "class-folders": files.class_folders,
+    "pictures": files.pictures,
+    "unet-folder": files.unet_folder,
+    "maze": files.maze,
+    "results-json": files.results_json,
+    "results-csv": files.results_csv,
+    "curves": files.curves,
+    "progress": files.progress,
+    "maps": files.maps,
+}
