@@ -16,6 +16,10 @@ from fuzz.mutate import Mutator
 from fuzz.target import Target, files_of
 from fuzz.tensors import archives, card_file
 from small import DATASET, EXPERT_DATASET, make_agent
+from stable_baselines3 import SAC
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.td3.policies import Actor
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor, zoo
 from rrpolicy.baselines import load_trained, save_trained
@@ -43,7 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
 OBSERVATIONS = DATASET.observations[:2]
 WINDOWS = DATASET.observations[:8].reshape(2, 4, 4), DATASET.actions[:8].reshape(2, 4, 2)
 STEPS = {"log_interval": 0, "reset_num_timesteps": False}
-UNET = {"block_out_channels": (8, 16), "norm_num_groups": 4}
+UNET = {"block_out_channels": (4, 8), "norm_num_groups": 2, "attention_head_dim": 4}
 CLASSES = ("a", "b", "c", "d")
 
 
@@ -77,7 +81,9 @@ def acts(agent: DiffusionAgent) -> list[Any]:
     """What planners, extractors and pictures ask of an agent."""
     generator = torch.Generator().manual_seed(0)
     windows = agent.sample_pinned(2, generator)
-    return [*plays(agent), agent.plan(OBSERVATIONS[0]), agent.eps(windows, torch.zeros(2, dtype=torch.int64))]
+    agent.plan(OBSERVATIONS[0])
+    agent.eps(windows, torch.zeros(2, dtype=torch.int64))
+    return plays(agent)
 
 
 def agent(name: str) -> Target:
@@ -124,7 +130,8 @@ def scores(reward: RelativeReward) -> list[Any]:
     found: list[Any] = [reward.predict(*WINDOWS)]
     if "step" in reward.heads:
         found.append(reward.predict(DATASET.observations[:3], DATASET.actions[:3]))
-    return [*found, reward.gradient(torch.zeros(2, *reward.event_shape), torch.zeros(2, dtype=torch.int64))]
+    reward.gradient(torch.zeros(2, *reward.event_shape), torch.zeros(2, dtype=torch.int64))
+    return found
 
 
 @cache
@@ -145,8 +152,6 @@ def planner() -> Target:
 
 
 def trained_policy() -> Target:
-    from stable_baselines3 import SAC
-
     model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs={"net_arch": [4]}, device="cpu")
     observation = np.zeros((2, 3), np.float32)
     return one_archive("trained-policy", lambda path: save_trained(model, path), load_trained,
@@ -154,9 +159,6 @@ def trained_policy() -> Target:
 
 
 def offline_policy() -> Target:
-    from stable_baselines3.common.torch_layers import FlattenExtractor
-    from stable_baselines3.td3.policies import Actor
-
     space, actions = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32), gym.spaces.Box(-1, 1, (2,), np.float32)
     actor = Actor(space, actions, [4, 4], FlattenExtractor(space), 3)
     observation = np.zeros((2, 3), np.float32)
@@ -175,6 +177,7 @@ def replay() -> Target:
 
     def goes_on(loaded: ReplayTraining) -> list[Any]:
         data = loaded.dataset()
+        loaded.model.set_logger(Logger(None, []))  # its own would make a temporary folder
         loaded.train(loaded.num_timesteps + 2)
         return [data.observations, data.actions, data.rewards, *loaded.model.policy.state_dict().values()]
 
@@ -191,7 +194,8 @@ def image_diffusion() -> Target:
     def goes_on(loaded: ImageDiffusion) -> list[Any]:
         shape = loaded.codec.image_shape
         loaded.learn(np.zeros((2, *shape[1:], shape[0]), np.uint8), 1, **STEPS)
-        return [loaded.eps(torch.zeros(1, *loaded.event_shape), torch.zeros(1, dtype=torch.int64))]
+        loaded.eps(torch.zeros(1, *loaded.event_shape), torch.zeros(1, dtype=torch.int64))
+        return []
 
     return one_archive("image-diffusion", made.save, ImageDiffusion.load, goes_on, in_use=(FloatingPointError,))
 
@@ -238,4 +242,4 @@ def card() -> Target:
         task = Task.from_card(card)
         return [] if task is None else [task.goal, np.array(task.maze.shape if task.is_maze else 0)]
 
-    return Target("card", files, {"a.zip": card_file}, lambda folder: zoo.card(folder / "a.zip"), made)
+    return Target("card", files, {"a.zip": card_file}, lambda folder: zoo.card(folder / "a.zip"), made, temporary=True)

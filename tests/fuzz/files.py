@@ -26,6 +26,7 @@ from fuzz.target import Target, files_of
 from fuzz.tensors import archives, safetensors_file
 from fuzz.texts import csv_file, json_file, maze_file, toml_file
 from fuzz.zips import zip_file
+from PIL import Image
 from small import DATASET, make_agent
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -130,7 +131,7 @@ def sb3(name: str) -> Target:
         return load_sb3_agent(folder / file, "Pendulum-v1", env.observation_space, env.action_space)
 
     files = files_of(lambda folder: model.save(folder / file))
-    return Target(name, files, {file: sb3_file}, load, lambda agent: agent.predict(np.zeros((2, 3)), deterministic=True)[0])
+    return Target(name, files, {file: sb3_file(files[file])}, load, lambda agent: agent.predict(np.zeros((2, 3)), deterministic=True)[0])
 
 
 def statistics() -> Target:
@@ -157,12 +158,14 @@ def idx(name: str) -> Target:
 
 
 def class_folders() -> Target:
+    Image.init()  # Pillow imports its formats when it first meets one that it does not know
     files = {f"{part}/{label}/p.png": picture() for part in ("train", "test") for label in ("a", "b")}
     return Target("class-folders", files, {"train/a/p.png": picture_file}, lambda folder: load_images(folder, channels=3),
                   lambda data: [data.images, data.labels])  # fmt: skip
 
 
 def pictures() -> Target:
+    Image.init()
     files = {"a.png": picture(), "b/c.jpg": picture("JPEG")}
 
     def read(folder: Path) -> Any:
@@ -176,7 +179,7 @@ def unet_folder() -> Target:
     files = files_of(made.save_pretrained)
 
     def used(model: UNetScoreModel) -> Any:
-        return model.eps(torch.zeros(1, *model.event_shape), torch.zeros(1, dtype=torch.int64))
+        return model.eps(torch.zeros(1, *model.event_shape), torch.zeros(1, dtype=torch.int64)).shape
 
     mutators = {name: text(safetensors_file if name.endswith("s") else json_file) for name in files}
     return Target("unet-folder", files, mutators, UNetScoreModel.from_pretrained, used)
@@ -231,7 +234,7 @@ def recipe() -> Target:
         return [agent.predict(np.zeros((1, 4), np.float32), deterministic=True)[0]]
 
     return Target("recipe", {"tiny.toml": tiny.toml().encode()}, {"tiny.toml": text(toml_file)},
-                  lambda folder: zoo.read_recipe(folder / "tiny.toml"), built)  # fmt: skip
+                  lambda folder: zoo.read_recipe(folder / "tiny.toml"), built, temporary=True)  # fmt: skip
 
 
 # ---------------------------------------------------------------------- small texts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import sys
 import sysconfig
 import time
@@ -23,6 +24,7 @@ _FORBIDDEN = (
 )  # fmt: skip
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod", "shutil.")
 _IN_EVENTS = 0x001 | 0x002 | 0x020 | 0x100 | 0x040  # read, written, opened, made, moved
+_IN_ISDIR = 0x40000000
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -39,21 +41,19 @@ class Guard:
     """
     An observer of this process.
 
-    :param folder: what may be read and written
+    :param folders: what may be read and written
     :param forbidden: watched by inotify, whoever opens something in it
-    :param readable: further folders that may be read, a zoo for one
     """
 
-    def __init__(self, folder: Path, forbidden: Path, readable: Sequence[Path] = ()) -> None:
+    def __init__(self, folders: Sequence[Path], forbidden: Path) -> None:
         library = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *sys.path]
-        self._writable = (f"{folder}{os.sep}", str(folder))
-        self._readable = (*self._writable, "/proc/", "/dev/null", "/dev/urandom", "/sys/", *map(str, readable),
+        self._writable = tuple(map(str, folders))
+        self._readable = (*self._writable, "/proc/", "/dev/null", "/dev/urandom", "/sys/",
                           *(path for path in library if path and path != str(forbidden)))  # fmt: skip
         self._forbidden = str(forbidden)
         self._faults: list[str] = []
         self._active = False
         self._inotify = _watch(forbidden)
-        self.known_imports: set[str] = set()
         sys.addaudithook(self._hook)
 
     @contextmanager
@@ -70,9 +70,10 @@ class Guard:
             self._active = False
             result.cpu_seconds = time.process_time() - started
             result.memory = max(_status("VmHWM") - before, 0)
-            result.faults = sorted(set(self._faults + self._drain()))
-            if len(sys.modules) > modules and not any(fault.startswith("import") for fault in result.faults):
-                result.faults.append(f"import of {len(sys.modules) - modules} modules")
+            found = set(self._faults + self._drain())
+            if len(sys.modules) > modules and not any(fault.startswith("import") for fault in found):
+                found.add(f"import of {len(sys.modules) - modules} modules")
+            result.faults = sorted(found, key=lambda fault: (not fault.startswith("import"), fault))  # exec comes of it
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._active:
@@ -80,8 +81,7 @@ class Guard:
         if event == "open":
             self._opened(arguments)
         elif event == "import":
-            if arguments[0] not in self.known_imports:
-                self._faults.append(f"import of {arguments[0]}")
+            self._faults.append(f"import of {arguments[0]}")
         elif event.startswith(_FORBIDDEN):
             self._faults.append(f"{event} {arguments!r:.80}")
         elif event.startswith(_CHANGES) and not str(arguments[0]).startswith(self._writable):
@@ -104,7 +104,13 @@ class Guard:
             data = os.read(self._inotify, 65_536) if self._inotify >= 0 else b""
         except BlockingIOError:
             return []
-        return ["the folder outside was opened, by a library"] if data else []
+        faults = []
+        while data:
+            _, mask, _, size = struct.unpack_from("iIII", data)
+            name, data = data[16 : 16 + size].rstrip(b"\0").decode(), data[16 + size :]
+            if not mask & _IN_ISDIR:  # Python lists the folder when it looks for modules
+                faults.append(f"outside/{name} was opened")
+        return faults
 
 
 def _watch(folder: Path) -> int:

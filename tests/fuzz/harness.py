@@ -35,7 +35,7 @@ from fuzz.target import Target
 CPU_SECONDS = 2.0  # for files up to a megabyte, and in proportion beyond
 MEMORY, PER_BYTE = 200 * 2**20, 4
 MESSAGE, PATH = 300, 100  # characters; a longer path may add what it has more
-KILL_CPU_SECONDS, KILL_WALL_SECONDS = 8, 120.0
+KILL_CPU_SECONDS, KILL_WALL_SECONDS = 4, 120.0
 ADDRESS_SPACE = 2**31  # beyond what the process has: what needs more has believed a size
 PROMISED = (ValueError, FileNotFoundError)
 ACCEPTED, REFUSED, LATE = "accepted", "refused", "late"  # late: loaded, and refused by the first use
@@ -284,14 +284,17 @@ def _child(target: Target, folder: Path, numbers: Sequence[int], seed: int, pipe
     with open(os.devnull, "w") as null:
         for stream in (1, 2):
             os.dup2(null.fileno(), stream)
-    guard = Guard(folder, outside(), target.readable)
+    (temporary := folder.parent / "tmp").mkdir(exist_ok=True)
+    tempfile.tempdir = str(temporary)
+    guard = Guard([folder, *([temporary] if target.temporary else [])], outside())
     limit = virtual_size() + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     for number in numbers:
         changes, words = target.mutated(generator(target.name, seed, number))
         put(folder, changes)
-        signal.setitimer(signal.ITIMER_PROF, KILL_CPU_SECONDS)
-        verdict, detail, measured = judged(target, folder, guard, _size(changes))
+        size = _size({**target.files, **changes})
+        signal.setitimer(signal.ITIMER_PROF, KILL_CPU_SECONDS * max(1.0, size / 2**20))
+        verdict, detail, measured = judged(target, folder, guard, size)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _restore(folder, target, changes)
         outcome = Outcome(number, verdict, detail, words[:300], _size(changes), measured.memory, measured.cpu_seconds)

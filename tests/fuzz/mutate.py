@@ -1,7 +1,7 @@
 """Damage that needs no knowledge of a format: bytes flipped, cut, inserted, moved, and numbers in headers replaced.
 
 A mutator takes the content of a file and a generator and returns other content and a few words that say what it did.
-It raises ``ValueError`` where it cannot read what it was given; the caller then falls back on plain bytes.
+Where it cannot read what it was given, it raises whatever its library does; `several` then falls back on plain bytes.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def several(mutators: Sequence[tuple[float, Mutator]], content: bytes, rng: Rng)
                 break
         try:
             content, words = chosen(content, rng)
-        except (ValueError, KeyError, IndexError, TypeError, struct.error):  # damaged beyond this mutator already
+        except Exception:  # damaged beyond what this mutator reads, and libraries say that in any way
             content, words = anything(content, rng)
         said.append(words)
     return content, "; ".join(said)

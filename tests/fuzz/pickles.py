@@ -61,10 +61,7 @@ def grown(content: bytes, rng: Rng) -> Mutation:
         return doubling(DOUBLINGS[name], times), f"{name} doubled {times} times"
     if kind < 0.55:
         return b"\x80\x04" + pieces * 2000 + b".", f"grown, 2000 times: {pieces[:40]!r}"
-    try:
-        starts = [at for _, _, at in pickletools.genops(content) if at is not None]
-    except Exception as error:  # mutated before
-        raise ValueError(str(error)) from error
+    starts = [at for _, _, at in pickletools.genops(content) if at is not None]
     at = pick(rng, starts)
     return content[:at] + pieces + content[at:], f"at {at}: {pieces[:40]!r}"
 
@@ -99,18 +96,19 @@ def torch_saved(value: object) -> bytes:
     return buffer.getvalue()
 
 
-def torch_file(content: bytes, rng: Rng) -> Mutation:
-    """A file of ``torch.save``: another value in the same place, or surgery on the zip file and its pickle."""
-    if rng.random() < 0.5:
-        weights = dict(torch.load(io.BytesIO(content), weights_only=True))
-        words = pick(rng, _WEIGHTS)(weights, rng)
-        return torch_saved(weights), words
-    try:
-        name = next(name for name in members_of(content) if name.endswith("data.pkl"))
-    except StopIteration as error:
-        raise ValueError("no pickle") from error
+def torch_file(original: bytes) -> Mutator:
+    """For a file of ``torch.save``: another value in the same place, or surgery on the zip file and its pickle."""
+    name = next(name for name in members_of(original) if name.endswith("data.pkl"))
     ways: tuple[tuple[float, Mutator], ...] = ((1.0, zip_file), (1.5, inside(pickle_file, name)), (0.5, anything))
-    return several(ways, content, rng)
+
+    def mutate(content: bytes, rng: Rng) -> Mutation:
+        if rng.random() < 0.5:
+            weights = dict(torch.load(io.BytesIO(original), weights_only=True))
+            words = pick(rng, _WEIGHTS)(weights, rng)
+            return torch_saved(weights), words
+        return several(ways, content, rng)
+
+    return mutate
 
 
 def _stride(weights: dict[str, object], rng: Rng) -> str:
@@ -152,12 +150,13 @@ DTYPE8 = torch.float8_e4m3fn
 _WEIGHTS: tuple[Callable[[dict[str, object], Rng], str], ...] = (_stride, _odd, _odd, _odd, _names)
 
 
-def sb3_file(content: bytes, rng: Rng) -> Mutation:
-    """A zip file of Stable-Baselines3 changed anywhere."""
+def sb3_file(original: bytes) -> Mutator:
+    """For a zip file of Stable-Baselines3, changed anywhere."""
+    weights = torch_file(members_of(original)["policy.pth"])
     ways: tuple[tuple[float, Mutator], ...] = (
-        (4.0, inside(torch_file, "policy.pth")), (1.5, inside(json_file, "data")), (1.5, zip_file), (0.5, anything),
+        (4.0, inside(weights, "policy.pth")), (1.5, inside(json_file, "data")), (1.5, zip_file), (0.5, anything),
     )  # fmt: skip
-    return several(ways, content, rng)
+    return lambda content, rng: several(ways, content, rng)
 
 
 def nested_deflate(content: bytes, name: str, n_bytes: int) -> bytes:

@@ -99,7 +99,7 @@ def idx_file(content: bytes, rng: Rng) -> Mutation:
     if packed and kind < 0.15:
         n = pick(rng, (1, 10, 60))
         return gzip_bomb(n), f"{n} times ten million zeros, packed"
-    if packed and kind < 0.4:
+    if packed and (kind < 0.4 or len(content) > 9000):
         return anything(content, rng)
     inner = gzip.decompress(content) if packed else content
     changed, words = _idx(inner, rng)

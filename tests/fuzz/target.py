@@ -23,7 +23,7 @@ class Target:
     :param load: reads the folder; only promised exceptions, which name the folder, may come out of it
     :param use: does a little with what was loaded and gives the numbers that must be finite; a ``ValueError`` is allowed
     :param in_use: what else ``use`` may raise, by the docstring of what it calls
-    :param readable: folders beside the case's that the loader may read
+    :param temporary: whether files may be made in the folder for temporary ones, as MuJoCo's mazes are
     """
 
     name: str
@@ -32,7 +32,7 @@ class Target:
     load: Callable[[Path], Any]
     use: Callable[[Any], Any]
     in_use: tuple[type[Exception], ...] = ()
-    readable: tuple[Path, ...] = ()
+    temporary: bool = False
 
     def mutated(self, rng: Rng) -> tuple[dict[str, bytes], str]:
         """Changed files, and what was done."""
