@@ -13,7 +13,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 import torch  # noqa: E402
 from fuzz.harness import ACCEPTED, LATE, REFUSED, Report, run  # noqa: E402
-from fuzz.targets import TARGETS  # noqa: E402
+from fuzz.targets import TARGETS, made  # noqa: E402
 
 HEAD = ("target", "cases", "accepted", "late", "refused", "failures", "peak MB", "CPU-s", "seconds")
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     failures: list[str] = []
     for name in options.target or TARGETS:
         started = time.monotonic()
-        report = run(TARGETS[name](), range(options.first, options.first + options.cases), options.seed)
+        report = run(made(name), range(options.first, options.first + options.cases), options.seed)
         print(shown(row(report, time.monotonic() - started)), flush=True)
         failures += report.lines()
     print("\n".join(["", *failures]))

@@ -152,7 +152,7 @@ def planner() -> Target:
 
 
 def trained_policy() -> Target:
-    model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs={"net_arch": [4]}, device="cpu")
+    model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs={"net_arch": [4]}, seed=0, device="cpu")
     observation = np.zeros((2, 3), np.float32)
     return one_archive("trained-policy", lambda path: save_trained(model, path), load_trained,
                        lambda policy: policy.predict(observation)[0])  # fmt: skip

@@ -124,7 +124,7 @@ def sb3(name: str) -> Target:
     algorithm = {"ppo": PPO, "sac": SAC}[name.removeprefix("sb3-")]
     env = gym.make("Pendulum-v1")
     arguments: dict[str, Any] = {"buffer_size": 1} if algorithm is SAC else {}
-    model = algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [4]}, device="cpu", **arguments)
+    model = algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [4]}, seed=0, device="cpu", **arguments)
     file = f"{name.removeprefix('sb3-')}-Pendulum-v1.zip"
 
     def load(folder: Path) -> Sb3Agent:
@@ -136,6 +136,7 @@ def sb3(name: str) -> Target:
 
 def statistics() -> Target:
     venv = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    venv.seed(0)
     venv.reset()
     content = pickle.dumps(venv, protocol=4)
 

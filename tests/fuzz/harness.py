@@ -148,6 +148,7 @@ def warm_up(target: Target, folder: Path) -> None:
 
     :raises ValueError: when it is refused, or gives numbers that are not finite: then there is nothing to test
     """
+    repr(torch.tensor(torch.nan))  # torch imports what prints tensors with the first one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not finite(target.use(target.load(folder))):
