@@ -12,6 +12,7 @@ os.environ.update({"MUJOCO_GL": "disable", "MPLBACKEND": "Agg", "OMP_NUM_THREADS
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 import torch  # noqa: E402
+
 from fuzz.harness import ACCEPTED, LATE, REFUSED, Report, run  # noqa: E402
 from fuzz.targets import TARGETS, made  # noqa: E402
 

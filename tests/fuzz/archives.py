@@ -12,15 +12,15 @@ import gymnasium as gym
 import numpy as np
 import tiny_idx
 import torch
-from fuzz.mutate import Mutator
-from fuzz.target import Target, files_of
-from fuzz.tensors import archives, card_file
 from small import DATASET, EXPERT_DATASET, make_agent
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.td3.policies import Actor
 
+from fuzz.mutate import Mutator
+from fuzz.target import Target, files_of
+from fuzz.tensors import archives, card_file
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor, zoo
 from rrpolicy.baselines import load_trained, save_trained
 from rrpolicy.envs.controller import PDController

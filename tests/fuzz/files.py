@@ -17,7 +17,12 @@ import numpy as np
 import tiny
 import tiny_idx
 import torch
-from fuzz.archives import OBSERVATIONS, SMALL, UNET, plays
+from PIL import Image
+from small import DATASET, make_agent
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from fuzz.archives import SMALL, UNET, plays
 from fuzz.hdf5 import SECRET, hdf5_file, secret_file
 from fuzz.mutate import Mutator, anything, several
 from fuzz.pickles import pickle_file, sb3_file
@@ -26,11 +31,6 @@ from fuzz.target import Target, files_of
 from fuzz.tensors import archives, safetensors_file
 from fuzz.texts import csv_file, json_file, maze_file, toml_file
 from fuzz.zips import zip_file
-from PIL import Image
-from small import DATASET, make_agent
-from stable_baselines3 import PPO, SAC
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-
 from rrpolicy import Normalizer, TrajectoryDataset, pipeline, zoo
 from rrpolicy.data import load_dataset, save_minari
 from rrpolicy.diffusion.analytic import GaussianMixtureModel

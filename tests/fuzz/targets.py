@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
+
 from fuzz import archives, files
 from fuzz.target import Target
 

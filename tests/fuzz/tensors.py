@@ -10,6 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -162,17 +163,45 @@ def card_file(content: bytes, rng: Rng) -> Mutation:
     return _sealed(members, head, None), f"card: {words}"
 
 
-def sealed(config: str, members: dict[str, bytes], kind: str = "agent") -> bytes:
-    """
-    An archive of hand-made parts.
+class Raw(str):
+    """JSON text that stands as it is, such as ``1e999``."""
 
-    :param config: JSON text, valid or not
-    :param members: beside ``config.json``; a card is added
+
+def edited(content: bytes, change: Callable[[dict[str, Any], dict[str, Tensors]], Any], **parts: Any) -> bytes:
     """
-    head = {"schema": 1, "kind": kind, "version": "0", "sha256": {}, "config": "@@CONFIG@@"}
-    members = {"card.json": b"{}", **members}
+    An archive with other values and right checksums.
+
+    :param change: changes config and tensors in place; a `Raw` text is written as it is
+    :param parts: of ``config.json`` beside the config, such as ``version``, or ``card``
+    """
+    members = members_of(content)
+    head = {**json.loads(members.pop("config.json")), **parts}
+    members["card.json"] = _text(head.pop("card")) if "card" in head else members["card.json"]
+    groups = {name.removesuffix(".safetensors"): dict(safetensors.torch.load(data))
+              for name, data in members.items() if name.endswith(".safetensors")}  # fmt: skip
+    change(head["config"], groups)
+    stored = {f"{name}.safetensors": safetensors.torch.save(tensors) for name, tensors in groups.items()}
+    members = {"card.json": members["card.json"], **stored}
     head["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
-    return packed({"config.json": json.dumps(head).replace('"@@CONFIG@@"', config).encode(), **members})
+    return packed({"config.json": _text(head), **members})
+
+
+def _text(value: Any) -> bytes:
+    """JSON in which every `Raw` text stands as it is."""
+    raw: list[str] = []
+
+    def marked(inner: Any) -> Any:
+        if isinstance(inner, Raw):
+            raw.append(inner)
+            return f"@@{len(raw) - 1}@@"
+        if isinstance(inner, dict):
+            return {key: marked(one) for key, one in inner.items()}
+        return [marked(one) for one in inner] if isinstance(inner, list) else inner
+
+    text = json.dumps(marked(value))
+    for i, one in enumerate(raw):
+        text = text.replace(f'"@@{i}@@"', one)
+    return text.encode()
 
 
 def _sealed(members: dict[str, bytes], head: dict[str, object], text: str | None) -> bytes:

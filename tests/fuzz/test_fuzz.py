@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from fuzz.harness import ACCEPTED, LATE, REFUSED, run
 from fuzz.targets import TARGETS, made
 
