@@ -4,9 +4,12 @@ Each is judged as the fuzzers judge theirs (``tests/fuzz``), in a child process 
 watched, and with tighter bounds: what is not acceptable is refused at once, by one short line that names the file.
 """
 
+import io
+import itertools
 import json
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,10 @@ import pytest
 import safetensors.torch
 import torch
 from fuzz.archives import SMALL, one_archive
-from fuzz.harness import LATE, REFUSED, Outcome, run
+from fuzz.harness import ACCEPTED, LATE, REFUSED, Outcome, run
 from fuzz.hostile import EVIL_MODULE, outside
 from fuzz.pickles import DOUBLINGS, doubling, nested_deflate, torch_saved
-from fuzz.target import Target
+from fuzz.target import ByHand, Target
 from fuzz.targets import made
 from fuzz.tensors import Raw, edited
 from fuzz.zips import METHODS, members_of, packed
@@ -37,19 +40,19 @@ LEARNERS = ("checkpoint", "extractor", "discriminator", "image-diffusion", "imag
 target = cache(made)
 
 
-def judged(one: Target, content: bytes, name: str | None = None) -> Outcome:
-    """What becomes of a target whose file holds this."""
-    file = name or next(iter(one.mutators))
-    (found,) = run(replace(one, mutators={file: lambda *_: (content, "by hand")}), [0]).outcomes
-    return found
+def judged(one: Target, *contents: bytes, file: str | None = None) -> list[Outcome]:
+    """What becomes of a target whose file, the first that is fuzzed if none is named, holds each of these."""
+    name = file or next(iter(one.mutators))
+    given = {field.name: getattr(one, field.name) for field in fields(Target)}
+    return run(ByHand(**given, cases=[{name: content} for content in contents]), range(len(contents))).outcomes
 
 
-def refused(one: Target, content: bytes, name: str | None = None) -> Outcome:
-    """A refusal that costs next to nothing."""
-    found = judged(one, content, name)
-    assert found.verdict == REFUSED, found
-    assert found.cpu_seconds < CPU_SECONDS and found.memory < MEMORY, found
-    return found
+def refused(one: Target, *contents: bytes, file: str | None = None) -> None:
+    """All are refused, at next to no cost."""
+    found = judged(one, *contents, file=file)
+    wrong = [one for one in found
+             if one.verdict != REFUSED or one.cpu_seconds > CPU_SECONDS or one.memory > MEMORY]  # fmt: skip
+    assert not wrong, f"{len(wrong)} of {len(contents)}:\n" + "\n".join(str(one)[:400] for one in wrong)
 
 
 def changed(name: str, change: Change, **parts: Any) -> bytes:
@@ -94,7 +97,7 @@ ENJOY = ("enjoy", "ARCHIVE", "--n-episodes", "1", "--no-progress")
 MAZE = "PointMaze_UMaze-v3"
 
 
-@pytest.mark.parametrize("card", [
+CARDS: list[dict[str, Any]] = [
     {"environment": f"{EVIL_MODULE}:Env-v0"},
     {"environment": f"{EVIL_MODULE}:{MAZE}"},
     {"environment": "PointMaze_\x1b[31m-v3"},
@@ -112,10 +115,12 @@ MAZE = "PointMaze_UMaze-v3"
     {"environment": MAZE, "goal": {"1": 2}},
     {"environment": MAZE, "goal": [10**400, 1]},
     {"environment": MAZE, "maze": DEEP},
-], ids=lambda card: str(card)[:60])  # fmt: skip
-def test_cards_run_no_code_and_open_no_file(card: dict[str, Any]) -> None:
+]
+
+
+def test_cards_run_no_code_and_open_no_file() -> None:
     one = program(*ENJOY)
-    refused(one, edited(one.files["a.zip"], lambda *_: None, card=card))
+    refused(one, *(edited(one.files["a.zip"], lambda *_: None, card=card) for card in CARDS))
 
 
 @pytest.mark.parametrize("env", ["FrankaKitchen-v1", f"{EVIL_MODULE}:Env-v0", "\x1b[31m", "Nowhere-v0", ""])
@@ -130,10 +135,9 @@ def test_environments_that_cannot_be_made_are_one_line(env: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-@pytest.mark.parametrize("field", ["tensorboard_log", "verbose", "device", "callback"])
-def test_no_archive_says_where_to_write_or_compute(name: str, field: str) -> None:
-    value = {"tensorboard_log": str(outside() / "tb"), "verbose": 1, "device": "meta", "callback": None}[field]
-    refused(target(name), changed(name, at(f"training.{field}", value)))
+def test_no_archive_says_where_to_write_or_compute(name: str) -> None:
+    fields = {"tensorboard_log": str(outside() / "tb"), "verbose": 1, "device": "meta", "callback": None}
+    refused(target(name), *(changed(name, at(f"training.{field}", value)) for field, value in fields.items()))
     assert not (outside() / "tb").exists()
 
 
@@ -145,56 +149,84 @@ def test_no_planner_says_where_to_write() -> None:
 # ---------------------------------------------------------------------- small files, large machines
 
 
-@pytest.mark.parametrize(("name", "path", "value"), [
-    ("agent", "process.n_diffusion_steps", 10**7),
-    ("agent", "process.n_diffusion_steps", 2**62),
-    ("agent", "layout.horizon", 5 * 10**7),
-    ("agent", "layout.observation_columns", [0, 1, 2, 3] * 10**5),
-    ("agent", "policy_kwargs.width", 20_000),
-    ("agent", "policy_kwargs.n_blocks", 10**6),
-    ("agent", "policy_kwargs.n_fourier_features", 10**7),
-    ("agent", "planning.n_candidates", 10**9),
-    ("agent-unet", "policy_kwargs.width", 10**5),
-    ("agent-unet", "policy_kwargs.multipliers", [1] * 1000),
-    ("agent-transformer", "policy_kwargs.n_blocks", 10**5),
-    ("agent-transformer", "policy_kwargs.width", 20_000),
-    ("agent-inverse", "controller_kwargs.width", 20_000),
-    ("agent-inverse", "controller_kwargs.n_blocks", 10**6),
-    ("reward", "process.n_diffusion_steps", 10**7),
-    ("reward", "event_shape", [10**5, 10**5]),
-    ("reward", "window_kwargs.width", 20_000),
-    ("reward", "step_kwargs.n_blocks", 10**6),
-    ("planner", "reward.process.n_diffusion_steps", 10**7),
-    ("planner", "agent.layout.horizon", 5 * 10**7),
-    ("planner", "planning.n_candidates", 10**9),
-    ("extractor", "reward.window_kwargs.width", 20_000),
-    ("discriminator", "window_kwargs.n_blocks", 10**6),
-    ("trained-policy", "net_arch", [10**5, 10**5]),
-    ("trained-policy", "net_arch", [4] * 10**5),
-    ("trained-policy", "dims", [[10**9], [1]]),
-    ("offline-policy", "net_arch", [10**5, 10**5]),
-    ("image-diffusion", "unet_kwargs.block_out_channels", [20_000, 20_000]),
-    ("image-diffusion", "unet_kwargs.layers_per_block", 10**5),
-    ("image-diffusion", "n_diffusion_steps", 10**7),
-    ("image-diffusion", "codec.shape", [1, 10**6, 10**6]),
-    ("image-reward", "reward.event_shape", [1, 10**5, 10**5]),
-    ("image-judge", "width", 8 * 10**4),
-    ("image-judge", "shape", [1, 10**6, 10**6]),
-])  # fmt: skip
-def test_sizes_are_compared_with_the_file_before_anything_is_built(name: str, path: str, value: Any) -> None:
-    refused(target(name), changed(name, at(path, value)))
+SIZES: dict[str, list[tuple[str, Any]]] = {
+    "agent": [
+        ("process.n_diffusion_steps", 10**7),
+        ("process.n_diffusion_steps", 2**62),
+        ("layout.horizon", 5 * 10**7),
+        ("layout.observation_columns", [0, 1, 2, 3] * 10**5),
+        ("policy_kwargs.width", 20_000),
+        ("policy_kwargs.n_blocks", 10**6),
+        ("policy_kwargs.n_fourier_features", 10**7),
+        ("planning.n_candidates", 10**9),
+    ],
+    "agent-unet": [
+        ("policy_kwargs.width", 10**5),
+        ("policy_kwargs.multipliers", [1] * 1000),
+    ],
+    "agent-transformer": [
+        ("policy_kwargs.n_blocks", 10**5),
+        ("policy_kwargs.width", 20_000),
+    ],
+    "agent-inverse": [
+        ("controller_kwargs.width", 20_000),
+        ("controller_kwargs.n_blocks", 10**6),
+    ],
+    "reward": [
+        ("process.n_diffusion_steps", 10**7),
+        ("event_shape", [10**5, 10**5]),
+        ("window_kwargs.width", 20_000),
+        ("step_kwargs.n_blocks", 10**6),
+    ],
+    "planner": [
+        ("reward.process.n_diffusion_steps", 10**7),
+        ("agent.layout.horizon", 5 * 10**7),
+        ("planning.n_candidates", 10**9),
+    ],
+    "extractor": [
+        ("reward.window_kwargs.width", 20_000),
+    ],
+    "discriminator": [
+        ("window_kwargs.n_blocks", 10**6),
+    ],
+    "trained-policy": [
+        ("net_arch", [10**5, 10**5]),
+        ("net_arch", [4] * 10**5),
+        ("dims", [[10**9], [1]]),
+    ],
+    "offline-policy": [
+        ("net_arch", [10**5, 10**5]),
+    ],
+    "image-diffusion": [
+        ("unet_kwargs.block_out_channels", [20_000, 20_000]),
+        ("unet_kwargs.layers_per_block", 10**5),
+        ("n_diffusion_steps", 10**7),
+        ("codec.shape", [1, 10**6, 10**6]),
+    ],
+    "image-reward": [
+        ("reward.event_shape", [1, 10**5, 10**5]),
+    ],
+    "image-judge": [
+        ("width", 8 * 10**4),
+        ("shape", [1, 10**6, 10**6]),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_compared_with_the_file_before_anything_is_built(name: str) -> None:
+    refused(target(name), *(changed(name, at(path, value)) for path, value in SIZES[name]))
 
 
 # ---------------------------------------------------------------------- zip files and JSON
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["agent", "reward", "sb3-ppo"])
-def test_only_stored_members_are_read(name: str, method: str) -> None:
+def test_only_stored_members_are_read(name: str) -> None:
     one = target(name)
     members = members_of(next(iter(one.files.values())))
-    for chosen in ([next(iter(members))], list(members)):
-        refused(one, packed(members, dict.fromkeys(chosen, METHODS[method])))
+    chosen = ([next(iter(members))], list(members)[-1:], list(members))
+    refused(one, *(packed(members, dict.fromkeys(names, method)) for names in chosen for method in METHODS.values()))
 
 
 @pytest.mark.parametrize("name", ["agent", "sb3-ppo"])
@@ -204,45 +236,44 @@ def test_members_are_counted_before_they_are_listed(name: str) -> None:
     refused(one, packed({**members, **{f"m{i}.safetensors": b"" for i in range(100_000)}}))
 
 
-@pytest.mark.parametrize("raw", ["1e999", "-1e999", "NaN", "1" * 5000, DEEP], ids=lambda raw: raw[:6])
 @pytest.mark.parametrize("path", ["num_timesteps", "layout.horizon", "planning.clip", "unheard_of"])
-def test_json_beyond_numbers_is_refused(path: str, raw: str) -> None:
-    refused(target("agent"), changed("agent", at(path, Raw(raw))))
+def test_json_beyond_numbers_is_refused(path: str) -> None:
+    raws = ("1e999", "-1e999", "NaN", "1" * 5000, DEEP)
+    refused(target("agent"), *(changed("agent", at(path, Raw(raw))) for raw in raws))
 
 
 @pytest.mark.parametrize("name", ["zoo-card", "results-json", "minari", "recording", "unet-folder"])
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, DEEP, "1" * 5000, "1e999", '"' + "x" * 10**6 + '"'],
-                         ids=lambda text: text[:4] + str(len(text)))  # fmt: skip
-def test_json_files_that_nest_or_run_on_are_refused(name: str, text: str) -> None:
+def test_json_files_that_nest_or_run_on_are_refused(name: str) -> None:
     one = target(name)
-    file = next(file for file in one.mutators if file.endswith(".json"))
-    refused(one, text.encode(), file)
+    file = next(file for file in one.mutators if file.endswith(".json") and "index" not in file)
+    texts = ("[" * 100_000, '{"a":' * 100_000, DEEP, "1" * 5000, "1e999", '"' + "x" * 10**6 + '"')
+    refused(one, *(text.encode() for text in texts), file=file)
 
 
-@pytest.mark.parametrize("text", ["x = " + "[" * 100_000, "x = " + "9" * 5000, "x." * 50_000 + "y = 1", "x = 1979-13-99"],
-                         ids=lambda text: text[:8] + str(len(text)))  # fmt: skip
-def test_toml_that_nests_or_runs_on_is_refused(text: str) -> None:
-    refused(target("recipe"), text.encode())
+def test_toml_that_nests_or_runs_on_is_refused() -> None:
+    texts = ("x = " + "[" * 100_000, "x = " + "9" * 5000, "x." * 50_000 + "y = 1", "x = 1979-13-99")
+    refused(target("recipe"), *(text.encode() for text in texts))
 
 
 def test_what_an_archive_says_of_its_version_is_printed_harmlessly() -> None:
-    for schema in (2, "\x1b[31m", ["\x07"] * 10**5):
-        refused(target("agent"), changed("agent", lambda *_: None, version="\x1b[2J\n\x07" * 1000, schema=schema))
+    schemas = (2, "\x1b[31m", ["\x07"] * 10**5)
+    refused(target("agent"), *(changed("agent", lambda *_: None, version="\x1b[2J\n\x07" * 1000, schema=schema)
+                               for schema in schemas))  # fmt: skip
 
 
 # ---------------------------------------------------------------------- tensors
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.uint16, torch.int64])
 @pytest.mark.parametrize(("name", "group", "tensor"), [
     ("agent", "averaged", "network.leave.bias"), ("agent", "normalizer", "action_scale"), ("agent", "starts", "rows"),
     ("checkpoint", "weights", "network.leave.bias"), ("reward", "weights", "gradient_scale"),
 ])  # fmt: skip
-def test_numbers_of_other_types_are_refused(name: str, group: str, tensor: str, dtype: torch.dtype) -> None:
-    def change(config: Any, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
-        tensors[group][tensor] = tensors[group][tensor].to(dtype)
+def test_numbers_of_other_types_are_refused(name: str, group: str, tensor: str) -> None:
+    def to(dtype: torch.dtype) -> Change:
+        return lambda config, tensors: tensors[group].update({tensor: tensors[group][tensor].to(dtype)})
 
-    refused(target(name), changed(name, change))
+    dtypes = (torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.uint16, torch.int64)
+    refused(target(name), *(changed(name, to(dtype)) for dtype in dtypes))
 
 
 OPTIMISERS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
@@ -253,35 +284,30 @@ OPTIMISERS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
     "without a number": lambda state: state.update({"step": torch.zeros(())}),
     "of another shape": lambda state: state.update({"0.exp_avg_sq": torch.zeros(7)}),
     "that was below zero": lambda state: state["0.exp_avg_sq"].fill_(-1.0),
-    "of half a parameter": lambda state: [state.pop(key) for key in ("1.step", "1.exp_avg", "1.exp_avg_sq")],
 }
 
 
-@pytest.mark.parametrize("what", OPTIMISERS)
 @pytest.mark.parametrize("name", LEARNERS)
-def test_optimisers_that_could_not_go_on_are_refused(name: str, what: str) -> None:
-    refused(target(name), changed(name, lambda config, tensors: OPTIMISERS[what](tensors["optimizer"])))
+def test_optimisers_that_could_not_go_on_are_refused(name: str) -> None:
+    def to(damage: Callable[[dict[str, torch.Tensor]], Any]) -> Change:
+        return lambda config, tensors: damage(tensors["optimizer"])
+
+    refused(target(name), *(changed(name, to(damage)) for damage in OPTIMISERS.values()))
 
 
-@pytest.mark.parametrize("what", OPTIMISERS)
-def test_optimisers_of_sac_that_could_not_go_on_are_refused(what: str) -> None:
-    def change(config: Any, tensors: dict[str, Any]) -> None:
-        group = tensors["critic-optimizer"]
-        first = min(int(key.split(".")[0]) for key in group)
-        own = {f"{int(key.split('.')[0]) - first}.{key.split('.')[1]}": value for key, value in group.items()}
-        OPTIMISERS[what](own)
-        group.clear()
-        group.update({f"{int(key.split('.')[0]) + first}.{key.split('.')[1]}" if "." in key else key: value
-                      for key, value in own.items()})  # fmt: skip
+def test_optimisers_of_sac_that_could_not_go_on_are_refused() -> None:
+    def to(damage: Callable[[dict[str, torch.Tensor]], Any]) -> Change:
+        return lambda config, tensors: damage(tensors["entropy-optimizer"])  # of one parameter, number 0
 
-    refused(target("replay"), changed("replay", change))
+    refused(target("replay"), *(changed("replay", to(damage)) for damage in OPTIMISERS.values()))
 
 
-@pytest.mark.parametrize("shape", [(0, 6), (3, 7), (6,), (1, 1, 6), ()])
-@pytest.mark.parametrize("name", ["agent", "planner"])
-def test_starts_of_another_shape_are_refused(name: str, shape: tuple[int, ...]) -> None:
-    group = "starts" if name == "agent" else "agent-starts"
-    refused(target(name), changed(name, lambda config, tensors: tensors[group].update(rows=torch.zeros(shape))))
+@pytest.mark.parametrize(("name", "group"), [("agent", "starts"), ("planner", "agent-starts")])
+def test_starts_of_another_shape_are_refused(name: str, group: str) -> None:
+    def to(shape: tuple[int, ...]) -> Change:
+        return lambda config, tensors: tensors[group].update(rows=torch.zeros(shape))
+
+    refused(target(name), *(changed(name, to(shape)) for shape in ((0, 6), (3, 7), (6,), (1, 1, 6), ())))
 
 
 @pytest.mark.parametrize(("path", "values"), [
@@ -293,75 +319,74 @@ def test_starts_of_another_shape_are_refused(name: str, shape: tuple[int, ...]) 
     ("training.batch_size", [0, 1.5, "4", 10**12]),
     ("training.ema_decay", [-1, 1, "0.9"]),
     ("training.first_action_weight", [-1, "1"]),
-    ("training.seed", [-1, 1.5, 2**70, "1"]),
+    ("training.seed", [1.5, 2**70, "1"]),
     ("num_timesteps", [-1, 1.5, "2", 2**70]),
 ])  # fmt: skip
 def test_options_out_of_range_are_refused(path: str, values: list[Any]) -> None:
-    for value in values:
-        refused(target("agent"), changed("agent", at(path, value)))
+    refused(target("agent"), *(changed("agent", at(path, value)) for value in values))
 
 
 @pytest.mark.parametrize(("path", "values"), [("max_shift", [-1, "1", []]), ("scale", [-1, "1", None, []]),
                                               ("planning.clip", [-1, "1"])])  # fmt: skip
 def test_options_of_planners_out_of_range_are_refused(path: str, values: list[Any]) -> None:
-    for value in values:
-        refused(target("planner"), changed("planner", at(path, value)))
+    refused(target("planner"), *(changed("planner", at(path, value)) for value in values))
 
 
 @pytest.mark.parametrize("field", ["x_t", "eps_difference", "value", "t"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_pairs_that_are_not_finite_are_refused(field: str, value: float) -> None:
+def test_pairs_that_are_not_finite_are_refused(field: str) -> None:
     one = target("recording")
     name = next(file for file in one.mutators if file.endswith(".safetensors"))
     tensors = dict(safetensors.torch.load(one.files[name]))
-    for index in (0, -1):
-        flat = tensors[field].float().reshape(-1)
+    contents = []
+    for value, index in itertools.product((math.nan, math.inf), (0, -1)):
+        flat = tensors[field].float().reshape(-1).clone()
         flat[index] = value
-        refused(one, safetensors.torch.save({**tensors, field: flat.reshape(tensors[field].shape)}), name)
+        contents.append(safetensors.torch.save({**tensors, field: flat.reshape(tensors[field].shape)}))
+    refused(one, *contents, file=name)
 
 
 # ---------------------------------------------------------------------- Stable-Baselines3
 
 
-@pytest.mark.parametrize("shape", [(20_000, 3), (20_000, 20_000), (4, 3)])
-def test_weights_with_stride_zero_are_refused(shape: tuple[int, int]) -> None:
+def test_weights_with_stride_zero_are_refused() -> None:
     one = target("sb3-ppo")
     members = members_of(next(iter(one.files.values())))
-    weights = torch.load(__import__("io").BytesIO(members["policy.pth"]), weights_only=True)
-    for name in ("mlp_extractor.policy_net.0.weight", "another.weight"):
-        hostile = torch_saved({**weights, name: torch.zeros(1).expand(shape)})
-        refused(one, packed({**members, "policy.pth": hostile}))
+    weights = torch.load(io.BytesIO(members["policy.pth"]), weights_only=True)
+    hostile = [{**weights, name: torch.zeros(1).expand(shape)}
+               for name in ("mlp_extractor.policy_net.0.weight", "mlp_extractor.policy_net.2.weight", "another.weight")
+               for shape in ((20_000, 3), (20_000, 20_000), (2**20, 2**20))]  # fmt: skip
+    refused(one, *(packed({**members, "policy.pth": torch_saved(one)}) for one in hostile))
 
 
-@pytest.mark.parametrize("name", ["policy.pth", "data"])
-def test_zip_files_in_zip_files_do_not_grow(name: str) -> None:
+def test_zip_files_in_zip_files_do_not_grow() -> None:
     one = target("sb3-ppo")
-    refused(one, nested_deflate(next(iter(one.files.values())), name, 10**8))
+    refused(one, *(nested_deflate(next(iter(one.files.values())), name, 10**8) for name in ("policy.pth", "data")))
 
 
-@pytest.mark.parametrize("program", [
+PROGRAMS = (
     b"cos\nsystem\n(S'true'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", b"ctorch.hub\nload\n(tR.", b"cevil_mod\nf\n(tR.",
-    b"\x80\x02ctorch\nLongTensor\n(K\x01tR.", b"\x80\x02ccollections\nOrderedDict\n(" + b"]" * 10**6 + b"tR.",
-], ids=repr)  # fmt: skip
-def test_pickles_with_other_names_are_refused(program: bytes) -> None:
+    b"\x80\x02ctorch\nLongTensor\n(K\x01tR.", b"\x80\x02ccollections\nOrderedDict\n(" + b"]" * 200_000 + b"tR.",
+)  # fmt: skip
+
+
+def test_pickles_with_other_names_are_refused() -> None:
     one = target("sb3-ppo")
     members = members_of(next(iter(one.files.values())))
     inner = members_of(members["policy.pth"])
     name = next(name for name in inner if name.endswith("data.pkl"))
-    refused(one, packed({**members, "policy.pth": packed({**inner, name: program[:200_000]})}))
-    refused(one, packed({**members, "policy.pth": program[:200_000]}))
+    refused(one, *(packed({**members, "policy.pth": packed({**inner, name: text})}) for text in PROGRAMS))
+    refused(one, *(packed({**members, "policy.pth": text}) for text in PROGRAMS))
 
 
-@pytest.mark.parametrize("name", DOUBLINGS)
-@pytest.mark.parametrize("n", [25, 40, 2000])
-def test_statistics_that_double_with_every_instruction_are_refused(name: str, n: int) -> None:
-    refused(target("statistics"), doubling(DOUBLINGS[name], n))
+def test_statistics_that_double_with_every_instruction_are_refused() -> None:
+    one = target("statistics")
+    refused(one, *(doubling(piece, n) for piece in DOUBLINGS.values() for n in (25, 40, 2000)))
 
 
 def test_statistics_that_hold_themselves_are_refused() -> None:
-    for content in (b"\x80\x04]\x94(h\x00h\x00h\x00e.", b"\x80\x04]\x94(" + b"h\x00" * 1000 + b"e" + b"(h\x00h\x00e" * 50 + b".",
-                    b"\x80\x04}\x94(\x8c\x01ah\x00u.", b"\x80\x04\x8c\x01a\x94\x8c\x01b\x93\x94h\x01b."):  # fmt: skip
-        refused(target("statistics"), content)
+    refused(target("statistics"), b"\x80\x04]\x94(h\x00h\x00h\x00e.", b"\x80\x04}\x94(\x8c\x01ah\x00u.",
+            b"\x80\x04]\x94(" + b"h\x00" * 1000 + b"e" + b"(h\x00h\x00e" * 50 + b".",
+            b"\x80\x04\x8c\x01a\x94\x8c\x01b\x93\x94h\x01b.")  # fmt: skip
 
 
 # ---------------------------------------------------------------------- recipes
@@ -370,7 +395,7 @@ def test_statistics_that_hold_themselves_are_refused() -> None:
 @pytest.mark.parametrize("width", ["-1", "0", "1.5", "\"8\"", "nan", "100000"])
 def test_recipes_out_of_range_are_refused(width: str, tmp_path: Path) -> None:
     text = target("recipe").files["tiny.toml"].decode().replace('"width" = 16', f'"width" = {width}')
-    found = judged(target("recipe"), text.encode())
+    (found,) = judged(target("recipe"), text.encode())
     assert found.verdict in (REFUSED, LATE), found
     assert found.cpu_seconds < CPU_SECONDS and found.memory < MEMORY, found
     (tmp_path / "tiny.toml").write_text(text, encoding="utf-8")
@@ -449,12 +474,12 @@ def target_reward() -> RelativeReward:
 
 def test_a_megabyte_in_a_field_is_said_shortly() -> None:
     for path in ("policy", "layout.horizon", "process.schedule", "planning.sampler", "controller", "policy_kwargs.network"):
-        for value in ("x" * 10**6, [0] * 10**5, {"x" * 10**5: "\x1b[31m"}):
-            refused(target("agent"), changed("agent", at(path, value)))
+        values = ("x" * 10**6, [0] * 10**5, {"x" * 10**5: "\x1b[31m"})
+        refused(target("agent"), *(changed("agent", at(path, value)) for value in values))
 
 
 def test_valid_files_are_still_accepted() -> None:
     """What refuses everything would pass all the tests above."""
     for name in ("agent", "reward", *LEARNERS):
-        found = judged(target(name), changed(name, lambda *_: None, card={"note": json.dumps({"a": 1})}))
-        assert found.verdict == "accepted", found
+        (found,) = judged(target(name), changed(name, lambda *_: None, card={"note": json.dumps({"a": 1})}))
+        assert found.verdict == ACCEPTED, found

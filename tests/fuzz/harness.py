@@ -18,7 +18,6 @@ import sys
 import tempfile
 import traceback
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -94,11 +93,6 @@ class Report:
                 for kind, (one, n) in self.smallest().items()]  # fmt: skip
 
 
-def generator(target: str, seed: int, number: int) -> np.random.Generator:
-    """The generator of one case."""
-    return np.random.default_rng([seed, zlib.crc32(target.encode()), number])
-
-
 def run(target: Target, numbers: Sequence[int], seed: int = 0) -> Report:
     """
     Run some cases.
@@ -115,7 +109,7 @@ def run(target: Target, numbers: Sequence[int], seed: int = 0) -> Report:
             report.outcomes += outcomes
             done += len(outcomes)
             if fault is not None and done < len(numbers):
-                changes, words = target.mutated(generator(target.name, seed, numbers[done]))
+                changes, words = target.case(seed, numbers[done])
                 report.outcomes.append(Outcome(numbers[done], fault, "", words, _size(changes)))
                 done += 1
         return report
@@ -291,7 +285,7 @@ def _child(target: Target, folder: Path, numbers: Sequence[int], seed: int, pipe
     limit = virtual_size() + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     for number in numbers:
-        changes, words = target.mutated(generator(target.name, seed, number))
+        changes, words = target.case(seed, number)
         put(folder, changes)
         size = _size({**target.files, **changes})
         signal.setitimer(signal.ITIMER_PROF, KILL_CPU_SECONDS * max(1.0, size / 2**20))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuzz.hostile import Rng, pick
+import numpy as np
+from fuzz.hostile import pick
 from fuzz.mutate import Mutator
 
 
@@ -34,11 +36,27 @@ class Target:
     in_use: tuple[type[Exception], ...] = ()
     temporary: bool = False
 
-    def mutated(self, rng: Rng) -> tuple[dict[str, bytes], str]:
-        """Changed files, and what was done."""
+    def case(self, seed: int, number: int) -> tuple[Mapping[str, bytes], str]:
+        """Changed files, and what was done: a function of name, seed and number."""
+        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode()), number])
         name = pick(rng, list(self.mutators))
         content, words = self.mutators[name](self.files[name], rng)
         return {name: content}, words if len(self.mutators) == 1 else f"{name}: {words}"
+
+
+@dataclass(frozen=True)
+class ByHand(Target):
+    """
+    A target with cases made by hand.
+
+    :param cases: changed files
+    """
+
+    cases: Sequence[Mapping[str, bytes]] = ()
+
+    def case(self, seed: int, number: int) -> tuple[Mapping[str, bytes], str]:
+        """The files of that number."""
+        return self.cases[number], f"by hand, {number}"
 
 
 def files_of(write: Callable[[Path], Any]) -> dict[str, bytes]:

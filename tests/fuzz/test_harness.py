@@ -107,5 +107,5 @@ def test_hanging_loaders_are_ended_and_the_next_cases_run(monkeypatch: pytest.Mo
 
 def test_cases_are_the_same_every_time() -> None:
     target = Target("some", {"f": bytes(100)}, {"f": flip}, lambda folder: 1.0, lambda loaded: loaded)
-    first, second = (target.mutated(harness.generator("some", 3, 7)) for _ in range(2))
-    assert first == second != target.mutated(harness.generator("some", 3, 8))
+    first, second = (target.case(3, 7) for _ in range(2))
+    assert first == second != target.case(3, 8)
