@@ -1,7 +1,7 @@
 """Files of strangers, each made by hand: nothing that one says is believed, run, opened, or built before it is checked.
 
-Each is judged as the fuzzers judge theirs (``tests/fuzz``), in a child process whose imports, files, memory and time are
-watched, and with tighter bounds: what is not acceptable is refused at once, by one short line that names the file.
+Each is judged as the fuzzers judge theirs (``tests/fuzz``), in a child process whose imports, files, memory and time
+are watched, and with tighter bounds: it is refused at once, by one short line that names the file.
 """
 
 import io
@@ -9,67 +9,30 @@ import itertools
 import json
 import math
 from collections.abc import Callable
-from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from fuzz.archives import SMALL, one_archive
-from fuzz.harness import ACCEPTED, LATE, REFUSED, Outcome, run
+from fuzz.by_hand import CPU_SECONDS, MEMORY, Change, at, changed, judged, refused, target
+from fuzz.harness import ACCEPTED, LATE, REFUSED
 from fuzz.hostile import EVIL_MODULE, outside
 from fuzz.pickles import DOUBLINGS, doubling, nested_deflate, torch_saved
-from fuzz.target import ByHand, Target
-from fuzz.targets import made
+from fuzz.target import Target
 from fuzz.tensors import Raw, edited
 from fuzz.zips import METHODS, members_of, packed
-from small import DATASET, make_agent
+from small import make_agent
 from typer.testing import CliRunner
 
-from rrpolicy import DiffusionAgent, RelativeReward, pipeline, zoo
+from rrpolicy import pipeline, zoo
 from rrpolicy.cli import app
 from rrpolicy.pipeline import Task
 
-Change = Callable[[dict[str, Any], dict[str, dict[str, torch.Tensor]]], Any]
-CPU_SECONDS, MEMORY = 0.5, 100 * 2**20
-DEEP = Raw("[" * 100_000 + "]" * 100_000)
 LEARNERS = ("checkpoint", "extractor", "discriminator", "image-diffusion", "image-judge")
-target = cache(made)
-
-
-def judged(one: Target, *contents: bytes, file: str | None = None) -> list[Outcome]:
-    """What becomes of a target whose file, the first that is fuzzed if none is named, holds each of these."""
-    name = file or next(iter(one.mutators))
-    given = {field.name: getattr(one, field.name) for field in fields(Target)}
-    return run(ByHand(**given, cases=[{name: content} for content in contents]), range(len(contents))).outcomes
-
-
-def refused(one: Target, *contents: bytes, file: str | None = None) -> None:
-    """All are refused, at next to no cost."""
-    found = judged(one, *contents, file=file)
-    wrong = [one for one in found
-             if one.verdict != REFUSED or one.cpu_seconds > CPU_SECONDS or one.memory > MEMORY]  # fmt: skip
-    assert not wrong, f"{len(wrong)} of {len(contents)}:\n" + "\n".join(str(one)[:400] for one in wrong)
-
-
-def changed(name: str, change: Change, **parts: Any) -> bytes:
-    """The archive of a target with other values."""
-    return edited(target(name).files["a.zip"], change, **parts)
-
-
-def at(path: str, value: Any) -> Change:
-    """Sets one value of a config, ``"layout.horizon"``."""
-
-    def change(config: dict[str, Any], tensors: Any) -> None:
-        *holders, last = path.split(".")
-        for key in holders:
-            config = config[key]
-        config[last] = value
-
-    return change
+DEEP = Raw("[" * 100_000 + "]" * 100_000)
 
 
 # ---------------------------------------------------------------------- cards and the command line
@@ -90,7 +53,8 @@ def program(*arguments: str) -> Target:
         return 0.0
 
     agent = make_agent(**SMALL)
-    return one_archive("program", lambda path: agent.save(path, resumable=False, card=card), invoke, float, temporary=True)
+    save = partial(agent.save, resumable=False, card=card)
+    return one_archive("program", save, invoke, float, temporary=True)
 
 
 ENJOY = ("enjoy", "ARCHIVE", "--n-episodes", "1", "--no-progress")
@@ -403,77 +367,11 @@ def test_recipes_out_of_range_are_refused(width: str, tmp_path: Path) -> None:
         pipeline.new_agent(Task.create(), zoo.read_recipe(tmp_path / "tiny.toml"), 0)
 
 
-# ---------------------------------------------------------------------- what is given to those who were loaded
-
-
-@cache
-def agents() -> list[DiffusionAgent]:
-    return [make_agent(**SMALL), make_agent(**SMALL, warm_start=3)]
-
-
-@pytest.mark.parametrize("value", [1e10, 1e20, -1e20, 1e30, 1e38, -3.4e38])
-def test_actions_are_finite_however_large_an_observation_is(value: float) -> None:
-    for agent in agents():
-        for column in range(4):
-            observation = DATASET.observations[0].astype(np.float64)
-            observation[column] = value
-            try:
-                action, _ = agent.predict(observation, deterministic=True)
-            except ValueError as error:
-                assert str(error).isprintable() and "observation" in str(error)
-            else:
-                assert np.isfinite(action).all(), (column, action)
-
-
-STATES: dict[str, Callable[[Any, Any], Any]] = {
-    "NaN plans": lambda plans, age: (np.full_like(plans, np.nan), age),
-    "infinite plans": lambda plans, age: (np.full_like(plans, np.inf), age),
-    "lists": lambda plans, age: (plans.tolist(), age.tolist()),
-    "a list of lists": lambda plans, age: [plans.tolist(), age],
-    "plans alone": lambda plans, age: (plans,),
-    "three things": lambda plans, age: (plans, age, age),
-    "an array": lambda plans, age: plans,
-    "texts": lambda plans, age: (np.full(plans.shape, "x"), age),
-    "complex plans": lambda plans, age: (plans.astype(np.complex64), age),
-    "objects": lambda plans, age: (plans.astype(object), age),
-    "NaN ages": lambda plans, age: (plans, np.full(len(age), np.nan)),
-    "ages that are texts": lambda plans, age: (plans, np.array(["1"] * len(age))),
-    "ages far below zero": lambda plans, age: (plans, np.full(len(age), -(10**9))),
-    "ages of another width": lambda plans, age: (plans, age[:, None]),
-}
-
-
-@pytest.mark.parametrize("what", STATES)
-def test_states_of_something_else_are_refused_or_acted_upon(what: str) -> None:
-    observations = DATASET.observations[:2]
-    for agent in agents():
-        _, (plans, age) = agent.predict(observations, deterministic=True)
-        try:
-            action, _ = agent.predict(observations, STATES[what](plans, age), deterministic=True)
-        except ValueError as error:
-            assert str(error).isprintable() and "state" in str(error)
-        else:
-            assert action.shape == (2, 2) and np.isfinite(action).all() and what not in ("NaN plans", "NaN ages")
-
-
-@pytest.mark.parametrize("levels", [[], [-1], [10**9], [6], [1.5], ["a"], [None], [True], [np.nan], 3, [[0]]])
-def test_levels_that_there_are_not_are_refused(levels: Any) -> None:
-    reward = target_reward()
-    for arrays in ((DATASET.observations[:3], DATASET.actions[:3]),
-                   (DATASET.observations[:4][None], DATASET.actions[:4][None])):  # fmt: skip
-        with pytest.raises(ValueError, match="levels"):
-            reward.predict(*arrays, levels=levels)
-
-
-@cache
-def target_reward() -> RelativeReward:
-    agent = agents()[0]
-    small = SMALL["policy_kwargs"]
-    return RelativeReward.for_model(agent, window_kwargs=small, step_kwargs=small)
+# ---------------------------------------------------------------------- messages, and the other side
 
 
 def test_a_megabyte_in_a_field_is_said_shortly() -> None:
-    for path in ("policy", "layout.horizon", "process.schedule", "planning.sampler", "controller", "policy_kwargs.network"):
+    for path in ("policy", "layout.horizon", "process.schedule", "planning.sampler", "controller", "policy_kwargs.x"):
         values = ("x" * 10**6, [0] * 10**5, {"x" * 10**5: "\x1b[31m"})
         refused(target("agent"), *(changed("agent", at(path, value)) for value in values))
 

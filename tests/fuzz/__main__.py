@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=1000, help="of each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case, to see one again")
-    parser.add_argument("--target", action="append", choices=list(TARGETS), help="one target; may be given more than once")
+    parser.add_argument("--target", action="append", choices=list(TARGETS), help="may be given more than once")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     print(shown(list(HEAD)), flush=True)

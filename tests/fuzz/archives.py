@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "agent": {},
     "agent-unet": {"policy": "UnetPolicy", "policy_kwargs": {"width": 8, "multipliers": (1, 2)}},
     "agent-transformer": {"policy": "TransformerPolicy", "policy_kwargs": {"width": 8, "n_blocks": 1, "n_heads": 2}},
-    "agent-controller": {"controller": PDController(velocity_columns=(2, 3)), "observation_columns": (0, 1), "stride": 2},
+    "agent-controller": {
+        "controller": PDController(velocity_columns=(2, 3)), "observation_columns": (0, 1), "stride": 2,
+    },
     "agent-inverse": {"controller": "inverse-dynamics", "controller_kwargs": {"width": 8, "n_blocks": 1}},
     "agent-warm": {"warm_start": 3, "n_action_steps": 2, "n_sampling_steps": 3, "sampler": "dpm++"},
 }
@@ -109,8 +111,8 @@ def extractor() -> Target:
     def goes_on(loaded: RewardExtractor) -> list[Any]:
         return scores(loaded.learn(data, 2, **STEPS).reward)
 
-    return one_archive("extractor", made.save, lambda path: RewardExtractor.load(path, base=base, expert=expert), goes_on,
-                       in_use=(FloatingPointError,))  # fmt: skip
+    load = partial(RewardExtractor.load, base=base, expert=expert)
+    return one_archive("extractor", made.save, load, goes_on, in_use=(FloatingPointError,))
 
 
 def discriminator() -> Target:
@@ -121,8 +123,8 @@ def discriminator() -> Target:
     def goes_on(loaded: DiscriminatorReward) -> list[Any]:
         return [loaded.learn(data, 2, **STEPS).reward.predict(*WINDOWS)]
 
-    return one_archive("discriminator", made.save, lambda path: DiscriminatorReward.load(path, base=base, expert=expert),
-                       goes_on, in_use=(FloatingPointError,))  # fmt: skip
+    load = partial(DiscriminatorReward.load, base=base, expert=expert)
+    return one_archive("discriminator", made.save, load, goes_on, in_use=(FloatingPointError,))
 
 
 def scores(reward: RelativeReward) -> list[Any]:
@@ -235,7 +237,7 @@ def card() -> Target:
     for env_id in ("Pendulum-v1", "FrankaKitchen-v1"):  # registered ids, whose modules a card may well have imported
         with suppress(Exception):
             gym.make(env_id)
-    about = {"environment": "PointMaze_UMaze-v3", "maze": ["#####", "#...#", "#####"], "goal": [1.0, 3.0], "results": []}
+    about = {"environment": "PointMaze_UMaze-v3", "maze": ["#####", "#...#", "#####"], "goal": [1.0, 3.0]}
     files = files_of(lambda folder: make_agent(**SMALL).save(folder / "a.zip", resumable=False, card=about))
 
     def made(card: Mapping[str, Any]) -> list[Any]:

@@ -84,12 +84,13 @@ def d4rl() -> Target:
         n = 12
         ends = np.arange(n) % 4 == 3
         with h5py.File(folder / "d.hdf5", "w") as file:
-            arrays = {"observations": DATASET.observations[:n], "actions": DATASET.actions[:n], "rewards": np.zeros(n, "f4"),
-                      "terminals": np.zeros(n, bool), "timeouts": ends}  # fmt: skip
+            arrays = {"observations": DATASET.observations[:n], "actions": DATASET.actions[:n],
+                      "rewards": np.zeros(n, "f4"), "terminals": np.zeros(n, bool), "timeouts": ends}  # fmt: skip
             for name, values in arrays.items():
                 file[name] = values
 
-    return Target("d4rl", files_of(write), {"d.hdf5": hdf5_file}, lambda folder: load_dataset(folder / "d.hdf5"), learned_from)
+    return Target("d4rl", files_of(write), {"d.hdf5": hdf5_file}, lambda folder: load_dataset(folder / "d.hdf5"),
+                  learned_from)  # fmt: skip
 
 
 def minari() -> Target:
@@ -131,7 +132,8 @@ def sb3(name: str) -> Target:
         return load_sb3_agent(folder / file, "Pendulum-v1", env.observation_space, env.action_space)
 
     files = files_of(lambda folder: model.save(folder / file))
-    return Target(name, files, {file: sb3_file(files[file])}, load, lambda agent: agent.predict(np.zeros((2, 3)), deterministic=True)[0])
+    return Target(name, files, {file: sb3_file(files[file])}, load,
+                  lambda agent: agent.predict(np.zeros((2, 3)), deterministic=True)[0])  # fmt: skip
 
 
 def statistics() -> Target:
@@ -161,8 +163,8 @@ def idx(name: str) -> Target:
 def class_folders() -> Target:
     Image.init()  # Pillow imports its formats when it first meets one that it does not know
     files = {f"{part}/{label}/p.png": picture() for part in ("train", "test") for label in ("a", "b")}
-    return Target("class-folders", files, {"train/a/p.png": picture_file}, lambda folder: load_images(folder, channels=3),
-                  lambda data: [data.images, data.labels])  # fmt: skip
+    return Target("class-folders", files, {"train/a/p.png": picture_file},
+                  lambda folder: load_images(folder, channels=3), lambda data: [data.images, data.labels])  # fmt: skip
 
 
 def pictures() -> Target:
@@ -216,7 +218,8 @@ def in_zoo(ask: Callable[[], Any]) -> Callable[[Path], Any]:
 
 
 def zoo_load() -> Target:
-    return Target("zoo-load", zoo_files(), {f"agents/{ENTRY}/agent.zip": archives()}, in_zoo(lambda: zoo.load(ENTRY)), plays)
+    ask = in_zoo(lambda: zoo.load(ENTRY))
+    return Target("zoo-load", zoo_files(), {f"agents/{ENTRY}/agent.zip": archives()}, ask, plays)
 
 
 def zoo_card() -> Target:
@@ -283,5 +286,5 @@ def maps() -> Target:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, grid=np.zeros((5, 5), np.float16), maximum=np.ones(2))
     mutator: Mutator = partial(several, ((1.0, zip_file), (1.0, anything)))
-    return Target("maps", {"m.npz": buffer.getvalue()}, {"m.npz": mutator}, lambda folder: read_map(folder / "m.npz", unit),
-                  lambda drawn: drawn.maximum)  # fmt: skip
+    return Target("maps", {"m.npz": buffer.getvalue()}, {"m.npz": mutator},
+                  lambda folder: read_map(folder / "m.npz", unit), lambda drawn: drawn.maximum)  # fmt: skip

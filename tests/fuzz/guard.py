@@ -26,7 +26,8 @@ _FORBIDDEN = (
     "subprocess.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "pty.spawn", "socket.", "urllib.",
     "http.client", "ftplib.", "smtplib.", "pickle.find_class", "ctypes.dlopen", "webbrowser.", "os.kill", "exec",
 )  # fmt: skip
-_CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod", "shutil.")
+_CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod",
+            "shutil.")  # fmt: skip
 _IN_EVENTS = 0x001 | 0x002 | 0x020 | 0x100 | 0x040  # read, written, opened, made, moved
 _LIBRARY_EXEC = {module.__file__ for module in (collections, dataclasses, inspect, typing)}  # of annotations
 _IN_ISDIR = 0x40000000

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import select
 import shutil
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import rrpolicy
 from fuzz.guard import Guard, Measured, virtual_size
 from fuzz.hostile import outside
 from fuzz.target import Target
@@ -38,6 +40,7 @@ KILL_CPU_SECONDS, KILL_WALL_SECONDS = 4, 120.0
 ADDRESS_SPACE = 2**31  # beyond what the process has: what needs more has believed a size
 PROMISED = (ValueError, FileNotFoundError)
 ACCEPTED, REFUSED, LATE = "accepted", "refused", "late"  # late: loaded, and refused by the first use
+_LIBRARY = str(Path(rrpolicy.__file__).parent)
 _OUT_OF_MEMORY = ("allocate", "out of memory", "not enough memory", "bad_alloc")
 
 
@@ -89,7 +92,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """For people: each kind of failure with its smallest case."""
-        return [f"{self.target}: {kind} (× {n}): case {one.number}, {one.size} bytes: {one.mutation!r:.160} -> {one.detail!r:.300}"
+        return [f"{self.target}: {kind} (× {n}): case {one.number}, {one.size} bytes: {one.mutation!r:.160} -> "
+                f"{one.detail!r:.300}"
                 for kind, (one, n) in self.smallest().items()]  # fmt: skip
 
 
@@ -180,7 +184,9 @@ def judged(target: Target, folder: Path, guard: Guard, size: int) -> tuple[str, 
         verdict, detail = "accepted, then not finite", ""
     memory, seconds = MEMORY + PER_BYTE * size, CPU_SECONDS * max(1.0, size / 2**20)
     if measured.faults:
-        verdict, detail = f"touched: {measured.faults[0].split('/')[0]:.60}", f"{measured.faults[:3]} after {verdict} {detail}"
+        detail = f"{measured.faults[:3]}, {verdict}: {detail}"
+        fault = measured.faults[0].replace(str(outside()), "outside").replace(str(folder.parent), "around")
+        verdict = f"touched: {re.sub('0x[0-9a-f]+', '', fault):.60}"
     elif measured.memory > memory:
         verdict, detail = "memory", f"{measured.memory >> 20} MB, wanted {memory >> 20}, {verdict}: {detail}"
     elif measured.cpu_seconds > seconds:
@@ -212,9 +218,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _where(error: Exception) -> str:
     """The innermost function of the library on the way to the exception."""
-    frames = [f"{Path(frame.filename).stem}.{frame.name}" for frame in traceback.extract_tb(error.__traceback__)
-              if f"{os.sep}rrpolicy{os.sep}" in frame.filename and f"{os.sep}tests{os.sep}" not in frame.filename]  # fmt: skip
-    return frames[-1] if frames else "no function of the library"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(_LIBRARY)]
+    return f"{Path(frames[-1].filename).stem}.{frames[-1].name}" if frames else "no function of the library"
 
 
 # ---------------------------------------------------------------------- children

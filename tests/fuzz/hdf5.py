@@ -98,8 +98,9 @@ def _length(file: h5py.File, name: str, rng: Rng) -> str:
 
 def _link(file: h5py.File, name: str, rng: Rng) -> str:
     key = pick(rng, ("observations", "actions", "nowhere"))
-    links = (h5py.ExternalLink(secret_file(), key), h5py.ExternalLink("../../etc/passwd", "/"), h5py.SoftLink("/nowhere"),
-             h5py.SoftLink(f"/{name}"), h5py.SoftLink("/"), h5py.ExternalLink("/dev/zero", "x"))  # fmt: skip
+    places = ((secret_file(), key), ("../../etc/passwd", "/"), ("/dev/zero", "x"))
+    links = (*(h5py.ExternalLink(*place) for place in places),
+             *(h5py.SoftLink(inner) for inner in ("/nowhere", f"/{name}", "/")))  # fmt: skip
     link = pick(rng, links)
     del file[name]
     file[name] = link
@@ -125,7 +126,8 @@ def _filtered(file: h5py.File, name: str, rng: Rng) -> str:
     if rng.random() < 0.5:
         _replace(file, name, data=np.zeros((10**int(rng.integers(5, 8)), *shape[1:2]), "f4"), compression="gzip")
         return f"{name} has {file[name].shape}, packed small"
-    _replace(file, name, data=np.resize(values, shape), compression=pick(rng, ("gzip", "lzf")), chunks=shape, fletcher32=True)
+    method = pick(rng, ("gzip", "lzf"))
+    _replace(file, name, data=np.resize(values, shape), compression=method, chunks=shape, fletcher32=True)
     return f"{name} is packed"
 
 

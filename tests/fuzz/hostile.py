@@ -39,8 +39,9 @@ WORDS = (
     "float32", "False", "5", "cpu", "cuda", "meta", "PointMaze_UMaze-v3", "FrankaKitchen-v1", "Pendulum-v1",
 )  # fmt: skip
 ODD_STRINGS = (
-    '""', '"\\u0000"', '"\\ud800"', '"\\u001b[31mred\\u001b[0m\\n\\r\\u0007"', '"\\u202e\\u200b"', '"' + "x" * 100_000 + '"',
-    f'"{EVIL_MODULE}:Env-v0"', '"../../etc/passwd"', '"/dev/zero"', '"/etc/passwd"', '"__import__(\'os\')"', '"%s%n{0}"',
+    '""', '"\\u0000"', '"\\ud800"', '"\\u001b[31mred\\u001b[0m\\n\\r\\u0007"', '"\\u202e\\u200b"',
+    f'"{EVIL_MODULE}:Env-v0"', '"../../etc/passwd"', '"/dev/zero"', '"/etc/passwd"', '"__import__(\'os\')"',
+    '"%s%n{0}"', '"' + "x" * 100_000 + '"',
 )  # fmt: skip
 
 

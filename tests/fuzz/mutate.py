@@ -7,7 +7,9 @@ Where it cannot read what it was given, it raises whatever its library does; `se
 from __future__ import annotations
 
 import struct
+from bisect import bisect
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 from fuzz.hostile import Rng, pick
 
@@ -92,13 +94,9 @@ def several(mutators: Sequence[tuple[float, Mutator]], content: bytes, rng: Rng)
 
     :param mutators: with their weights
     """
-    total, said = sum(weight for weight, _ in mutators), []
+    limits, said = list(accumulate(weight for weight, _ in mutators)), []
     for _ in range(1 + int(rng.random() < 0.25) + int(rng.random() < 0.1)):
-        drawn = rng.random() * total
-        for weight, chosen in mutators:
-            drawn -= weight
-            if drawn <= 0:
-                break
+        _, chosen = mutators[bisect(limits, rng.random() * limits[-1])]
         try:
             content, words = chosen(content, rng)
         except Exception:  # damaged beyond what this mutator reads, and libraries say that in any way

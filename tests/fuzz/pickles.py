@@ -1,4 +1,4 @@
-"""Pickles that are mutated, and pickles that grow from opcodes: what must be followed on paper, if at all, in bounds."""
+"""Pickles that are mutated, and pickles that grow from opcodes: followed on paper at most, and in bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _PIECES: tuple[bytes, ...] = (
     b"\x8a\x08" + b"\xff" * 8, b"\x8b" + struct.pack("<i", 2**30), b"C\x04abcd", b"B" + struct.pack("<I", 2**31),
     b"X\x02\x00\x00\x00ab", b"\x8d" + struct.pack("<Q", 2**62), b"\x8e" + struct.pack("<Q", 2**40), b"\x8f", b"\x90",
     b"\x91", b"\x96\x02" + bytes(7) + b"ab", b"\x97", b"\x98", b"Q", b"P1\n", b"I12\n", b"F1.5\n", b"S'x'\n", b"Vx\n",
-    b"L" + b"9" * 30 + b"L\n", b"i" + _GLOBALS[0], b"q\x00", b"r\xff\xff\xff\x7f", b"p0\n", b"g0\n", b"j\x00\x00\x00\x00",
+    b"L" + b"9" * 30 + b"L\n", b"i" + _GLOBALS[0], b"q\x00",
+    b"r\xff\xff\xff\x7f", b"p0\n", b"g0\n", b"j\x00\x00\x00\x00",
     b".", b"\x80\x02", b"\x95" + struct.pack("<Q", 2**40), b"\x82\x01", *(b"c" + name for name in _GLOBALS),
 )  # fmt: skip
 
@@ -126,9 +127,11 @@ def _odd(weights: dict[str, object], rng: Rng) -> str:
         "complex": lambda: torch.zeros(shape, dtype=torch.complex64), "float8": lambda: torch.zeros(shape).to(DTYPE8),
         "bool": lambda: torch.zeros(shape, dtype=torch.bool), "NaN": lambda: torch.full(shape, torch.nan),
         "quantised": lambda: torch.quantize_per_tensor(torch.zeros(shape), 0.1, 0, torch.quint8),
-        "huge": lambda: torch.full(shape, 3e38), "a number": lambda: 3.0, "a list": lambda: [1.0], "nothing": lambda: None,
+        "huge": lambda: torch.full(shape, 3e38),
+        "a number": lambda: 3.0, "a list": lambda: [1.0], "nothing": lambda: None,
         "a parameter": lambda: torch.nn.Parameter(torch.zeros(shape)), "empty": lambda: torch.zeros(0),
-        "float64": lambda: torch.zeros(shape, dtype=torch.float64), "int": lambda: torch.zeros(shape, dtype=torch.int64),
+        "float64": lambda: torch.zeros(shape, dtype=torch.float64),
+        "int": lambda: torch.zeros(shape, dtype=torch.int64),
         "transposed": lambda: torch.zeros(shape).T if len(shape) == 2 else torch.zeros(1, *shape),
     }  # fmt: skip
     chosen = pick(rng, list(makers))

@@ -14,8 +14,8 @@ from PIL import Image
 from fuzz.hostile import Rng, outside, pick
 from fuzz.mutate import INTERESTING, Mutation, anything, several
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "TGA", "PCX", "SGI", "ICO", "JPEG2000", "DDS", "ICNS", "PDF", "EPS",
-           "IM", "MSP", "SPIDER", "QOI", "AVIF")  # fmt: skip
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "TGA", "PCX", "SGI", "ICO", "JPEG2000", "DDS", "ICNS",
+           "PDF", "EPS", "IM", "MSP", "SPIDER", "QOI", "AVIF")  # fmt: skip
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "RGBX", "La")
 _SIZES = (0, 1, 7, 100, 20_000, 65_535, 100_000, 2**31 - 1, 2**32 - 1)
 
@@ -29,7 +29,8 @@ def picture(form: str = "PNG", mode: str = "L", size: tuple[int, int] = (8, 8)) 
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     try:
-        Image.fromarray(pixels).convert("L" if mode in ("LA", "La", "I", "F", "I;16") else "RGB").convert(mode).save(buffer, form)
+        grey = mode in ("LA", "La", "I", "F", "I;16")
+        Image.fromarray(pixels).convert("L" if grey else "RGB").convert(mode).save(buffer, form)
     except Exception as error:  # Pillow says it in many ways
         raise ValueError(f"{form} of {mode}: {error}") from error
     return buffer.getvalue()
@@ -64,7 +65,7 @@ def _size(content: bytes, rng: Rng) -> Mutation:
 def _chunk(content: bytes, rng: Rng) -> Mutation:
     """A PNG with one more chunk: compressed texts, frames of an animation, profiles, metadata."""
     body = picture()
-    name = pick(rng, (b"zTXt", b"iTXt", b"tEXt", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"PLTE", b"tRNS", b"IEND", b"IDAT"))
+    name = pick(rng, b"zTXt iTXt tEXt iCCP eXIf acTL fcTL fdAT PLTE tRNS IEND IDAT".split())
     inner = pick(rng, (b"", b"k\0\0" + zlib.compress(bytes(10**7)), rng.bytes(30), b"II*\0" + rng.bytes(30), bytes(26)))
     chunk = struct.pack(">I", len(inner)) + name + inner + struct.pack(">I", zlib.crc32(name + inner))
     return body[:33] + chunk * pick(rng, (1, 2, 500)) + body[33:], f"chunks {name.decode()} of {len(inner)} bytes"
@@ -73,7 +74,7 @@ def _chunk(content: bytes, rng: Rng) -> Mutation:
 def _special(content: bytes, rng: Rng) -> Mutation:
     place = str(outside() / "secret.txt").encode()
     return pick(rng, (
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9999 9999\n(" + place + b") run\n%%EOF\n", "a PostScript program"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9999 9999\n(" + place + b") run\n%%EOF\n", "PostScript"),
         (b"SIMPLE  =                    T" + b" " * 50 + b"BITPIX  =   8" + b" " * 3000, "a FITS file"),
         (b"#define x_width 60000\n#define x_height 60000\nstatic char x_bits[] = {\n0x00};", "an XBM of 60000 × 60000"),
         (b"/* XPM */\nstatic char *x[] = {\"60000 60000 1 1\", \"a c #000000\"", "an XPM"),

@@ -1,4 +1,4 @@
-"""What a fuzzer needs to know of a loader: a valid input, how to damage it, how to load it and how to use what it gave."""
+"""What a fuzzer needs to know of a loader: a valid input, how to damage it, how to load it and use what it gave."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from fuzz.hostile import pick
 from fuzz.mutate import Mutator
 
@@ -23,7 +24,7 @@ class Target:
     :param files: a valid input: name under the case's folder -> content
     :param mutators: of those files that are changed, one in each case
     :param load: reads the folder; only promised exceptions, which name the folder, may come out of it
-    :param use: does a little with what was loaded and gives the numbers that must be finite; a ``ValueError`` is allowed
+    :param use: does a little with what was loaded, gives the numbers that must be finite, and may raise ``ValueError``
     :param in_use: what else ``use`` may raise, by the docstring of what it calls
     :param temporary: whether files may be made in the folder for temporary ones, as MuJoCo's mazes are
     """

@@ -28,7 +28,7 @@ DTYPES = (
     torch.bool, torch.int16, torch.int32, torch.int64, torch.complex64, torch.uint16, torch.uint32, torch.uint64,
 )  # fmt: skip
 _DTYPE_NAMES = ("F8_E4M3", "F8_E5M2", "F4", "F16", "BF16", "F32", "F64", "I8", "U8", "BOOL", "I64", "U64", "C64", "X")
-_SHAPES = ([], [0], [-1], [1], [2**62], [2**32, 2**32], [2**31, 2], [1] * 70, [1.5], "1", None)
+_SHAPES: tuple[Any, ...] = ([], [0], [-1], [1], [2**62], [2**32, 2**32], [2**31, 2], [1] * 70, [1.5], "1", None)
 
 
 def safetensors_file(content: bytes, rng: Rng) -> Mutation:

@@ -98,8 +98,8 @@ def toml_file(content: bytes, rng: Rng) -> Mutation:
 
 
 CELLS = (
-    "", "-1", "nan", "inf", "1e999", "1" * 5000, "x" * 200_000, '"', '"unclosed', "\0", "a\nb", "\x1b[31m", "1,5", "=1+1",
-    "9" * 30, "1.5", "True", "../../x", " 1 ", "1_000",
+    "", "-1", "nan", "inf", "1e999", "1" * 5000, "x" * 200_000, '"', '"unclosed', "\0", "a\nb", "\x1b[31m", "1,5",
+    "=1+1", "9" * 30, "1.5", "True", "../../x", " 1 ", "1_000",
 )  # fmt: skip
 
 
@@ -139,7 +139,8 @@ def maze_file(content: bytes, rng: Rng) -> Mutation:
         lines[row] = line * int(rng.integers(0, 3000))
     else:
         at = int(rng.integers(len(line) + 1))
-        lines[row] = line[:at] + pick(rng, ("#", ".", " ", "r", "g", "c", "0", "1", "\t", "é", "\0", "\x1b[31m", "")) + line[at + 1 :]
+        symbol = pick(rng, ("#", ".", " ", "r", "g", "c", "0", "1", "\t", "é", "\0", "\x1b[31m", ""))
+        lines[row] = line[:at] + symbol + line[at + 1 :]
     return "\n".join(lines).encode(), f"line {row} = {lines[row]!r:.60}"
 
 
@@ -164,9 +165,11 @@ def _like(value: Any, rng: Rng) -> Any:
     if isinstance(value, bool) or value is None:
         return pick(rng, (True, False, None, 0, 1))
     if isinstance(value, int | float):
-        return pick(rng, (value + 1, value - 1, 2 * value, 10 * value, 1000 * value, -value, value + 0.5, float(value), str(value)))
+        multiples = (2 * value, 10 * value, 1000 * value, -value)
+        return pick(rng, (value + 1, value - 1, *multiples, value + 0.5, float(value), str(value)))
     if isinstance(value, list):
-        return pick(rng, (value[:-1], value + value[:1], value[::-1], value * 2, value * 1000, [value], {"0": value}, value[:1]))
+        longer = (value + value[:1], value * 2, value * 1000)
+        return pick(rng, (value[:-1], value[:1], value[::-1], *longer, [value], {"0": value}))
     if isinstance(value, dict):
         return pick(rng, (list(value.items()), [value], {**value, "": None}, dict(list(value.items())[:-1])))
     return pick(rng, (value + "x", value.upper(), value[:-1], value * 1000, [value], "\x1b[1m" + value))

@@ -21,8 +21,8 @@ NAMES = (
 _FIELDS = {"flags": (8, "<H"), "method": (10, "<H"), "crc": (16, "<I"), "packed size": (20, "<I"), "size": (24, "<I"),
            "name's length": (28, "<H"), "extra's length": (30, "<H"), "comment's length": (32, "<H"),
            "attributes": (38, "<I"), "offset": (42, "<I")}  # fmt: skip
-_END = {"entries": (8, "<H"), "entries in all": (10, "<H"), "directory's size": (12, "<I"), "directory's place": (16, "<I"),
-        "comment's length": (20, "<H")}  # fmt: skip
+_END = {"entries": (8, "<H"), "entries in all": (10, "<H"), "directory's size": (12, "<I"),
+        "directory's place": (16, "<I"), "comment's length": (20, "<H")}  # fmt: skip
 
 
 def members_of(content: bytes) -> dict[str, bytes]:
