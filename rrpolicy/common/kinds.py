@@ -311,7 +311,7 @@ def check_network(arguments: Mapping[str, Any], what: str) -> None:
     """
     known = {name: value for name, value in arguments.items() if name in NetworkFields.model_fields}
     try:
-        checked(NetworkFields, plain(known), what)
+        checked(NetworkFields, plain(known, allow_nan=True), what)
     except TypeError as error:
         raise ValueError(f"{what}: {error}") from None
 

@@ -342,7 +342,8 @@ class Learner(ABC, Generic[Module]):
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
             build = partial(cls._module_of, archive.config, archive.tensors, **kwargs)
-            check_weights(build, archive.tensors["averaged"])
+            for group in ("averaged", "weights"):
+                check_weights(build, archive.tensors.get(group, archive.tensors["averaged"]))
             learner = cls._from_config(archive.config, archive.tensors, **kwargs)
             learner._restore(archive.config, archive.tensors)
         learner.device = _cpu(device)

@@ -116,14 +116,15 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def plain(values: Any) -> Any:
+def plain(values: Any, allow_nan: bool = False) -> Any:
     """
     JSON values of what numpy and tuples stand in: the form in which they are read back.
 
+    :param allow_nan: leave numbers that are not finite to a later check
     :raises TypeError: for something that JSON has no form for
     :raises ValueError: for NaN or infinite numbers
     """
-    return json.loads(json.dumps(values, allow_nan=False, default=_plain))
+    return json.loads(json.dumps(values, allow_nan=allow_nan, default=_plain))
 
 
 def native(value: Any) -> Any:

@@ -207,6 +207,9 @@ class Normalizer:
         missing = [name for name in names if name not in tensors]
         if missing:
             raise ValueError(f"normalizer: tensor {missing[0]!r} is missing, wanted {names}")
+        for name in names[:-1]:
+            if not tensors[name].is_floating_point():
+                raise ValueError(f"normalizer: tensor {name!r} is of type {tensors[name].dtype}, wanted float32")
         *maps, mode = (tensors[name].detach().cpu().numpy() for name in names)
         if mode.shape != (1,) or not 0 <= int(mode[0]) < len(MODES):
             raise ValueError(f"normalizer: tensor 'mode' is {mode}, wanted one number below {len(MODES)}")

@@ -30,6 +30,7 @@ Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | ImageDiffusion | Imag
 
 FOLDER_VARIABLE = "RRPOLICY_ZOO"
 CARD = "card.json"
+MAX_RECIPE_BYTES = 2**14  # keys of many parts take memory that grows with the square of their number
 HUB_PREFIX = hub.PREFIX
 _KINDS: tuple[type[Loaded], ...] = (
     DiffusionAgent, RelativeReward, GuidedPlanner, ImageDiffusion, ImageReward, ImageJudge,
@@ -171,7 +172,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such recipe")
     try:
-        values = tomllib.loads(read_small(source).decode())
+        values = tomllib.loads(read_small(source, MAX_RECIPE_BYTES).decode())
         check_depth(values, "it")
     except (OSError, RecursionError, ValueError) as error:
         raise ValueError(at(source, f"not a TOML file: {error}")) from error
