@@ -1,0 +1,33 @@
+"""Closed-loop evaluation: episodes of anything that acts, and what they came to."""
+
+from rrpolicy.evaluation.evaluate import MAX_ENVS, EnvSource, evaluate_policy, make_env, stack_observations
+from rrpolicy.evaluation.results import (
+    RESULTS_FILE,
+    ROW_KEYS,
+    Evaluation,
+    Row,
+    bootstrap_interval,
+    paired_difference,
+    read_results,
+    result_row,
+    table,
+    write_results,
+)
+
+__all__ = [
+    "MAX_ENVS",
+    "RESULTS_FILE",
+    "ROW_KEYS",
+    "EnvSource",
+    "Evaluation",
+    "Row",
+    "bootstrap_interval",
+    "evaluate_policy",
+    "make_env",
+    "paired_difference",
+    "read_results",
+    "result_row",
+    "stack_observations",
+    "table",
+    "write_results",
+]
