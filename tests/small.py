@@ -5,10 +5,12 @@ A base drifts at random, an expert drifts to the right; one observation column i
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 
 from rrpolicy import DiffusionAgent, Normalizer, TrajectoryDataset
@@ -103,3 +105,10 @@ def same_tensors(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     return bool(one == other)
+
+
+def shorten(patch: pytest.MonkeyPatch, env_id: str, n_steps: int) -> None:
+    """Register an environment with a shorter time limit, so that its quick episodes are the registered ones."""
+    spec = copy.copy(gym.spec(env_id))
+    spec.max_episode_steps = n_steps
+    patch.setitem(gym.registry, env_id, spec)

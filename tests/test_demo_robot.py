@@ -82,7 +82,7 @@ class Kicking:
 
 
 def test_pictures_of_an_episode_end_where_the_robot_has_fallen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Task, "make", lambda self: gym.make(ENV_ID))
+    monkeypatch.setattr(Task, "make", lambda self: gym.make(ENV_ID, max_episode_steps=1000))
     strip = moments(Kicking(), Task(ENV_ID), (0.0, 0.04, 4.0), size=64)
     assert [one.fallen for one in strip] == [False, False, True]
     assert [one.seconds for one in strip[:2]] == [0.0, 0.04] and 0.04 < strip[2].seconds < 2.0

@@ -1,15 +1,27 @@
 """Normalised scores: the two ends of the scale, names of one robot in many spellings, and D4RL's own table."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+from small import shorten
+from stable_baselines3.common.monitor import Monitor
 
-from rrpolicy.data.reference_scores import REFERENCE_SCORES, normalized_score, reference_score
+from rrpolicy.data.reference_scores import REFERENCE_SCORES, is_registered, normalized_score, reference_score
 from rrpolicy.evaluation import evaluate_policy
+
+
+class Still:
+    """Does nothing, with three joints."""
+
+    def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
+        return np.zeros((len(observation), 3)), None
 
 
 @pytest.mark.parametrize(("robot", "low", "high"), [
@@ -32,9 +44,9 @@ def test_robots_without_references_are_refused() -> None:
         normalized_score("Ant-v5", 1.0)
 
 
-def test_evaluations_show_the_score_beside_the_return() -> None:
-    still = type("Still", (), {"predict": lambda self, o, *_: (np.zeros((len(o), 3)), None)})()
-    result = evaluate_policy(still, partial(gym.make, "Hopper-v5", max_episode_steps=4), 3)
+def test_evaluations_show_the_score_beside_the_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch, "Hopper-v5", 4)
+    result = evaluate_policy(Still(), partial(gym.make, "Hopper-v5"), 3)
     assert result.env_id == "Hopper-v5"
     rows = {row["metric"]: row for row in result.rows("still")}
     assert list(rows) == ["return", "normalized_score"] and rows["normalized_score"]["n"] == 3
@@ -42,6 +54,51 @@ def test_evaluations_show_the_score_beside_the_return() -> None:
     assert replace(result, env_id="Pendulum-v1").normalized_scores is None
     with pytest.raises(ValueError, match="metric must be one of"):
         replace(result, env_id=None).values("normalized_score")
+
+
+def hopper(**arguments: Any) -> gym.Env:
+    return gym.make("Hopper-v5", **arguments)
+
+
+@pytest.mark.parametrize("make", [
+    hopper,
+    lambda: hopper(render_mode="rgb_array", width=64),
+    lambda: hopper(forward_reward_weight=1.0),  # the default, spelled out
+    lambda: Monitor(gym.wrappers.RescaleAction(hopper(), -3.0, 3.0)),
+    lambda: gym.wrappers.TimeLimit(hopper(), 4000),  # the inner limit comes first
+])  # fmt: skip
+def test_the_registered_environment_has_a_score(make: Callable[[], gym.Env]) -> None:
+    env = make()
+    assert is_registered(env)
+    env.close()
+
+
+@pytest.mark.parametrize("make", [
+    lambda: hopper(max_episode_steps=20),
+    lambda: hopper(max_episode_steps=-1),
+    lambda: hopper(forward_reward_weight=2.0),
+    lambda: hopper(healthy_reward=0.0),
+    lambda: hopper(frame_skip=8),
+    lambda: gym.wrappers.TimeLimit(hopper(), 20),
+    lambda: gym.wrappers.TransformReward(hopper(), lambda reward: 10 * reward),
+    lambda: gym.wrappers.NormalizeReward(hopper()),
+    lambda: gym.wrappers.RepeatAction(hopper(), 2),
+    lambda: gym.wrappers.TransformAction(hopper(), lambda action: action / 2, None),
+    HopperEnv,  # without an id
+])  # fmt: skip
+def test_other_tasks_have_none(make: Callable[[], gym.Env]) -> None:
+    env = make()
+    assert not is_registered(env)
+    result = evaluate_policy(Still(), env, 1, max_episode_steps=3)
+    assert result.normalized_scores is None and [row["metric"] for row in result.rows("still")] == ["return"]
+    env.close()
+
+
+def test_episodes_cut_short_have_no_score() -> None:
+    env = hopper()
+    assert evaluate_policy(Still(), env, 1, max_episode_steps=3).normalized_scores is None
+    assert evaluate_policy(Still(), env, 1, max_episode_steps=1000).normalized_scores is not None
+    assert evaluate_policy(Still(), [env, hopper(max_episode_steps=20)], 2).normalized_scores is None
 
 
 def test_d4rl_has_the_same_table() -> None:

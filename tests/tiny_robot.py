@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from small import shorten
 from stable_baselines3 import SAC
 from tiny import NETWORK, toml
 
@@ -43,13 +44,14 @@ RECIPE: dict[str, Any] = {
 
 
 def short_hopper(self: Task, render_mode: str | None = None, **more: Any) -> gym.Env:
-    return gym.make("Hopper-v5", render_mode=render_mode, max_episode_steps=12, disable_env_checker=True)
+    return gym.make("Hopper-v5", render_mode=render_mode, disable_env_checker=True)
 
 
 @contextmanager
 def small() -> Iterator[None]:
     """Short episodes, few plans in a round and few pictures."""
     with pytest.MonkeyPatch.context() as patch:
+        shorten(patch, "Hopper-v5", 12)
         patch.setattr(Task, "make", short_hopper)
         patch.setattr(scores, "N_GROUPS", 2)
         patch.setattr("rrpolicy.reproduce.locomotion.film.SECONDS", 0.4)

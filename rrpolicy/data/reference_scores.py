@@ -3,12 +3,18 @@ Normalised scores make the returns of different robots comparable; environments 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
+from gymnasium import wrappers
+from stable_baselines3.common.monitor import Monitor
 
+from rrpolicy.common.environments import wrappers_of
+from rrpolicy.common.spaces import FlatSpaces
 from rrpolicy.common.typing import Array
 
 
@@ -54,3 +60,40 @@ def normalized_score(name: str, returns: Any) -> Array:
     if reference is None:
         raise ValueError(f"name is {name!r}, wanted an environment of {', '.join(REFERENCE_SCORES)}")
     return 100.0 * (np.asarray(returns, dtype=np.float64) - reference.random) / (reference.expert - reference.random)
+
+
+# ---------------------------------------------------------------------- which environments have a score
+
+_APPEARANCE = frozenset({
+    "render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config", "max_geom", "visual_options",
+})  # fmt: skip
+_HARMLESS = (  # wrappers under which returns are those of the environment
+    wrappers.PassiveEnvChecker, wrappers.OrderEnforcing, wrappers.TimeLimit, wrappers.RecordEpisodeStatistics,
+    wrappers.RecordVideo, wrappers.HumanRendering, wrappers.RenderCollection, wrappers.ClipAction,
+    wrappers.RescaleAction, wrappers.NormalizeObservation, wrappers.RescaleObservation, wrappers.DtypeObservation,
+    wrappers.FlattenObservation, wrappers.ReshapeObservation, wrappers.FrameStackObservation, Monitor, FlatSpaces,
+)  # fmt: skip
+
+
+def is_registered(env: gym.Env) -> bool:
+    """
+    Whether an environment is the one that its id stands for: default arguments and time limit, and no wrapper that
+    changes what is paid or executed. Wrappers that keep the own reward in ``info`` say so with
+    ``keeps_original_reward``.
+    """
+    spec, known = env.spec, None if env.spec is None else gym.registry.get(env.spec.id)
+    if spec is None or known is None:
+        return False
+    around = list(wrappers_of(env))
+    harmless = all(isinstance(one, _HARMLESS) or getattr(one, "keeps_original_reward", False) for one in around)
+    limits = [one.spec.max_episode_steps for one in around if isinstance(one, wrappers.TimeLimit) and one.spec]
+    limit = min((steps for steps in limits if steps is not None), default=None)
+    return harmless and limit == known.max_episode_steps and _default_arguments(env, spec.kwargs, known.kwargs)
+
+
+def _default_arguments(env: gym.Env, given: Mapping[str, Any], registered: Mapping[str, Any]) -> bool:
+    """Whether the arguments that an environment was made with are its own defaults."""
+    parameters = inspect.signature(type(env.unwrapped).__init__).parameters
+    defaults = {name: one.default for name, one in parameters.items()} | dict(registered)
+    names = (set(given) | set(registered)) - _APPEARANCE
+    return all(name in defaults and repr(given.get(name, defaults[name])) == repr(defaults[name]) for name in names)

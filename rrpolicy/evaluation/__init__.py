@@ -1,5 +1,6 @@
 """Closed-loop evaluation: episodes of anything that acts, and what they came to."""
 
+from rrpolicy.evaluation.episodes import MAX_EPISODE_STEPS, success_in
 from rrpolicy.evaluation.evaluate import MAX_ENVS, EnvSource, evaluate_policy, make_env, stack_observations
 from rrpolicy.evaluation.results import (
     RESULTS_FILE,
@@ -16,6 +17,7 @@ from rrpolicy.evaluation.results import (
 
 __all__ = [
     "MAX_ENVS",
+    "MAX_EPISODE_STEPS",
     "RESULTS_FILE",
     "ROW_KEYS",
     "EnvSource",
@@ -28,6 +30,7 @@ __all__ = [
     "read_results",
     "result_row",
     "stack_observations",
+    "success_in",
     "table",
     "write_results",
 ]

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
+from rrpolicy.common.environments import (
+    frozen,
+    make_several,
+    normaliser_of,
+    own_copy,
+    refuse_repeated,
+    single_environments,
+)
+from rrpolicy.common.spaces import check_units, flat_for
 from rrpolicy.common.typing import Array, Predictor, State
+from rrpolicy.data.reference_scores import is_registered
 from rrpolicy.envs.point_maze import make_point_maze
+from rrpolicy.evaluation.episodes import Episodes
 from rrpolicy.evaluation.results import Evaluation
+from rrpolicy.evaluation.vectorised import run_vectorised
 
-EnvSource = gym.Env | str | Callable[[], gym.Env] | Sequence[gym.Env]
+EnvSource = gym.Env | str | Callable[[], gym.Env] | Sequence[gym.Env] | VecEnv | VectorEnv
 
 MAX_ENVS = 64  # copies stepped together unless asked otherwise: larger batches plan hardly faster
 
@@ -29,43 +46,96 @@ def evaluate_policy(
     n_envs: int | None = None,
     progress_bar: bool = False,
     record_observations: bool = False,
+    *,
+    max_episode_steps: int | None = None,
 ) -> Evaluation:
     """
     Run whole episodes. Episode i is reset with ``seed + i``, so different agents meet the same starts. Policies that
-    draw from torch's global generator, as Stable-Baselines3's do, draw the same each time; it is left as it was.
+    draw from a global generator (torch's, numpy's, python's) draw the same each time, and the generators are left as
+    they were; an agent with ``set_random_seed`` that is not of Stable-Baselines3 is seeded by it.
+
+    Returns are sums of the environment's own reward: ``info["original_reward"]`` where a wrapper pays another one, and
+    the unnormalised one of ``VecNormalize``, whose statistics do not move meanwhile.
 
     :param agent: anything with ``predict``
     :param env: an environment's id or a function that makes one: several copies run together and are planned for in
-        one batch; a list of environments does the same without making (and closing) them; or one environment, whose
-        episodes run one after another
+        one batch; a list of environments does the same without making (and closing) them; one environment, whose
+        episodes run one after another; or a vectorised environment of Stable-Baselines3 or gymnasium, each of whose
+        environments runs one episode of a round
     :param n_eval_episodes: episodes
-    :param seed: of the first episode, and of torch's global generator meanwhile
+    :param seed: of the first episode, and of the global generators meanwhile
     :param deterministic: passed to ``predict``
     :param n_envs: copies to make, at most one per episode; default up to 64
     :param progress_bar: show one
     :param record_observations: keep every observation
+    :param max_episode_steps: cut episodes off after so many steps; None leaves their end to the environment, and an
+        episode without a time limit that has not ended after ``MAX_EPISODE_STEPS`` (100 000) is an error
     :return: returns, successes, lengths and seeds (and observations), in the order of the seeds
-    :raises ValueError: for numbers below 1, or an ``env`` that is none of these
+    :raises ValueError: for numbers below 1, an ``env`` that is none of these or gives one environment several times,
+        normalised observations for an agent that wants the environment's units, or rewards that are no single number
     """
-    for name, value in (("n_eval_episodes", n_eval_episodes), ("n_envs", n_envs)):
+    counts = {"n_eval_episodes": n_eval_episodes, "n_envs": n_envs, "max_episode_steps": max_episode_steps}
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, it must be at least 1")
-    envs, made = _environments(env, min(n_eval_episodes, n_envs or MAX_ENVS))
-    env_id = getattr(envs[0].spec, "id", None)
+    vectorised = env if isinstance(env, VecEnv | VectorEnv) else None
+    envs, made = ([], []) if vectorised is not None else _environments(env, min(n_eval_episodes, n_envs or MAX_ENVS))
+    singles = envs if vectorised is None else single_environments(vectorised)
     try:
-        runner = _Runner(envs[:n_eval_episodes], n_eval_episodes, seed, record_observations)
-        progress = tqdm(total=runner.longest, unit="step", leave=False, disable=not progress_bar)
-        with torch.random.fork_rng(devices=[]), progress as bar:
-            torch.default_generator.manual_seed(int(seed))
-            runner.run(agent, deterministic, bar)
+        refuse_repeated(singles)
+        for one in envs if vectorised is None else [vectorised]:
+            check_units(agent, one)
+        limit = _time_limit(singles, max_episode_steps)
+        episodes = Episodes(n_eval_episodes, seed, record_observations, max_episode_steps, limit is not None)
+        longest = None if limit is None else limit * n_eval_episodes
+        with _seeded(agent, int(seed)), tqdm(total=longest, unit="step", leave=False, disable=not progress_bar) as bar:
+            if vectorised is not None:
+                with frozen(normaliser_of(vectorised) if isinstance(vectorised, VecEnv) else None):
+                    run_vectorised(vectorised, agent, episodes, deterministic, bar)
+            else:
+                slots = [flat_for(agent, one) for one in envs[:n_eval_episodes]]
+                _Runner(slots, episodes, limit).run(agent, deterministic, bar)
     finally:
         for one in made:
             one.close()
-    known = all(success is not None for success in runner.successes)
-    successes = np.array(runner.successes, dtype=bool) if known else None
-    observations = tuple(np.array(episode) for episode in runner.observations) if record_observations else None
-    seeds = seed + np.arange(n_eval_episodes)
-    return Evaluation(runner.returns, successes, runner.lengths, seeds, observations, env_id)
+    return episodes.result(*_identity(singles, max_episode_steps))
+
+
+def _time_limit(envs: Sequence[gym.Env], max_episode_steps: int | None) -> int | None:
+    """Steps after which every episode is over; None where that is not known."""
+    limits = [max_episode_steps, getattr(envs[0].spec, "max_episode_steps", None) if envs else None]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _identity(envs: Sequence[gym.Env], max_episode_steps: int | None) -> tuple[str | None, bool]:
+    """Id of the environments, and whether episodes are as they are registered."""
+    spec = envs[0].spec if envs else None
+    if spec is None:
+        return None, False
+    registered = all(is_registered(env) and env.spec is not None and env.spec.id == spec.id for env in envs)
+    short = max_episode_steps is not None and max_episode_steps < (spec.max_episode_steps or np.inf)
+    return spec.id, registered and not short
+
+
+@contextmanager
+def _seeded(agent: Predictor, seed: int) -> Iterator[None]:
+    """Every generator that an agent may draw from begins at the seed; the global ones are put back."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        seeds_itself = getattr(agent, "set_random_seed", None)
+        if callable(seeds_itself) and not isinstance(agent, BaseAlgorithm | BasePolicy):  # those also seed their env
+            seeds_itself(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
 def make_env(env: str | Callable[[], gym.Env], render_mode: str | None = None) -> gym.Env:
@@ -81,41 +151,36 @@ def make_env(env: str | Callable[[], gym.Env], render_mode: str | None = None) -
     return gym.make(env, render_mode=render_mode, disable_env_checker=True)
 
 
-def _environments(env: EnvSource, n: int) -> tuple[Sequence[gym.Env], Sequence[gym.Env]]:
+def _environments(env: Any, n: int) -> tuple[Sequence[gym.Env], Sequence[gym.Env]]:
     """Environments to step together, and those of them that were made here."""
     if isinstance(env, gym.Env):
         return [env], []
-    source = partial(make_env, env) if isinstance(env, str) else env
-    if callable(source):
-        made = [source() for _ in range(n)]
+    if isinstance(env, str):
+        made: list[gym.Env] = [make_env(env) for _ in range(n)]
         return made, made
-    if not isinstance(source, Sequence) or not source or not all(isinstance(one, gym.Env) for one in source):
-        raise ValueError(f"env must be an environment, its id, a function that makes it or a list, got {env!r:.80}")
-    return source, []
+    if callable(env):
+        made = make_several(env, n)
+        return made, made
+    if not isinstance(env, Sequence) or not env or not all(isinstance(one, gym.Env) for one in env):
+        raise ValueError(
+            "env must be an environment, its id, a function that makes it, a list or a vectorised environment, "
+            f"got {env!r:.80}"
+        )
+    return env, []
 
 
 class _Runner:
     """Steps several environments in lockstep until all episodes are done."""
 
-    def __init__(self, envs: Sequence[gym.Env], n_episodes: int, seed: int, record: bool) -> None:
-        self.returns = np.zeros(n_episodes)
-        self.lengths = np.zeros(n_episodes, dtype=np.int64)
-        self.successes: list[bool | None] = [None] * n_episodes
-        self.observations: list[list[Any]] = [[] for _ in range(n_episodes)]
-        self._record = record
-        self._limit = getattr(envs[0].spec, "max_episode_steps", None)
-        self._seed = seed
+    def __init__(self, envs: Sequence[gym.Env], episodes: Episodes, limit: int | None) -> None:
+        self._record = episodes
+        self._limit = limit
         self._begun = 0
         self._envs = list(envs)
         self._episodes = [0] * len(envs)
         self._current: list[Any] = [None] * len(envs)
         for slot in range(len(envs)):
             self._begin(slot)
-
-    @property
-    def longest(self) -> int | None:
-        """Steps of all episodes if each runs to its limit; None where there is none."""
-        return None if self._limit is None else self._limit * len(self.returns)
 
     def run(self, agent: Predictor, deterministic: bool, bar: Any) -> None:
         state: State | None = None
@@ -129,13 +194,9 @@ class _Runner:
                 observation, reward, terminated, truncated, info = env.step(action)
                 episode = self._episodes[slot]
                 self._seen(slot, observation)
-                self.returns[episode] += float(reward)
-                self.lengths[episode] += 1
-                if terminated or truncated:
-                    success = info.get("success", info.get("is_success"))
-                    self.successes[episode] = None if success is None else bool(success)
+                if self._record.step(episode, reward, bool(terminated or truncated), info):
                     starts[slot] = True
-                    bar.update(self._limit - int(self.lengths[episode]) if self._limit else 0)
+                    bar.update(self._limit - self._record.length(episode) if self._limit else 0)
                     if not self._begin(slot):
                         over.append(slot)
             if over:
@@ -143,18 +204,17 @@ class _Runner:
 
     def _begin(self, slot: int) -> bool:
         """Start the next episode in a slot, if there is one."""
-        if self._begun == len(self.returns):
+        if self._begun == self._record.n_episodes:
             return False
         self._episodes[slot] = self._begun
-        observation, _ = self._envs[slot].reset(seed=self._seed + self._begun)
+        observation, _ = self._envs[slot].reset(seed=self._record.seed + self._begun)
         self._seen(slot, observation)
         self._begun += 1
         return True
 
     def _seen(self, slot: int, observation: Any) -> None:
-        self._current[slot] = observation
-        if self._record:
-            self.observations[self._episodes[slot]].append(observation)
+        self._current[slot] = own_copy(observation)  # environments may share the array that they fill
+        self._record.seen(self._episodes[slot], observation)
 
     def _leave(self, over: list[int], state: State | None, starts: Array) -> tuple[State | None, Array]:
         """Drop the slots that have nothing left to do, with their part of the agent's memory."""

@@ -65,11 +65,13 @@ class Evaluation:
     What happened in n episodes.
 
     :param returns: undiscounted sums of rewards (n,)
-    :param successes: bool (n,), success at the episode's last step; None where the environment does not tell
+    :param successes: bool (n,), success at the episode's last step; None where the environment never tells
     :param lengths: environment steps (n,)
     :param seeds: with which the episodes were reset (n,)
     :param observations: of each episode (length + 1, obs_dim), when they were asked for
     :param env_id: where it happened, when that is known
+    :param successes_once: bool (n,), success at any step; None where the environment never tells
+    :param registered: whether that is the environment as it is registered, with its default arguments and time limit
     """
 
     returns: Array
@@ -78,26 +80,34 @@ class Evaluation:
     seeds: Array
     observations: tuple[Array, ...] | None = None
     env_id: str | None = None
+    successes_once: Array | None = None
+    registered: bool = True
 
     @property
     def normalized_scores(self) -> Array | None:
-        """D4RL's scores (n,); None where it has no reference returns for the environment."""
-        known = self.env_id is not None and reference_score(self.env_id) is not None
+        """D4RL's scores (n,); None without reference returns for the environment, or where it is not as registered."""
+        known = self.registered and self.env_id is not None and reference_score(self.env_id) is not None
         return normalized_score(str(self.env_id), self.returns) if known else None
 
     @property
     def success_rate(self) -> float | None:
-        """Fraction of successful episodes."""
+        """Fraction of episodes that end in success."""
         return None if self.successes is None else float(self.successes.mean())
+
+    @property
+    def success_once_rate(self) -> float | None:
+        """Fraction of episodes with success at some step."""
+        return None if self.successes_once is None else float(self.successes_once.mean())
 
     def values(self, metric: str) -> Array:
         """
-        :param metric: ``"return"``, ``"normalized_score"``, ``"success_rate"`` or ``"length"``
+        :param metric: ``"return"``, ``"normalized_score"``, ``"success_rate"`` (at the last step),
+            ``"success_once_rate"`` (at any step) or ``"length"``
         :return: its value in each episode (n,)
         :raises ValueError: for another metric, or successes or scores that are not known
         """
         known = {"return": self.returns, "normalized_score": self.normalized_scores, "success_rate": self.successes,
-                 "length": self.lengths}
+                 "success_once_rate": self.successes_once, "length": self.lengths}  # fmt: skip
         values = known.get(metric)
         if values is None:
             raise ValueError(f"metric must be one of {[k for k, v in known.items() if v is not None]}, got {metric!r}")

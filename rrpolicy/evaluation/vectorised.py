@@ -1,0 +1,155 @@
+"""Episodes in the user's own vectorised environment, of Stable-Baselines3 or of gymnasium in any mode of starting anew.
+
+Each environment runs one episode of a round, and a round begins with a reset of all with seeds of their own. So episode
+i is the one that a single environment runs with its seed, and short episodes are counted no more often than long ones
+(Stable-Baselines3 divides episodes among environments for the same reason)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.vec_env import VecEnv
+
+from rrpolicy.common.environments import normaliser_of, own_copy
+from rrpolicy.common.spaces import flat_box_or_none, flattened
+from rrpolicy.common.typing import Array, Predictor, State
+from rrpolicy.evaluation.episodes import Episodes
+
+
+class _Step(NamedTuple):
+    """What a step of n environments led to."""
+
+    observations: Any  # a batch, of the next episode where one is over and has begun anew
+    reached: Sequence[Any]  # observations of the episodes themselves, in the environment's own units
+    rewards: Array
+    over: Array
+    infos: Sequence[Mapping[str, Any]]
+
+
+class _Copies(Protocol):
+    """A vectorised environment."""
+
+    num_envs: int
+    observation_space: gym.Space[Any]  # of one
+    action_space: gym.Space[Any]
+
+    def reset(self, seed: int) -> tuple[Any, Sequence[Any]]:
+        """Begin all with seeds from this one on: a batch, and each observation in the environment's own units."""
+        ...
+
+    def step(self, actions: Array) -> _Step: ...
+
+
+def run_vectorised(
+    env: VecEnv | VectorEnv[Any, Any, Any], agent: Predictor, episodes: Episodes, deterministic: bool, bar: Any
+) -> None:
+    """
+    Run all episodes.
+
+    :param env: left open, in the middle of an episode
+    :param bar: a progress bar of steps
+    """
+    copies: _Copies = _StableBaselines(env) if isinstance(env, VecEnv) else _Gymnasium(env)
+    n_envs = copies.num_envs
+    flat = flat_box_or_none(getattr(agent, "observation_space", None)) is not None
+    for first in range(0, episodes.n_episodes, n_envs):
+        running = np.arange(first, first + n_envs) < episodes.n_episodes
+        observations, begun = copies.reset(episodes.seed + first)
+        for slot in np.flatnonzero(running).tolist():
+            episodes.seen(first + slot, begun[slot])
+        state: State | None = None
+        starts = np.ones(n_envs, dtype=bool)
+        while running.any():
+            batch = flattened(copies.observation_space, observations) if flat else observations
+            actions, state = agent.predict(batch, state, starts, deterministic)
+            if isinstance(copies.action_space, gym.spaces.Box):
+                actions = np.reshape(actions, (n_envs, *copies.action_space.shape))
+            step = copies.step(actions)
+            observations, starts = step.observations, step.over
+            bar.update(int(running.sum()))
+            for slot in np.flatnonzero(running).tolist():
+                episodes.seen(first + slot, step.reached[slot])
+                over = episodes.step(first + slot, step.rewards[slot], bool(step.over[slot]), step.infos[slot])
+                running[slot] = not over
+
+
+class _StableBaselines:
+    """Begins anew within the step that ends an episode, whose last observation is in ``info``."""
+
+    def __init__(self, venv: VecEnv) -> None:
+        self._venv, self._normaliser = venv, normaliser_of(venv)
+        self.num_envs, self.observation_space, self.action_space = (
+            venv.num_envs, venv.observation_space, venv.action_space
+        )  # fmt: skip
+
+    def reset(self, seed: int) -> tuple[Any, Sequence[Any]]:
+        self._venv.seed(seed)
+        observations = own_copy(self._venv.reset())
+        return observations, self._own_units(observations)
+
+    def step(self, actions: Array) -> _Step:
+        observations, rewards, dones, infos = self._venv.step(actions)
+        observations = own_copy(observations)
+        reached = self._own_units(observations)
+        for i in np.flatnonzero(dones):
+            last = infos[i].get("terminal_observation", reached[i])
+            reached[i] = last if self._normaliser is None else self._normaliser.unnormalize_obs(last)
+        if self._normaliser is not None:
+            rewards = self._normaliser.get_original_reward()
+        return _Step(observations, reached, np.array(rewards), np.array(dones, dtype=bool), infos)
+
+    def _own_units(self, observations: Any) -> list[Any]:
+        original = observations if self._normaliser is None else self._normaliser.get_original_obs()
+        return [_row(original, i) for i in range(self.num_envs)]
+
+
+class _Gymnasium:
+    """Begins anew in the next step, in the same one, or when told to."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        self._env = env
+        self._disabled = env.metadata.get("autoreset_mode") == AutoresetMode.DISABLED
+        self.num_envs, self.observation_space, self.action_space = (
+            env.num_envs, env.single_observation_space, env.single_action_space
+        )  # fmt: skip
+
+    def reset(self, seed: int) -> tuple[Any, Sequence[Any]]:
+        observations = own_copy(self._env.reset(seed=seed)[0])
+        return observations, [_row(observations, i) for i in range(self.num_envs)]
+
+    def step(self, actions: Array) -> _Step:
+        observations, rewards, terminated, truncated, infos = self._env.step(actions)
+        observations, over = own_copy(observations), np.logical_or(terminated, truncated)
+        rewards = np.array(rewards)
+        reached, told = [_row(observations, i) for i in range(self.num_envs)], []
+        for i in range(self.num_envs):
+            info = _info(infos, i)
+            reached[i] = info.pop("final_obs", reached[i])  # mode SAME_STEP
+            told.append(info.pop("final_info", info))
+        if self._disabled and over.any():
+            observations = own_copy(self._env.reset(options={"reset_mask": over.copy()})[0])
+        return _Step(observations, reached, rewards, over, told)
+
+
+def _row(observations: Any, index: int) -> Any:
+    """One observation of a batch."""
+    if isinstance(observations, Mapping):
+        return {key: _row(values, index) for key, values in observations.items()}
+    if isinstance(observations, tuple):
+        return tuple(_row(values, index) for values in observations)
+    return observations[index]
+
+
+def _info(infos: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """What gymnasium's arrays of infos, with masks of who told, say of one environment."""
+    own: dict[str, Any] = {}
+    for key, values in infos.items():
+        mask = infos.get(f"_{key}")
+        if key.startswith("_") or (mask is not None and not mask[index]):
+            continue
+        own[key] = _info(values, index) if isinstance(values, Mapping) else values[index]
+    return own
