@@ -32,9 +32,9 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs import make_point_maze
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
 from rrpolicy.evaluation import evaluate_policy
-from rrpolicy.rewards.bounded import CHUNK, AveragedReward, BoundedReward, DistanceReward
+from rrpolicy.rewards.bounded import AveragedReward, BoundedReward, DistanceReward
 from rrpolicy.rewards.relative_reward import RelativeReward
-from rrpolicy.rewards.wrappers import ORIGINAL
+from rrpolicy.rewards.wrappers import CHUNK, ORIGINAL
 
 MAZE, GOAL = ["####", "#..#", "####"], (1, 2)
 BOUND = np.full(4, 2.0)

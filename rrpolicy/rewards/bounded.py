@@ -12,11 +12,11 @@ from typing import Self
 import numpy as np
 
 from rrpolicy.common.typing import Array
+from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
-from rrpolicy.rewards.wrappers import StepReward
+from rrpolicy.rewards.wrappers import StepReward, scored_in_chunks
 
-CHUNK = 16_384  # transitions scored at a time, which bounds the memory
 LEVEL_STRIDE = 2  # neighbouring levels say nearly the same
 
 
@@ -67,22 +67,25 @@ class BoundedReward:
             raise ValueError(f"maximum must be finite, got {self.maximum!r}")
 
     @classmethod
-    def fit(cls, reward: StepReward, observations: Array, actions: Array | None = None) -> Self:
+    def fit(
+        cls, reward: StepReward, observations: Array | TrajectoryDataset, actions: Array | None = None
+    ) -> Self:
         """
         :param reward: ρ with a step head
-        :param observations: base data (n, obs_dim), environment units
+        :param observations: base data: a dataset, or (n, obs_dim) in environment units
         :param actions: (n, act_dim), needed when the reward scores actions
         :return: the transform whose 1 is the highest ρ of these data
         :raises ValueError: when there are no data, or they and the reward do not fit
         """
+        if isinstance(observations, TrajectoryDataset):
+            if actions is not None:
+                raise ValueError("actions was given with a dataset, which holds its own: wanted one of the two")
+            return cls.fit(reward, observations.observations, observations.actions)
         if np.ndim(observations) != 2 or not len(observations):
             raise ValueError(f"observations has shape {np.shape(observations)}, wanted (n, obs_dim) with n >= 1")
         if "step" not in reward.heads:
             raise ValueError(f"reward must have a step head, it has {reward.heads}")
-        starts = range(0, len(observations), CHUNK)
-        parts = [slice(start, start + CHUNK) for start in starts]
-        values = (reward.predict(observations[p], None if actions is None else actions[p]) for p in parts)
-        return cls(max(float(chunk.max()) for chunk in values))
+        return cls(max(float(chunk.max()) for chunk in scored_in_chunks(reward, observations, actions)))
 
     def __call__(self, values: Array) -> Array:
         """ρ (n,) in nats -> rewards (n,) in (0, 1]: r = exp(min(ρ − maximum, 0))."""
