@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from small import make_agent
+from small import make_agent, shorten
 from stable_baselines3 import SAC
 from typer.testing import CliRunner
 
@@ -25,12 +25,13 @@ LIMIT = 5
 
 
 def short_hopper(self: Any, render_mode: str | None = None, **more: Any) -> gym.Env:
-    return gym.make(HOPPER, render_mode=render_mode, max_episode_steps=LIMIT)
+    return gym.make(HOPPER, render_mode=render_mode)
 
 
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Short episodes, an empty zoo, and a folder with an agent of Stable-Baselines3."""
+    shorten(monkeypatch, HOPPER, LIMIT)
     monkeypatch.setattr("rrpolicy.pipeline.task.Task.make", short_hopper)
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
     SAC("MlpPolicy", HOPPER, buffer_size=1, policy_kwargs={"net_arch": [8]}).save(tmp_path / "sac" / "Hopper-v3.zip")

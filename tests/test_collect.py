@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from small import shorten
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rrpolicy.data.collect import Driver, collect, collect_mixture, collect_point_maze
@@ -190,8 +191,9 @@ def test_agents_get_their_shares() -> None:
     assert (dataset.observations[0] != dataset.observations[201]).any()  # no two start alike
 
 
-def test_mixtures_know_the_normalised_score() -> None:
-    env = gym.make("Hopper-v5", max_episode_steps=4)
+def test_mixtures_know_the_normalised_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch, "Hopper-v5", 4)
+    env = gym.make("Hopper-v5")
     still = type("Still", (), {"predict": lambda self, o, *a, **k: (np.zeros((len(o), 3)), None)})()
     (agent,) = collect_mixture([Driver("still", still)], env, 10, env_id="Hopper-v5").metadata["agents"]
     assert len(agent["returns"]) == 2

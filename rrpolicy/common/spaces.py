@@ -18,8 +18,6 @@ from rrpolicy.common.environments import vec_wrappers_of, wrapped_in
 from rrpolicy.common.typing import Array
 
 GOAL_KEYS = frozenset({"observation", "achieved_goal", "desired_goal"})  # of goal-conditioned environments
-RESCALING = (gym.wrappers.NormalizeObservation, gym.wrappers.RescaleObservation)
-VECTOR_RESCALING = (gym.wrappers.vector.NormalizeObservation, gym.wrappers.vector.RescaleObservation)
 
 # ---------------------------------------------------------------------- flat boxes
 
@@ -209,22 +207,16 @@ def refuse_normalised(env: Any, reason: str = "observations must come in the env
     """
     :param env: an environment, or a vectorised one of Stable-Baselines3 or gymnasium
     :param reason: what the message begins with
-    :raises ValueError: when it normalises or rescales observations, naming the wrapper
+    :raises ValueError: when it normalises observations by statistics of its own, naming the wrapper
     """
     around = vec_wrappers_of(env) if isinstance(env, VecEnv) else ()
     if any(isinstance(wrapper, VecNormalize) and wrapper.norm_obs for wrapper in around):
         raise ValueError(f"{reason}, and env is wrapped in VecNormalize: wanted env.venv, the environment in it")
-    kind = wrapped_in(env, RESCALING) or _vector_rescaling(env)
-    if kind is not None:
-        raise ValueError(f"{reason}, and env is wrapped in {kind.__name__}: wanted the environment without it")
-
-
-def _vector_rescaling(env: Any) -> type | None:
-    while isinstance(env, gym.vector.VectorWrapper):
-        if isinstance(env, VECTOR_RESCALING):
-            return type(env)
-        env = env.env
-    return None
+    kind, inner = gym.wrappers.vector.NormalizeObservation, env
+    while isinstance(inner, gym.vector.VectorWrapper) and not isinstance(inner, kind):
+        inner = inner.env
+    if isinstance(inner, kind) or wrapped_in(env, (gym.wrappers.NormalizeObservation,)):
+        raise ValueError(f"{reason}, and env is wrapped in NormalizeObservation: wanted the environment without it")
 
 
 def unnormalised(env: Any) -> Any:

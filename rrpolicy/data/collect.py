@@ -10,12 +10,21 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from rrpolicy.common.environments import (
+    ORIGINAL_REWARD,
+    frozen,
+    normaliser_of,
+    single_environments,
+    single_number,
+    wrapped_in,
+)
+from rrpolicy.common.seeding import seeded
+from rrpolicy.common.spaces import check_units, flat_box, flat_for
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.data.reference_scores import normalized_score, reference_score
+from rrpolicy.data.reference_scores import is_registered, normalized_score, reference_score
 from rrpolicy.envs.controller import WaypointController
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.simulator import PointMazeSimulator
@@ -87,38 +96,82 @@ def collect(
     :param deterministic: the agent's mode
     :param action_noise: standard deviation, in environment units, of the Gaussian added to the agent's actions
     :param epsilon: probability that an action is drawn uniformly from the action space instead
-    :return: observations, executed actions and rewards in environment units; ``metadata`` says how they were made,
-        with the returns of the finished episodes
-    :raises ValueError: if a number is out of range or the spaces are not flat
+    :return: observations, executed actions and rewards in environment units: the originals of ``VecNormalize`` (whose
+        statistics do not move meanwhile), and the environment's own reward where a wrapper pays another one and tells
+        it; ``metadata`` says how they were made, with the returns of the finished episodes
+    :raises ValueError: if a number is out of range, the spaces are not flat, or observations or rewards are normalised
+        in a way that cannot be undone, naming the wrapper
     """
     if n_transitions < 1:
         raise ValueError(f"n_transitions must be at least 1, got {n_transitions!r}")
-    venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    venv = _vectorised(agent, env)
     _flat_box(venv.observation_space, "observation_space")
     noise = _ActionNoise(_flat_box(venv.action_space, "action_space"), action_noise, epsilon, seed)
-    venv.seed(seed)
-    observations = np.asarray(venv.reset())
+    source = _Originals(agent, venv)
     state, begins = None, np.ones(venv.num_envs, dtype=bool)
     open_episodes: list[_Episode] = [[] for _ in range(venv.num_envs)]
     episodes: list[_Episode] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # policies of Stable-Baselines3 have no generator of their own
+    with seeded(seed, agent), frozen(source.normaliser):
+        venv.seed(int(seed))
+        observations = source.reset()
         for _ in range(-(-n_transitions // venv.num_envs)):
             actions, state = agent.predict(observations, state=state, episode_start=begins, deterministic=deterministic)
-            actions = noise.applied(actions)
-            following, rewards, begins, _ = venv.step(actions)
+            actions, own = noise.applied(actions), source.observations
+            observations, rewards, begins = source.step(actions)
             for i, episode in enumerate(open_episodes):
-                episode.append((observations[i].copy(), actions[i].copy(), float(rewards[i])))
+                episode.append((own[i], actions[i].copy(), rewards[i]))
                 if begins[i]:
                     episodes.append(episode)
                     open_episodes[i] = []
-            observations = np.asarray(following)
     metadata = {
         "source": "roll-outs of an agent", "seed": int(seed), "n_envs": venv.num_envs, "deterministic": deterministic,
         "action_noise": float(action_noise), "epsilon": float(epsilon),
         "returns": [sum(reward for *_, reward in episode) for episode in episodes],
     }  # fmt: skip
     return _dataset_of(episodes + [episode for episode in open_episodes if episode], n_transitions, metadata)
+
+
+def _vectorised(agent: Predictor, env: gym.Env | VecEnv) -> VecEnv:
+    if isinstance(env, VecEnv):
+        return env
+    if not isinstance(env, gym.Env):
+        raise ValueError(f"env is a {type(env).__name__}, wanted a gymnasium.Env or a VecEnv of Stable-Baselines3")
+    single = gym.wrappers.TransformReward(flat_for(agent, env), single_number)  # some pay an array of one number
+    return DummyVecEnv([lambda: single])
+
+
+class _Originals:
+    """
+    A vectorised environment and what it is in its own units.
+
+    :raises ValueError: when it normalises in a way that cannot be undone, or the agent does not act in its units
+    """
+
+    def __init__(self, agent: Predictor, venv: VecEnv) -> None:
+        check_units(agent, venv)
+        self.normaliser, self._venv = normaliser_of(venv), venv
+        if kind := wrapped_in(venv, (gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward)):
+            raise ValueError(
+                f"env is wrapped in {kind.__name__}, whose originals cannot be recorded: wanted the environment "
+                "without it, or in VecNormalize of Stable-Baselines3"
+            )
+
+    def reset(self) -> np.ndarray:
+        """Observations (n_envs, obs_dim) as the agent wants them."""
+        return self._seen(self._venv.reset())
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, list[float], np.ndarray]:
+        """Observations as the agent wants them, rewards of the environment itself, and where an episode is over."""
+        observations, rewards, dones, infos = self._venv.step(actions)
+        if self.normaliser is not None:
+            rewards = self.normaliser.get_original_reward()
+        own = [single_number(info.get(ORIGINAL_REWARD, one)) for one, info in zip(rewards, infos, strict=True)]
+        return self._seen(observations), own, np.array(dones, dtype=bool)
+
+    def _seen(self, observations: Any) -> np.ndarray:
+        """Keeps copies, since environments may fill the same array again."""
+        self.observations = np.array(observations if self.normaliser is None else self.normaliser.get_original_obs())
+        return np.array(observations)
 
 
 @dataclass(frozen=True)
@@ -149,7 +202,7 @@ def collect_mixture(
     :param env: as in :func:`collect`
     :param n_transitions: how many rows the dataset gets, exactly
     :param seed: of the first agent; those of the others follow, so that no two start alike
-    :param env_id: the environment's, for the normalised score
+    :param env_id: the environment's, for the normalised score, which it has where it is as it is registered
     :param how: as in :func:`collect`: deterministic, action_noise, epsilon
     :return: the episodes in the order of the agents; ``metadata["agents"]`` says for each its name and facts, share,
         rows, episodes, the returns of finished ones and, where D4RL has references, their mean normalised score
@@ -166,14 +219,20 @@ def collect_mixture(
         collect(driver.agent, env, int(count), seed + index * n_envs, **how)
         for index, (driver, count) in enumerate(zip(drivers, counts, strict=True))
     ]
+    scored = bool(held := single_environments(env)) and all(_is_task(one, env_id) for one in held)
     agents = [
         {"name": driver.name, **driver.facts, "share": float(share), "n_transitions": part.n_transitions,
-         "n_episodes": part.n_episodes, **_outcome(env_id, part.metadata["returns"])}
+         "n_episodes": part.n_episodes, **_outcome(env_id if scored else None, part.metadata["returns"])}
         for driver, share, part in zip(drivers, shares / shares.sum(), parts, strict=True)
     ]  # fmt: skip
     common = {key: value for key, value in parts[0].metadata.items() if key != "returns"}
     whole = TrajectoryDataset.concatenate(parts)
     return replace(whole, metadata={**common, "env_id": env_id, "agents": agents})
+
+
+def _is_task(env: gym.Env, env_id: str | None) -> bool:
+    """Whether an environment is the one that an id stands for, as it is registered."""
+    return is_registered(env) and env.spec is not None and env.spec.id == env_id
 
 
 def _outcome(env_id: str | None, returns: list[float]) -> dict[str, Any]:
@@ -318,9 +377,10 @@ def _check_numbers(
 
 def _flat_box(space: gym.Space, name: str) -> gym.spaces.Box:
     """The space, if datasets can hold it."""
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"env must have a flat Box as {name}, got {space}")
-    return space
+    try:
+        return flat_box(space, name.removesuffix("_space"))
+    except ValueError as error:
+        raise ValueError(f"env must have a flat Box as {name}: {error}") from None
 
 
 def _dataset_of(episodes: list[_Episode], n_transitions: int, metadata: Mapping[str, Any]) -> TrajectoryDataset:

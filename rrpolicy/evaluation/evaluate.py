@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.vector import VectorEnv
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
@@ -24,6 +19,7 @@ from rrpolicy.common.environments import (
     refuse_repeated,
     single_environments,
 )
+from rrpolicy.common.seeding import seeded
 from rrpolicy.common.spaces import check_units, flat_for
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.reference_scores import is_registered
@@ -88,7 +84,7 @@ def evaluate_policy(
         limit = _time_limit(singles, max_episode_steps)
         episodes = Episodes(n_eval_episodes, seed, record_observations, max_episode_steps, limit is not None)
         longest = None if limit is None else limit * n_eval_episodes
-        with _seeded(agent, int(seed)), tqdm(total=longest, unit="step", leave=False, disable=not progress_bar) as bar:
+        with seeded(seed, agent), tqdm(total=longest, unit="step", leave=False, disable=not progress_bar) as bar:
             if vectorised is not None:
                 with frozen(normaliser_of(vectorised) if isinstance(vectorised, VecEnv) else None):
                     run_vectorised(vectorised, agent, episodes, deterministic, bar)
@@ -115,27 +111,6 @@ def _identity(envs: Sequence[gym.Env], max_episode_steps: int | None) -> tuple[s
     registered = all(is_registered(env) and env.spec is not None and env.spec.id == spec.id for env in envs)
     short = max_episode_steps is not None and max_episode_steps < (spec.max_episode_steps or np.inf)
     return spec.id, registered and not short
-
-
-@contextmanager
-def _seeded(agent: Predictor, seed: int) -> Iterator[None]:
-    """Every generator that an agent may draw from begins at the seed; the global ones are put back."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed_all(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        seeds_itself = getattr(agent, "set_random_seed", None)
-        if callable(seeds_itself) and not isinstance(agent, BaseAlgorithm | BasePolicy):  # those also seed their env
-            seeds_itself(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
 
 
 def make_env(env: str | Callable[[], gym.Env], render_mode: str | None = None) -> gym.Env:

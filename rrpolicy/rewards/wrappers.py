@@ -23,7 +23,7 @@ from rrpolicy.common.environments import (
     wrapped_in,
     wrappers_of,
 )
-from rrpolicy.common.spaces import RESCALING, FlatSpaces, flat_box, flattened, unflattened
+from rrpolicy.common.spaces import FlatSpaces, flat_box, flattened, unflattened
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
@@ -32,6 +32,7 @@ from rrpolicy.rewards.relative_reward import Head
 Transform = Callable[[Array], Array]
 ORIGINAL = ORIGINAL_REWARD
 CHUNK = 16_384  # transitions scored at a time, which bounds the memory
+_RESCALING = (gym.wrappers.NormalizeObservation, gym.wrappers.RescaleObservation)
 _SAME_VALUES = (
     gym.wrappers.FlattenObservation, gym.wrappers.ReshapeObservation, gym.wrappers.DtypeObservation,
 )  # fmt: skip
@@ -192,7 +193,7 @@ class RelativeRewardVecEnv(VecEnvWrapper):
         for env in envs:
             _check_wrappers(env, needs_actions)
         if not envs:  # in other processes
-            for kind in (*RESCALING, gym.ActionWrapper) if needs_actions else RESCALING:
+            for kind in (*_RESCALING, gym.ActionWrapper) if needs_actions else _RESCALING:
                 if wrapped_in(self.venv, (kind,)):
                     raise ValueError(_refusal(kind.__name__, "cannot be followed into another process"))
         if needs_actions and wrapped_in(self.venv, (gym.wrappers.TransformAction, FlatSpaces)):

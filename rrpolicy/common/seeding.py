@@ -1,0 +1,41 @@
+"""Every generator that an agent may draw from, for as long as it is watched."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+
+@contextmanager
+def seeded(seed: int, agent: Any = None) -> Iterator[None]:
+    """
+    The global generators of torch, numpy and python begin at a seed and are put back afterwards.
+
+    :param seed: a whole number
+    :param agent: one with ``set_random_seed`` is seeded by it, unless it is of Stable-Baselines3, whose policies draw
+        from torch's global generator and whose algorithms would also seed their environment
+    """
+    seed = int(seed)
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        seeds_itself = getattr(agent, "set_random_seed", None)
+        if callable(seeds_itself) and not isinstance(agent, BaseAlgorithm | BasePolicy):
+            seeds_itself(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
