@@ -3,8 +3,10 @@ A file appears under its name only when it is complete."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +15,15 @@ import imageio_ffmpeg
 import numpy as np
 
 from rrpolicy.agents.planning import Planner
+from rrpolicy.common.environments import make_several, own_copy
 from rrpolicy.common.files import appearing
+from rrpolicy.common.seeding import seeded
+from rrpolicy.common.spaces import check_units, flat_for
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.render import draw_maze
 from rrpolicy.envs.scene import SceneRenderer
-from rrpolicy.evaluation import make_env, stack_observations
+from rrpolicy.evaluation import MAX_EPISODE_STEPS, make_env, stack_observations, success_in
 
 Renderer = Literal["maze drawing", "scene drawing", "environment"]
 ENCODING = ["-preset", "veryfast", "-crf", "20", "-movflags", "+faststart"]
@@ -67,10 +72,11 @@ def record_video(
     Write an h264 video.
 
     :param agent: anything with ``predict``
-    :param env: an environment, its id, or a function that makes one (which is closed again)
+    :param env: an environment, its id, or a function that makes one (which is closed again); those that draw
+        themselves are made with ``render_mode="rgb_array"``, by the function if it takes a ``render_mode``
     :param path: an ``.mp4`` file; folders are made, a missing suffix is added
-    :param n_steps: environment steps, over as many episodes as they need; None: one episode
-    :param seed: of the first episode; the following count up, as in ``evaluate_policy``
+    :param n_steps: environment steps, over as many episodes as they need; None: one episode, which must end
+    :param seed: of the first episode; the following count up, as in ``evaluate_policy``, and so do the generators
     :param fps: pictures per second
     :param deterministic: passed to ``predict``
     :param overlay: over a maze, draw the plan being followed and a caption
@@ -79,7 +85,8 @@ def record_video(
     :param caption: name of the agent, for the overlay
     :param renderer: None chooses: mazes and MuJoCo simulations are drawn without OpenGL, others draw themselves
     :return: file, number of pictures and what drew them
-    :raises ValueError: naming the argument that is out of range, or when the environment cannot be drawn
+    :raises ValueError: naming the argument that is out of range, or when the environment cannot be drawn, draws what
+        is no picture or pictures of several sizes, or has no end
     """
     for name, value in (("n_steps", n_steps), ("fps", fps), ("steps_per_frame", steps_per_frame)):
         if value is not None and value < 1:
@@ -87,17 +94,45 @@ def record_video(
     if size < 32 or size % 2:
         raise ValueError(f"size is {size}, it must be an even number of at least 32")
     target = _mp4(path)
-    mode = "rgb_array" if renderer == "environment" else None
-    live = env if isinstance(env, gym.Env) else make_env(env, mode)
+    live = _environment(env, renderer)
     try:
+        check_units(agent, live)
         chosen, draw = _drawing(live, renderer, size, overlay, caption)
-        moments = _moments(agent, live, n_steps, seed, deterministic, steps_per_frame)
-        with appearing(target) as unfinished:
-            n_frames = _encode((draw(moment) for moment in moments), unfinished, fps)
+        moments = _moments(agent, flat_for(agent, live), n_steps, seed, deterministic, steps_per_frame)
+        with appearing(target) as unfinished, seeded(seed, agent):
+            n_frames = _encode(_of_one_size(draw(moment) for moment in moments), unfinished, fps)
     finally:
         if live is not env:
             live.close()
     return VideoInfo(target, n_frames, chosen)
+
+
+def _environment(env: Any, renderer: Renderer | None) -> gym.Env:
+    """The user's own environment, or one that was made here and can be drawn."""
+    if isinstance(env, gym.Env):
+        return env
+    if not isinstance(env, str) and not callable(env):
+        raise ValueError(f"env must be an environment, its id or a function that makes one, got {env!r:.80}")
+    make: Callable[..., Any] = partial(make_env, env) if isinstance(env, str) else env
+    live = make() if isinstance(env, str) else make_several(make, 1)[0]
+    drawn_here = live.has_wrapper_attr("maze") or hasattr(live.unwrapped, "mujoco_renderer")
+    if live.render_mode == "rgb_array" or (drawn_here and renderer != "environment") or not _takes_mode(make):
+        return live
+    live.close()
+    try:
+        return make(render_mode="rgb_array")
+    except (gym.error.Error, TypeError, ImportError) as error:
+        raise ValueError(f"env {env!r:.80} cannot be made with render_mode 'rgb_array': {error}") from error
+
+
+def _takes_mode(make: Callable[..., Any]) -> bool:
+    """Whether a function that makes an environment takes a ``render_mode``."""
+    if isinstance(make, partial) and make.func in (gym.make, make_env):
+        return "render_mode" not in make.keywords
+    try:
+        return "render_mode" in inspect.signature(make).parameters
+    except (TypeError, ValueError):  # builtins have no signature
+        return False
 
 
 # ---------------------------------------------------------------------- acting
@@ -110,6 +145,7 @@ def _moments(
     total = 0
     while True:
         observation, info = env.reset(seed=seed)
+        observation = own_copy(observation)
         state: State | None = None
         step, over, plan = 0, False, None
         while not over and total != n_steps:
@@ -117,18 +153,17 @@ def _moments(
             action, state = agent.predict(stack_observations([observation]), state, start, deterministic)
             plan = _plan_ahead(agent, state)
             if total % every == 0 or step == 0:
-                yield _Moment(observation, step, plan, _succeeds(info))
+                yield _Moment(observation, step, plan, bool(success_in(info)))
             observation, _, terminated, truncated, info = env.step(action[0])
+            observation = own_copy(observation)
             over = terminated or truncated
             total, step = total + 1, step + 1
-        yield _Moment(observation, step, plan, _succeeds(info))
+            if not over and n_steps is None and step == MAX_EPISODE_STEPS:
+                raise ValueError(f"the episode has not ended after {step} steps: wanted n_steps")
+        yield _Moment(observation, step, plan, bool(success_in(info)))
         if n_steps is None or total == n_steps:
             return
         seed += 1
-
-
-def _succeeds(info: dict[str, Any]) -> bool:
-    return bool(info.get("success", info.get("is_success", False)))
 
 
 def _plan_ahead(agent: Predictor, state: State | None) -> Array | None:
@@ -161,7 +196,15 @@ def _drawing(
         raise ValueError(f"renderer must be None or one of {Renderer.__args__}, got {renderer!r}")  # type: ignore[attr-defined]
     if env.render_mode != "rgb_array":
         raise ValueError(f"env must have render_mode 'rgb_array' to draw itself, got {env.render_mode!r}")
-    return "environment", lambda _: np.asarray(env.render())
+    return "environment", lambda _: _rgb(_drawn(env))
+
+
+def _drawn(env: gym.Env) -> Any:
+    """What the environment draws, by libraries that may be missing."""
+    try:
+        return env.render()
+    except (gym.error.Error, ImportError) as error:
+        raise ValueError(f"env {env!r:.60} cannot draw itself: {error}") from error
 
 
 class _MazeDrawing:
@@ -193,6 +236,51 @@ class _MazeDrawing:
         name = self._caption and self._caption.replace("ρ", "rho")  # Pillow's own font has no Greek
         parts = [name, f"step {moment.step}", "at the goal" if moment.success else None]
         return "  |  ".join(part for part in parts if part)
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+def _rgb(drawn: Any) -> Array:
+    """
+    What an environment drew as (h, w, 3) uint8. Grey is repeated, transparent laid on white, and numbers in [0, 1]
+    are scaled, as matplotlib and Pillow do.
+
+    :raises ValueError: for anything else, naming shape and dtype
+    """
+    values = np.asarray(drawn) if isinstance(drawn, np.ndarray) else np.empty(0, dtype=object)
+    shape, kind = values.shape, values.dtype
+    planes = values[..., None] if values.ndim == 2 else values
+    if planes.ndim == 3 and planes.shape[-1] in (1, 3, 4) and planes.size and kind.kind in "bfiu":
+        top = 1.0 if kind.kind in "bf" else 255.0
+        if kind == np.uint8 and planes.shape[-1] == 3:
+            return values
+        if planes.min() >= 0 and planes.max() <= top:  # NaN is neither
+            scaled = planes.astype(np.float64) * (255.0 / top)
+            if planes.shape[-1] == 4:
+                opaque = scaled[..., 3:] / 255.0
+                scaled = scaled[..., :3] * opaque + 255.0 * (1 - opaque)
+            return np.broadcast_to(np.rint(scaled), (*shape[:2], 3)).astype(np.uint8)
+    what = f"a {type(drawn).__name__}"
+    if isinstance(drawn, np.ndarray):
+        what = f"an array of shape {shape} and dtype {kind}"
+    span = f" from {values.min()} to {values.max()}" if values.size and kind.kind in "bfiu" else ""
+    raise ValueError(
+        f"env.render() gave {what}{span}, wanted a picture (h, w, 3), (h, w, 4), (h, w, 1) or (h, w) of uint8 or of "
+        "floats in [0, 1]"
+    )
+
+
+def _of_one_size(pictures: Iterable[Array]) -> Iterator[Array]:
+    """:raises ValueError: when one has another size than the first"""
+    first: tuple[int, ...] | None = None
+    for index, picture in enumerate(pictures):
+        first = first or picture.shape
+        if min(first[:2]) < 2:
+            raise ValueError(f"pictures have shape {first}, wanted at least 2 pixels a side")
+        if picture.shape != first:
+            raise ValueError(f"picture {index} has shape {picture.shape}, the first had {first}: wanted one size")
+        yield picture
 
 
 # ---------------------------------------------------------------------- files

@@ -118,12 +118,17 @@ def make_env(env: str | Callable[[], gym.Env], render_mode: str | None = None) -
     :param env: an environment's id (PointMazes come with flat observations), or a function that makes one
     :param render_mode: for an id
     :return: the environment
+    :raises ValueError: when there is no such environment, or it cannot be made
     """
     if callable(env):
         return env()
     if env.startswith("PointMaze_"):
         return make_point_maze(env, render_mode=render_mode)
-    return gym.make(env, render_mode=render_mode, disable_env_checker=True)
+    try:
+        mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}  # some take none
+        return gym.make(env, disable_env_checker=True, **mode)
+    except (gym.error.Error, ImportError) as error:
+        raise ValueError(f"env {env!r} cannot be made: {error}") from error
 
 
 def _environments(env: Any, n: int) -> tuple[Sequence[gym.Env], Sequence[gym.Env]]:
