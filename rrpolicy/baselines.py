@@ -24,6 +24,7 @@ from tqdm.auto import tqdm, trange
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.learner import MaybeCallback, as_callbacks
+from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -37,6 +38,7 @@ ACTION_REPEAT = 5  # environment steps per decision: 0.05 s
 EPISODE_STEPS = 300  # of training episodes, in larger mazes too: more starts teach more than longer stays at the goal
 N_BASE_TRANSITIONS = 100_000  # whose highest ρ is paid 1
 POLICY_KIND = "sb3-policy"
+ROUNDING = 1e-6  # by which recorded actions may lie outside their bounds
 
 
 @dataclass(frozen=True)
@@ -201,21 +203,31 @@ def clone_behaviour(
     batch_size: int = 256,
     learning_rate: float = 1e-3,
     net_arch: Sequence[int] = (256, 256),
+    action_space: gym.spaces.Box | None = None,
     progress_bar: bool = False,
 ) -> ActorCriticPolicy:
     """
     Behaviour cloning: a Gaussian policy of SB3 fitted to the actions by maximum likelihood.
 
-    :param dataset: what to imitate; actions in [-1, 1]
+    :param dataset: what to imitate
     :param n_steps: gradient steps
     :param seed: of weights and batches; the global generators are left alone
     :param batch_size: transitions in a batch
     :param learning_rate: Adam's, decayed to 0 along a cosine
     :param net_arch: hidden widths
+    :param action_space: into whose bounds the policy's actions are clipped; None: [-1, 1]
     :param progress_bar: show one
     :return: a policy that acts at every environment step
+    :raises ValueError: when actions of the dataset lie outside these bounds
     """
-    spaces = _spaces(dataset.observation_dim, dataset.action_dim)
+    spaces = _spaces(dataset.observation_dim, dataset.action_dim, action_space)
+    bounds, low, high = spaces[1], dataset.actions.min(axis=0), dataset.actions.max(axis=0)
+    beyond = bounds.shape != low.shape or (low < bounds.low - ROUNDING).any() or (high > bounds.high + ROUNDING).any()
+    if beyond:
+        raise ValueError(
+            f"actions ({dataset.action_dim},) reach from {low.min():g} to {high.max():g}, outside {bounds}: wanted "
+            "action_space, the environment's"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers = {"pi": list(net_arch), "vf": []}
@@ -246,7 +258,7 @@ def save_trained(model: BaseAlgorithm, path: str | Path, card: Mapping[str, Any]
     :param path: file; ``.zip`` is added when missing
     :param card: facts about the policy
     :return: the path written
-    :raises ValueError: for a policy that could not be rebuilt from its archive
+    :raises ValueError: for a policy that could not be rebuilt from its archive, or spaces that are no flat boxes
     """
     algorithm = type(model).__name__
     other = {name for name, value in model.policy_kwargs.items() if value} - {"net_arch"}
@@ -255,8 +267,11 @@ def save_trained(model: BaseAlgorithm, path: str | Path, card: Mapping[str, Any]
             f"model must be one of {', '.join(SETTINGS)} with no other policy_kwargs than net_arch, "
             f"got {algorithm} with {model.policy_kwargs}"
         )
-    dims = model.observation_space.shape, model.action_space.shape
-    config = {"algorithm": algorithm, "dims": dims, "net_arch": model.policy_kwargs.get("net_arch")}
+    seen, acted = flat_box(model.observation_space, "observation"), flat_box(model.action_space, "action")
+    config = {
+        "algorithm": algorithm, "dims": (seen.shape, acted.shape), "action_space": box_to_dict(acted),
+        "net_arch": model.policy_kwargs.get("net_arch"),
+    }  # fmt: skip
     return write_archive(path, POLICY_KIND, config, {"policy": model.policy.state_dict()}, card)
 
 
@@ -272,17 +287,20 @@ def load_trained(path: str | Path) -> BasePolicy:
     with archive.rebuilding():
         policy_class = SETTINGS[archive.config["algorithm"]].algorithm.policy_aliases["MlpPolicy"]
         (observation_dim,), (action_dim,) = archive.config["dims"]
-        spaces = _spaces(observation_dim, action_dim)
+        bounds = archive.config.get("action_space")  # older archives are of actions in [-1, 1]
+        spaces = _spaces(observation_dim, action_dim, None if bounds is None else box_from_dict(bounds))
         policy = policy_class(*spaces, lambda _: 0.0, net_arch=archive.config["net_arch"])
         policy.load_state_dict(archive.tensors["policy"])
     policy.set_training_mode(False)
     return policy
 
 
-def _spaces(observation_dim: int, action_dim: int) -> tuple[gym.spaces.Box, gym.spaces.Box]:
-    """Of observations without bounds, and of actions in [-1, 1]."""
+def _spaces(
+    observation_dim: int, action_dim: int, action_space: gym.spaces.Box | None = None
+) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+    """Of observations without bounds, and of actions, in [-1, 1] unless given."""
     return (gym.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32),
-            gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32))  # fmt: skip
+            gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32) if action_space is None else action_space)  # fmt: skip
 
 
 # ---------------------------------------------------------------------- acting

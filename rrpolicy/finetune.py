@@ -22,6 +22,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from tqdm.auto import tqdm
 
+from rrpolicy.common.environments import make_several
+from rrpolicy.common.spaces import refuse_normalised
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.transitions import Transitions, terminals, transitions
@@ -177,10 +179,13 @@ def finetune(
     :param settings: how long and with which numbers
     :param transform: what is paid for ρ (n,) in nats; None: :class:`SquashedReward` fitted on the dataset
     :param progress_bar: show one
-    :raises ValueError: when data, environment and reward do not fit, or the data hold no rewards
+    :raises ValueError: when data, environment and reward do not fit, the data hold no rewards, the environment
+        normalises observations, or ``make_env`` hands out one and the same environment (which is left open)
     """
-    env = DummyVecEnv([make_env])
+    (single,) = make_several(make_env, 1, "make_env")
+    env = DummyVecEnv([lambda: single])
     try:
+        refuse_normalised(env, "the dataset is in the environment's own units")
         paying, data = _paying(env, dataset, reward, transform)
         arguments = {"ent_coef": TEMPERATURE, **deepcopy(dict(settings.arguments))}  # SB3 writes into policy_kwargs
         model = SAC("MlpPolicy", paying, buffer_size=1, learning_starts=0, seed=seed, device="cpu", **arguments)

@@ -16,6 +16,7 @@ from stable_baselines3.td3.policies import Actor
 from torch import nn
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.transitions import terminals
@@ -68,7 +69,9 @@ def train_offline(
     """
     data = TrajectoryDataset.concatenate(datasets)
     over = np.concatenate([terminals(one, time_limit) for one in datasets])
-    if data.rewards is None or np.abs(data.actions).max() > 1:
+    if data.rewards is None:
+        raise ValueError("the dataset has no rewards, wanted the true ones")
+    if np.abs(data.actions).max() > 1:
         raise ValueError(f"actions reach {np.abs(data.actions).max():g}, wanted at most 1 in size")
     mean, std = data.observations.mean(axis=0), data.observations.std(axis=0) + LEAST_STD
     ends = np.zeros(len(data), dtype=bool)
@@ -118,9 +121,11 @@ def _actor(layers: Sequence[nn.Linear], mean: Array, std: Array) -> Actor:
     return actor
 
 
-def _blank(observation_dim: int, action_dim: int, net_arch: list[int]) -> Actor:
+def _blank(
+    observation_dim: int, action_dim: int, net_arch: list[int], action_space: gym.spaces.Box | None = None
+) -> Actor:
     observations = gym.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32)
-    actions = gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
+    actions = gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32) if action_space is None else action_space
     actor = Actor(observations, actions, net_arch, FlattenExtractor(observations), observation_dim)
     actor.set_training_mode(False)
     return actor
@@ -131,15 +136,16 @@ def _blank(observation_dim: int, action_dim: int, net_arch: list[int]) -> Actor:
 
 def save_offline(actor: Actor, path: str | Path, card: Mapping[str, Any] | None = None) -> Path:
     """
-    Keep what :func:`train_offline` returned, in one archive without pickles.
+    Keep what :func:`train_offline` returned, or another actor of TD3 with its bounds, in one archive without pickles.
 
     :param path: file; ``.zip`` is added when missing
     :param card: facts about the policy
     :return: the path written
+    :raises ValueError: for spaces that are no flat boxes
     """
-    dims = actor.observation_space.shape, actor.action_space.shape
-    return write_archive(path, OFFLINE_KIND, {"dims": dims, "net_arch": actor.net_arch},
-                         {"policy": actor.state_dict()}, card)  # fmt: skip
+    seen, acted = flat_box(actor.observation_space, "observation"), flat_box(actor.action_space, "action")
+    config = {"dims": (seen.shape, acted.shape), "net_arch": actor.net_arch, "action_space": box_to_dict(acted)}
+    return write_archive(path, OFFLINE_KIND, config, {"policy": actor.state_dict()}, card)
 
 
 def load_offline(path: str | Path) -> Actor:
@@ -152,6 +158,8 @@ def load_offline(path: str | Path) -> Actor:
     archive = read_archive(path, OFFLINE_KIND)
     with archive.rebuilding():
         (observation_dim,), (action_dim,) = archive.config["dims"]
-        actor = _blank(observation_dim, action_dim, list(archive.config["net_arch"]))
+        bounds = archive.config.get("action_space")  # older archives are of actions in [-1, 1]
+        box = None if bounds is None else box_from_dict(bounds)
+        actor = _blank(observation_dim, action_dim, list(archive.config["net_arch"]), box)
         actor.load_state_dict(archive.tensors["policy"])
     return actor
