@@ -22,7 +22,7 @@ from rrpolicy.common.spaces import flat_box
 from rrpolicy.common.typing import Array
 from rrpolicy.common.weights import moments, set_moments
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.data.reference_scores import normalized_score, reference_score
+from rrpolicy.data.reference_scores import is_registered, normalized_score, reference_score
 
 KIND = "replay-training"
 WINDOW_EPISODES = 10  # whose mean return counts as what the policy reaches
@@ -48,6 +48,7 @@ class ReplayTraining:
         flat_box(env.observation_space, "observation")
         flat_box(env.action_space, "action")
         self.env_id = "" if env.spec is None else env.spec.id
+        self._registered = is_registered(env)
         self.seed = seed
         self.arguments = {**DEFAULTS, **arguments}
         # SB3 writes into policy_kwargs; room for what is seen is made when it is known how much is needed
@@ -151,7 +152,7 @@ class ReplayTraining:
         if not len(returns):
             return {}
         level = {"last_return": float(returns[-WINDOW_EPISODES:].mean())}
-        if reference_score(self.env_id) is not None:
+        if self._registered and reference_score(self.env_id) is not None:
             level["normalized_score"] = float(normalized_score(self.env_id, level["last_return"]))
         return level
 

@@ -138,12 +138,12 @@ def test_episodes_without_a_time_limit_end_when_told_or_are_an_error(monkeypatch
     assert evaluate_policy(Zero(), Counting, 1, max_episode_steps=2).lengths.tolist() == [2]
     assert MAX_EPISODE_STEPS == 100_000
     monkeypatch.setattr(episodes_module, "MAX_EPISODE_STEPS", 50)
-    with pytest.raises(ValueError, match=r"not ended after 50 steps and .* no time limit: wanted max_episode_steps"):
+    with pytest.raises(ValueError, match="after 50 steps and no time limit is known: wanted max_episode_steps"):
         evaluate_policy(Zero(), lambda: Counting(endless=True), 2)
     with pytest.raises(ValueError, match="has not ended after 50 steps"):
         evaluate_policy(Zero(), DummyVecEnv([lambda: Counting(endless=True)]), 2)
     limited = gym.wrappers.TimeLimit(Counting(endless=True), 80)  # no id, but an end
-    assert evaluate_policy(Zero(), limited, 1, max_episode_steps=80).lengths.tolist() == [80]
+    assert evaluate_policy(Zero(), limited, 1).lengths.tolist() == [80]
     with pytest.raises(ValueError, match="max_episode_steps is 0"):
         evaluate_policy(Zero(), Counting, 1, max_episode_steps=0)
 
@@ -177,6 +177,13 @@ def test_a_missing_key_is_a_failure_once_any_episode_had_it() -> None:
     assert result.success_rate == result.success_once_rate == pytest.approx(0.6)
     silent = evaluate_policy(Zero(), lambda: Counting(tells=only_success), 1, seed=1)
     assert silent.success_rate is None and silent.success_once_rate is None  # nothing was ever told
+
+
+def test_success_may_be_a_number_or_an_array_of_one() -> None:
+    for value in (np.array([True]), 1.0, np.bool_(True)):
+        assert evaluate_policy(Zero(), lambda v=value: Counting(tells=lambda *_: {"success": v}), 1).success_rate == 1
+    with pytest.raises(ValueError, match=r"info\['is_success'\] is a ndarray of shape \(2,\).*wanted one number"):
+        evaluate_policy(Zero(), lambda: Counting(tells=lambda *_: {"is_success": np.ones(2)}), 1)
 
 
 def test_success_at_the_end_and_on_the_way_are_two_numbers() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from forged import forge
+from small import shorten
 
 from rrpolicy.baselines import load_trained, save_trained
 from rrpolicy.common.archive import read_archive
@@ -89,8 +90,12 @@ def test_before_an_episode_has_ended_there_is_no_level() -> None:
     assert "last_return" not in run.dataset().metadata and run.medium_end(-1e9) is None
 
 
-def test_normalised_scores_where_there_are_references() -> None:
-    run = ReplayTraining(gym.make("Hopper-v5", max_episode_steps=5), **QUICK)
+def test_normalised_scores_where_there_are_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = ReplayTraining(gym.make("Hopper-v5", max_episode_steps=5), **QUICK)
+    short.train(10)
+    assert "last_return" in short.facts() and "normalized_score" not in short.facts()  # another task
+    shorten(monkeypatch, "Hopper-v5", 5)
+    run = ReplayTraining(gym.make("Hopper-v5"), **QUICK)
     run.train(10)
     assert run.facts()["environment"] == "Hopper-v5" and run.facts()["normalized_score"] < 5
 

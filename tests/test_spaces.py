@@ -71,12 +71,12 @@ def test_of_goal_conditioned_dictionaries_the_observation_is_taken_as_readers_of
     (spaces.Discrete(3), "action", "Discrete actions are not supported, diffusion plans are continuous"),
     (spaces.MultiDiscrete([2, 3]), "action", "MultiDiscrete actions are not supported"),
     (spaces.MultiBinary(2), "action", "MultiBinary actions are not supported"),
-    (spaces.Discrete(16), "observation", "one-hot by gymnasium.wrappers.FlattenObservation"),
+    (spaces.Discrete(16), "observation", "one-hot ones by gymnasium.wrappers.FlattenObservation"),
     (IMAGE, "observation", "images are not supported, encode them"),
     (spaces.Dict({"camera": IMAGE, "joints": LINE}), "observation", "images are not supported"),
     (spaces.Dict({"grip": spaces.Discrete(2), "arm": LINE}), "action", "Discrete actions are not supported"),
-    (spaces.Text(5), "observation", "wanted a Box, or a Dict or Tuple of boxes"),
-    (spaces.Dict({}), "observation", "wanted a Box, or a Dict or Tuple of boxes"),
+    (spaces.Text(5), "observation", "write a wrapper that makes a Box of a Text"),
+    (spaces.Dict({}), "observation", "write a wrapper that makes a Box of a Dict"),
 ])  # fmt: skip
 def test_the_rest_is_refused_with_what_would_help(space: Any, name: str, words: str) -> None:
     for check in (flattened_box, flat_box):

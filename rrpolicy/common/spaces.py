@@ -59,7 +59,7 @@ def _boxes(space: spaces.Space[Any], name: str) -> list[spaces.Box]:
             return [box for _, part in parts for box in _boxes(part, name)]
     elif isinstance(space, spaces.Box) and not (space.dtype == np.uint8 and len(space.shape) > 1):
         return [space]
-    raise ValueError(f"the {name} space is {space!s:.200}: {_advice(space, name)}")
+    raise ValueError(f"the {name} space is {space!s:.200}, it must be a Box or made of boxes: {_advice(space, name)}")
 
 
 def _entries(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, spaces.Space[Any]]]:
@@ -78,9 +78,9 @@ def _advice(space: spaces.Space[Any], name: str) -> str:
         return "images are not supported, encode them as vectors (a wrapper that gives a Box with one dimension)"
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         if name == "action":
-            return f"{type(space).__name__} actions are not supported, diffusion plans are continuous; wanted a Box"
-        return "wanted numbers in a Box, e.g. one-hot by gymnasium.wrappers.FlattenObservation"
-    return "wanted a Box, or a Dict or Tuple of boxes"
+            return f"{type(space).__name__} actions are not supported, diffusion plans are continuous"
+        return "make numbers of it, e.g. one-hot ones by gymnasium.wrappers.FlattenObservation"
+    return f"write a wrapper that makes a Box of a {type(space).__name__}"
 
 
 def flattened(space: spaces.Space[Any], value: Any) -> Array:

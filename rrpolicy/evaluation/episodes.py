@@ -11,13 +11,20 @@ import numpy as np
 from rrpolicy.common.environments import ORIGINAL_REWARD, own_copy, single_number
 from rrpolicy.evaluation.results import Evaluation
 
+SUCCESS_KEYS = ("success", "is_success")
 MAX_EPISODE_STEPS = 100_000  # after which an episode without a time limit is an error
 
 
 def success_in(info: Mapping[str, Any]) -> bool | None:
-    """Whether a step's ``info`` tells of success, under ``success`` or ``is_success``; None where it does not tell."""
-    value = info.get("success", info.get("is_success"))
-    return None if value is None else bool(value)
+    """
+    Whether a step's ``info`` tells of success, under ``success`` or ``is_success``; None where it does not tell.
+
+    :raises ValueError: when what it tells is no single truth value
+    """
+    for key in SUCCESS_KEYS:
+        if info.get(key) is not None:
+            return bool(single_number(info[key], f"info[{key!r}]"))
+    return None
 
 
 class Episodes:
@@ -69,8 +76,7 @@ class Episodes:
         length = self._lengths[episode]
         if not over and length == self._bound:
             raise ValueError(
-                f"an episode has not ended after {length} steps and the environment has no time limit: "
-                "wanted max_episode_steps"
+                f"an episode has not ended after {length} steps and no time limit is known: wanted max_episode_steps"
             )
         return bool(over) or length == self._limit
 

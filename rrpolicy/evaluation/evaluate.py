@@ -18,6 +18,7 @@ from rrpolicy.common.environments import (
     own_copy,
     refuse_repeated,
     single_environments,
+    wrapped_in,
 )
 from rrpolicy.common.seeding import seeded
 from rrpolicy.common.spaces import check_units, flat_for
@@ -82,7 +83,8 @@ def evaluate_policy(
         for one in envs if vectorised is None else [vectorised]:
             check_units(agent, one)
         limit = _time_limit(singles, max_episode_steps)
-        episodes = Episodes(n_eval_episodes, seed, record_observations, max_episode_steps, limit is not None)
+        limited = limit is not None or any(wrapped_in(one, (gym.wrappers.TimeLimit,)) for one in singles)
+        episodes = Episodes(n_eval_episodes, seed, record_observations, max_episode_steps, limited)
         longest = None if limit is None else limit * n_eval_episodes
         with seeded(seed, agent), tqdm(total=longest, unit="step", leave=False, disable=not progress_bar) as bar:
             if vectorised is not None:

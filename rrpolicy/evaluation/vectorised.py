@@ -14,10 +14,12 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from rrpolicy.common.environments import normaliser_of, own_copy
+from rrpolicy.common.environments import ORIGINAL_REWARD, normaliser_of, own_copy
 from rrpolicy.common.spaces import flat_box_or_none, flattened
 from rrpolicy.common.typing import Array, Predictor, State
-from rrpolicy.evaluation.episodes import Episodes
+from rrpolicy.evaluation.episodes import SUCCESS_KEYS, Episodes
+
+KEYS = frozenset({*SUCCESS_KEYS, ORIGINAL_REWARD, "final_obs", "final_info"})
 
 
 class _Step(NamedTuple):
@@ -145,11 +147,10 @@ def _row(observations: Any, index: int) -> Any:
 
 
 def _info(infos: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """What gymnasium's arrays of infos, with masks of who told, say of one environment."""
+    """What gymnasium's arrays of infos, with masks of who told, say of one environment under the keys that are used."""
     own: dict[str, Any] = {}
-    for key, values in infos.items():
-        mask = infos.get(f"_{key}")
-        if key.startswith("_") or (mask is not None and not mask[index]):
-            continue
-        own[key] = _info(values, index) if isinstance(values, Mapping) else values[index]
+    for key in KEYS & infos.keys():
+        values, told = infos[key], infos.get(f"_{key}")
+        if told is None or told[index]:
+            own[key] = _info(values, index) if key == "final_info" else values[index]
     return own
