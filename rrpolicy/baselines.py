@@ -26,6 +26,7 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.learner import MaybeCallback, as_callbacks
 from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
 from rrpolicy.common.typing import Array, Predictor, State
+from rrpolicy.common.weights import check_layers
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv, RewardType
@@ -289,8 +290,13 @@ def load_trained(path: str | Path) -> BasePolicy:
         (observation_dim,), (action_dim,) = archive.config["dims"]
         bounds = archive.config.get("action_space")  # older archives are of actions in [-1, 1]
         spaces = _spaces(observation_dim, action_dim, None if bounds is None else box_from_dict(bounds))
+        net_arch, stored = archive.config["net_arch"], archive.tensors["policy"]
+        parts = net_arch if isinstance(net_arch, Mapping) else {"pi": net_arch}
+        for part, widths in parts.items():
+            n_inputs = observation_dim + (action_dim if part == "qf" else 0)
+            check_layers([n_inputs, *(widths or [])], stored)
         policy = policy_class(*spaces, lambda _: 0.0, net_arch=archive.config["net_arch"])
-        policy.load_state_dict(archive.tensors["policy"])
+        policy.load_state_dict(stored)
     policy.set_training_mode(False)
     return policy
 

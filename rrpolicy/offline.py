@@ -18,6 +18,7 @@ from torch import nn
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
 from rrpolicy.common.typing import Array
+from rrpolicy.common.weights import check_layers
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.transitions import terminals
 
@@ -160,6 +161,7 @@ def load_offline(path: str | Path) -> Actor:
         (observation_dim,), (action_dim,) = archive.config["dims"]
         bounds = archive.config.get("action_space")  # older archives are of actions in [-1, 1]
         box = None if bounds is None else box_from_dict(bounds)
+        check_layers([observation_dim, *archive.config["net_arch"], action_dim], archive.tensors["policy"])
         actor = _blank(observation_dim, action_dim, list(archive.config["net_arch"]), box)
         actor.load_state_dict(archive.tensors["policy"])
     return actor

@@ -257,7 +257,7 @@ def test_results_of_other_agents_are_kept(tmp_path: Path) -> None:
                                   '"ci_low": 0, "ci_high": 0, "n": 1}]'])
 def test_foreign_results_are_not_overwritten(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(ValueError, match=r"results\.json is no results file"):
+    with pytest.raises(ValueError, match=r"results\.json: is no results file"):
         write_results([result_row("a", "return", [1.0])], tmp_path)
     assert (tmp_path / "results.json").read_text() == text
     with pytest.raises(ValueError, match="is no results file"):

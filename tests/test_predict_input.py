@@ -59,7 +59,8 @@ def test_states_of_something_else_are_refused_or_acted_upon(what: str) -> None:
         except ValueError as error:
             assert str(error).isprintable() and "state" in str(error)
         else:
-            assert action.shape == (2, 2) and np.isfinite(action).all() and what not in ("NaN plans", "NaN ages", "complex plans")
+            assert action.shape == (2, 2) and np.isfinite(action).all()
+            assert what not in ("NaN plans", "NaN ages", "complex plans")
 
 
 @pytest.mark.parametrize("levels", [[], [-1], [10**9], [6], [1.5], ["a"], [None], [True], [np.nan], 3, [[0]]])

@@ -36,6 +36,8 @@ _GROUP = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _MEMBER = re.compile(r"(config|card)\.json|[A-Za-z][A-Za-z0-9_-]{0,63}\.safetensors")
 _FOREIGN = re.compile(r"(^|.*/)(data|_stable_baselines3_version|.*\.(pkl|pickle|pth|pt|ckpt|joblib))", re.IGNORECASE)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold: equal content then gives equal bytes
+# all that a constructor may raise at a configuration whose fields are within their bounds and do not go together
+_REBUILDING = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError)
 _HALF = frozenset({torch.float16, torch.bfloat16})
 _DTYPES = _HALF | {torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
                    torch.bool}  # fmt: skip
@@ -67,7 +69,7 @@ class Archive:
         """
         try:
             yield
-        except (AttributeError, ArithmeticError, KeyError, TypeError, RuntimeError, IndexError, MemoryError) as error:
+        except _REBUILDING as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(at(self.path, f"is not a valid {self.kind} archive: {lines[-1].strip()}")) from error
         except ValueError as error:

@@ -198,6 +198,7 @@ class Sb3PolicyFields(Fields):
     algorithm: Literal["PPO", "SAC"]
     dims: _Dims
     net_arch: Widths | NetArchFields | None
+    action_space: BoxFields | None = None
 
 
 class OfflinePolicyFields(Fields):
@@ -205,6 +206,7 @@ class OfflinePolicyFields(Fields):
 
     dims: _Dims
     net_arch: Widths
+    action_space: BoxFields | None = None
 
 
 def _generator_state(value: list[Any]) -> list[Any]:

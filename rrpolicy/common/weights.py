@@ -6,7 +6,8 @@ are known, and compared with those of the file, before anything is allocated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -39,6 +40,20 @@ def check_weights(build: Callable[[], nn.Module | None], stored: Mapping[str, Te
             raise RuntimeError(f"tensor {name} has shape {tuple(theirs.shape)}, wanted {tuple(mine.shape)}")
         if mine.is_floating_point() != theirs.is_floating_point():
             raise RuntimeError(f"tensor {name} is of type {theirs.dtype}, wanted {mine.dtype}")
+
+
+def check_layers(widths: Sequence[int], stored: Mapping[str, Tensor]) -> None:
+    """
+    Refuse hidden widths that stored weights do not have, for networks of other libraries.
+
+    :param widths: of consecutive layers, inputs first
+    :param stored: names and tensors of a state dictionary
+    :raises RuntimeError: naming the first layer that no tensor belongs to
+    """
+    shapes = {tuple(value.shape) for value in stored.values()}
+    for inputs, outputs in pairwise(widths):
+        if (outputs, inputs) not in shapes:
+            raise RuntimeError(f"the file has no layer of shape {(outputs, inputs)}, which its configuration names")
 
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@ that keeps the rows."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,9 @@ import numpy as np
 
 from rrpolicy.common.files import write_json
 from rrpolicy.common.intervals import wilson_interval
+from rrpolicy.common.kinds import RowFields
+from rrpolicy.common.messages import at, printable
+from rrpolicy.common.schema import checked, from_json, native, read_small
 from rrpolicy.common.typing import Array
 from rrpolicy.data.reference_scores import normalized_score, reference_score
 
@@ -20,6 +22,7 @@ Row = dict[str, Any]
 
 ROW_KEYS = ("agent", "metric", "mean", "ci_low", "ci_high", "n")
 RESULTS_FILE = "results.json"
+MAX_RESULTS_BYTES = 2**24
 
 
 # ---------------------------------------------------------------------- intervals
@@ -180,20 +183,20 @@ def read_results(folder: str | Path) -> list[Row]:
     """
     path = Path(folder) / RESULTS_FILE
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = from_json(read_small(path, MAX_RESULTS_BYTES))
         if not isinstance(rows, list):
             raise ValueError("it must hold a list of rows")
         return [_checked_row(row) for row in rows]
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no results file: {error}") from None
+        raise ValueError(at(path, f"is no results file: {error}")) from None
 
 
 def _checked_row(row: Any) -> Row:
     if not isinstance(row, Mapping) or set(row) != set(ROW_KEYS):
-        raise ValueError(f"a row must have the keys {', '.join(ROW_KEYS)}, got {row!r:.80}")
-    if not all(np.isfinite(row[key]) for key in ("mean", "ci_low", "ci_high")):
-        raise ValueError(f"a row must hold finite numbers, got {row!r:.120}")
-    return {key: row[key] for key in ROW_KEYS}
+        raise ValueError(f"a row must have the keys {', '.join(ROW_KEYS)}, got {printable(row, 80)}")
+    values = native(dict(row))
+    checked(RowFields, values, "a row must hold a result")
+    return {key: values[key] for key in ROW_KEYS}
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ noise would carry states into walls, where directions from both sides meet and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -203,16 +203,17 @@ class RelativeReward(nn.Module):
         if levels is None:
             levels = [self.map_level if head == "step" else 0]
         n_levels = self.process.n_diffusion_steps
-        whole = all(isinstance(level, int | np.integer) and not isinstance(level, bool) for level in levels)
-        if not len(levels) or not whole or not all(0 <= level < n_levels for level in levels):
+        chosen = list(levels) if isinstance(levels, Iterable) else []
+        whole = all(isinstance(level, int | np.integer) and not isinstance(level, bool) for level in chosen)
+        if not chosen or not whole or not all(0 <= level < n_levels for level in chosen):
             raise ValueError(f"levels is {printable(levels)}, wanted some of 0..{n_levels - 1}")
         rewards = torch.zeros(len(x0))
-        for level in levels:
+        for level in chosen:
             t = torch.full((len(x0),), level, dtype=torch.int64)
             alpha = self.process.alpha(level)  # the noised event's mean: x_t without its noise
             x_t = torch.where(self.pinned, x0, alpha * x0) if x0.ndim == 3 else alpha * x0
             rewards += self.forward_steps(x_t, t) if x0.ndim == 2 else self(x_t, t, head)
-        return (rewards / len(levels)).numpy()
+        return (rewards / len(chosen)).numpy()
 
     @property
     def n_clean_levels(self) -> int:
