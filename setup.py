@@ -78,5 +78,5 @@ setup(
         "typer>=0.16",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["rrpolicy=rrpolicy.cli:main"]},
+    entry_points={"console_scripts": ["rrpolicy=rrpolicy.__main__:main"]},
 )

@@ -1,15 +1,23 @@
-"""Rewards from pairs of diffusion agents: extract what the strong one wants, steer the weak one with it."""
+"""Rewards from pairs of diffusion agents: extract what the strong one wants, steer the weak one with it.
 
-from rrpolicy.agents.diffusion_agent import DiffusionAgent
-from rrpolicy.agents.guided_planner import GuidedPlanner
+Names are imported when they are first used: the program is there, and can be stopped, before torch is.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from rrpolicy.common.version import __version__
-from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.data.normalizer import Normalizer
-from rrpolicy.evaluation import evaluate_policy
-from rrpolicy.rewards.discriminator import DiscriminatorReward
-from rrpolicy.rewards.extractor import RewardExtractor
-from rrpolicy.rewards.relative_reward import RelativeReward
-from rrpolicy.video import record_video
+
+if TYPE_CHECKING:
+    from rrpolicy.agents.diffusion_agent import DiffusionAgent
+    from rrpolicy.agents.guided_planner import GuidedPlanner
+    from rrpolicy.data.dataset import TrajectoryDataset
+    from rrpolicy.data.normalizer import Normalizer
+    from rrpolicy.evaluation import evaluate_policy
+    from rrpolicy.rewards.discriminator import DiscriminatorReward
+    from rrpolicy.rewards.extractor import RewardExtractor
+    from rrpolicy.rewards.relative_reward import RelativeReward
+    from rrpolicy.video import record_video
 
 __all__ = [
     "DiffusionAgent",
@@ -23,3 +31,38 @@ __all__ = [
     "evaluate_policy",
     "record_video",
 ]
+
+_HOMES = {
+    "DiffusionAgent": "agents.diffusion_agent",
+    "DiscriminatorReward": "rewards.discriminator",
+    "GuidedPlanner": "agents.guided_planner",
+    "Normalizer": "data.normalizer",
+    "RelativeReward": "rewards.relative_reward",
+    "RewardExtractor": "rewards.extractor",
+    "TrajectoryDataset": "data.dataset",
+    "evaluate_policy": "evaluation",
+    "record_video": "video",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module of the package."""
+    if name in _HOMES:
+        value = getattr(import_module(f"rrpolicy.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    missing = f"rrpolicy.{name}"
+    try:
+        return import_module(missing) if not name.startswith("_") else _unknown(name)
+    except ModuleNotFoundError as error:
+        if error.name != missing:
+            raise
+        return _unknown(name)
+
+
+def _unknown(name: str) -> Any:
+    raise AttributeError(f"module 'rrpolicy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,32 @@
-"""``python -m rrpolicy`` is the program ``rrpolicy``."""
+"""``python -m rrpolicy`` is the program ``rrpolicy``, which can be stopped from its first moment on."""
 
-from rrpolicy.cli import main
+import os
+import signal
+from importlib import import_module
+from typing import Any, NoReturn
+
+from rrpolicy.common.interruption import NUMBERS, stop_line
+
+
+def main() -> None:
+    """
+    Run the program and exit. Nothing has been begun while it is being loaded, so a signal ends it then and there; once
+    a command runs, signals are raised in it, and when it is done they come too late.
+    """
+    heeded = [number for number in NUMBERS if signal.getsignal(number) != signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, _leave)
+    try:
+        import_module("rrpolicy.cli").main()  # imports torch, which takes seconds
+    finally:
+        for number in heeded:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _leave(number: int, frame: Any) -> NoReturn:
+    os.write(2, f"{stop_line(number)}\n".encode())
+    os._exit(128 + number)
+
 
 if __name__ == "__main__":
     main()

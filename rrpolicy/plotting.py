@@ -315,13 +315,16 @@ def _read_progress(source: Path, metric: str) -> tuple[Array, Array]:
     try:
         with open(file, encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"could not read the log {file}: {error}") from None
     known = sorted({key for row in rows for key in row if key})
     filled = [row for row in rows if row.get(metric) and row.get(STEP_COLUMN)]
     if not filled:
         raise ValueError(f"{file} has no values of {metric!r} over {STEP_COLUMN!r}, it has {', '.join(known)}")
-    steps, values = (np.array([float(row[key]) for row in filled]) for key in (STEP_COLUMN, metric))
+    try:
+        steps, values = (np.array([float(row[key]) for row in filled]) for key in (STEP_COLUMN, metric))
+    except ValueError as error:
+        raise ValueError(f"the log {file} is damaged: {error}") from None
     return steps, values
 
 

@@ -4,11 +4,14 @@ A file appears under its name only when it is complete."""
 from __future__ import annotations
 
 import inspect
+import subprocess
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 import gymnasium as gym
 import imageio_ffmpeg
@@ -26,7 +29,9 @@ from rrpolicy.envs.scene import SceneRenderer
 from rrpolicy.evaluation import MAX_EPISODE_STEPS, make_env, stack_observations, success_in
 
 Renderer = Literal["maze drawing", "scene drawing", "environment"]
-ENCODING = ["-preset", "veryfast", "-crf", "20", "-movflags", "+faststart"]
+ENCODING = [
+    "-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "veryfast", "-crf", "20", "-movflags", "+faststart",
+]
 
 
 @dataclass(frozen=True)
@@ -296,21 +301,83 @@ def _mp4(path: str | Path) -> Path:
 
 
 def _encode(pictures: Iterable[Array], path: Path, fps: int) -> int:
-    """Write (h, w, 3) uint8 pictures of one size; how many there were."""
-    encoder: Any = None
+    """
+    Write (h, w, 3) uint8 pictures of one size; how many there were.
+
+    :raises OSError: when the encoder fails, with what it said
+    """
+    encoder: _Encoder | None = None
     n_frames = 0
     try:
         for picture in pictures:
             height, width = (side - side % 2 for side in picture.shape[:2])  # h264 wants even sides
-            if encoder is None:
-                encoder = imageio_ffmpeg.write_frames(
-                    str(path), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=1,
-                    output_params=ENCODING,
-                )
-                encoder.send(None)
-            encoder.send(np.ascontiguousarray(picture[:height, :width]))
+            encoder = encoder or _Encoder(path, (width, height), fps)
+            encoder.write(np.ascontiguousarray(picture[:height, :width]))
             n_frames += 1
+        if encoder is not None:
+            encoder.finish()
     finally:
         if encoder is not None:
-            encoder.close()
+            encoder.stop()
     return n_frames
+
+
+class _Encoder:
+    """
+    A process of ffmpeg that reads pictures and writes a file.
+
+    :param size: width and height of all pictures
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: int) -> None:
+        pictures = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*size), "-r", str(fps), "-i", "-"]
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *pictures, "-an", *ENCODING, f"file:{path}"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us, who stop it
+        )  # fmt: skip
+        self._said = b""
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def write(self, picture: Array) -> None:
+        """One picture (h, w, 3)."""
+        with self._failing():
+            self._pipe.write(picture.data)
+
+    def finish(self) -> None:
+        """Wait until the file is complete."""
+        with self._failing():
+            self._pipe.close()
+        if self._process.wait():
+            raise OSError(self._fault())
+
+    def stop(self) -> None:
+        """End the process, wherever it is."""
+        self._process.kill()
+        self._process.wait()
+        self._listener.join()
+        with suppress(OSError):
+            self._pipe.close()
+
+    @property
+    def _pipe(self) -> IO[bytes]:
+        return cast(IO[bytes], self._process.stdin)
+
+    def _listen(self) -> None:
+        with cast(IO[bytes], self._process.stderr) as stderr:
+            for line in stderr:
+                self._said = line or self._said
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """A broken pipe says less than the process that has ended."""
+        try:
+            yield
+        except BrokenPipeError:
+            self._process.wait()
+            raise OSError(self._fault()) from None
+
+    def _fault(self) -> str:
+        self._listener.join()
+        return f"the video cannot be written: {self._said.decode(errors='replace').strip() or 'ffmpeg has failed'}"

@@ -15,6 +15,7 @@ from tiny_images import unet, write_codec, write_ddpm, write_stable_diffusion
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
+from rrpolicy.common.folders import sole_use
 from rrpolicy.evaluation import read_results
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.unet import UNetScoreModel
@@ -86,6 +87,23 @@ def test_learning_goes_on_where_it_was(world: Path, tmp_path: Path) -> None:
     run(*arguments, "--resume", *QUICK)
     assert json.loads(_member(tmp_path / "checkpoint.zip"))["config"]["num_timesteps"] == 4
     assert ImageReward.load(tmp_path / "reward.zip").predict(np.zeros((1, 8, 8, 1))) != first
+
+
+def test_learning_that_was_stopped_before_its_first_checkpoint_begins_anew(world: Path, tmp_path: Path) -> None:
+    run("extract", "--recording", world / "pairs", "--out", tmp_path / "new", "--resume", *QUICK)
+    for name in ("reward.zip", "checkpoint.zip"):
+        assert (tmp_path / "new" / name).read_bytes() == (world / "reward" / name).read_bytes()
+
+
+@pytest.mark.parametrize("command", ["record", "extract", "sample"])
+def test_a_folder_in_use_is_refused(command: str, world: Path, tmp_path: Path) -> None:
+    arguments = {
+        "record": ("--base", world / "base", "--expert", world / "expert"), "extract": ("--recording", world / "pairs"),
+        "sample": ("--model", world / "base"),
+    }  # fmt: skip
+    with sole_use(tmp_path):
+        assert "is in use by another run" in fault(command, *arguments[command], "--out", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_learning_may_start_from_the_base(world: Path, tmp_path: Path) -> None:
@@ -178,8 +196,6 @@ FAULTS: list[tuple[str, Callable[[Path, Path], list[object]], str]] = [
     ("no prompts", lambda w, p: ["sample", "--model", w / "sd", "--out", p], "text-to-image pipeline: give --prompts"),
     ("empty prompts", lambda w, p: ["sample", "--model", w / "sd", "--prompts", _empty(p), "--out", p], "no prompts:"),
     ("no recording", lambda w, p: ["extract", "--recording", p, "--out", p], "holds no recording"),
-    ("nothing to resume",
-     lambda w, p: ["extract", "--recording", w / "pairs", "--out", p, "--resume"], "no such archive"),
     ("no pictures", lambda w, p: ["score", p, "--reward", w / "reward"], "holds no pictures"),
     ("no place", lambda w, p: ["score", p / "gone.png", "--reward", w / "reward"], "neither a picture nor a folder"),
     ("no picture", lambda w, p: ["score", _empty(p), "--reward", w / "reward"], "not a picture that can be read"),

@@ -143,12 +143,14 @@ def test_stopped_and_resumed_equals_uninterrupted(
 
 
 def test_a_stop_while_a_shard_is_written_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopping(tensors: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half of a shard")
+    write = Path.write_bytes
+
+    def stopping(path: Path, content: bytes) -> None:
+        write(path, content[: len(content) // 2])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(recorded.safetensors.torch, "save_file", stopping)
+        patch.setattr(Path, "write_bytes", stopping)
         with pytest.raises(KeyboardInterrupt):
             record_mixtures(tmp_path / "stopped")
     assert list(contents(tmp_path / "stopped")) == ["settings.json"]
@@ -208,7 +210,7 @@ def test_memory_is_flat_in_the_number_of_prompts(
     def recorded_prompts(n: int) -> RecordedPairs:
         return record_prompts(pair, ["a cat"] * n, tmp_path / str(n), n_sampling_steps=4, shard_size=4)
 
-    few, many = (peak(monkeypatch, "save_file", lambda n=n: recorded_prompts(n)) for n in (8, 32))
+    few, many = (peak(monkeypatch, "save", lambda n=n: recorded_prompts(n)) for n in (8, 32))
     assert few >= SHARD_BYTES and many <= 1.05 * few  # x_t and Δε of one shard, and no more with more
     monkeypatch.setattr(recorded, "N_SHARDS_PER_DRAW", 4)
     few, many = (peak(monkeypatch, "load_file", lambda n=n: RecordedPairs.open(tmp_path / str(n)).draw(16, RANDOM))

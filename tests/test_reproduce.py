@@ -13,10 +13,10 @@ from tiny import RECIPE, toml
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
+from rrpolicy.common.locks import claimed
 from rrpolicy.envs import MazeGeometry
 from rrpolicy.pipeline import scores
 from rrpolicy.reproduce import maze2d
-from rrpolicy.reproduce.locks import claimed
 from rrpolicy.reproduce.maze2d import (
     MAIN,
     MAZES,

@@ -1,15 +1,13 @@
 """The program `rrpolicy`: every step of the main job as a command, errors of one line, exit codes that scripts can use.
 
-0 done, 1 a fault (one line on stderr), 2 wrong usage, 130 and 143 stopped by Ctrl-C and SIGTERM.
+0 done, 1 a fault (one line on stderr), 2 wrong usage, 130 and 143 stopped by Ctrl-C and SIGTERM (129 by SIGHUP).
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 import torch
 
@@ -17,7 +15,6 @@ from rrpolicy.cli.baseline_commands import train_agents_on_reward
 from rrpolicy.cli.collect_commands import collect
 from rrpolicy.cli.commands import app
 from rrpolicy.cli.images_commands import images_app
-from rrpolicy.cli.options import Stopped
 from rrpolicy.cli.pictures import benchmark_app, plot_app
 from rrpolicy.cli.reproduce import reproduce_app
 from rrpolicy.cli.zoo_commands import zoo_app
@@ -42,9 +39,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # stderr is for bars and for one line when something is wrong
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, _terminate)
     app(args=None if arguments is None else list(arguments), prog_name="rrpolicy")
-
-
-def _terminate(number: int, frame: Any) -> NoReturn:
-    raise Stopped

@@ -17,6 +17,7 @@ from rrpolicy import zoo
 from rrpolicy.baselines import evaluate_trained, train_on_reward
 from rrpolicy.cli import options
 from rrpolicy.cli.options import finish, label, task_of
+from rrpolicy.common.folders import sole_use
 from rrpolicy.evaluation import Evaluation, Row, result_row
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -72,7 +73,8 @@ def train_agents_on_reward(
     if true_reward:
         sources.append((f"{algorithm}-true-reward", None))
     comparison = _Comparison(task, algorithm, total_timesteps, seed, n_episodes, progress)
-    finish(comparison.rows(sources, out), out)
+    with sole_use(out):
+        finish(comparison.rows(sources, out), out)
 
 
 @dataclass(frozen=True)

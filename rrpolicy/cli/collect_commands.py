@@ -19,7 +19,9 @@ from rrpolicy import zoo
 from rrpolicy.baselines import POLICY_KIND, ActionRepeat, load_trained, save_trained
 from rrpolicy.cli import options
 from rrpolicy.cli.options import acting, label
+from rrpolicy.cli.program import echo
 from rrpolicy.common.archive import read_archive
+from rrpolicy.common.folders import sole_use
 from rrpolicy.common.spaces import check_spaces, flat_box
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.collect import Driver, collect_mixture, collect_point_maze
@@ -70,10 +72,14 @@ def collect(
                      f"agent, at most {MAX_ENVS}."),
     ] = None,
     action_noise: Annotated[
-        float, typer.Option("--action-noise", min=0, help="Standard deviation of Gaussian noise on agents' actions.")
+        float,
+        typer.Option("--action-noise", min=0, callback=options.finite,
+                     help="Standard deviation of Gaussian noise on agents' actions."),
     ] = 0.0,
     epsilon: Annotated[
-        float, typer.Option("--epsilon", min=0, max=1, help="Probability of a uniformly random action instead.")
+        float,
+        typer.Option("--epsilon", min=0, max=1, callback=options.finite,
+                     help="Probability of a uniformly random action instead."),
     ] = 0.0,
     deterministic: Annotated[
         bool, typer.Option("--deterministic/--stochastic", help="Agents' mode.")
@@ -87,13 +93,13 @@ def collect(
     ] = TRAINING_STEPS,
     stop_return: Annotated[
         float | None,
-        typer.Option("--stop-return", help="End the data of --from-training where the mean return of 10 training "
-                     "episodes reaches this; without --policy-out the training, too."),
+        typer.Option("--stop-return", callback=options.finite, help="End the data of --from-training where the mean "
+                     "return of 10 training episodes reaches this; without --policy-out the training, too."),
     ] = None,
     policy_out: Annotated[
         Path | None,
-        typer.Option("--policy-out", metavar="FILE", help="Where --from-training keeps its last policy, an expert of "
-                     "the same lineage for --agent."),
+        typer.Option("--policy-out", metavar="FILE", callback=options.file_for_results, help="Where --from-training "
+                     "keeps its last policy, an expert of the same lineage for --agent."),
     ] = None,
     checkpoint_freq: Annotated[
         int, typer.Option("--checkpoint-freq", min=1, help="Steps per checkpoint of --from-training.")
@@ -122,34 +128,33 @@ def collect(
         --out data/hopper-medium-replay
     """
     task = Task.create(env, maze_map, goal)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file, wanted a folder")
     how = {"action_noise": action_noise, "epsilon": epsilon, "deterministic": deterministic}
     if not agent and (any(how.values()) or n_envs is not None):
         raise ValueError("--action-noise, --epsilon, --deterministic and --n-envs need --agent")
-    if from_training:
-        if agent or algorithm not in (None, Algorithm.SAC):
-            raise ValueError("--from-training trains SAC: --agent and other algorithms cannot be given with it")
-        rows = _from_training(task, out, total_timesteps, stop_return, policy_out, checkpoint_freq, train_freq, resume,
-                              seed, progress)  # fmt: skip
-    elif stop_return is not None or policy_out is not None or resume:
+    if from_training and (agent or algorithm not in (None, Algorithm.SAC)):
+        raise ValueError("--from-training trains SAC: --agent and other algorithms cannot be given with it")
+    if not from_training and (stop_return is not None or policy_out is not None or resume):
         raise ValueError("--stop-return, --policy-out and --resume need --from-training")
-    elif agent:
-        rows = _from_agents(task, out, agent, algorithm, n_transitions, n_envs, seed, how)
-    elif task.is_maze:
-        dataset = collect_point_maze(task.maze, n_transitions, goal=task.goal, seed=seed)
-        rows = _write(dataset, out, task, [])
-    else:
+    if not (from_training or agent or task.is_maze):
         raise ValueError(f"--env {env} is not a PointMaze: --agent is needed to collect there, or --from-training")
+    with sole_use(out):
+        if from_training:
+            rows = _from_training(task, out, total_timesteps, stop_return, policy_out, checkpoint_freq, train_freq,
+                                  resume, seed, progress)  # fmt: skip
+        elif agent:
+            rows = _from_agents(task, out, agent, algorithm, n_transitions, n_envs, seed, how)
+        else:
+            dataset = collect_point_maze(task.maze, n_transitions, goal=task.goal, seed=seed)
+            rows = _write(dataset, out, task, [])
     if rows:
-        typer.echo(table(rows))
+        echo(table(rows))
 
 
 def _write(dataset: Any, out: Path, task: Task, rows: list[Row]) -> list[Row]:
     write_dataset(dataset, out, task)
     if rows:
         write_results(rows, out)
-    typer.echo(f"{dataset.n_transitions} transitions in {dataset.n_episodes} episodes: {out}")
+    echo(f"{dataset.n_transitions} transitions in {dataset.n_episodes} episodes: {out}")
     return rows
 
 
@@ -240,18 +245,18 @@ def _from_training(
         if resume and checkpoint.exists():
             run = ReplayTraining.load(checkpoint, env, seed, train_freq=train_freq)
         else:
-            clear(out, ("metadata.json", CHECKPOINT, RESULTS_FILE))
             run = ReplayTraining(env, seed, train_freq=train_freq)
+            clear(out, ("metadata.json", CHECKPOINT, RESULTS_FILE))
         train = partial(run.train, checkpoint=checkpoint, checkpoint_freq=checkpoint_freq, progress_bar=progress)
         train(total, stop_return)
         dataset = run.dataset(stop_return)
         if stop_return is not None and not dataset.metadata["reached"]:
-            typer.echo(f"a mean return of {stop_return:g} was not reached: the data are all {run.num_timesteps} steps")
+            echo(f"a mean return of {stop_return:g} was not reached: the data are all {run.num_timesteps} steps")
         rows = _write(dataset, out, task, _return_rows("SAC-training", task.env_id, dataset.metadata["returns"]))
         if policy_out is not None:
             train(total)
             kept = save_trained(run.model, policy_out, run.facts())
-            typer.echo(f"policy after {run.num_timesteps} steps: {kept}")
+            echo(f"policy after {run.num_timesteps} steps: {kept}")
     finally:
         env.close()
     return rows

@@ -10,17 +10,21 @@ import typer
 from rrpolicy import pipeline, zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import acting, finish, label, recipe_for, task_of
+from rrpolicy.cli.program import Program, echo
+from rrpolicy.common.folders import sole_use
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.demo import Demo
 from rrpolicy.evaluation import RESULTS_FILE, evaluate_policy
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
+from rrpolicy.pipeline.recipes import check_section
 from rrpolicy.pipeline.runs import TrainingRun, clear
+from rrpolicy.rewards.maps import reward_map
 from rrpolicy.video import record_video
 
 app = typer.Typer(
-    cls=options.Program, add_completion=False, pretty_exceptions_enable=False,
+    cls=Program, add_completion=False, pretty_exceptions_enable=False,
     help="Rewards from pairs of diffusion agents: extract what the strong one wants, steer the weak one with it.",
     context_settings={"help_option_names": ["-h", "--help"]}, **options.SETTINGS,
 )
@@ -28,7 +32,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"rrpolicy {__version__}")
+        echo(f"rrpolicy {__version__}")
         raise typer.Exit
 
 
@@ -71,7 +75,8 @@ def demo(
     """
     task = Task.create(env, maze_map, goal)
     values = recipe_for(task, recipe)
-    Demo(task, out, values, seed, n_episodes, progress, typer.echo, from_scratch).run()
+    with sole_use(out):
+        Demo(task, out, values, seed, n_episodes, progress, echo, from_scratch).run()
 
 
 @app.command()
@@ -105,7 +110,7 @@ def train(
         task, data, out, recipe_for(task, recipe), seed, total_timesteps, init_from, checkpoint_freq
     )
     agent = run.run(resume, progress)
-    typer.echo(f"{agent.num_timesteps} steps: {out / 'agent.zip'}")
+    echo(f"{agent.num_timesteps} steps: {out / 'agent.zip'}")
 
 
 def _task_of_data(data: list[TrajectoryDataset], env: str, maze_map: Path | None) -> Task:
@@ -145,17 +150,19 @@ def extract(
     values = recipe_for(task, recipe)
     data = [load_dataset(one) for one in dataset or []]
     training, held_out = pipeline.split_data(data, seed) if data else (None, None)
-    out.mkdir(parents=True, exist_ok=True)
-    clear(out, ("reward.zip", RESULTS_FILE))
-    reward = pipeline.extract(weak, strong, training, values, seed, progress).reward
-    card = {**({} if task is None else task.to_card()), "base": base, "expert": expert, "seed": seed,
-            "recipe": values.get("name"), "version": __version__}
-    reward.save(out / "reward.zip", card=card)
-    rows = pipeline.explained_rows(reward, weak, strong, held_out, values, seed)
     if task is not None and task.is_maze and task.goal is not None:
-        error = pipeline.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
-        rows.append(plain_row("reward", "goal_error_cells", error))
-    finish(rows, out)
+        check_section(values, "map", reward_map)
+    with sole_use(out):
+        reward = pipeline.extract(weak, strong, training, values, seed, progress).reward
+        rows = pipeline.explained_rows(reward, weak, strong, held_out, values, seed)
+        if task is not None and task.is_maze and task.goal is not None:
+            error = pipeline.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
+            rows.append(plain_row("reward", "goal_error_cells", error))
+        card = {**({} if task is None else task.to_card()), "base": base, "expert": expert, "seed": seed,
+                "recipe": values.get("name"), "version": __version__}
+        reward.save(out / "reward.zip", card=card)
+        clear(out, (RESULTS_FILE,))  # those of the reward that was there
+        finish(rows, out)
 
 
 @app.command()
@@ -184,6 +191,7 @@ def enjoy(
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
     values = recipe_for(task, recipe)
+    check_section(values, "evaluation", evaluate_policy)
     player = acting(agent, task, values, reward, scale, n_candidates)
     settings = {**pipeline.section(values, "evaluation"), "n_eval_episodes": n_episodes}
     result = evaluate_policy(player, task.make, seed=seed, progress_bar=progress, **settings)
@@ -222,4 +230,4 @@ def record(
     path = out / f"{called}.mp4"
     info = record_video(player, task.make, path, n_steps, seed, deterministic=deterministic, caption=called)
     finish([plain_row(called, "n_frames", float(info.n_frames))], out)
-    typer.echo(f"{info.path}: {info.n_frames} pictures, drawn by {info.renderer}")
+    echo(f"{info.path}: {info.n_frames} pictures, drawn by {info.renderer}")

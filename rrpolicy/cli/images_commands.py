@@ -14,9 +14,11 @@ from tqdm.auto import tqdm
 from rrpolicy import zoo
 from rrpolicy.cli import images_options as inputs
 from rrpolicy.cli import options
-from rrpolicy.cli.images_options import image_model, load_reward, parse_levels, parse_numbers, read_prompts
+from rrpolicy.cli.images_options import check_levels, image_model, load_reward, parse_levels, parse_scales, read_prompts
 from rrpolicy.cli.options import finish
+from rrpolicy.cli.program import echo
 from rrpolicy.common.files import appearing
+from rrpolicy.common.folders import sole_use
 from rrpolicy.common.typing import Array
 from rrpolicy.demo import ImagesDemo
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
@@ -27,12 +29,12 @@ from rrpolicy.images.folders import Picture, find_pictures, in_parts, read_pictu
 from rrpolicy.images.metrics import auroc
 from rrpolicy.images.recording import PromptPair, explained_rows, record_prompts, record_samples
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.images.sampling import sample_images
+from rrpolicy.images.sampling import ImageModel, sample_images
 from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, StableDiffusion
 from rrpolicy.images.unet import UNetScoreModel, quiet
 from rrpolicy.pipeline import plain_row
 from rrpolicy.pipeline.image_scores import estimate_row
-from rrpolicy.pipeline.runs import clear
+from rrpolicy.pipeline.runs import begin_anew
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.recorded import RecordedPairs
 
@@ -89,19 +91,21 @@ def record(
         if expert is None or safety is not None:
             raise ValueError("without --prompts give --expert, and no --safety: safety guidance needs prompts")
         unets = [UNetScoreModel.from_pretrained(name, device=device, dtype=dtype) for name in (base, expert)]
-        pairs = record_samples(
-            unets[0], unets[1], unets[0].codec, out, n_samples, n_noisings,
-            2 if n_value_draws is None else n_value_draws, n_sampling_steps or 25,
-            half=half, seed=seed, progress_bar=progress, about=about,
-        )  # fmt: skip
+        with sole_use(out):
+            pairs = record_samples(
+                unets[0], unets[1], unets[0].codec, out, n_samples, n_noisings,
+                2 if n_value_draws is None else n_value_draws, n_sampling_steps or 25,
+                half=half, seed=seed, progress_bar=progress, about=about,
+            )  # fmt: skip
     else:
         texts = read_prompts(prompts)
         weak = StableDiffusion.from_pretrained(base, device, dtype)
         strong = None if expert is None else StableDiffusion.from_pretrained(expert, device, dtype)
         pair = PromptPair(weak, strong, None if safety is None else safety.value, guidance_scale)
-        pairs = record_prompts(pair, texts, out, n_sampling_steps or 50, n_value_draws or 0, half=half, seed=seed,
-                               progress_bar=progress, about=about)  # fmt: skip
-    typer.echo(f"{len(pairs)} pairs in {len(pairs.shards)} shards: {out}")
+        with sole_use(out):
+            pairs = record_prompts(pair, texts, out, n_sampling_steps or 50, n_value_draws or 0, half=half, seed=seed,
+                                   progress_bar=progress, about=about)  # fmt: skip
+    echo(f"{len(pairs)} pairs in {len(pairs.shards)} shards: {out}")
 
 
 @images_app.command()
@@ -114,7 +118,9 @@ def extract(
         str | None, typer.Option("--start-from", metavar="FOLDER", help="Base whose U-Net the reward begins with.")
     ] = None,
     width: Annotated[int, typer.Option("--width", min=8, help="Channels of a network that begins anew.")] = 48,
-    value_coef: Annotated[float, typer.Option("--value-coef", min=0, help="Weight of value matching.")] = 0.3,
+    value_coef: Annotated[
+        float, typer.Option("--value-coef", min=0, callback=options.finite, help="Weight of value matching.")
+    ] = 0.3,
     seed: options.Seed = 0,
     checkpoint_freq: Annotated[int, typer.Option("--checkpoint-freq", min=1, help="Steps per checkpoint.")] = 500,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
@@ -131,27 +137,34 @@ def extract(
     """
     pairs = RecordedPairs.open(recording)
     train, held_out = pairs.split()
-    checkpoint = out / "checkpoint.zip"
+    with sole_use(out):
+        checkpoint = out / "checkpoint.zip"
+        resume = resume and checkpoint.exists()
+        if resume:
+            extractor = RewardExtractor.load(checkpoint, base=pairs.model, expert=pairs.model)
+        else:
+            extractor = _new_extractor(pairs, start_from, width, batch_size, value_coef, seed)
+            begin_anew(out, ("reward.zip", "checkpoint.zip", RESULTS_FILE), extractor)
+        remaining = max(total_timesteps - extractor.num_timesteps, 0)
+        extractor.learn(train, remaining, reset_num_timesteps=not resume, progress_bar=progress,
+                        checkpoint_path=checkpoint, checkpoint_freq=checkpoint_freq)  # fmt: skip
+        about = {name: value for name, value in pairs.about.items() if name not in ("prompts", "space", "codec")}
+        reward = ImageReward(extractor.reward, codec_from_dict(pairs.about["codec"]))
+        reward.save(out / "reward.zip", card={"recording": about, "steps": extractor.num_timesteps, "seed": seed})
+        finish([plain_row("reward", name, value) for name, value in explained_rows(extractor.reward, held_out)], out)
+
+
+def _new_extractor(
+    pairs: RecordedPairs, start_from: str | None, width: int, batch_size: int, value_coef: float, seed: int
+) -> RewardExtractor:
+    base: ScoreModel = pairs.model if start_from is None else UNetScoreModel.from_pretrained(start_from)
+    check_compatible(pairs.model, base)
+    network = {"network": "conv", "width": width} if start_from is None else {"network": "unet-encoder"}
     size = min(MAX_BUFFER, max(batch_size, BUFFER_BYTES // (8 * int(np.prod(pairs.model.event_shape)))))
-    if resume:
-        extractor = RewardExtractor.load(checkpoint, base=pairs.model, expert=pairs.model)
-    else:
-        base: ScoreModel = pairs.model if start_from is None else UNetScoreModel.from_pretrained(start_from)
-        check_compatible(pairs.model, base)
-        network = {"network": "conv", "width": width} if start_from is None else {"network": "unet-encoder"}
-        out.mkdir(parents=True, exist_ok=True)
-        clear(out, ("reward.zip", "checkpoint.zip", RESULTS_FILE))
-        extractor = RewardExtractor(
-            base, base, ["window"], batch_size=batch_size, buffer_size=size, value_coef=value_coef,
-            value_units=value_coef > 0 and bool(pairs.about["n_value_draws"]), window_kwargs=network, seed=seed,
-        )  # fmt: skip
-    remaining = max(total_timesteps - extractor.num_timesteps, 0)
-    extractor.learn(train, remaining, reset_num_timesteps=not resume, progress_bar=progress,
-                    checkpoint_path=checkpoint, checkpoint_freq=checkpoint_freq)  # fmt: skip
-    about = {name: value for name, value in pairs.about.items() if name not in ("prompts", "space", "codec")}
-    reward = ImageReward(extractor.reward, codec_from_dict(pairs.about["codec"]))
-    reward.save(out / "reward.zip", card={"recording": about, "steps": extractor.num_timesteps, "seed": seed})
-    finish([plain_row("reward", name, value) for name, value in explained_rows(extractor.reward, held_out)], out)
+    return RewardExtractor(
+        base, base, ["window"], batch_size=batch_size, buffer_size=size, value_coef=value_coef,
+        value_units=value_coef > 0 and bool(pairs.about["n_value_draws"]), window_kwargs=network, seed=seed,
+    )  # fmt: skip
 
 
 @images_app.command()
@@ -173,10 +186,12 @@ def score(
       rrpolicy images score photos --reward runs/reward/reward.zip --out runs/scores
       rrpolicy images score one.png two.png --reward runs/reward/reward.zip --pipeline models/sd-1.4 --resize
     """
-    scorer, found = load_reward(reward, pipeline, device), find_pictures(pictures)
-    rho = _scores(scorer, found, parse_levels(levels), 0, resize, progress)[0].mean(axis=0)
+    chosen, found = parse_levels(levels), find_pictures(pictures)
+    scorer = load_reward(reward, pipeline, device)
+    check_levels(chosen, scorer)
+    rho = _scores(scorer, found, chosen, 0, resize, progress)[0].mean(axis=0)
     for one, value in zip(found, rho, strict=True) if len(found) <= CHUNK else ():
-        typer.echo(f"{value:+.3f}  {one.path}")
+        echo(f"{value:+.3f}  {one.path}")
     rows = _label_rows(found, rho)
     if out is not None:
         with appearing(out / "scores.csv") as file, open(file, "w", encoding="utf-8", newline="") as stream:
@@ -191,7 +206,9 @@ def sample(
     model: Annotated[str, typer.Option("--model", help="Folder or hub name of the model to sample from.")],
     out: options.Out,
     reward: Annotated[str | None, typer.Option("--reward", help="Steer the model with this image reward.")] = None,
-    scale: Annotated[float, typer.Option("--scale", min=0, help="Strength of the steering.")] = 1.0,
+    scale: Annotated[
+        float, typer.Option("--scale", min=0, callback=options.finite, help="Strength of the steering.")
+    ] = 1.0,
     prompts: inputs.Prompts = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Pictures; with prompts, of the first so many.")] = 16,
     n_sampling_steps: inputs.SamplingSteps = None,
@@ -212,11 +229,12 @@ def sample(
     source, n = image_model(model, prompts, n, guidance_scale, device, dtype)
     scorer = None if reward is None else ImageReward.load(zoo.find(reward), source.codec)
     steps = n_sampling_steps or min(50 if prompts else 25, source.process.n_diffusion_steps)
-    drawn = sample_images(source, n, n_sampling_steps=steps, reward=scorer, scale=scale, seed=seed)
-    paths = write_pictures(drawn, out, "sample")
-    typer.echo(f"{len(paths)} pictures: {out}")
-    if scorer is not None:
-        finish([result_row(f"scale {scale:g}", "rho", scorer.predict(drawn))], out)
+    with sole_use(out):
+        drawn = sample_images(source, n, n_sampling_steps=steps, reward=scorer, scale=scale, seed=seed)
+        paths = write_pictures(drawn, out, "sample")
+        echo(f"{len(paths)} pictures: {out}")
+        if scorer is not None:
+            finish([result_row(f"scale {scale:g}", "rho", scorer.predict(drawn))], out)
 
 
 @images_app.command()
@@ -252,17 +270,20 @@ def audit(
       rrpolicy images audit photos --reward runs/reward/reward.zip --model models/all --out runs/audit
       rrpolicy images audit photos --reward runs/reward/reward.zip --unwanted harmful --out runs/audit
     """
-    scorer = load_reward(reward, pipeline or (model if prompts else None), device)
+    strengths, asked = parse_scales(scales), None if levels is None else parse_levels(levels)
     found = find_pictures([pictures])
     labels = [one.label or "unlabelled" for one in found] if any(one.label for one in found) else None
-    last = scorer.reward.process.n_diffusion_steps - 1
-    chosen = parse_levels(levels) if levels else sorted({round(last * i / 10) for i in range(9)})
     if missing := sorted(set(unwanted or ()) - set(labels or ())):
         known = ", ".join(sorted(set(labels or ()))) or "none"
         raise ValueError(f"--unwanted {missing[0]} is no label of {pictures}, there are: {known}")
+    scorer = load_reward(reward, pipeline or (model if prompts else None), device)
+    last = scorer.reward.process.n_diffusion_steps - 1
+    chosen = sorted({round(last * i / 10) for i in range(9)}) if asked is None else asked
+    check_levels(chosen, scorer)
+    source = None if model is None else image_model(model, prompts, n, GUIDANCE_SCALE, device, "float32")
     rho, thumbnails = _scores(scorer, found, [0], 0, resize, progress)
     at_levels, _ = _scores(scorer, found, chosen, N_NOISINGS, resize, progress)
-    samples = {} if model is None else _side_by_side(scorer, model, prompts, parse_numbers(scales), n, seed, device)
+    samples = {} if source is None else _side_by_side(scorer, *source, 50 if prompts else 25, strengths, seed)
     page = write_audit(
         out, thumbnails, rho[0], names=[one.path.relative_to(pictures).as_posix() for one in found], labels=labels,
         unwanted=unwanted or (), per_level=(chosen, at_levels), samples=samples,
@@ -274,7 +295,7 @@ def audit(
         rows += [estimate_row("wanted", f"auroc_t{level}", auroc(at, wanted))
                  for level, at in zip(chosen, at_levels, strict=True)]  # fmt: skip
     finish(rows, out)
-    typer.echo(f"written: {page}")
+    echo(f"written: {page}")
 
 
 @images_app.command()
@@ -297,7 +318,8 @@ def demo(
       rrpolicy images demo --out runs/images_demo
       rrpolicy images demo --seed 1 --n 1000 --data photos --out runs/images_demo
     """
-    ImagesDemo(out, seed, data, n, typer.echo).run()
+    with sole_use(out):
+        ImagesDemo(out, seed, data, n, echo).run()
 
 
 # ---------------------------------------------------------------------- pictures and their scores
@@ -321,14 +343,13 @@ def _scores(
 
 
 def _side_by_side(
-    reward: ImageReward, model: str, prompts: Path | None, scales: Sequence[float], n: int, seed: int, device: str
+    reward: ImageReward, model: ImageModel, n: int, n_steps: int, scales: Sequence[float], seed: int
 ) -> dict[str, Array]:
     """Samples at each strength of steering, from the same noise."""
-    source, n = image_model(model, prompts, n, GUIDANCE_SCALE, device, "float32")
-    steps = min(50 if prompts else 25, source.process.n_diffusion_steps)
+    steps = min(n_steps, model.process.n_diffusion_steps)
     return {
         f"scale {scale:g}" if scale else "model alone":
-            sample_images(source, n, n_sampling_steps=steps, reward=reward, scale=scale, seed=seed)
+            sample_images(model, n, n_sampling_steps=steps, reward=reward, scale=scale, seed=seed)
         for scale in scales
     }  # fmt: skip
 

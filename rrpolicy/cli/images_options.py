@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from rrpolicy import zoo
+from rrpolicy.cli import options
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel
 from rrpolicy.images.stable_diffusion import StableDiffusion
@@ -46,7 +48,10 @@ Resize = Annotated[bool, typer.Option("--resize", help="Bring pictures of anothe
 SamplingSteps = Annotated[
     int | None, typer.Option("--n-sampling-steps", min=1, help="Denoising steps; default: 25, with prompts 50.")
 ]
-GuidanceScale = Annotated[float, typer.Option("--guidance-scale", help="Of classifier-free guidance, with prompts.")]
+GuidanceScale = Annotated[
+    float,
+    typer.Option("--guidance-scale", callback=options.finite, help="Of classifier-free guidance, with prompts."),
+]
 
 
 
@@ -69,19 +74,32 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def parse_levels(text: str) -> list[int]:
-    """:raises ValueError: for something else than whole numbers with commas between them"""
+    """:raises ValueError: for something else than whole numbers from 0 on with commas between them"""
     try:
-        return [int(part) for part in text.split(",")]
+        levels = [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--levels is {text!r}, wanted whole numbers such as 0,20,40") from None
+        levels = [-1]
+    if min(levels) < 0:
+        raise ValueError(f"--levels is {text!r}, wanted whole numbers such as 0,20,40")
+    return levels
 
 
-def parse_numbers(text: str) -> list[float]:
-    """:raises ValueError: for something else than numbers with commas between them"""
+def check_levels(levels: list[int], reward: ImageReward) -> None:
+    """:raises ValueError: for a noise level that the reward does not have"""
+    n_levels = reward.reward.process.n_diffusion_steps
+    if max(levels) >= n_levels:
+        raise ValueError(f"--levels has {max(levels)}, wanted some of 0..{n_levels - 1}")
+
+
+def parse_scales(text: str) -> list[float]:
+    """:raises ValueError: for something else than finite numbers from 0 on with commas between them"""
     try:
-        return [float(part) for part in text.split(",")]
+        scales = [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--scales is {text!r}, wanted numbers such as 0,1,2") from None
+        scales = [-1.0]
+    if not all(math.isfinite(scale) and scale >= 0 for scale in scales):
+        raise ValueError(f"--scales is {text!r}, wanted numbers such as 0,1,2")
+    return scales
 
 
 def load_reward(name: str, pipeline: str | None, device: str) -> ImageReward:

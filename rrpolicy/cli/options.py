@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import math
-import signal
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from rrpolicy import pipeline, zoo
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import Planner
+from rrpolicy.cli.program import echo
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.evaluation import Row, table, write_results
 from rrpolicy.images.judge import ImageJudge
@@ -22,34 +23,59 @@ from rrpolicy.pipeline import Recipe, Task
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
-FAULTS = (ValueError, OSError, FloatingPointError, MemoryError)
-
-
-class Stopped(KeyboardInterrupt):
-    """SIGTERM arrived."""
-
-    signal_number = signal.SIGTERM
-
-
-class Program(TyperGroup):
-    """Turns faults into one line on stderr and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except FAULTS as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            typer.echo(f"rrpolicy: error: {text}", err=True)
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt as error:
-            number = signal.Signals(getattr(error, "signal_number", signal.SIGINT))
-            typer.echo(f"rrpolicy: stopped by {number.name}; what was finished is kept", err=True)
-            raise typer.Exit(128 + number) from error
 
 
 # ---------------------------------------------------------------------- options
+
+
+def finite(value: float | None) -> float | None:
+    """:raises typer.BadParameter: for NaN and infinity, which Python reads as numbers"""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+def folder_for_results(value: Path | None) -> Path | None:
+    """
+    An option's folder, looked at before any work is done for it.
+
+    :raises ValueError: when it is a file or cannot be made or written to
+    """
+    if value is not None:
+        _check_writable(value, value, "folder")
+    return value
+
+
+def file_for_results(value: Path | None) -> Path | None:
+    """As :func:`folder_for_results`, for an option that names a file."""
+    if value is not None:
+        if value.is_dir():
+            raise ValueError(f"{value} is a folder, wanted a file")
+        _check_writable(value, value.parent, "file")
+    return value
+
+
+def iso_date(value: str | None) -> str | None:
+    """:raises typer.BadParameter: for something else than YYYY-MM-DD"""
+    if value is not None and not _is_date(value):
+        raise typer.BadParameter(f"{value!r} is no date, wanted YYYY-MM-DD.")
+    return value
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def _check_writable(wanted: Path, folder: Path, what: str) -> None:
+    above = next(one for one in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(one))
+    if not above.is_dir():
+        place = wanted if above == wanted.absolute() else above
+        raise ValueError(f"{place} is a file, wanted a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"the {what} {wanted} cannot be written: no permission to write to {above}")
 
 
 def parse_cell(text: str) -> tuple[float, float]:
@@ -74,13 +100,19 @@ MazeMap = Annotated[
     Path | None, typer.Option("--maze-map", metavar="FILE", help="Text file with the maze: # wall, . free.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of everything random.")]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
-MaybeOut = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for results.json.")]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", callback=folder_for_results)
+]
+MaybeOut = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder for results.json.", callback=folder_for_results)
+]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", hidden=True, help="Recipe instead of the zoo's.")]
 AgentName = Annotated[str, typer.Argument(metavar="AGENT", help="Zoo name, or path of an archive.")]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progress bars.")]
 Reward = Annotated[str | None, typer.Option("--reward", help="Steer the agent with this reward (zoo name or path).")]
-Scale = Annotated[float | None, typer.Option("--scale", min=0, help="Guidance strength; 0 is the base.")]
+Scale = Annotated[
+    float | None, typer.Option("--scale", min=0, callback=finite, help="Guidance strength; 0 is the base.")
+]
 Candidates = Annotated[
     int | None,
     typer.Option("--n-candidates", min=1, help="Plans to choose the best from: by the reward, else the likeliest."),
@@ -154,6 +186,6 @@ def label(name: str, reward: str | None) -> str:
 
 def finish(rows: list[Row], out: Path | None) -> None:
     """Print the table, write ``results.json``."""
-    typer.echo(table(rows))
+    echo(table(rows))
     if out is not None:
-        typer.echo(f"written: {write_results(rows, out)}")
+        echo(f"written: {write_results(rows, out)}")

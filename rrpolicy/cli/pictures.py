@@ -11,6 +11,7 @@ from rrpolicy import benchmark as benchmarks
 from rrpolicy import pipeline, zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import acting, finish, label, recipe_for, task_of
+from rrpolicy.cli.program import echo
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
 from rrpolicy.plotting import plot_learning_curve, plot_plans, plot_reward_map
 
@@ -42,7 +43,7 @@ def heat_map(
     if task.goal is not None:
         rows.append(plain_row("reward", "goal_error_cells", drawn.goal_error_cells(task.goal)))
     finish(rows, out)
-    typer.echo(f"written: {out / 'heat_map.png'}")
+    echo(f"written: {out / 'heat_map.png'}")
 
 
 @plot_app.command("plans")
@@ -72,7 +73,7 @@ def plans(
     observations = pipeline.observations_for_plans(task.maze, n_plans, seed)
     called = label(agent, reward)
     plot_plans(player, task.maze, observations, out / f"plans-{called}.png", goal=task.goal, title=called)
-    typer.echo(f"written: {out / f'plans-{called}.png'}")
+    echo(f"written: {out / f'plans-{called}.png'}")
 
 
 @plot_app.command("learning-curve")
@@ -94,7 +95,7 @@ def learning_curve(
         name = file.parent.name or file.stem
         runs[name if name not in runs else str(file)] = file
     plot_learning_curve(runs, out / "learning_curve.png", metric=metric)
-    typer.echo(f"written: {out / 'learning_curve.png'}")
+    echo(f"written: {out / 'learning_curve.png'}")
 
 
 @benchmark_app.callback()

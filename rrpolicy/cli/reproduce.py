@@ -10,6 +10,7 @@ import typer
 from rrpolicy import zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import recipe_for
+from rrpolicy.cli.program import echo
 from rrpolicy.common.files import write_text
 from rrpolicy.images.unet import quiet
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task
@@ -20,8 +21,13 @@ from rrpolicy.reproduce import maze2d as mazes
 QUICK_EPISODES = 16
 IMAGES_RECIPE = "fashion_mnist"
 
-Out = Annotated[Path | None, typer.Option("--out", metavar="CSV", help="Default: that of the zoo's results.")]
-Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of archives.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="CSV", callback=options.file_for_results, help="Default: that of the zoo's results."),
+]
+Work = Annotated[
+    Path, typer.Option("--work", metavar="DIR", callback=options.folder_for_results, help="Folder of archives.")
+]
 Seeds = Annotated[list[int] | None, typer.Option("--seed", metavar="N", min=0, help="Only this seed; repeatable.")]
 FiguresOnly = Annotated[bool, typer.Option("--figures-only", help="Draw what the CSV holds.")]
 
@@ -69,7 +75,7 @@ def maze2d(
     if chosen.part == "peers":  # which have no base
         units = [unit for unit in units if unit.goal]
     values = recipe_for(Task(DEFAULT_ENV_ID), recipe)
-    results = mazes.reproduction(units, values, file, work, chosen, progress, typer.echo).run()
+    results = mazes.reproduction(units, values, file, work, chosen, progress, echo).run()
     if results:
         _show(file, mazes.summary(results), mazes.draw(results, file))
 
@@ -118,7 +124,7 @@ def locomotion(
     changes = {"evaluation": {"n_eval_episodes": QUICK_EPISODES}} if quick else {}
     recipes = {name: {**zoo.recipe(env_id), **changes} for name, env_id in robots.ROBOTS.items()}
     demonstrations = robots.Demonstrations(data or work / "data", agents)
-    run = robots.reproduction(units, recipes, file, work, demonstrations, chosen, progress, typer.echo)
+    run = robots.reproduction(units, recipes, file, work, demonstrations, chosen, progress, echo)
     if results := run.run():
         _show(file, robots.summary(results), robots.draw(results, file))
 
@@ -167,7 +173,7 @@ def images(
     values = zoo.recipe(IMAGES_RECIPE) if recipe is None else zoo.read_recipe(recipe)
     values = painters.with_pairs(values, pair)
     units = [] if figures_only else painters.select(values, pair, case, seed, quick)
-    run = painters.reproduction(units, values, file, work, data, chosen, progress, typer.echo)
+    run = painters.reproduction(units, values, file, work, data, chosen, progress, echo)
     if results := run.run():
         _show(file, painters.summary(results), painters.draw(results, file))
 
@@ -175,5 +181,5 @@ def images(
 def _show(file: Path, text: str, written: list[Path]) -> None:
     """Print the summary and keep it beside the figures."""
     write_text(file.with_suffix("") / "summary.md", text)
-    typer.echo(text, nl=False)
-    typer.echo(f"written: {', '.join(map(str, [file, *written]))}")
+    echo(text, nl=False)
+    echo(f"written: {', '.join(map(str, [file, *written]))}")

@@ -12,6 +12,7 @@ import typer
 from rrpolicy import zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import recipe_for
+from rrpolicy.cli.program import echo
 from rrpolicy.common.files import write_json, write_text
 from rrpolicy.evaluation import table, write_results
 from rrpolicy.pipeline import Task
@@ -47,9 +48,9 @@ def list_entries(out: options.MaybeOut = None) -> None:
     name, kind = (max([len(card[key]) for card in cards] or [0]) for key in ("name", "kind"))
     for card in cards:
         line = f"{card['name']:<{name}}  {card['kind']:<{kind}}  {card['bytes'] / 2**20:.1f} MiB"
-        typer.echo("  ".join([line, *_headlines(card)]))
+        echo("  ".join([line, *_headlines(card)]))
     if not cards:
-        typer.echo(f"the zoo in {zoo.folder()} is empty")
+        echo(f"the zoo in {zoo.folder()} is empty")
     if out is not None:
         write_json(out / "entries.json", cards)
         rows = [{**row, "agent": f"{card['name']}:{row['agent']}"} for card in cards for row in card["results"]]
@@ -73,8 +74,8 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME", help="Such as Point
     """
     card = zoo.info(name)
     rows = card.pop("results")
-    typer.echo("\n".join(f"{key}: {json.dumps(value)}" for key, value in card.items()))
-    typer.echo(f"\n{table(rows)}" if rows else "")
+    echo("\n".join(f"{key}: {json.dumps(value)}" for key, value in card.items()))
+    echo(f"\n{table(rows)}" if rows else "")
 
 
 @zoo_app.command("table")
@@ -90,11 +91,11 @@ def show_table(
       rrpolicy zoo table --write
     """
     if not write:
-        typer.echo(zoo.table(), nl=False)
+        echo(zoo.table(), nl=False)
         return
     path = zoo.folder() / "README.md"
     write_text(path, zoo.table())
-    typer.echo(f"written: {path}")
+    echo(f"written: {path}")
 
 
 @zoo_app.command("build")
@@ -116,15 +117,23 @@ def build(
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option("--work", metavar="DIR", help="Robot, images: of archives; default: where reproduce keeps them."),
+        typer.Option("--work", metavar="DIR", callback=options.folder_for_results, help="Robot, images: of archives; "
+                     "default: where reproduce keeps them."),
     ] = None,
     seed: options.Seed = SEED,
-    date: Annotated[str | None, typer.Option("--date", help="Of the cards, YYYY-MM-DD; default: today.")] = None,
+    date: Annotated[
+        str | None,
+        typer.Option("--date", callback=options.iso_date, help="Of the cards, YYYY-MM-DD; default: today."),
+    ] = None,
     n_episodes: Annotated[
         int | None, typer.Option("--n-episodes", min=1, help="For each number; of image models: samples.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Another folder than the zoo's.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", callback=options.folder_for_results,
+                     help="Another folder than the zoo's."),
+    ] = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
 ) -> None:
@@ -142,7 +151,7 @@ def build(
     """
     given: dict[str, Any] = {"date": date, "folder": out}
     given = {name: value for name, value in given.items() if value is not None}
-    given["say"] = typer.echo
+    given["say"] = echo
     if env == FASHION_MNIST:
         values = zoo.recipe(images.RECIPE) if recipe is None else zoo.read_recipe(recipe)
         shop = Workshop(work or Path("runs/images"), values, data)
@@ -159,4 +168,6 @@ def build(
         others = f"robots are {', '.join(ROBOTS.values())}; images are {FASHION_MNIST}"
         raise typer.BadParameter(f"is needed in a maze; {others}", param_hint="--goals")
     task = Task.create(env)
+    for goal in goals:  # before the base is trained
+        task.with_goal(goal)
     ZooBuild(task, goals, recipe_for(task, recipe), seed, progress_bar=progress, **given).run(force)

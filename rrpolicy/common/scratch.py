@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,15 +39,17 @@ def remove_leftovers(target: Path, prefix: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def check_space(folder: Path, n_bytes: int) -> None:
+def check_space(folder: Path, n_bytes: int, instead_of: Iterable[str] = ()) -> None:
     """
     Compare what will be written with the room there is.
 
     :param folder: is there
     :param n_bytes: that will be written
+    :param instead_of: names of files in the folder that will be removed first
     :raises OSError: naming the folder
     """
     free = shutil.disk_usage(folder).free
+    free += sum((folder / name).stat().st_size for name in instead_of if (folder / name).is_file())
     if free < n_bytes + _MARGIN:
         raise OSError(errno.ENOSPC, f"{free} bytes are free, wanted {n_bytes + _MARGIN}", str(folder))
 

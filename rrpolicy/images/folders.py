@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from rrpolicy.common.files import appearing
-from rrpolicy.common.scratch import check_space
+from rrpolicy.common.files import naming
+from rrpolicy.common.scratch import check_space, scratch_folder
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import MODES
 from rrpolicy.images.data import PICTURES
@@ -74,17 +75,17 @@ def in_parts(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Pictur
 
 def write_pictures(images: Array, folder: Path, prefix: str) -> list[Path]:
     """
-    One PNG for each image uint8 (n, H, W, C); each appears whole or not at all.
+    One PNG for each image uint8 (n, H, W, C); all of them or none.
 
-    :raises OSError: naming folder or file when there is no room
+    :raises OSError: naming folder or file when there is no room; what was there has not been changed
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{prefix}-{i:04d}.png" for i in range(len(images))]
     check_space(folder, images.nbytes)
-    for path, image in zip(paths, images, strict=True):
-        try:
-            with appearing(path) as unfinished:
-                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(unfinished)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    return paths
+    names = [f"{prefix}-{i:04d}.png" for i in range(len(images))]
+    with scratch_folder(folder, ".pictures-") as scratch:
+        for name, image in zip(names, images, strict=True):
+            with naming(folder / name, scratch):
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(scratch / name)
+        for name in names:
+            os.replace(scratch / name, folder / name)
+    return [folder / name for name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -33,6 +34,19 @@ def section(recipe: Recipe, name: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise ValueError(f"recipe {recipe.get('name', '')!r} lacks the section [{name}]")
     return dict(values)
+
+
+def check_section(recipe: Recipe, name: str, function: Callable[..., Any]) -> None:
+    """
+    Look at a section before the work whose result it is for.
+
+    :param function: takes its entries
+    :raises ValueError: when the recipe lacks it, or it has an entry that the function does not take
+    """
+    try:
+        inspect.signature(function).bind_partial(**section(recipe, name))
+    except TypeError as error:
+        raise ValueError(f"recipe section [{name}]: {error}") from error
 
 
 def total_timesteps(recipe: Recipe, name: str) -> int:

@@ -5,7 +5,6 @@ Every file is replaced in one step, so a reader never sees a part of one, and a 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -15,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.logger import CSVOutputFormat, Logger
+from stable_baselines3.common.logger import Logger
 
 from rrpolicy import pipeline, zoo
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.common.files import write_json
-from rrpolicy.common.scratch import remove_leftovers, scratch_folder
+from rrpolicy.common.folders import sole_use
+from rrpolicy.common.learner import Learner
+from rrpolicy.common.progress import LOSS_KEY, ProgressLog
+from rrpolicy.common.scratch import check_space, remove_leftovers, scratch_folder
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -33,7 +35,6 @@ from rrpolicy.pipeline.scores import plain_row
 from rrpolicy.pipeline.task import Task
 
 AGENT, CHECKPOINT, PROGRESS, RUN = "agent.zip", "checkpoint.zip", "progress.csv", "run.json"
-STEP_KEY = "time/total_timesteps"
 LOG_INTERVAL = 100
 
 
@@ -69,19 +70,23 @@ class TrainingRun:
         :raises ValueError: when data do not fit the environment, or the checkpoint was made with other data
         """
         self._check_data()
-        self.out.mkdir(parents=True, exist_ok=True)
-        checkpoint = self.out / CHECKPOINT
+        with sole_use(self.out):
+            return self._run(resume, progress_bar)
+
+    def _run(self, resume: bool, progress_bar: bool) -> DiffusionAgent:
+        checkpoint, log = self.out / CHECKPOINT, ProgressLog(self.out / PROGRESS)
         resume = resume and checkpoint.exists()
         if resume:
             self._check_same()
             agent = DiffusionAgent.load(checkpoint)
             total = agent._total_timesteps if self.total_timesteps is None else self.total_timesteps
+            log.keep(agent.num_timesteps)
         else:
-            clear(self.out, (AGENT, CHECKPOINT, PROGRESS, RESULTS_FILE))
-            write_json(self.out / RUN, self._facts())
             agent, total = self._new_agent(), self._steps()
+            begin_anew(self.out, (AGENT, CHECKPOINT, PROGRESS, RESULTS_FILE), agent)
+            write_json(self.out / RUN, self._facts())
         if (remaining := total - agent.num_timesteps) > 0:
-            agent.set_logger(_csv_logger(self.out, agent.num_timesteps if resume else 0))
+            agent.set_logger(Logger(str(self.out), [log]))
             agent.learn(
                 self.data,
                 remaining,
@@ -91,9 +96,8 @@ class TrainingRun:
                 checkpoint_path=checkpoint,
                 checkpoint_freq=self.checkpoint_freq,
             )
-            agent.logger.close()
         pipeline.save_agent(agent, self.out / AGENT, {**self.task.to_card(), **self._facts()})
-        write_results(self._rows(agent), self.out)
+        write_results(self._rows(agent, log), self.out)
         return agent
 
     @property
@@ -152,9 +156,9 @@ class TrainingRun:
                 raise ValueError(f"cannot resume {self.out}: it began with {key} {facts.get(key)}, "
                                  f"now it is {self._facts()[key]}")
 
-    def _rows(self, agent: DiffusionAgent) -> list[Row]:
+    def _rows(self, agent: DiffusionAgent, log: ProgressLog) -> list[Row]:
         rows = [plain_row("agent", "total_timesteps", float(agent.num_timesteps))]
-        losses = [float(row["train/loss"]) for row in read_progress(self.out / PROGRESS)]
+        losses = log.column(LOSS_KEY)
         return [*rows, plain_row("agent", "loss", losses[-1])] if losses else rows
 
 
@@ -215,20 +219,14 @@ def clear(folder: Path, names: Iterable[str]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def read_progress(path: Path) -> list[dict[str, str]]:
-    """Rows of a ``progress.csv``, none when there is no such file."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row.get(STEP_KEY)]
+def begin_anew(folder: Path, names: Sequence[str], learner: Learner[Any]) -> None:
+    """
+    Remove an earlier run's files, unless there is no room for the new ones.
 
-
-def _csv_logger(out: Path, keep_until: int) -> Logger:
-    """SB3's CSV log, into which the rows of an interrupted run up to its checkpoint are written again."""
-    kept = [row for row in read_progress(out / PROGRESS) if float(row[STEP_KEY]) <= keep_until]
-    output = CSVOutputFormat(str(out / PROGRESS))
-    for row in kept:
-        output.write(dict(row), {})
-    return Logger(str(out), [output])
-
-
+    :param names: of the files
+    :param learner: what is to be saved: checkpoints, each beside the one before it, and the averaged weights
+    :raises OSError: when the disk is too full; nothing has been removed
+    """
+    n_bytes = sum(value.numel() * value.element_size() for value in learner.module.state_dict().values())
+    check_space(folder, 9 * n_bytes, instead_of=names)  # weights, their average and two moments, twice; an average
+    clear(folder, names)

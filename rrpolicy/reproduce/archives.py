@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.learner import Learner
-from rrpolicy.reproduce.locks import claimed
+from rrpolicy.common.locks import claimed
 
 
 class Keepable(Protocol):

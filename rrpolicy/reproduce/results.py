@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from rrpolicy.common.locks import lock
 from rrpolicy.evaluation import Row
-from rrpolicy.reproduce.locks import lock
 
 UNIT_DONE = ("unit", "cpu_seconds")  # agent and metric of a unit's last row
 

@@ -13,9 +13,9 @@ from typing import Generic, Protocol, TypeVar
 
 from tqdm.auto import tqdm
 
+from rrpolicy.common.locks import claimed
 from rrpolicy.common.version import __version__
 from rrpolicy.reproduce.ledger import Ledger, Say
-from rrpolicy.reproduce.locks import claimed
 from rrpolicy.reproduce.results import Result, append_unit, finished_units, read_csv
 
 WAIT_SECONDS = 1.0  # between two looks at what others are doing

@@ -205,8 +205,9 @@ def _write_shard(path: Path, targets: Targets, half: bool) -> None:
             raise ValueError(f"{path.name}: the models' {name} holds NaN or inf; in half precision, try float32")
         if half and name in ("x_t", "eps_difference", "x0"):
             tensors[name] = tensor.half()
+    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     with appearing(path) as unfinished:
-        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
+        unfinished.write_bytes(content)  # save_file would hide why it cannot write
 
 
 def _rows_on_disk(path: Path) -> int | None:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from rrpolicy.common.locks import claimed
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.data.collect import Driver, collect_mixture
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.pipeline import Recipe, Task, section
 from rrpolicy.pipeline.runs import write_dataset
-from rrpolicy.reproduce.locks import claimed
 from rrpolicy.reproduce.locomotion.units import Unit
 from rrpolicy.sb3_agents import load_sb3_agent
 

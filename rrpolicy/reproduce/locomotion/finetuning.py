@@ -16,6 +16,7 @@ import numpy as np
 
 from rrpolicy.baselines import POLICY_KIND, load_trained, save_trained
 from rrpolicy.common.archive import read_archive
+from rrpolicy.common.locks import claimed
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.reference_scores import normalized_score
@@ -26,7 +27,6 @@ from rrpolicy.pipeline import section
 from rrpolicy.pipeline.recipes import build
 from rrpolicy.reproduce.archives import digest
 from rrpolicy.reproduce.ledger import Ledger, Say
-from rrpolicy.reproduce.locks import claimed
 from rrpolicy.reproduce.locomotion.pairs import SCORE, comparisons, run
 from rrpolicy.reproduce.locomotion.units import Unit
 from rrpolicy.reproduce.locomotion.workshop import Workshop

@@ -16,11 +16,11 @@ import numpy as np
 from rrpolicy import baselines
 from rrpolicy.baselines import POLICY_KIND, evaluate_trained, load_trained, save_trained, train_on_reward
 from rrpolicy.common.archive import read_archive
+from rrpolicy.common.locks import claimed
 from rrpolicy.evaluation import Evaluation, Row
 from rrpolicy.pipeline import plain_row
 from rrpolicy.reproduce.archives import digest
 from rrpolicy.reproduce.ledger import Ledger, Say
-from rrpolicy.reproduce.locks import claimed
 from rrpolicy.reproduce.maze2d.episodes import NETWORKS_AT_ONCE, environments, n_episodes
 from rrpolicy.reproduce.maze2d.kept_curves import curve_path, read_progress, write_curves
 from rrpolicy.reproduce.maze2d.units import Unit

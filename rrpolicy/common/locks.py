@@ -1,6 +1,6 @@
-"""Claims on pieces of work, so that processes can share one run; a claim ends with its process, however that dies.
+"""Locks on files, so that processes can share work; a lock ends with its process, however that dies.
 
-Uses the system's file locks where there are any; elsewhere every claim is granted, and one process runs at a time.
+They are the system's file locks. Where there are none every lock is granted, and one process runs at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+LOCKS = fcntl is not None
+"""Whether this system has file locks."""
 
 
 @contextmanager
@@ -34,7 +37,7 @@ def claimed(path: str | Path, wait: bool = True) -> Iterator[bool]:
 
 
 def lock(descriptor: int, wait: bool = True) -> bool:
-    """Lock an open file until it is closed; returns whether that was possible."""
+    """Lock an open file or folder until it is closed; returns whether that was possible."""
     if fcntl is None:
         return True
     try:
@@ -42,3 +45,11 @@ def lock(descriptor: int, wait: bool = True) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def lock_where_possible(descriptor: int, wait: bool = True) -> bool:
+    """As :func:`lock`; granted on network file systems that refuse such locks."""
+    try:
+        return lock(descriptor, wait)
+    except OSError:
+        return True

@@ -1,0 +1,90 @@
+"""The outermost part of the program: whatever goes wrong becomes one printable line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import csv
+import lzma
+import re
+import struct
+import zipfile
+import zlib
+from typing import Any
+
+import safetensors
+import torch
+import typer
+from PIL import Image
+from typer.core import TyperGroup
+
+from rrpolicy.common.interruption import raised_signals, stop_line
+from rrpolicy.common.messages import printable
+
+FAULTS = (  # of input, of the machine, and of what a file may have in it
+    ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError, OverflowError, RecursionError,
+    EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, csv.Error,
+    safetensors.SafetensorError, Image.DecompressionBombError,
+)  # fmt: skip
+LONGEST = 300  # characters of a line
+_EMPTY = re.compile(r"(--[\w-]+)=")
+
+
+class Program(TyperGroup):
+    """Turns faults and signals into one line on stderr and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """
+        Look at all arguments, those of the commands included: an empty one comes from a variable that is not set, and
+        as a path it would be the current folder.
+        """
+        for before, argument in zip(["", *args], args, strict=False):
+            empty = _EMPTY.fullmatch(argument)
+            if not argument or empty:
+                name = empty.group(1) if empty else before if before.startswith("-") else "an argument"
+                raise typer.BadParameter("must not be empty.", ctx=ctx, param_hint=name)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        received: list[int] = []
+        try:
+            with raised_signals() as received:
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except KeyboardInterrupt as error:
+            _leave(error, [getattr(error, "signal_number", 2), *received])
+        except FAULTS as error:
+            _leave(error, received)
+        except Exception as error:
+            if received:  # what a signal breaks off may end with anything
+                _leave(error, received)
+            raise
+
+
+def _leave(error: BaseException, received: list[int]) -> None:
+    """
+    Say what went wrong, or, where a signal has led to it, that there was one.
+
+    :raises typer.Exit: always
+    """
+    if received:
+        typer.echo(stop_line(received[0]), err=True)
+        raise typer.Exit(128 + received[0]) from error
+    typer.echo(f"rrpolicy: error: {one_line(error)}", err=True)
+    raise typer.Exit(1) from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in few characters that a terminal shows as they are; both ends stay, as names do."""
+    text, room = str(error) or type(error).__name__, LONGEST - len("rrpolicy: error: ")
+    text = text if len(text) < 20 * room else f"{text[: 10 * room]} ... {text[-10 * room :]}"
+    text = printable(text, 30 * room)
+    return text if len(text) <= room else f"{text[: room - 105]} ... {text[-100:]}"
+
+
+def echo(text: str = "", nl: bool = True) -> None:
+    """Print lines in which nothing controls the terminal, whatever a file has brought into them."""
+    typer.echo("\n".join(_shown(line) for line in text.split("\n")), nl=nl)
+
+
+def _shown(line: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in line)

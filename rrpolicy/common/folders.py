@@ -1,0 +1,113 @@
+"""Folders that files are written to: held by one run at a time, and free of what dead processes have left unfinished.
+
+A file that is being written has a hidden name and is locked, so what a process left when it was killed is known from
+what another one is still writing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rrpolicy.common.locks import LOCKS, lock, lock_where_possible
+
+UNFINISHED = re.compile(r"\..*unfinished-\d+-\d+(\.[^.]*)?")  # hidden names
+_COUNTER = itertools.count()
+_STEM_LENGTH = 40  # of the target's name: names of files are limited to 255 bytes
+
+
+@contextmanager
+def sole_use(folder: str | Path) -> Iterator[None]:
+    """
+    Hold a folder for one run, so that a second one cannot write between its files. What dead processes have left
+    unfinished there is removed.
+
+    :param folder: made where missing, and removed again when nothing was written to it
+    :raises ValueError: when another run holds it
+    """
+    made = make_folder(Path(folder))
+    descriptor = os.open(folder, os.O_RDONLY) if LOCKS else None
+    try:
+        if descriptor is not None and not lock_where_possible(descriptor, wait=False):
+            raise ValueError(f"{folder} is in use by another run: wait for its end, or choose another folder")
+        remove_leftovers(folder)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        remove_empty(made)
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder and its parents; returns those that were missing, innermost first."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        remove_empty(missing)
+        raise
+    return missing
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of the folders, innermost first, that hold nothing."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+# ---------------------------------------------------------------------- what is unfinished
+
+
+def begin(target: Path) -> tuple[Path, int | None]:
+    """
+    Make an empty file beside a target, under a hidden name of its own, and lock it where that is possible.
+
+    :param target: its suffix is kept, since it tells libraries the format
+    :return: the path, and what keeps it locked until :func:`finish`
+    :raises OSError: when it cannot be made, naming the target
+    """
+    while True:
+        name = f".{target.stem[:_STEM_LENGTH]}.unfinished-{os.getpid()}-{next(_COUNTER)}{target.suffix}"
+        path = target.with_name(name)
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            descriptor = os.open(path, os.O_RDONLY) if LOCKS else None  # Windows does not rename what is open
+        except (FileExistsError, FileNotFoundError):
+            if target.parent.is_dir():
+                continue  # the same number is a process elsewhere; or taken for a leftover before it was locked
+            raise
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(target)) from error
+        if descriptor is None or (lock_where_possible(descriptor) and path.exists()):
+            return path, descriptor
+        os.close(descriptor)
+
+
+def finish(descriptor: int | None) -> None:
+    """Unlock what :func:`begin` has made."""
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove from a folder what was being written there by processes that are dead now."""
+    if not LOCKS:  # nothing tells the dead from the living
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for path in [Path(entry.path) for entry in entries if UNFINISHED.fullmatch(entry.name)]:
+            _remove_if_free(path)
+
+
+def _remove_if_free(path: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            if lock(descriptor, wait=False):
+                path.unlink()
+        finally:
+            os.close(descriptor)
