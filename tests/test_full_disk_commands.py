@@ -14,7 +14,7 @@ from PIL import Image
 from small import make_agent
 
 from rrpolicy import baselines, zoo
-from rrpolicy.common import scratch
+from rrpolicy.common import folders
 from rrpolicy.common.files import appearing, naming, write_text
 from rrpolicy.common.progress import ProgressLog
 from rrpolicy.images.folders import write_pictures
@@ -34,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(zoo.FOLDER_VARIABLE, "")
         patch.setattr(baselines, "SETTINGS", baselines.SETTINGS)
-        patch.setattr(scratch, "_MARGIN", scratch._MARGIN)
+        patch.setattr(folders, "_MARGIN", folders._MARGIN)
         yield prepare(tmp_path_factory.mktemp("world"))
 
 
@@ -148,11 +148,11 @@ def test_pictures_are_written_all_or_none(tmp_path: Path, monkeypatch: pytest.Mo
 def test_room_is_looked_for_before_anything_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "agent.zip").write_bytes(bytes(1000))
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(scratch, "_MARGIN", 0)
+    monkeypatch.setattr(folders, "_MARGIN", 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=500))
-    scratch.check_space(tmp_path, 1500, instead_of=("agent.zip", "gone.zip"))
+    folders.check_space(tmp_path, 1500, instead_of=("agent.zip", "gone.zip"))
     with pytest.raises(OSError, match="1500 bytes are free, wanted 1501") as fault:
-        scratch.check_space(tmp_path, 1501, instead_of=("agent.zip",))
+        folders.check_space(tmp_path, 1501, instead_of=("agent.zip",))
     assert fault.value.errno == errno.ENOSPC and fault.value.filename == str(tmp_path)
     with pytest.raises(OSError, match="1500 bytes are free"):
         begin_anew(tmp_path, ("agent.zip",), make_agent())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
-from rrpolicy.common.scratch import scratch_folder
+from rrpolicy.common.folders import scratch_folder
 from rrpolicy.data import TrajectoryDataset, load_dataset, save_minari
 from rrpolicy.images.folders import write_pictures
 from rrpolicy.pipeline import Task
@@ -116,28 +116,22 @@ def test_minari_can_append_to_what_was_written(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- killed processes
 
 
-def dead_process() -> int:
-    child = subprocess.Popen(["true"])
-    child.wait()
-    return child.pid
-
-
 def test_what_dead_processes_left_is_removed(tmp_path: Path) -> None:
-    out, dead, alive = tmp_path / "data", dead_process(), os.getppid()
-    kept = [f".collect-{alive}-abc", ".collect-mine", f".other-{dead}-abc"]
-    for name in (*kept, f".collect-{dead}-a1_b", f".minari-{dead}-xyz"):
+    out = tmp_path / "data"
+    kept = [".scratch-mine", ".other.unfinished", ".git"]
+    for name in (*kept, ".scratch.unfinished-1-0", ".scratch.unfinished-999999-7"):
         (out / name).mkdir(parents=True)
         (out / name / "main_data.hdf5").write_bytes(b"half")
-    (out / f".collect-{dead}-file").write_text("a file")
-    write_dataset(dataset(), out, TASK)
-    hidden = sorted(path.name for path in out.iterdir() if path.name.startswith("."))
-    assert hidden == sorted([*kept, f".collect-{dead}-file"])
+    with scratch_folder(out) as alive:
+        write_dataset(dataset(), out, TASK)
+        hidden = sorted(path.name for path in out.iterdir() if path.name.startswith("."))
+        assert hidden == sorted([*kept, alive.name])
 
 
 def test_scratch_folders_carry_their_process_and_vanish(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path, ".x-") as scratch:
-        assert scratch.parent == tmp_path and scratch.name.startswith(f".x-{os.getpid()}-")
-        with scratch_folder(tmp_path, ".x-"):
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path) as scratch:
+        assert scratch.parent == tmp_path and f"unfinished-{os.getpid()}-" in scratch.name
+        with scratch_folder(tmp_path):
             assert scratch.exists()  # of a living process
         (scratch / "file").write_text("")
         raise KeyboardInterrupt

@@ -1,21 +1,24 @@
-"""Folders that files are written to: held by one run at a time, and free of what dead processes have left unfinished.
+"""Folders that files are written to: held by one run at a time, with room enough, and free of what dead processes left.
 
-A file that is being written has a hidden name and is locked, so what a process left when it was killed is known from
-what another one is still writing.
+What is being written has a hidden name and is locked, so what a process left when it was killed is known from what
+another one is still writing.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rrpolicy.common.locks import LOCKS, lock, lock_where_possible
 
 UNFINISHED = re.compile(r"\..*unfinished-\d+-\d+(\.[^.]*)?")  # hidden names
+_MARGIN = 2**20  # bytes of a file system that are left alone
 _COUNTER = itertools.count()
 _STEM_LENGTH = 40  # of the target's name: names of files are limited to 255 bytes
 
@@ -42,6 +45,43 @@ def sole_use(folder: str | Path) -> Iterator[None]:
         remove_empty(made)
 
 
+@contextmanager
+def scratch_folder(parent: str | Path) -> Iterator[Path]:
+    """
+    An empty folder in ``parent``, which is made where missing, for files that are to be moved to their places together.
+    It is removed in the end; if the process is killed, by the next one that writes into ``parent``.
+    """
+    parent = Path(parent).resolve()
+    made = make_folder(parent)
+    try:
+        remove_leftovers(parent)
+        folder, descriptor = begin(parent / "scratch", folder=True)
+        try:
+            yield folder
+        finally:
+            finish(descriptor)
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        remove_empty(made)
+
+
+def check_space(folder: str | Path, n_bytes: int, instead_of: Iterable[str] = ()) -> None:
+    """
+    Compare what will be written with the room there is, before work that would be lost without it.
+
+    :param folder: need not be there yet
+    :param n_bytes: that will be written
+    :param instead_of: names of files in the folder that will be removed first
+    :raises OSError: naming the folder
+    """
+    folder = Path(folder).absolute()
+    place = next(one for one in (folder, *folder.parents) if one.exists())
+    free = shutil.disk_usage(place).free
+    free += sum((folder / name).stat().st_size for name in instead_of if (folder / name).is_file())
+    if free < n_bytes + _MARGIN:
+        raise OSError(errno.ENOSPC, f"{free} bytes are free, wanted {n_bytes + _MARGIN}", str(folder))
+
+
 def make_folder(folder: Path) -> list[Path]:
     """Make a folder and its parents; returns those that were missing, innermost first."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
@@ -63,11 +103,12 @@ def remove_empty(folders: list[Path]) -> None:
 # ---------------------------------------------------------------------- what is unfinished
 
 
-def begin(target: Path) -> tuple[Path, int | None]:
+def begin(target: Path, folder: bool = False) -> tuple[Path, int | None]:
     """
     Make an empty file beside a target, under a hidden name of its own, and lock it where that is possible.
 
     :param target: its suffix is kept, since it tells libraries the format
+    :param folder: make a folder instead
     :return: the path, and what keeps it locked until :func:`finish`
     :raises OSError: when it cannot be made, naming the target
     """
@@ -75,7 +116,10 @@ def begin(target: Path) -> tuple[Path, int | None]:
         name = f".{target.stem[:_STEM_LENGTH]}.unfinished-{os.getpid()}-{next(_COUNTER)}{target.suffix}"
         path = target.with_name(name)
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            if folder:
+                path.mkdir()
+            else:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             descriptor = os.open(path, os.O_RDONLY) if LOCKS else None  # Windows does not rename what is open
         except (FileExistsError, FileNotFoundError):
             if target.parent.is_dir():
@@ -107,7 +151,11 @@ def _remove_if_free(path: Path) -> None:
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
-            if lock(descriptor, wait=False):
+            if not lock(descriptor, wait=False):
+                return
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
                 path.unlink()
         finally:
             os.close(descriptor)

@@ -22,8 +22,8 @@ from minari.storage.datasets_root_dir import get_dataset_path
 
 from rrpolicy.common.faults import FileFault
 from rrpolicy.common.files import appearing
+from rrpolicy.common.folders import check_space
 from rrpolicy.common.messages import printable
-from rrpolicy.common.scratch import check_space
 from rrpolicy.data.d4rl_digests import published
 from rrpolicy.data.hdf5 import open_hdf5
 

@@ -17,7 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.dataset.minari_storage import MinariStorage
 
-from rrpolicy.common.scratch import check_space, scratch_folder
+from rrpolicy.common.folders import check_space, scratch_folder
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.minari_head import (
     HDF5_FORMAT,
@@ -65,10 +65,9 @@ def save_minari(
     spec, head = _spec(env_spec), _head(dataset, dataset_id, description)
     content = _hdf5(dataset)
     head["dataset_size"] = float(np.round(len(content) / 1e6, 1))  # MB, as Minari counts
-    target.mkdir(parents=True, exist_ok=True)
     try:
         check_space(target, len(content) + len(json.dumps(head)) + _HEAD_BYTES)
-        with scratch_folder(target, ".minari-") as scratch:
+        with scratch_folder(target) as scratch:
             storage = MinariStorage.new(scratch, observed, acted, env_spec=spec, data_format=HDF5_FORMAT)
             storage.update_metadata(head)
             (scratch / MAIN_FILE).write_bytes(content)

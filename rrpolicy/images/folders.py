@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rrpolicy.common.files import naming
-from rrpolicy.common.scratch import check_space, scratch_folder
+from rrpolicy.common.folders import check_space, scratch_folder
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import MODES
 from rrpolicy.images.data import PICTURES
@@ -79,10 +79,9 @@ def write_pictures(images: Array, folder: Path, prefix: str) -> list[Path]:
 
     :raises OSError: naming folder or file when there is no room; what was there has not been changed
     """
-    folder.mkdir(parents=True, exist_ok=True)
     check_space(folder, images.nbytes)
     names = [f"{prefix}-{i:04d}.png" for i in range(len(images))]
-    with scratch_folder(folder, ".pictures-") as scratch:
+    with scratch_folder(folder) as scratch:
         for name, image in zip(names, images, strict=True):
             with naming(folder / name, scratch):
                 Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(scratch / name)

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from stable_baselines3.common.logger import Logger
 from rrpolicy import pipeline, zoo
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.common.files import write_json
-from rrpolicy.common.folders import sole_use
+from rrpolicy.common.folders import check_space, scratch_folder, sole_use
 from rrpolicy.common.learner import Learner
 from rrpolicy.common.progress import LOSS_KEY, ProgressLog
-from rrpolicy.common.scratch import check_space, remove_leftovers, scratch_folder
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -176,12 +174,9 @@ def write_dataset(dataset: TrajectoryDataset, out: Path, task: Task) -> None:
         raise ValueError(f"--out {out} is a file, wanted a folder")
     env = task.make()
     env.close()
-    was_there = out.exists()
     counts = {"n_transitions": dataset.n_transitions, "n_episodes": dataset.n_episodes}
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(out, ".minari-")
-        with scratch_folder(out, ".collect-") as scratch:
+        with scratch_folder(out) as scratch:
             save_minari(
                 dataset,
                 scratch,
@@ -196,9 +191,6 @@ def write_dataset(dataset: TrajectoryDataset, out: Path, task: Task) -> None:
             for name in names:
                 os.replace(scratch / name, out / name)
     except OSError as error:
-        if not was_there:
-            with suppress(OSError):
-                out.rmdir()
         raise OSError(f"--out {out} could not be written: {error.strerror or error}") from error
 
 

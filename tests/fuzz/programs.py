@@ -25,7 +25,7 @@ from tiny_images import write_codec, write_ddpm
 import rrpolicy.cli  # noqa: F401  before processes are forked
 from rrpolicy import __main__ as entry
 from rrpolicy import baselines, zoo
-from rrpolicy.common import scratch
+from rrpolicy.common import folders
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.images.data import PICTURES
 
@@ -116,7 +116,7 @@ def prepare(folder: Path) -> Path:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
     quick = baselines.Settings(PPO, 4, 8, {"n_steps": 2, "batch_size": 8, "n_epochs": 1})
     baselines.SETTINGS = {"PPO": quick}
-    scratch._MARGIN = 0  # the disks are smaller than that
+    folders._MARGIN = 0  # the disks are smaller than that
     build_zoo(folder / "zoo")
     (folder / "tiny.toml").write_text(toml(recipe(extraction={"total_timesteps": 30})), encoding="utf-8")
     for i, name in enumerate(("base", "expert")):
