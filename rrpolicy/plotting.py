@@ -3,7 +3,6 @@ Figures are made without pyplot: nothing global changes and no display is needed
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -17,7 +16,9 @@ from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from rrpolicy.agents.planning import Planner
+from rrpolicy.common.faults import FileFault
 from rrpolicy.common.files import appearing
+from rrpolicy.common.tables import read_table
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 from rrpolicy.envs.render import SUCCESS_RADIUS
@@ -313,18 +314,20 @@ def _read_progress(source: Path, metric: str) -> tuple[Array, Array]:
     """Gradient steps (n,) and values (n,) of a CSV log."""
     file = source / PROGRESS_FILE if source.is_dir() else source
     try:
-        with open(file, encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"could not read the log {file}: {error}") from None
-    known = sorted({key for row in rows for key in row if key})
+        heading, *lines = read_table(file) or [[]]
+    except OSError as error:
+        raise FileFault(file, f"could not read the log: {error}") from None
+    rows = [dict(zip(heading, line, strict=False)) for line in lines]
     filled = [row for row in rows if row.get(metric) and row.get(STEP_COLUMN)]
     if not filled:
-        raise ValueError(f"{file} has no values of {metric!r} over {STEP_COLUMN!r}, it has {', '.join(known)}")
+        known = ", ".join(sorted(heading))
+        raise FileFault(file, f"has no values of {metric!r} over {STEP_COLUMN!r}, it has {known}")
     try:
         steps, values = (np.array([float(row[key]) for row in filled]) for key in (STEP_COLUMN, metric))
+        if not (np.isfinite(steps).all() and np.isfinite(values).all()):
+            raise ValueError("it holds numbers that are not finite")
     except ValueError as error:
-        raise ValueError(f"the log {file} is damaged: {error}") from None
+        raise FileFault(file, f"the log is damaged: {error}") from None
     return steps, values
 
 

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
+from rrpolicy.common.messages import at, printable
 from rrpolicy.common.spaces import flat_box
 from rrpolicy.common.typing import Array
 from rrpolicy.common.weights import moments, set_moments
@@ -25,6 +26,7 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.reference_scores import is_registered, normalized_score, reference_score
 
 KIND = "replay-training"
+MAX_LOG_ENTROPY = 80.0  # beyond it the coefficient is not a finite number in single precision
 WINDOW_EPISODES = 10  # whose mean return counts as what the policy reaches
 DEFAULTS: dict[str, Any] = {  # of SAC's arguments
     "learning_starts": 10_000,  # random steps at first, as in Stable-Baselines3's trained agents
@@ -197,7 +199,8 @@ class ReplayTraining:
         run = cls(env, seed, **arguments)
         for key, now in (("env_id", run.env_id), ("seed", seed), ("arguments", run.arguments)):
             if archive.config.get(key) != now:
-                raise ValueError(f"{path}: the run began with {key} {archive.config.get(key)}, now it is {now}")
+                was = printable(archive.config.get(key))
+            raise ValueError(at(path, f"the run began with {key} {was}, now it is {printable(now)}"))
         with archive.rebuilding():
             run._restore(archive.config, archive.tensors)
         return run
@@ -209,7 +212,10 @@ class ReplayTraining:
         for part, optimizer in self._optimizers().items():
             set_moments(optimizer, tensors[part])
         if model.log_ent_coef is not None:
-            model.log_ent_coef.data.copy_(tensors["entropy"]["log_ent_coef"])
+            entropy = tensors["entropy"]["log_ent_coef"]
+            if entropy.shape != model.log_ent_coef.shape or not bool((entropy.abs() < MAX_LOG_ENTROPY).all()):
+                raise ValueError(f"log_ent_coef is {printable(entropy)}, wanted a number within ±{MAX_LOG_ENTROPY}")
+            model.log_ent_coef.data.copy_(entropy)
         arrays = {name: tensors["replay"][name].numpy() for name in _ARRAYS}
         for name, values in arrays.items():
             if values.shape != (wanted := (n, *getattr(self._buffer, name).shape[1:])):

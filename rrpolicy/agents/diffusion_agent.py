@@ -137,6 +137,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             n_sampling_steps, sampler, warm_start, clip, lookahead, n_candidates,
         )
         self._check_planning()
+        _check_columns(self.controller, self.layout)
         self._normalizer = normalizer
         self._starts = torch.zeros(1, self.layout.width)
         self._setup_model()
@@ -359,6 +360,18 @@ def _check_controller(controller: Any, arguments: Mapping[str, Any] | None, look
         raise ValueError(f"controller_kwargs is {arguments}, wanted none without controller={INVERSE_DYNAMICS!r}")
     if learned and lookahead != 1:
         raise ValueError(f"lookahead is {lookahead}, inverse dynamics is learned for the next row: wanted 1")
+
+
+def _check_columns(controller: Controller | None, layout: TrajectoryLayout) -> None:
+    """:raises ValueError: for a law whose columns are not those of the observation, the plan and the action"""
+    if not isinstance(controller, PDController):
+        return
+    positions, columns = controller.position_columns, (*controller.position_columns, *controller.velocity_columns)
+    if not all(0 <= column < layout.observation_dim for column in columns):
+        raise ValueError(f"controller has the columns {columns}, wanted some of 0..{layout.observation_dim - 1}")
+    if not len(positions) == len(layout.columns) == layout.action_dim:
+        raise ValueError(f"controller turns {len(positions)} positions into as many actions, the plan has "
+                         f"{len(layout.columns)} columns and the environment {layout.action_dim} actions")  # fmt: skip
 
 
 def _checked(dataset: Any, total_timesteps: int | None) -> tuple[list[TrajectoryDataset], int]:

@@ -9,7 +9,7 @@ import typer
 
 from rrpolicy import pipeline, zoo
 from rrpolicy.cli import options
-from rrpolicy.cli.options import acting, finish, label, recipe_for, task_of
+from rrpolicy.cli.options import acting, finish, label, recipe_for, task_in_card, task_of
 from rrpolicy.cli.program import Program, echo
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.version import __version__
@@ -146,7 +146,7 @@ def extract(
       rrpolicy extract --base runs/base --expert runs/expert --dataset data/base --dataset data/expert --out runs/reward
     """
     weak, strong = zoo.load_agent(base), zoo.load_agent(expert)
-    task = Task.from_card(zoo.card(expert)) or Task.from_card(zoo.card(base))
+    task = task_in_card(expert, needed=False) or task_in_card(base, needed=False)
     values = recipe_for(task, recipe)
     data = [load_dataset(one) for one in dataset or []]
     training, held_out = pipeline.split_data(data, seed) if data else (None, None)
@@ -158,7 +158,7 @@ def extract(
         if task is not None and task.is_maze and task.goal is not None:
             error = pipeline.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
             rows.append(plain_row("reward", "goal_error_cells", error))
-        card = {**({} if task is None else task.to_card()), "base": base, "expert": expert, "seed": seed,
+        card = {**({} if task is None else task.to_card()), "base": zoo.hub.with_revision(base), "expert": zoo.hub.with_revision(expert), "seed": seed,
                 "recipe": values.get("name"), "version": __version__}
         reward.save(out / "reward.zip", card=card)
         clear(out, (RESULTS_FILE,))  # those of the reward that was there

@@ -14,6 +14,7 @@ from rrpolicy import pipeline, zoo
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import Planner
 from rrpolicy.cli.program import echo
+from rrpolicy.common.messages import at
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.evaluation import Row, table, write_results
 from rrpolicy.images.judge import ImageJudge
@@ -132,6 +133,23 @@ def recipe_for(task: Task | None, file: Path | None) -> Recipe:
     return zoo.recipe(task.env_id, None if task.is_maze else pipeline.DEFAULT_RECIPE)
 
 
+def task_in_card(name: str, needed: bool) -> Task | None:
+    """
+    The task in the card of an agent or a reward.
+
+    :param needed: whether a card that cannot be followed here, such as one with an environment that is not registered,
+        is a fault; otherwise it is left out
+    :raises ValueError: naming the file
+    """
+    card = zoo.card(name)
+    try:
+        return Task.from_card(card)
+    except ValueError as error:
+        if needed:
+            raise ValueError(at(zoo.find(name), error)) from error
+        return None
+
+
 def task_of(
     names: list[str], env: str | None = None, maze_map: Path | None = None, goal: tuple[float, float] | None = None
 ) -> Task:
@@ -141,7 +159,7 @@ def task_of(
     :param names: agents and rewards whose cards are asked, in this order
     :raises ValueError: when neither tells the environment
     """
-    tasks = [task for name in names if (task := Task.from_card(zoo.card(name))) is not None]
+    tasks = [task for name in names if (task := task_in_card(name, needed=env is None)) is not None]
     if env is None and maze_map is None:
         if not tasks:
             raise ValueError(f"--env is needed: {' and '.join(names)} do not say where they belong")

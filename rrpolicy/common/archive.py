@@ -31,6 +31,7 @@ MAX_TOTAL_BYTES = 2**32
 MAX_JSON_BYTES = 2**22
 MAX_MEMBERS = 64
 MAX_TENSORS = 4096  # of a member
+MAX_DIMENSIONS = 8
 
 _GROUP = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _MEMBER = re.compile(r"(config|card)\.json|[A-Za-z][A-Za-z0-9_-]{0,63}\.safetensors")
@@ -265,6 +266,8 @@ def _tensors(path: Path, name: str, data: bytes) -> dict[str, torch.Tensor]:
         _fault(path, f"{name} holds {len(tensors)} tensors, at most {MAX_TENSORS} are read")
     group = name.removesuffix(".safetensors")
     for key, tensor in tensors.items():
+        if tensor.ndim > MAX_DIMENSIONS:
+            _fault(path, f"tensor {group}/{printable(key)} has {tensor.ndim} dimensions, wanted up to {MAX_DIMENSIONS}")
         if tensor.dtype not in _DTYPES:
             _fault(path, f"tensor {group}/{printable(key)} is of type {tensor.dtype}, which no archive holds")
         _check_finite(path, f"{group}/{key}", tensor)

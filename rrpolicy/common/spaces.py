@@ -167,6 +167,10 @@ def box_from_dict(values: Mapping[str, Any]) -> spaces.Box:
     dtype = np.dtype(str(values["dtype"]))
     low = np.array([-math.inf if bound is None else bound for bound in values["low"]], dtype=dtype)
     high = np.array([math.inf if bound is None else bound for bound in values["high"]], dtype=dtype)
+    for name, bounds in (("low", low), ("high", high)):
+        given = np.array([bound is not None for bound in values[name]])
+        if not np.isfinite(bounds[given]).all():
+            raise ValueError(f"{name} holds a bound that {dtype} cannot hold")
     return spaces.Box(low, high, dtype=dtype.type)
 
 

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from rrpolicy.common.messages import printable
 
+# Adam's averages of gradients cannot exceed the root of those of their squares by more than this, whatever the
+# gradients (Cauchy and Schwarz, with its usual decay rates: 7.3), but for squares too small to be written down
+_RATIO, _TINY = 8.0, 1e-18
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam and AdamW keep for each parameter
 
 
@@ -83,6 +86,8 @@ def set_moments(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) 
     for place, entries in state.items():
         if missing := set(_MOMENTS) - set(entries):
             raise ValueError(f"the optimiser state of parameter {place} lacks {', '.join(sorted(missing))}")
+        if bool((entries["exp_avg"].abs() > _RATIO * entries["exp_avg_sq"].sqrt() + _TINY).any()):
+            raise ValueError(f"the optimiser state of parameter {place} has averages that its squares do not allow")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

@@ -161,7 +161,7 @@ def read_idx(path: Path, n_dimensions: int) -> Array:
                 raise FileFault(path, f"is not an idx file of bytes with {n_dimensions} dimensions")
             shape = tuple(int(part) for part in np.frombuffer(header[4:], dtype=">u4"))
             wanted = math.prod(shape)
-            if wanted > most:
+            if wanted > most or max(shape) > most:
                 raise FileFault(path, f"its header says {wanted} values, wanted at most {most} in {size} bytes")
             values = file.read(wanted + 1)  # no more, whatever a gzip file unpacks to
     except (OSError, EOFError, zlib.error) as error:

@@ -96,6 +96,8 @@ class ImageReward:
                           for _ in range(n_noisings)] or [mean]  # fmt: skip
                 parts.append(torch.stack([self.reward(x_t, t) for x_t in noised]).mean(dim=0))
             scores[row] = torch.cat(parts)
+        if not bool(torch.isfinite(scores).all()):
+            raise ValueError("the scores hold NaN or infinite numbers: weights are beyond what can be computed with")
         return np.asarray((scores - self.zero).numpy())
 
     # ------------------------------------------------------------------ persistence

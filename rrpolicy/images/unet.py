@@ -74,11 +74,13 @@ class UNetScoreModel:
         diffusers, device = import_diffusers(), as_device(device)
         whole = has_part(name, "unet")
         unet = load_part(diffusers.UNet2DModel, name, "unet" if whole else None, dtype)
-        if process is None:
-            process = process_of(load_scheduler(name, "scheduler" if whole else None))
-        if codec is None:
-            codec = read_codec(name) or PixelCodec(event_shape_of(unet))
-        return cls(unet.to(device).eval().requires_grad_(False), process, codec)
+        scheduler = None if process is not None else load_scheduler(name, "scheduler" if whole else None)
+        own = codec or read_codec(name)
+        try:
+            levels = process_of(scheduler) if process is None else process
+            return cls(unet.to(device).eval().requires_grad_(False), levels, own or PixelCodec(event_shape_of(unet)))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(at(name, _first_line(error))) from error
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -119,7 +119,7 @@ class TrainingRun:
         return {
             "data": [fingerprint(one) for one in self.data],
             "seed": self.seed,
-            "init_from": self.init_from,
+            "init_from": None if self.init_from is None else zoo.hub.with_revision(self.init_from),
             "recipe": self.recipe.get("name"),
             "version": __version__,
         }

@@ -62,7 +62,10 @@ class Task:
         if place.environment not in gym.registry:
             raise ValueError(f"the card's environment {place.environment} is not registered here: import the package "
                              f"that registers it, or name one with --env")  # fmt: skip
-        return cls.create(place.environment, place.maze, place.goal)
+        try:
+            return cls.create(place.environment, place.maze, place.goal)
+        except ValueError as error:
+            raise ValueError(f"card: {printable(error, 200)}") from error
 
     def to_card(self) -> dict[str, Any]:
         """What :meth:`from_card` reads."""

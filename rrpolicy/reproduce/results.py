@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from rrpolicy.common.faults import FileFault
 from rrpolicy.common.locks import lock
+from rrpolicy.common.messages import printable
+from rrpolicy.common.tables import read_table
 from rrpolicy.evaluation import Row
 
 UNIT_DONE = ("unit", "cpu_seconds")  # agent and metric of a unit's last row
@@ -109,11 +113,14 @@ def read_csv(path: Path, names: Sequence[str]) -> list[Result]:
     """
     if not path.exists():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file))
+    lines = read_table(path)
     if lines and tuple(lines[0]) != columns(names):
-        raise ValueError(f"{path} is no results file: its columns are {lines[0]}, wanted {list(columns(names))}")
-    parsed = (result for line in lines[1:] if (result := _parsed(line)) is not None)
+        wanted = ", ".join(columns(names))
+        raise FileFault(path, f"is no results file: its columns are {printable(lines[0])}, wanted {wanted}")
+    parsed = [result for line in lines[1:] if (result := _parsed(line)) is not None]
+    for result in parsed:
+        if not all(map(math.isfinite, (result.value, result.ci_low, result.ci_high, result.cpu_seconds))):
+            raise FileFault(path, f"holds a number that is not finite: {printable(_texts(result))}")
     finished: dict[tuple[object, ...], list[Result]] = {}
     open_units: dict[tuple[object, ...], list[Result]] = {}
     for result in parsed:

@@ -213,6 +213,8 @@ class RelativeReward(nn.Module):
             alpha = self.process.alpha(level)  # the noised event's mean: x_t without its noise
             x_t = torch.where(self.pinned, x0, alpha * x0) if x0.ndim == 3 else alpha * x0
             rewards += self.forward_steps(x_t, t) if x0.ndim == 2 else self(x_t, t, head)
+        if not bool(torch.isfinite(rewards).all()):
+            raise ValueError("the rewards hold NaN or infinite numbers: weights or data are too large to compute with")
         return (rewards / len(chosen)).numpy()
 
     @property

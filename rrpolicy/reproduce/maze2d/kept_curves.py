@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rrpolicy.common.faults import FileFault
 from rrpolicy.common.files import appearing
+from rrpolicy.common.messages import printable
+from rrpolicy.common.tables import read_table
 from rrpolicy.common.typing import Array
 from rrpolicy.reproduce.maze2d.units import Unit
 
@@ -32,8 +35,9 @@ def read_progress(path: Path) -> Array:
     :param path: ``progress.csv`` of Stable-Baselines3's logger
     :return: a curve (n, 3); rows of the log from before the first episode's end are left out
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = [[row.get(name) or "" for name in _LOGGED] for row in csv.DictReader(file)]
+    heading, *lines = read_table(path) or [[]]
+    found = [dict(zip(heading, line, strict=False)) for line in lines]
+    rows = [[row.get(name, "") for name in _LOGGED] for row in found]
     return np.array([row for row in rows if all(row)], dtype=np.float64).reshape(-1, len(_LOGGED))
 
 
@@ -54,12 +58,14 @@ def read_curves(path: Path) -> dict[tuple[str, str], Array]:
     """
     curves: dict[tuple[str, str], list[list[float]]] = {}
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            head, *lines = csv.reader(file)
+        head, *lines = read_table(path)
         if tuple(head) != COLUMNS:
-            raise ValueError(f"its columns are {head}, wanted {list(COLUMNS)}")
+            raise ValueError(f"its columns are {printable(head)}, wanted {', '.join(COLUMNS)}")
         for algorithm, pay, decisions, total, rate in lines:
             curves.setdefault((algorithm, pay), []).append([float(decisions), float(total), float(rate)])
-        return {names: np.array(points) for names, points in curves.items()}
+        drawn = {names: np.array(points) for names, points in curves.items()}
+        if not all(np.isfinite(points).all() for points in drawn.values()):
+            raise ValueError("it holds numbers that are not finite")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} holds no learning curves: {error}") from None
+        raise FileFault(path, f"holds no learning curves: {error}") from None
+    return drawn

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
+import io
 from pathlib import Path
 
 import numpy as np
 
+from rrpolicy.common.faults import FileFault
 from rrpolicy.common.files import appearing
+from rrpolicy.common.schema import read_small
 from rrpolicy.reproduce.maze2d.units import Unit
 from rrpolicy.rewards.maps import RewardMap
+
+MAX_BYTES = 2**22
 
 
 def map_path(out: Path, unit: Unit, variant: str = "") -> Path:
@@ -31,8 +35,11 @@ def read_map(path: Path, unit: Unit) -> RewardMap:
     :raises ValueError: when there is no such file or it is damaged
     """
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        content = io.BytesIO(read_small(path, MAX_BYTES))
+        with np.load(content, allow_pickle=False) as kept:
             grid, maximum = kept["grid"].astype(np.float64), kept["maximum"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no map: {error}") from None
+    except Exception as error:  # NumPy and the zip format raise what damage makes of them
+        raise FileFault(path, f"is no map: {error}") from None
+    if grid.ndim != 2 or maximum.shape != (2,) or not np.isfinite(maximum).all() or np.isposinf(grid).any():
+        raise FileFault(path, f"is no map: grid {grid.shape} and maximum {maximum.shape}, wanted (n, m) and (2,)")
     return RewardMap(unit.task.maze, maximum[None], np.zeros(1), grid)

@@ -1,0 +1,32 @@
+"""CSV files as data of strangers: read as a whole or refused with one line that names the file."""
+
+from __future__ import annotations
+
+import csv
+import os
+
+from rrpolicy.common.faults import FileFault
+from rrpolicy.common.schema import read_small
+
+MAX_BYTES = 2**26
+_MAX_CELL = 2**16
+
+
+def read_table(path: str | os.PathLike[str]) -> list[list[str]]:
+    """
+    The lines of a CSV file, the heading first; lines may differ in length.
+
+    :param path: UTF-8
+    :raises FileNotFoundError: when there is no such file
+    :raises ValueError: for a file that is no text, too large, or damaged, naming it
+    """
+    try:
+        text = read_small(path, MAX_BYTES).decode()
+        lines = list(csv.reader(text.splitlines(keepends=True)))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
+        raise FileFault(path, f"is no table that can be read: {error}") from error
+    if any(len(cell) > _MAX_CELL for line in lines for cell in line):
+        raise FileFault(path, f"has a cell of more than {_MAX_CELL} characters")
+    return lines
