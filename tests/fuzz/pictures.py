@@ -17,6 +17,7 @@ from fuzz.mutate import INTERESTING, Mutation, anything, several
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "TGA", "PCX", "SGI", "ICO", "JPEG2000", "DDS", "ICNS",
            "PDF", "EPS", "IM", "MSP", "SPIDER", "QOI", "AVIF")  # fmt: skip
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "RGBX", "La")
+_PACKED = b"k\0\0" + zlib.compress(bytes(10**7))
 _SIZES = (0, 1, 7, 100, 20_000, 65_535, 100_000, 2**31 - 1, 2**32 - 1)
 
 
@@ -66,7 +67,7 @@ def _chunk(content: bytes, rng: Rng) -> Mutation:
     """A PNG with one more chunk: compressed texts, frames of an animation, profiles, metadata."""
     body = picture()
     name = pick(rng, b"zTXt iTXt tEXt iCCP eXIf acTL fcTL fdAT PLTE tRNS IEND IDAT".split())
-    inner = pick(rng, (b"", b"k\0\0" + zlib.compress(bytes(10**7)), rng.bytes(30), b"II*\0" + rng.bytes(30), bytes(26)))
+    inner = pick(rng, (b"", _PACKED, rng.bytes(30), b"II*\0" + rng.bytes(30), bytes(26)))
     chunk = struct.pack(">I", len(inner)) + name + inner + struct.pack(">I", zlib.crc32(name + inner))
     return body[:33] + chunk * pick(rng, (1, 2, 500)) + body[33:], f"chunks {name.decode()} of {len(inner)} bytes"
 

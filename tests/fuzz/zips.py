@@ -81,7 +81,7 @@ def _bomb(content: bytes, members: dict[str, bytes], rng: Rng) -> Mutation:
     inner = members[name]
     kind = int(rng.integers(3))
     if kind == 0:
-        inner = bytes(10**int(rng.integers(5, 9)))
+        inner = bytes(10**int(rng.integers(5, 8)))
     elif kind == 1:
         inner = inner + b" " * 10**7
     else:
