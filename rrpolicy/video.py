@@ -113,7 +113,7 @@ def record_video(
 
 
 def _environment(env: Any, renderer: Renderer | None) -> gym.Env:
-    """The user's own environment, or one that was made here and can be drawn."""
+    """The environment given, or a new one, with a render mode if it needs one to be drawn."""
     if isinstance(env, gym.Env):
         return env
     if not isinstance(env, str) and not callable(env):
@@ -205,7 +205,7 @@ def _drawing(
 
 
 def _drawn(env: gym.Env) -> Any:
-    """What the environment draws, by libraries that may be missing."""
+    """The rendered picture; a missing rendering library is a ValueError."""
     try:
         return env.render()
     except (gym.error.Error, ImportError) as error:
@@ -248,8 +248,8 @@ class _MazeDrawing:
 
 def _rgb(drawn: Any) -> Array:
     """
-    What an environment drew as (h, w, 3) uint8. Grey is repeated, transparent laid on white, and numbers in [0, 1]
-    are scaled, as matplotlib and Pillow do.
+    A rendered picture as (h, w, 3) uint8. Grey is repeated, transparent pixels are blended with white, floats in
+    [0, 1] are scaled.
 
     :raises ValueError: for anything else, naming shape and dtype
     """

@@ -249,3 +249,28 @@ def test_bounds_are_fitted_on_datasets() -> None:
     assert BoundedReward.fit(reward, data) == BoundedReward.fit(reward, data.observations, data.actions)
     with pytest.raises(ValueError, match="actions was given with a dataset"):
         BoundedReward.fit(reward, data, data.actions)
+
+
+def test_a_last_observation_that_is_overwritten_is_refused() -> None:
+    class Refilled(Walk):
+        buffer = np.zeros(2, np.float32)
+
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            self.buffer[:] = super().reset(seed=seed)[0]
+            return self.buffer, {}
+
+        def step(self, action: Any) -> Any:
+            observation, *rest = super().step(action)
+            self.buffer[:] = observation
+            return self.buffer, *rest
+
+    for kind, lost in ((Walk, False), (Refilled, True)):
+        env = RelativeRewardVecEnv(VecMonitor(DummyVecEnv([kind])), Plain(False))
+        env.reset()
+        steps = iter([np.full((1, 2), 0.5, np.float32)] * (2 * N_STEPS))
+        if lost:
+            with pytest.raises(ValueError, match="environment 0 fills the array of its last observation again"):
+                for step in steps:
+                    env.step(step)
+        else:
+            assert [float(env.step(step)[1][0]) for step in steps] == [50.0, 100.0, 150.0, 200.0, 250.0] * 2

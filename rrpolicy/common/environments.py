@@ -1,5 +1,5 @@
-"""What users' environments do differently, handled in one place: observations that live in a reused buffer, rewards
-that are arrays, one environment given several times, and wrappers between an agent and the environment's own units."""
+"""Helpers for environments that the library did not make: copies of reused buffers, rewards that are arrays, checks for
+one environment given several times, and the wrappers around single and vectorised environments."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ _OBSERVERS = (VecMonitor, VecCheckNan, VecVideoRecorder)  # wrappers that change
 
 def single_number(reward: Any, name: str = "the environment's reward") -> float:
     """
+    A reward as a float.
+
     :param reward: a number, or an array that holds one
     :param name: for the error
     :return: the number
@@ -42,6 +44,8 @@ def single_number(reward: Any, name: str = "the environment's reward") -> float:
 
 def own_copy(observation: Any) -> Any:
     """
+    Deep copy of an observation.
+
     :param observation: an array, or a mapping or tuple of arrays, which an environment may overwrite at its next step
     :return: the same values in arrays of its own
     """
@@ -57,6 +61,8 @@ def own_copy(observation: Any) -> Any:
 
 def refuse_repeated(envs: Sequence[gym.Env], name: str = "env") -> None:
     """
+    Check that environments are different objects.
+
     :param envs: that are to be stepped side by side
     :raises ValueError: when two of them are, or wrap, one and the same environment
     """
@@ -69,14 +75,14 @@ def refuse_repeated(envs: Sequence[gym.Env], name: str = "env") -> None:
 
 def make_several(make: Callable[[], Any], n: int, name: str = "env") -> list[gym.Env]:
     """
-    Environments of a function. Even for one it is called twice, since only then it shows whether it makes them or hands
-    out the same one, which is its owner's to close.
+    Call a function that makes environments, at least twice: one that returns the same object again does not make
+    environments, and the caller's own environment must not be closed.
 
     :param make: makes an environment
     :param n: how many
     :param name: of the argument, for errors
     :return: n different environments
-    :raises ValueError: when it hands out one environment again, or what is no environment; nothing of it is closed then
+    :raises ValueError: when it returns one environment twice (which is left open), or something else
     """
     made: list[gym.Env] = []
     try:
@@ -94,7 +100,7 @@ def make_several(make: Callable[[], Any], n: int, name: str = "env") -> list[gym
 
 
 def close_all(envs: Sequence[gym.Env]) -> None:
-    """Close environments, but for those that are there twice, which were made elsewhere."""
+    """Close environments, except those that occur twice: they were made elsewhere."""
     owners = [id(env.unwrapped) for env in envs]
     for env, owner in zip(envs, owners, strict=True):
         if owners.count(owner) == 1:
@@ -105,21 +111,21 @@ def close_all(envs: Sequence[gym.Env]) -> None:
 
 
 def wrappers_of(env: gym.Env) -> Iterator[gym.Wrapper]:
-    """The wrappers around an environment, from the outside."""
+    """Wrappers around an environment, outermost first."""
     while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
 
 
 def vec_wrappers_of(venv: VecEnv) -> Iterator[VecEnvWrapper]:
-    """The wrappers around a vectorised environment of Stable-Baselines3, from the outside."""
+    """Wrappers around a vectorised environment of Stable-Baselines3, outermost first."""
     while isinstance(venv, VecEnvWrapper):
         yield venv
         venv = venv.venv
 
 
 def single_environments(env: Any) -> list[gym.Env]:
-    """The environments in a vectorised one of Stable-Baselines3 or gymnasium, as far as this process holds them."""
+    """Environments inside a vectorised one of Stable-Baselines3 or gymnasium; none if they live in other processes."""
     if isinstance(env, gym.Env):
         return [env]
     held = getattr(env.unwrapped, "envs", ())
@@ -128,6 +134,8 @@ def single_environments(env: Any) -> list[gym.Env]:
 
 def wrapped_in(env: Any, classes: Iterable[type]) -> type | None:
     """
+    Search the wrappers of single environments.
+
     :param env: an environment, or a vectorised one of Stable-Baselines3 (in other processes too) or gymnasium
     :param classes: of wrappers of single environments
     :return: the first of these classes that an environment is wrapped in
@@ -156,7 +164,7 @@ def normaliser_of(venv: VecEnv) -> VecNormalize | None:
 
 @contextmanager
 def frozen(normaliser: VecNormalize | None) -> Iterator[None]:
-    """Statistics that do not move while an agent is only watched."""
+    """Keep the statistics of a ``VecNormalize`` constant within the block."""
     if normaliser is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Every generator that an agent may draw from, for as long as it is watched."""
+"""Seeds for the global random generators, within a block and without side effects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 @contextmanager
 def seeded(seed: int, agent: Any = None) -> Iterator[None]:
     """
-    The global generators of torch, numpy and python begin at a seed and are put back afterwards.
+    Seed the global generators of torch, numpy and python; their states are restored afterwards.
 
     :param seed: a whole number
     :param agent: one with ``set_random_seed`` is seeded by it, unless it is of Stable-Baselines3, whose policies draw

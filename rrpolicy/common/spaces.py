@@ -85,6 +85,8 @@ def _advice(space: spaces.Space[Any], name: str) -> str:
 
 def flattened(space: spaces.Space[Any], value: Any) -> Array:
     """
+    An element of a space as a vector.
+
     :param space: that :func:`flattened_box` takes
     :param value: an element of it, or a batch in which each array has the same leading axes
     :return: the vector, or the batch of them, an array of its own
@@ -101,6 +103,8 @@ def _flat_parts(space: spaces.Space[Any], value: Any) -> list[Array]:
 
 def unflattened(space: spaces.Space[Any], vector: Any) -> Any:
     """
+    The element of a space that a vector stands for.
+
     :param space: a Box, or a Dict or Tuple of boxes
     :param vector: (n,), as :func:`flattened` makes it of an element
     :return: the element
@@ -141,6 +145,8 @@ class FlatSpaces(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArg
 
 def flat_for(agent: Any, env: gym.Env) -> gym.Env:
     """
+    Flatten an environment if its agent needs that.
+
     :param agent: anything that acts
     :param env: an environment
     :return: the environment, in :class:`FlatSpaces` when the agent acts in vectors and the environment does not
@@ -198,8 +204,8 @@ def check_spaces(
 
 def check_units(agent: Any, env: Any) -> None:
     """
-    Algorithms and policies of Stable-Baselines3 act in the normalised observations that they were trained in, other
-    agents in the environment's own units.
+    Check that an agent may act in an environment that normalises observations. Algorithms and policies of
+    Stable-Baselines3 may, since they were trained on normalised ones; other agents act in the environment's own units.
 
     :raises ValueError: when another agent is to act in an environment that normalises observations, naming the wrapper
     """
@@ -209,6 +215,8 @@ def check_units(agent: Any, env: Any) -> None:
 
 def refuse_normalised(env: Any, reason: str = "observations must come in the environment's own units") -> None:
     """
+    Check that observations are in the environment's own units.
+
     :param env: an environment, or a vectorised one of Stable-Baselines3 or gymnasium
     :param reason: what the message begins with
     :raises ValueError: when it normalises observations by statistics of its own, naming the wrapper
@@ -225,8 +233,10 @@ def refuse_normalised(env: Any, reason: str = "observations must come in the env
 
 def unnormalised(env: Any) -> Any:
     """
+    The environment inside an outermost ``VecNormalize``.
+
     :param env: an environment, or a vectorised one of Stable-Baselines3 or gymnasium
-    :return: the same environment in its own units: what is inside an outermost ``VecNormalize``
+    :return: the same environment in its own units
     :raises ValueError: when it normalises observations in another place, naming the wrapper
     """
     inner = env.venv if isinstance(env, VecNormalize) else env

@@ -97,8 +97,8 @@ def collect(
     :param action_noise: standard deviation, in environment units, of the Gaussian added to the agent's actions
     :param epsilon: probability that an action is drawn uniformly from the action space instead
     :return: observations, executed actions and rewards in environment units: the originals of ``VecNormalize`` (whose
-        statistics do not move meanwhile), and the environment's own reward where a wrapper pays another one and tells
-        it; ``metadata`` says how they were made, with the returns of the finished episodes
+        statistics are kept constant), and ``info["original_reward"]`` where a wrapper reports it; ``metadata`` says how
+        they were made, with the returns of the finished episodes
     :raises ValueError: if a number is out of range, the spaces are not flat, or observations or rewards are normalised
         in a way that cannot be undone, naming the wrapper
     """
@@ -142,7 +142,7 @@ def _vectorised(agent: Predictor, env: gym.Env | VecEnv) -> VecEnv:
 
 class _Originals:
     """
-    A vectorised environment and what it is in its own units.
+    A vectorised environment with the original observations and rewards behind its normaliser.
 
     :raises ValueError: when it normalises in a way that cannot be undone, or the agent does not act in its units
     """
@@ -157,11 +157,11 @@ class _Originals:
             )
 
     def reset(self) -> np.ndarray:
-        """Observations (n_envs, obs_dim) as the agent wants them."""
+        """Reset all: observations (n_envs, obs_dim) for the agent."""
         return self._seen(self._venv.reset())
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, list[float], np.ndarray]:
-        """Observations as the agent wants them, rewards of the environment itself, and where an episode is over."""
+        """Observations for the agent, original rewards, and where an episode has ended."""
         observations, rewards, dones, infos = self._venv.step(actions)
         if self.normaliser is not None:
             rewards = self.normaliser.get_original_reward()
@@ -169,7 +169,7 @@ class _Originals:
         return self._seen(observations), own, np.array(dones, dtype=bool)
 
     def _seen(self, observations: Any) -> np.ndarray:
-        """Keeps copies, since environments may fill the same array again."""
+        """Copies of both, since environments may reuse their arrays."""
         self.observations = np.array(observations if self.normaliser is None else self.normaliser.get_original_obs())
         return np.array(observations)
 

@@ -77,8 +77,8 @@ _HARMLESS = (  # wrappers under which returns are those of the environment
 
 def is_registered(env: gym.Env) -> bool:
     """
-    Whether an environment is the one that its id stands for: default arguments and time limit, and no wrapper that
-    changes what is paid or executed. Wrappers that keep the own reward in ``info`` say so with
+    Whether an environment is the one registered under its id: default arguments and time limit, and no wrapper that
+    changes rewards or actions' effects. A wrapper that keeps the original reward in ``info`` has an attribute
     ``keeps_original_reward``.
     """
     spec, known = env.spec, None if env.spec is None else gym.registry.get(env.spec.id)

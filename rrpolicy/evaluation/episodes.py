@@ -1,5 +1,4 @@
-"""What is seen of episodes while they run, however their environments are stepped: returns, lengths, success at the end
-and on the way."""
+"""Record of running episodes: returns, lengths, success at the last step and at any step, observations."""
 
 from __future__ import annotations
 
@@ -17,9 +16,9 @@ MAX_EPISODE_STEPS = 100_000  # after which an episode without a time limit is an
 
 def success_in(info: Mapping[str, Any]) -> bool | None:
     """
-    Whether a step's ``info`` tells of success, under ``success`` or ``is_success``; None where it does not tell.
+    Success as a step's ``info`` reports it, under ``success`` or ``is_success``; None where it has neither.
 
-    :raises ValueError: when what it tells is no single truth value
+    :raises ValueError: when the value is not a single number or boolean
     """
     for key in SUCCESS_KEYS:
         if info.get(key) is not None:
@@ -29,7 +28,7 @@ def success_in(info: Mapping[str, Any]) -> bool | None:
 
 class Episodes:
     """
-    Records n episodes, each with the seed that follows the one before.
+    Record of n episodes with consecutive seeds.
 
     :param n_episodes: how many
     :param seed: of the first
@@ -48,7 +47,7 @@ class Episodes:
         self._lengths = np.zeros(n_episodes, dtype=np.int64)
         self._at_end = np.zeros(n_episodes, dtype=bool)
         self._once = np.zeros(n_episodes, dtype=bool)
-        self._told = False
+        self._reported = False
         self._observations: list[list[Any]] | None = [[] for _ in range(n_episodes)] if record_observations else None
 
     def length(self, episode: int) -> int:
@@ -56,13 +55,13 @@ class Episodes:
         return int(self._lengths[episode])
 
     def seen(self, episode: int, observation: Any) -> None:
-        """Note an observation, of the episode's beginning or of a step."""
+        """Add the observation of a reset or of a step."""
         if self._observations is not None:
             self._observations[episode].append(own_copy(observation))
 
     def step(self, episode: int, reward: Any, over: bool, info: Mapping[str, Any]) -> bool:
         """
-        Note a step. The reward is the environment's own where a wrapper pays another one and tells it.
+        Add a step. ``info["original_reward"]`` takes precedence over the reward.
 
         :return: whether the episode is over
         :raises ValueError: for a reward that is no single number, or an episode that has no end
@@ -70,7 +69,7 @@ class Episodes:
         self._returns[episode] += single_number(info.get(ORIGINAL_REWARD, reward))
         self._lengths[episode] += 1
         success = success_in(info)
-        self._told |= success is not None
+        self._reported |= success is not None
         self._at_end[episode] = bool(success)
         self._once[episode] |= bool(success)
         length = self._lengths[episode]
@@ -81,17 +80,17 @@ class Episodes:
         return bool(over) or length == self._limit
 
     def result(self, env_id: str | None, registered: bool) -> Evaluation:
-        """What came of them; successes are None where no step of any episode told."""
+        """The results; successes are None where no step of any episode reported any."""
         observations = None
         if self._observations is not None:
             observations = tuple(np.array(episode) for episode in self._observations)
         return Evaluation(
             self._returns,
-            self._at_end if self._told else None,
+            self._at_end if self._reported else None,
             self._lengths,
             self.seed + np.arange(self.n_episodes),
             observations,
             env_id,
-            self._once if self._told else None,
+            self._once if self._reported else None,
             registered,
         )

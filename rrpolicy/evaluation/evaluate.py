@@ -47,12 +47,12 @@ def evaluate_policy(
     max_episode_steps: int | None = None,
 ) -> Evaluation:
     """
-    Run whole episodes. Episode i is reset with ``seed + i``, so different agents meet the same starts. Policies that
-    draw from a global generator (torch's, numpy's, python's) draw the same each time, and the generators are left as
-    they were; an agent with ``set_random_seed`` that is not of Stable-Baselines3 is seeded by it.
+    Run whole episodes. Episode i is reset with ``seed + i``, so different agents meet the same starts. The global
+    generators of torch, numpy and python are seeded too and restored afterwards; ``agent.set_random_seed(seed)`` is
+    called where there is one, except for algorithms of Stable-Baselines3, which would also seed their environment.
 
-    Returns are sums of the environment's own reward: ``info["original_reward"]`` where a wrapper pays another one, and
-    the unnormalised one of ``VecNormalize``, whose statistics do not move meanwhile.
+    Returns are sums of the environment's own reward: ``info["original_reward"]`` where a wrapper reports it, and the
+    unnormalised reward of ``VecNormalize``, whose statistics are kept constant.
 
     :param agent: anything with ``predict``
     :param env: an environment's id or a function that makes one: several copies run together and are planned for in
@@ -65,11 +65,11 @@ def evaluate_policy(
     :param n_envs: copies to make, at most one per episode; default up to 64
     :param progress_bar: show one
     :param record_observations: keep every observation
-    :param max_episode_steps: cut episodes off after so many steps; None leaves their end to the environment, and an
-        episode without a time limit that has not ended after ``MAX_EPISODE_STEPS`` (100 000) is an error
+    :param max_episode_steps: truncate episodes after this many steps; None leaves it to the environment, and an
+        episode without a time limit that exceeds ``MAX_EPISODE_STEPS`` (100 000) is an error
     :return: returns, successes, lengths and seeds (and observations), in the order of the seeds
     :raises ValueError: for numbers below 1, an ``env`` that is none of these or gives one environment several times,
-        normalised observations for an agent that wants the environment's units, or rewards that are no single number
+        normalised observations for an agent that acts in the environment's units, or rewards that are not one number
     """
     counts = {"n_eval_episodes": n_eval_episodes, "n_envs": n_envs, "max_episode_steps": max_episode_steps}
     for name, value in counts.items():

@@ -1,8 +1,8 @@
-"""Episodes in the user's own vectorised environment, of Stable-Baselines3 or of gymnasium in any mode of starting anew.
+"""Episodes in a vectorised environment of Stable-Baselines3 or of gymnasium, in each of its autoreset modes.
 
-Each environment runs one episode of a round, and a round begins with a reset of all with seeds of their own. So episode
-i is the one that a single environment runs with its seed, and short episodes are counted no more often than long ones
-(Stable-Baselines3 divides episodes among environments for the same reason)."""
+Episodes run in rounds: all environments are reset with consecutive seeds, and each runs one episode. Episode i is thus
+the same as in a single environment, and short episodes are not over-represented (Stable-Baselines3 assigns episodes to
+environments for the same reason)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ KEYS = frozenset({*SUCCESS_KEYS, ORIGINAL_REWARD, "final_obs", "final_info"})
 
 
 class _Step(NamedTuple):
-    """What a step of n environments led to."""
+    """Result of a step of n environments."""
 
-    observations: Any  # a batch, of the next episode where one is over and has begun anew
+    observations: Any  # a batch; of the next episode where one has ended and was reset
     reached: Sequence[Any]  # observations of the episodes themselves, in the environment's own units
     rewards: Array
     over: Array
@@ -33,14 +33,14 @@ class _Step(NamedTuple):
 
 
 class _Copies(Protocol):
-    """A vectorised environment."""
+    """Common interface of the two kinds of vectorised environments."""
 
     num_envs: int
     observation_space: gym.Space[Any]  # of one
     action_space: gym.Space[Any]
 
     def reset(self, seed: int) -> tuple[Any, Sequence[Any]]:
-        """Begin all with seeds from this one on: a batch, and each observation in the environment's own units."""
+        """Reset all, with consecutive seeds: the batch, and each observation in the environment's own units."""
         ...
 
     def step(self, actions: Array) -> _Step: ...
@@ -80,7 +80,7 @@ def run_vectorised(
 
 
 class _StableBaselines:
-    """Begins anew within the step that ends an episode, whose last observation is in ``info``."""
+    """Environments that are reset within the step that ends an episode; the last observation is in ``info``."""
 
     def __init__(self, venv: VecEnv) -> None:
         self._venv, self._normaliser = venv, normaliser_of(venv)
@@ -110,7 +110,7 @@ class _StableBaselines:
 
 
 class _Gymnasium:
-    """Begins anew in the next step, in the same one, or when told to."""
+    """Environments that are reset in the next step, in the same one, or on request."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         self._env = env
@@ -147,7 +147,7 @@ def _row(observations: Any, index: int) -> Any:
 
 
 def _info(infos: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """What gymnasium's arrays of infos, with masks of who told, say of one environment under the keys that are used."""
+    """The infos of one environment, of the keys used here, from gymnasium's arrays with masks."""
     own: dict[str, Any] = {}
     for key in KEYS & infos.keys():
         values, told = infos[key], infos.get(f"_{key}")

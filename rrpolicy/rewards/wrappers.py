@@ -84,7 +84,7 @@ class _TransitionReward:
 
 
 def _check_wrappers(env: gym.Env[Any, Any], needs_actions: bool) -> None:
-    """:raises ValueError: for wrappers through which the innermost environment's units cannot be seen, naming them"""
+    """:raises ValueError: for wrappers through which the innermost environment's units are not known, naming them"""
     for wrapper in wrappers_of(env):
         name = type(wrapper).__name__
         shown = isinstance(wrapper, gym.ObservationWrapper) and not isinstance(wrapper, _SAME_VALUES)
@@ -181,6 +181,7 @@ class RelativeRewardVecEnv(VecEnvWrapper):
         self._transition_reward = _TransitionReward(reward, venv.observation_space, transform)
         self._envs: Sequence[gym.Env] = ()  # whose wrappers the actions have to be followed through
         self._wrapped_units = wrapped_units
+        self._ends: dict[int, tuple[Array, Array]] = {}  # last observations as SB3 keeps them, and copies
         if not wrapped_units:
             self._check_units()
 
@@ -201,7 +202,7 @@ class RelativeRewardVecEnv(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         observations = self.venv.reset()
-        self._left = own_copy(observations)
+        self._left, self._ends = own_copy(observations), {}
         return observations
 
     def step_async(self, actions: Array) -> None:
@@ -210,6 +211,7 @@ class RelativeRewardVecEnv(VecEnvWrapper):
 
     def step_wait(self) -> VecEnvStepReturn:
         observations, originals, dones, infos = self.venv.step_wait()
+        self._check_ends(dones)
         reached = own_copy(observations)
         following = reached.copy()
         for i in np.flatnonzero(dones):  # SB3 has reset these already and keeps where they really ended
@@ -218,6 +220,18 @@ class RelativeRewardVecEnv(VecEnvWrapper):
         self._left = following
         own = [{ORIGINAL: single_number(one), **info} for info, one in zip(infos, originals, strict=True)]
         return observations, values.astype(np.float32), dones, own
+
+    def _check_ends(self, dones: Array) -> None:
+        """:raises ValueError: when an environment overwrites its last observation, which SB3 keeps without a copy"""
+        for i, (kept, values) in self._ends.items():
+            if not np.array_equal(kept, values):
+                raise ValueError(
+                    f"environment {i} fills the array of its last observation again, so that the end of its episodes "
+                    "is lost: wanted one that returns copies"
+                )
+        stored: Sequence[Any] = getattr(self.venv.unwrapped, "buf_infos", ())  # of DummyVecEnv, in this process
+        ends = [(i, stored[i].get("terminal_observation")) for i in np.flatnonzero(dones).tolist() if stored]
+        self._ends = {i: (kept, np.array(kept)) for i, kept in ends if isinstance(kept, np.ndarray)}
 
     def _executed(self) -> Array:
         """Actions (n_envs, act_dim) as the reward takes them."""
