@@ -200,7 +200,7 @@ class ReplayTraining:
         for key, now in (("env_id", run.env_id), ("seed", seed), ("arguments", run.arguments)):
             if archive.config.get(key) != now:
                 was = printable(archive.config.get(key))
-            raise ValueError(at(path, f"the run began with {key} {was}, now it is {printable(now)}"))
+                raise ValueError(at(path, f"the run began with {key} {was}, now it is {printable(now)}"))
         with archive.rebuilding():
             run._restore(archive.config, archive.tensors)
         return run

@@ -160,7 +160,7 @@ def test_learning_curves(tmp_path: Path) -> None:
 
 def test_logs_without_the_values_are_named(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log.csv", [1.0])
-    with pytest.raises(ValueError, match=r"log\.csv has no values of 'train/empty'.*it has.*train/loss"):
+    with pytest.raises(ValueError, match=r"log\.csv: has no values of 'train/empty'.*it has.*train/loss"):
         plot_learning_curve(log, metric="train/empty")
     with pytest.raises(ValueError, match=r"could not read the log .*none\.csv"):
         plot_learning_curve(tmp_path / "none.csv")

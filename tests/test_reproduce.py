@@ -143,7 +143,7 @@ def test_only_whole_units_count_and_the_last_of_equal_ones(tmp_path: Path) -> No
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"other\.csv is no results file: its columns are \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"other\.csv: is no results file: its columns are \['a', 'b'\]"):
         read_results(path)
 
 

@@ -158,8 +158,9 @@ def extract(
         if task is not None and task.is_maze and task.goal is not None:
             error = pipeline.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
             rows.append(plain_row("reward", "goal_error_cells", error))
-        card = {**({} if task is None else task.to_card()), "base": zoo.hub.with_revision(base), "expert": zoo.hub.with_revision(expert), "seed": seed,
-                "recipe": values.get("name"), "version": __version__}
+        pair = {"base": zoo.hub.with_revision(base), "expert": zoo.hub.with_revision(expert)}
+        card = {**({} if task is None else task.to_card()), **pair, "seed": seed, "recipe": values.get("name"),
+                "version": __version__}  # fmt: skip
         reward.save(out / "reward.zip", card=card)
         clear(out, (RESULTS_FILE,))  # those of the reward that was there
         finish(rows, out)

@@ -49,7 +49,7 @@ def open_hdf5(path: Path, damaged: str = "is not a readable HDF5 file") -> Itera
     """
     size = regular_size(path)
     try:
-        with _no_plugins(), h5py.File(path, "r") as file:
+        with _no_plugins(), h5py.File(path, "r", locking=False) as file:
             yield Hdf5File(path, file, size)
     except FileFault:
         raise
