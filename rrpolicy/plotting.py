@@ -18,6 +18,7 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.faults import FileFault
 from rrpolicy.common.files import appearing
+from rrpolicy.common.messages import printable
 from rrpolicy.common.tables import read_table
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
@@ -316,7 +317,7 @@ def _read_progress(source: Path, metric: str) -> tuple[Array, Array]:
     try:
         heading, *lines = read_table(file) or [[]]
     except OSError as error:
-        raise FileFault(file, f"could not read the log: {error}") from None
+        raise ValueError(f"could not read the log {printable(str(file), 200)}: {printable(error)}") from None
     rows = [dict(zip(heading, line, strict=False)) for line in lines]
     filled = [row for row in rows if row.get(metric) and row.get(STEP_COLUMN)]
     if not filled:
