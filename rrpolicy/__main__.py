@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ def main() -> None:
     Run the program and exit. Nothing has been begun while it is being loaded, so a signal ends it then and there; once
     a command runs, signals are raised in it, and when it is done they come too late.
     """
+    threading.excepthook = _report
     heeded = [number for number in NUMBERS if signal.getsignal(number) != signal.SIG_IGN]
     for number in heeded:
         signal.signal(number, _leave)
@@ -21,6 +23,12 @@ def main() -> None:
     finally:
         for number in heeded:
             signal.signal(number, signal.SIG_IGN)
+
+
+def _report(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, whose fault is raised again, and told, where its log is used next."""
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
 
 
 def _leave(number: int, frame: Any) -> NoReturn:

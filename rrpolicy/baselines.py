@@ -16,7 +16,7 @@ import torch
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger, SummaryWriter, configure
+from stable_baselines3.common.logger import KVWriter, Logger, SummaryWriter, make_output_format
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
@@ -24,6 +24,7 @@ from tqdm.auto import tqdm, trange
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.learner import MaybeCallback, as_callbacks
+from rrpolicy.common.progress import ProgressLog
 from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.common.weights import check_layers
@@ -142,10 +143,13 @@ def train_on_reward(
 
 
 def _logger(folder: Path) -> Logger:
-    """CSV and, where tensorboard is installed, its events."""
-    for old in folder.glob("events.out.tfevents.*"):  # TensorBoard would show both runs as one
-        old.unlink()
-    return configure(str(folder), ["csv", *(["tensorboard"] if SummaryWriter is not None else [])])
+    """CSV and, where tensorboard is installed, its events; those of an earlier run are removed."""
+    for old in (*folder.glob("events.out.tfevents.*"), folder / "progress.csv"):
+        old.unlink(missing_ok=True)  # TensorBoard would show both runs as one
+    outputs: list[KVWriter] = [ProgressLog(folder / "progress.csv")]
+    if SummaryWriter is not None:
+        outputs.append(make_output_format("tensorboard", str(folder)))
+    return Logger(str(folder), outputs)
 
 
 def paying(

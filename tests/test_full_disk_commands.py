@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fuzz.programs import JOBS, MORE, Forked, content, leftovers, prepare
 from PIL import Image
 from small import make_agent
 
+from rrpolicy import __main__ as entry
 from rrpolicy import baselines, zoo
 from rrpolicy.common import folders
 from rrpolicy.common.files import appearing, naming, write_text
@@ -25,7 +27,9 @@ ALL = {job.name: job for job in (*JOBS, *MORE)}
 FULL = ("File too large", "No space left on device", "bytes are free, wanted")
 LIMITED = ["plot learning-curve", "images record", "images extract --resume", "images sample", "images audit",
            "images score", "collect --from-training"]  # fmt: skip
-IN_MAZES = ["train", "extract", "record-video", "plot heat-map", "enjoy --out", "demo"]  # write temporary files, too
+IN_MAZES = [  # where the environment writes temporary files, too
+    "train", "extract", "record-video", "plot heat-map", "enjoy --out", "demo", "train-on-reward",
+]  # fmt: skip
 REPLACE = ["extract", "record-video", "images sample"]
 
 
@@ -69,7 +73,14 @@ def test_a_command_that_can_write_nothing_says_so(name: str, world: Path, tmp_pa
 def test_wherever_it_runs(name: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", full)
     check_refused(name, world, tmp_path / "new" / "out", limit=None)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "tfevents" not in path.name]
+
+
+def test_a_thread_that_cannot_write_leaves_it_to_others_to_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    entry._report(threading.ExceptHookArgs((OSError, OSError(errno.ENOSPC, "full"), None, None)))
+    assert capsys.readouterr().err == ""
+    entry._report(threading.ExceptHookArgs((ValueError, ValueError("a bug"), None, None)))
+    assert "ValueError: a bug" in capsys.readouterr().err
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:

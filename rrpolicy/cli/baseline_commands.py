@@ -17,6 +17,7 @@ from rrpolicy import zoo
 from rrpolicy.baselines import evaluate_trained, train_on_reward
 from rrpolicy.cli import options
 from rrpolicy.cli.options import finish, label, task_of
+from rrpolicy.common.files import naming
 from rrpolicy.common.folders import sole_use
 from rrpolicy.evaluation import Evaluation, Row, result_row
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
@@ -110,10 +111,11 @@ class _Comparison:
         return rows
 
     def _trained(self, source: RelativeReward | None, folder: Path) -> BaseAlgorithm:
-        return train_on_reward(
-            source, self.task.maze, self.task.goal, self.algorithm, self.total_timesteps, self.seed,
-            out=folder, progress_bar=self.progress,
-        )  # fmt: skip
+        with naming(folder, folder):
+            return train_on_reward(
+                source, self.task.maze, self.task.goal, self.algorithm, self.total_timesteps, self.seed,
+                out=folder, progress_bar=self.progress,
+            )  # fmt: skip
 
     def _make(self) -> gym.Env:
         return self.task.make(reward_type="dense")
