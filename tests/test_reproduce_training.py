@@ -84,7 +84,7 @@ def test_curves_are_kept_and_other_files_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     (tmp_path / "cut.csv").write_text(",".join(COLUMNS) + "\nPPO,true\n")
     for name in ("other.csv", "cut.csv", "nothing.csv"):
-        with pytest.raises(ValueError, match=f"{name} holds no learning curves"):
+        with pytest.raises(ValueError, match=f"{name}: holds no learning curves"):
             read_curves(tmp_path / name)
 
 

@@ -363,15 +363,15 @@ def _check_controller(controller: Any, arguments: Mapping[str, Any] | None, look
 
 
 def _check_columns(controller: Controller | None, layout: TrajectoryLayout) -> None:
-    """:raises ValueError: for a law whose columns are not those of the observation, the plan and the action"""
+    """:raises ValueError: for a law whose columns are not those of the observation, or not as many as actions"""
     if not isinstance(controller, PDController):
         return
     positions, columns = controller.position_columns, (*controller.position_columns, *controller.velocity_columns)
     if not all(0 <= column < layout.observation_dim for column in columns):
         raise ValueError(f"controller has the columns {columns}, wanted some of 0..{layout.observation_dim - 1}")
-    if not len(positions) == len(layout.columns) == layout.action_dim:
-        raise ValueError(f"controller turns {len(positions)} positions into as many actions, the plan has "
-                         f"{len(layout.columns)} columns and the environment {layout.action_dim} actions")  # fmt: skip
+    if len(positions) != layout.action_dim:
+        raise ValueError(f"controller has {len(positions)} positions, wanted one for each of {layout.action_dim} "
+                         "actions")  # fmt: skip
 
 
 def _checked(dataset: Any, total_timesteps: int | None) -> tuple[list[TrajectoryDataset], int]:

@@ -28,7 +28,7 @@ from rrpolicy.common.callbacks import MaybeCallback, StepProgressBar, as_callbac
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
 from rrpolicy.common.schema import native, plain
-from rrpolicy.common.weights import check_weights, moments, set_generator_state, set_moments
+from rrpolicy.common.weights import check_alike, check_weights, moments, set_generator_state, set_moments
 
 LearningRate = float | Callable[[float], float]
 Module = TypeVar("Module", bound=nn.Module)
@@ -341,9 +341,9 @@ class Learner(ABC, Generic[Module]):
         """
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
-            build = partial(cls._module_of, archive.config, archive.tensors, **kwargs)
-            for group in ("averaged", "weights"):
-                check_weights(build, archive.tensors.get(group, archive.tensors["averaged"]))
+            averaged = archive.tensors["averaged"]
+            check_weights(partial(cls._module_of, archive.config, archive.tensors, **kwargs), averaged)
+            check_alike(archive.tensors.get("weights", averaged), averaged)
             learner = cls._from_config(archive.config, archive.tensors, **kwargs)
             learner._restore(archive.config, archive.tensors)
         learner.device = _cpu(device)

@@ -31,9 +31,17 @@ def check_weights(build: Callable[[], nn.Module | None], stored: Mapping[str, Te
     """
     with torch.device("meta"):
         network = build()
-    if network is None:
-        return
-    wanted = network.state_dict()
+    if network is not None:
+        check_alike(stored, network.state_dict())
+
+
+def check_alike(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """
+    Refuse a state dictionary that has other names, shapes or kinds of numbers than another one.
+
+    :param wanted: may be on the meta device
+    :raises RuntimeError: as :func:`check_weights`
+    """
     for name in [*wanted, *(name for name in stored if name not in wanted)]:
         mine, theirs = wanted.get(name), stored.get(name)
         if mine is None or theirs is None:

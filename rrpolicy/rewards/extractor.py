@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import native
 from rrpolicy.common.weights import set_generator_state
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -137,8 +138,6 @@ class RewardExtractor(Learner[RelativeReward]):
     def reward(self) -> RelativeReward:
         """The extracted reward (averaged weights)."""
         return self.averaged
-
-    # ------------------------------------------------------------------ learning
 
     def learn(
         self,
@@ -364,6 +363,8 @@ class RewardExtractor(Learner[RelativeReward]):
         return self._units if self._buffer_state is None else {"buffer": self._buffer_state, **self._units}
 
     def _set_random_state(self, state: Mapping[str, Tensor]) -> None:
+        if set(state) - {"generator", "buffer", *UNITS} or ("buffer" in state and UNITS[0] not in state):
+            raise ValueError(f"the random state holds {printable(sorted(state))}, wanted a buffer and {UNITS}")
         self._buffer_state = state.get("buffer")
         if self._buffer_state is not None:
             set_generator_state(torch.Generator(), self._buffer_state)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import h5py
@@ -211,8 +212,8 @@ def in_zoo(ask: Callable[[], Any]) -> Callable[[Path], Any]:
     """A loader that looks names up in the zoo that the case's folder is."""
 
     def load(folder: Path) -> Any:
-        os.environ[zoo.FOLDER_VARIABLE] = str(folder)
-        return ask()
+        with mock.patch.dict(os.environ, {zoo.FOLDER_VARIABLE: str(folder)}):
+            return ask()
 
     return load
 
@@ -223,11 +224,8 @@ def zoo_load() -> Target:
 
 
 def zoo_card() -> Target:
-    def used(cards: Any) -> None:
-        zoo.table()
-
-    ask = in_zoo(lambda: (zoo.info(ENTRY), zoo.entries()))
-    return Target("zoo-card", zoo_files(), {f"agents/{ENTRY}/card.json": text(json_file)}, ask, used)
+    ask = in_zoo(lambda: (zoo.info(ENTRY), zoo.entries(), zoo.table()))
+    return Target("zoo-card", zoo_files(), {f"agents/{ENTRY}/card.json": text(json_file)}, ask, lambda cards: None)
 
 
 def recipe() -> Target:
