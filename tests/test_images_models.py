@@ -278,3 +278,39 @@ def test_index_of_the_folder_is_not_trusted(tmp_path: Path) -> None:
     write_ddpm(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Evil", "unet": ["os", "system"]}))
     assert UNetScoreModel.from_pretrained(tmp_path).event_shape == (1, 8, 8)
+
+
+# ---------------------------------------------------------------------- folders of strangers
+
+
+def _changed(name: str, **values: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_changed("unet/config.json", block_out_channels=[16_384, 16_384]), "unet: .*bytes of weights or more"),
+        (_changed("unet/config.json", layers_per_block=10**6), "layers_per_block is 1000000, at most 256"),
+        (_changed("unet/config.json", sample_size=10**9), "sample_size is 1000000000, at most"),
+        (_changed("unet/config.json", block_out_channels=[8] * 1000), "has 1000 entries, at most 256"),
+        (_changed("unet/config.json", norm_num_groups=0), "is no configuration of a UNet2DModel"),
+        (_changed("scheduler/scheduler_config.json", num_train_timesteps=10**9), "scheduler: .*at most 10000 is read"),
+        (_changed("scheduler/scheduler_config.json", trained_betas=[0.1] * 10_001), "trained_betas has 10001 entries"),
+        (_write("unet/config.json", "[" * 10**5), "unet: .*levels deep"),
+        (_write("rrpolicy.json", '{"codec": {"kind": "pixels", "shape": [1, 8, 8], "path": "/"}}'), "path: Extra"),
+    ],
+)
+def test_configurations_of_strangers_are_compared_with_their_weights(
+    damage: Callable[[Path], Any], message: str, tmp_path: Path
+) -> None:
+    folder = write_ddpm(tmp_path / "model")
+    UNetScoreModel.from_pretrained(folder)
+    damage(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        UNetScoreModel.from_pretrained(folder)
+    assert str(folder) in str(caught.value) and len(str(caught.value)) <= 300 and str(caught.value).isprintable()
