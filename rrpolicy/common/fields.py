@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -20,8 +21,16 @@ NotNegative = Annotated[float, Field(ge=0, le=1e38)]
 Number = Annotated[float, Field(ge=-1e38, le=1e38)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,99}$")]
 Text = Annotated[str, Field(max_length=1000)]
-# never "module:Env-v0", which gymnasium would import
-EnvId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+([./-][A-Za-z0-9_]+)*$", max_length=100)]
+
+
+def _registered_form(value: str) -> str:
+    """Never ``module:Env-v0``, which gymnasium would import."""
+    if not re.fullmatch(r"[A-Za-z0-9_]+([./-][A-Za-z0-9_]+)*", value) or len(value) > 100:
+        raise ValueError("an environment is named by its registered id, such as Hopper-v5, without a module")
+    return value
+
+
+EnvId = Annotated[str, AfterValidator(_registered_form)]
 Widths = Annotated[list[Size], Field(max_length=16)]
 Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=1, max_length=4)]
 Columns = Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(max_length=2**16)]

@@ -47,7 +47,8 @@ def checked(schema: type[Model], values: Any, what: str, max_depth: int = MAX_DE
         first = error.errors(include_url=False, include_context=False)[0]
         place = printable(".".join(map(str, first["loc"])), 80)
         given = "" if first["type"] in ("missing", "extra_forbidden") else f", got {printable(first['input'], 60)}"
-        raise ValueError(f"{what}: {place}: {printable(first['msg'], 120)}{given}") from None
+        fault = printable(first["msg"].removeprefix("Value error, "), 120)
+        raise ValueError(f"{what}: {place}: {fault}{given}") from None
 
 
 def check_depth(values: Any, what: str, max_depth: int = MAX_DEPTH) -> None:
