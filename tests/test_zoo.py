@@ -170,6 +170,12 @@ def test_a_hub_name_tells_its_revision_and_gets_it_where_it_does_not(
             zoo.find(name)
 
 
+@pytest.mark.parametrize("name", ["", "a" * 5000, "a/" * 3000])
+def test_names_that_are_none_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="the name of an archive has"):
+        zoo.load(name)
+
+
 # ---------------------------------------------------------------------- recipes, cards, table
 
 

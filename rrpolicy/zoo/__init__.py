@@ -30,6 +30,7 @@ Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | ImageDiffusion | Imag
 
 FOLDER_VARIABLE = "RRPOLICY_ZOO"
 CARD = "card.json"
+MAX_NAME = 1024  # characters of a zoo name or a path
 MAX_RECIPE_BYTES = 2**14  # keys of many parts take memory that grows with the square of their number
 HUB_PREFIX = hub.PREFIX
 _KINDS: tuple[type[Loaded], ...] = (
@@ -97,6 +98,8 @@ def find(name: str | os.PathLike[str]) -> Path:
     :param name: as in :func:`load`
     """
     text = os.fspath(name)
+    if not 0 < len(text) <= MAX_NAME:
+        raise ValueError(f"the name of an archive has {len(text)} characters, wanted 1 to {MAX_NAME}")
     if text.startswith(HUB_PREFIX):
         return hub.download(text)
     path = Path(text)
@@ -157,7 +160,7 @@ def recipe(name: str, default: Mapping[str, Any] | None = None) -> Mapping[str, 
             return values
     if default is not None:
         return default
-    raise ValueError(f"no recipe for {name!r}, there are {', '.join(known) or 'none'}")
+    raise ValueError(f"no recipe for {printable(name)!r}, there are {', '.join(known) or 'none'}")
 
 
 def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
