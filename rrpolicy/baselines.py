@@ -294,6 +294,8 @@ def load_trained(path: str | Path) -> BasePolicy:
         (observation_dim,), (action_dim,) = archive.config["dims"]
         bounds = archive.config.get("action_space")  # older archives are of actions in [-1, 1]
         spaces = _spaces(observation_dim, action_dim, None if bounds is None else box_from_dict(bounds))
+        if archive.config["algorithm"] == "SAC" and not spaces[1].is_bounded():
+            raise ValueError(f"actions of SAC are scaled to their bounds, the action space is {spaces[1]}")
         net_arch, stored = archive.config["net_arch"], archive.tensors["policy"]
         parts = net_arch if isinstance(net_arch, Mapping) else {"pi": net_arch}
         for part, widths in parts.items():

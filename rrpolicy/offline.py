@@ -161,6 +161,8 @@ def load_offline(path: str | Path) -> Actor:
         (observation_dim,), (action_dim,) = archive.config["dims"]
         bounds = archive.config.get("action_space")  # older archives are of actions in [-1, 1]
         box = None if bounds is None else box_from_dict(bounds)
+        if box is not None and not box.is_bounded():
+            raise ValueError(f"actions are scaled to their bounds, the action space is {box}")
         check_layers([observation_dim, *archive.config["net_arch"], action_dim], archive.tensors["policy"])
         actor = _blank(observation_dim, action_dim, list(archive.config["net_arch"]), box)
         actor.load_state_dict(archive.tensors["policy"])

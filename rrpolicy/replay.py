@@ -26,6 +26,7 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.reference_scores import is_registered, normalized_score, reference_score
 
 KIND = "replay-training"
+LARGEST = 1e9  # observation or reward of a replay buffer; squares of larger ones are not finite in single precision
 MAX_LOG_ENTROPY = 80.0  # beyond it the coefficient is not a finite number in single precision
 WINDOW_EPISODES = 10  # whose mean return counts as what the policy reaches
 DEFAULTS: dict[str, Any] = {  # of SAC's arguments
@@ -221,6 +222,9 @@ class ReplayTraining:
             if values.shape != (wanted := (n, *getattr(self._buffer, name).shape[1:])):
                 raise ValueError(f"the replay buffer does not have the {n} rows of num_timesteps: {name} has shape "
                                  f"{values.shape}, wanted {wanted}")  # fmt: skip
+            bound = 1.0 if name in ("actions", "dones", "timeouts") else LARGEST
+            if not (np.abs(values) <= bound + 1e-4).all():
+                raise ValueError(f"the replay buffer's {name} reach beyond ±{bound:g}")
         self._make_room(n, arrays)
         if n:  # a time limit, as far as learning is concerned: the value of what would have followed counts
             self._buffer.timeouts[n - 1] = np.maximum(self._buffer.timeouts[n - 1], 1 - self._buffer.dones[n - 1])
