@@ -4,6 +4,7 @@ A file appears under its name only when it is complete."""
 from __future__ import annotations
 
 import inspect
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ from rrpolicy.envs.scene import SceneRenderer
 from rrpolicy.evaluation import MAX_EPISODE_STEPS, make_env, stack_observations, success_in
 
 Renderer = Literal["maze drawing", "scene drawing", "environment"]
+LEAST_ROOM = 2**14  # bytes; with less of them free a disk counts as full
 ENCODING = [
     "-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "veryfast", "-crf", "20", "-movflags", "+faststart",
 ]
@@ -336,7 +338,7 @@ class _Encoder:
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us, who stop it
         )  # fmt: skip
-        self._said = b""
+        self._folder, self._said = path.parent, b""
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -380,4 +382,6 @@ class _Encoder:
 
     def _fault(self) -> str:
         self._listener.join()
-        return f"the video cannot be written: {self._said.decode(errors='replace').strip() or 'ffmpeg has failed'}"
+        said = self._said.decode(errors="replace").strip() or "ffmpeg has failed"
+        full = self._folder.is_dir() and shutil.disk_usage(self._folder).free < LEAST_ROOM  # which need not be its words
+        return f"the video cannot be written: {'No space left on device, ' if full else ''}{said}"

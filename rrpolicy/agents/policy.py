@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.agents.inverse_dynamics import InverseDynamics
+from rrpolicy.common.fields import LayoutFields
 from rrpolicy.common.kinds import check_network
+from rrpolicy.common.schema import checked
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.networks import NETWORKS
@@ -58,6 +60,7 @@ class DiffusionPolicy(nn.Module):
         if layout.plan_actions:
             weight[0, layout.action_slice] *= first_action_weight
         self.register_buffer("loss_weight", weight / weight.mean(), persistent=False)
+        checked(LayoutFields, layout.to_dict(), "layout")  # no larger than what an archive may hold
         check_network(policy_kwargs or {}, "policy_kwargs")
         check_network(inverse_dynamics or {}, "controller_kwargs")
         try:

@@ -133,7 +133,10 @@ class ImageJudge(Learner[nn.Module]):
         :raises ValueError: for images of another shape
         """
         pixels = self.codec.encode(images)
-        return torch.cat([self.averaged(part).softmax(dim=1) for part in pixels.split(CHUNK)]).numpy()
+        found = torch.cat([self.averaged(part).softmax(dim=1) for part in pixels.split(CHUNK)])
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError("the probabilities hold NaN: the weights are beyond what can be computed with")
+        return found.numpy()
 
     def predict(self, images: Any) -> Array:
         """The likeliest class of each image: (n,) indices of ``class_names``."""

@@ -166,7 +166,8 @@ def load_part(kind: Any, name: str | Path, part: str | None, dtype: torch.dtype 
         options["subfolder"] = part
     try:
         check_folder(kind, Path(name) / (part or ""))
-        return kind.from_pretrained(str(name), **options)
+        loaded = kind.from_pretrained(str(name), **options)
+        return loaded if dtype is None else loaded.to(as_dtype(dtype))  # weights may be stored in several precisions
     except Exception as error:  # neither library documents what a damaged folder raises
         where = str(name) if part is None else f"{name}/{part}"
         raise ValueError(at(where, f"could not be read as a {kind.__name__}: {_first_line(error)}")) from error

@@ -37,7 +37,7 @@ def read_map(path: Path, unit: Unit) -> RewardMap:
     try:
         content = io.BytesIO(read_small(path, MAX_BYTES))
         with np.load(content, allow_pickle=False) as kept:
-            grid, maximum = kept["grid"].astype(np.float64), kept["maximum"]
+            grid, maximum = (np.asarray(kept[name], dtype=np.float64) for name in ("grid", "maximum"))
     except Exception as error:  # NumPy and the zip format raise what damage makes of them
         raise FileFault(path, f"is no map: {error}") from None
     if grid.ndim != 2 or maximum.shape != (2,) or not np.isfinite(maximum).all() or np.isposinf(grid).any():
