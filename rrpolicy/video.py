@@ -383,5 +383,5 @@ class _Encoder:
     def _fault(self) -> str:
         self._listener.join()
         said = self._said.decode(errors="replace").strip() or "ffmpeg has failed"
-        full = self._folder.is_dir() and shutil.disk_usage(self._folder).free < LEAST_ROOM  # which need not be its words
+        full = self._folder.is_dir() and shutil.disk_usage(self._folder).free < LEAST_ROOM
         return f"the video cannot be written: {'No space left on device, ' if full else ''}{said}"

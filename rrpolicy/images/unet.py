@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rrpolicy.common.kinds import CodecFields
 from rrpolicy.common.messages import at
@@ -167,7 +167,8 @@ def load_part(kind: Any, name: str | Path, part: str | None, dtype: torch.dtype 
     try:
         check_folder(kind, Path(name) / (part or ""))
         loaded = kind.from_pretrained(str(name), **options)
-        return loaded if dtype is None else loaded.to(as_dtype(dtype))  # weights may be stored in several precisions
+        # weights may be stored in several precisions; diffusers' own method would write to stderr
+        return loaded if dtype is None else nn.Module.to(loaded, as_dtype(dtype))
     except Exception as error:  # neither library documents what a damaged folder raises
         where = str(name) if part is None else f"{name}/{part}"
         raise ValueError(at(where, f"could not be read as a {kind.__name__}: {_first_line(error)}")) from error
