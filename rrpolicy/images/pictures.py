@@ -3,14 +3,17 @@ justify, and whatever the decoders raise becomes one error that names the file."
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
 from PIL import Image
 
 from rrpolicy.common.faults import FileFault, regular_size
+from rrpolicy.common.schema import read_small
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+MAX_BYTES = 2**28
 FREE_PIXELS = 12 * 2**20  # of a picture in a file of up to 1 MiB
 _PIXELS_PER_BYTE = 16  # beyond
 _MOST_SCANS = 32  # of a JPEG; each goes over the whole picture, and encoders make about ten
@@ -26,12 +29,13 @@ def read_picture(path: Path, mode: str) -> Image.Image:
     :raises FileNotFoundError: when there is no such file
     :raises ValueError: for what is no picture, damaged, or larger than such a file may be, naming it
     """
-    size = regular_size(path)
+    regular_size(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about oddities that decoders can live with
-            with Image.open(path, formats=FORMATS) as picture:
-                _check(path, picture, size)
+            content = read_small(path, MAX_BYTES)  # decoders may ask for more than the file has, but get no more
+            with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+                _check(path, picture, content)
                 picture.load()
                 return picture if picture.mode == mode else picture.convert(mode)
     except FileFault:
@@ -40,11 +44,12 @@ def read_picture(path: Path, mode: str) -> Image.Image:
         raise FileFault(path, f"is not a picture that can be read: {str(error) or type(error).__name__}") from error
 
 
-def _check(path: Path, picture: Image.Image, size: int) -> None:
+def _check(path: Path, picture: Image.Image, content: bytes) -> None:
     """Refuse what would take too long to decode, by what its header says."""
+    size = len(content)
     most = FREE_PIXELS + _PIXELS_PER_BYTE * max(size - 2**20, 0)
     if picture.width * picture.height > most:
         raise FileFault(path, f"has {picture.width}×{picture.height} pixels in {size} bytes, wanted at most {most} "
                               "pixels in a file of this size")
-    if picture.format in ("JPEG", "MPO") and path.read_bytes().count(_SCAN) > _MOST_SCANS:
+    if picture.format in ("JPEG", "MPO") and content.count(_SCAN) > _MOST_SCANS:
         raise FileFault(path, f"is a JPEG of more than {_MOST_SCANS} scans")
