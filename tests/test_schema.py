@@ -115,6 +115,7 @@ def test_every_kind_has_a_schema() -> None:
         ("planning.clip", 0),
         ("planning.n_candidates", 10**9),
         ("controller", {"kp": 1.0}),
+        ("training.batch_size", 2**21),
         ("observation_space.dtype", "object"),
         ("num_timesteps", -1),
         ("env", "evil:Env-v0"),
@@ -130,6 +131,18 @@ def test_an_agent_says_nothing_else(place: str, value: Any, tmp_path: Path) -> N
         target = target[folder]
     target[name] = value
     with pytest.raises(ValueError, match=place):
+        check_config("agent", config)
+
+
+@pytest.mark.parametrize("change", [("planning", "n_candidates", 2**14), ("training", "batch_size", 2**20)])
+def test_sizes_are_bounded_together(change: tuple[str, str, int], tmp_path: Path) -> None:
+    section, name, value = change
+    make_agent().save(tmp_path / "agent")
+    config = copy.deepcopy(read_archive(tmp_path / "agent").config)
+    config["layout"]["horizon"] = 2**14
+    check_config("agent", config)
+    config[section][name] = value
+    with pytest.raises(ValueError, match=f"{name} {value} with windows of {2**14 * 6} numbers"):
         check_config("agent", config)
 
 

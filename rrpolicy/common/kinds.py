@@ -6,9 +6,9 @@ Each reader and each writer of an archive goes through :func:`check_config` and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from rrpolicy.common.fields import (
     BoxFields,
@@ -36,6 +36,8 @@ from rrpolicy.common.fields import (
     bounded_event,
 )
 from rrpolicy.common.schema import Fields, check_depth, checked, plain
+
+MAX_NUMBERS = 2**25  # of a batch of windows
 
 
 class LearnerFields(Fields):
@@ -65,6 +67,15 @@ class AgentFields(LearnerFields):
     action_space: BoxFields
     policy_kwargs: NetworkFields
     training: AgentTrainingFields
+
+    @model_validator(mode="after")
+    def _bounded_together(self) -> Self:
+        """What is in memory at once when it acts and when it learns."""
+        window = self.layout.horizon * (self.layout.observation_dim + self.layout.action_dim)
+        for name, count in (("n_candidates", self.planning.n_candidates), ("batch_size", self.training.batch_size)):
+            if count * window > MAX_NUMBERS:
+                raise ValueError(f"{name} {count} with windows of {window} numbers is more than {MAX_NUMBERS} numbers")
+        return self
 
 
 class RewardFields(Fields):
@@ -97,9 +108,9 @@ class ExtractorTrainingFields(TrainingFields):
     buffer_size: Annotated[int, Field(ge=1, le=2**24)]
     n_epochs: Annotated[int, Field(ge=1, le=2**20)]
     value_coef: NotNegative
-    n_value_draws: Annotated[int, Field(ge=0, le=2**14)]
+    n_value_draws: Annotated[int, Field(ge=0, le=256)]
     value_units: bool = False
-    n_step_rows: Annotated[int, Field(ge=1, le=2**14)]
+    n_step_rows: Annotated[int, Field(ge=1, le=1024)]
     row_weighting: bool = True
     first_action_weight: Positive = 1.0
 
@@ -288,11 +299,14 @@ class RowFields(Fields):
     n: Count
 
 
+EntryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./+ -]{0,199}$")]
+
+
 class CardFields(PlaceFields):
-    """What an archive or an entry of the zoo tells of itself; further facts may be any JSON values."""
+    """What an archive tells of itself; further facts may be any JSON values."""
 
     kind: Name | None = None
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./+ -]{0,199}$")] | None = None
+    name: EntryName | None = None
     version: Name | None = None
     bytes: Count | None = None
     cpu_seconds: NotNegative | None = None
@@ -301,6 +315,15 @@ class CardFields(PlaceFields):
     picture: Name | None = None
     unwanted: Annotated[list[Text], Field(max_length=2**14)] | None = None
     results: Annotated[list[RowFields], Field(max_length=10_000)] | None = None
+
+
+class EntryFields(CardFields):
+    """What an entry of the zoo tells of itself."""
+
+    kind: Name
+    name: EntryName
+    bytes: Count
+    results: Annotated[list[RowFields], Field(max_length=10_000)]
 
 
 def check_network(arguments: Mapping[str, Any], what: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.common.archive import read_archive
-from rrpolicy.common.kinds import CardFields
+from rrpolicy.common.kinds import EntryFields
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import check_depth, checked, from_json, read_small
 from rrpolicy.images.judge import ImageJudge
@@ -318,7 +318,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         values = from_json(read_small(path))
         if not isinstance(values, dict) or not wanted <= set(values):
             raise ValueError(f"wanted a JSON object with {sorted(wanted)}")
-        checked(CardFields, values, path.name)
+        checked(EntryFields, values, path.name)
     except (OSError, ValueError) as error:
         raise ValueError(at(path, f"not a card: {error}")) from error
     return values
