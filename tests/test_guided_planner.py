@@ -16,6 +16,8 @@ from stable_baselines3.common.monitor import Monitor
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward
 from rrpolicy.common.archive import read_archive
+from rrpolicy.diffusion.analytic import GaussianMixtureModel
+from rrpolicy.rewards.guidance import guided_samples
 
 OBSERVATIONS = DATASET.observations[::17][:6]
 
@@ -64,7 +66,7 @@ def test_guidance_raises_the_reward_of_plans(kind: str) -> None:
     reward = rightward(agent)
     t = torch.zeros(6, dtype=torch.int64)
     rho = [
-        reward(torch.as_tensor(plans_of(GuidedPlanner(agent, reward, scale=scale))), t)
+        reward(torch.as_tensor(plans_of(GuidedPlanner(agent, reward, scale=scale, max_shift=0.5))), t)
         for scale in (0.0, 0.5, 1.0)
     ]
     assert (rho[0] < rho[1]).all() and (rho[1] < rho[2]).all()
@@ -86,6 +88,70 @@ def test_no_step_is_longer_than_max_shift() -> None:
         for scale in (0.0, 1e6)
     ]
     assert abs(plans[1] - plans[0]).max() == pytest.approx(0.25, rel=1e-2)
+
+
+class Exact(RelativeReward):
+    """The gradient of the exact log density ratio of two models."""
+
+    models: tuple[GaussianMixtureModel, GaussianMixtureModel]
+
+    def gradient(self, x_t: torch.Tensor, t: torch.Tensor, head: object = None) -> torch.Tensor:
+        base, expert = self.models
+        difference = (base.eps(x_t, t) - expert.eps(x_t, t)) / self.process.levels(x_t, t)[1]
+        return torch.where(self.pinned, 0.0, difference)
+
+
+def two_modes() -> tuple[DiffusionAgent, DiffusionAgent, Exact]:
+    """Agents whose first action is .8 or -.8, rarely or nearly always the former, and their exact ρ."""
+    agents = [make_agent(n_sampling_steps=5) for _ in range(2)]
+    means = torch.zeros(2, *agents[0].event_shape)
+    means[0, :, 0], means[1, :, 0] = 0.8, -0.8
+    base, expert = (GaussianMixtureModel(means, 0.02, torch.tensor([share, 1 - share]), agents[0].process)
+                    for share in (0.06, 0.93))  # fmt: skip
+    for agent, model in zip(agents, (base, expert), strict=True):
+        agent.averaged.eps = model.eps  # type: ignore[method-assign]
+    reward = Exact.for_model(agents[0], window_kwargs=NARROW, step_kwargs=NARROW)
+    reward.models = base, expert
+    return agents[0], agents[1], reward
+
+
+def share_of_the_mode(agent: Any) -> float:
+    actions = agent.predict(np.repeat(OBSERVATIONS[:1], 2000, axis=0))[0]
+    return float((actions[:, 0] > 0).mean())
+
+
+def test_an_exact_reward_acts_as_the_expert_by_default() -> None:
+    base, expert, reward = two_modes()
+    planner = GuidedPlanner(base, reward)
+    assert share_of_the_mode(base) < 0.2 < 0.8 < share_of_the_mode(expert)
+    assert share_of_the_mode(planner) == pytest.approx(share_of_the_mode(expert), abs=0.1)
+    assert planner.share_bound == 0
+
+
+def test_the_planner_tells_how_often_guidance_was_bound() -> None:
+    base, expert, reward = two_modes()
+    bound = GuidedPlanner(base, reward, max_shift=0.02)
+    assert bound.share_bound == 0  # no plan yet
+    assert share_of_the_mode(bound) < share_of_the_mode(expert) - 0.2
+    assert 0.01 < bound.share_bound < 1
+    loose = GuidedPlanner(base, reward, max_shift=1e6)
+    share_of_the_mode(loose)
+    assert loose.share_bound == 0 == bound.with_planning(n_sampling_steps=2).share_bound
+
+
+def test_all_free_entries_may_be_bound() -> None:
+    agent = make_agent(observation_columns=(0,), clip=None)
+    planner = GuidedPlanner(agent, rightward(agent), scale=1e6, max_shift=0.25)
+    planner.plan(OBSERVATIONS)
+    free = int((~agent.pinned).sum())
+    assert planner.share_bound == pytest.approx(agent.layout.horizon / free)  # of the first action, in every row
+
+
+def test_guided_samples_of_an_exact_reward_are_the_expert_s() -> None:
+    base, _, reward = two_modes()
+    clean = torch.zeros(2000, *base.event_shape)
+    drawn = guided_samples(base, reward, clean, generator=torch.Generator().manual_seed(0))
+    assert float((drawn[:, 1, 0] > 0).float().mean()) > 0.8
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -143,6 +143,14 @@ def test_a_discriminator_may_be_steered_with_in_its_own_way(base: DiffusionAgent
     assert pipeline.steer(base, pipeline.extract(base, base, [DATA], RECIPE).reward, recipe).scale == 1.0
 
 
+def test_a_recipe_that_names_no_bound_keeps_the_one_of_its_published_numbers(base: DiffusionAgent) -> None:
+    reward = pipeline.extract(base, base, [DATA], RECIPE).reward
+    assert "max_shift" not in RECIPE["steering"]
+    assert pipeline.steer(base, reward, RECIPE).max_shift == 0.5
+    assert pipeline.steer(base, reward, {**RECIPE, "steering": {"max_shift": 10.0}}).max_shift == 10.0
+    assert pipeline.steer(base, reward, RECIPE, max_shift=2.0).max_shift == 2.0
+
+
 def test_on_policy_rounds_go_on_from_the_extraction(base: DiffusionAgent) -> None:
     data, expert = [DATA, EXPERT_DATA], pipeline.train_expert(base, RECIPE, EXPERT_DATA)
     none, two = (pipeline.extract_on_policy(base, expert, data, RECIPE, 0, n_rounds) for n_rounds in (0, 2))

@@ -33,7 +33,9 @@ class GuidedPlanner(Planner):
     :param reward: ρ over the base's windows
     :param scale: guidance strength; 0 is the base
     :param n_candidates: plans per environment of which the one with the highest ρ is kept
-    :param max_shift: largest change of a normalised plan entry by guidance in one denoising step; None for no bound
+    :param max_shift: largest change of a normalised plan entry by guidance in one denoising step; None, the default,
+        for no bound, with which an exact ρ at scale 1 acts as the expert. A bound guards against gradients that leave
+        the data, at the price of modes that the base hardly knows; :attr:`share_bound` says how often it is reached
     :param n_action_steps: environment steps executed before planning again; None: the base's
     :param n_sampling_steps: denoising steps per plan; None: the base's
     :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``; None: the base's
@@ -53,7 +55,7 @@ class GuidedPlanner(Planner):
         n_sampling_steps: int | None = None,
         sampler: Solver | None = None,
         warm_start: int | None = None,
-        max_shift: float | None = 0.5,
+        max_shift: float | None = None,
     ) -> None:
         if not scale >= 0 or scale == float("inf"):
             raise ValueError(f"scale is {scale}, it must be finite and not negative")
@@ -80,6 +82,7 @@ class GuidedPlanner(Planner):
         self.planning = replace(agent.planning, **{name: value for name, value in wanted.items() if value is not None})
         self._check_planning()
         self._acting_generator = torch.Generator().manual_seed(0 if agent.seed is None else agent.seed)
+        self._n_steered, self._n_bound = 0, 0
 
     @property
     def normalizer(self) -> Normalizer:
@@ -89,10 +92,27 @@ class GuidedPlanner(Planner):
     def n_candidates(self) -> int:
         return self.planning.n_candidates
 
+    @property
+    def share_bound(self) -> float:
+        """
+        Share of the free plan entries whose guidance ``max_shift`` bound, over all denoising steps of all plans so far;
+        0 without a bound and before the first plan.
+        """
+        return self._n_bound / max(self._n_steered, 1)
+
+    def with_planning(self, **options: Any) -> Self:
+        other = super().with_planning(**options)
+        other._n_steered, other._n_bound = 0, 0
+        return other
+
     # ------------------------------------------------------------------ hooks
 
     def _denoiser(self) -> Denoiser:
-        return guided(self.agent.averaged.eps, self.reward, self.process, self.scale, self.max_shift)
+        return guided(self.agent.averaged.eps, self.reward, self.process, self.scale, self.max_shift, self._count_bound)
+
+    def _count_bound(self, bound: Tensor) -> None:
+        self._n_steered += len(bound) * int((~self.agent.pinned).sum())  # pinned entries are never changed
+        self._n_bound += int(bound.sum())
 
     def _value(self, plans: Tensor) -> Tensor:
         return self.reward(plans, torch.zeros(len(plans), dtype=torch.int64))

@@ -24,6 +24,8 @@ from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.maps import RewardMap, reward_map
 from rrpolicy.rewards.relative_reward import RelativeReward
 
+MAX_SHIFT = 0.5  # bound on guidance of the recipes that name none, with which their published numbers were made
+
 
 def collect_base(task: Task, recipe: Recipe, seed: int) -> TrajectoryDataset:
     """Demonstrations that wander between random goals of the task's maze."""
@@ -169,14 +171,15 @@ def discriminate(
 def steer(base: DiffusionAgent, reward: RelativeReward, recipe: Recipe, **overrides: Any) -> GuidedPlanner:
     """
     The base steered by a reward as the recipe's ``[steering]`` section says, or by a discriminator's as
-    ``[discriminator_steering]`` does where there is one.
+    ``[discriminator_steering]`` does where there is one. A section without ``max_shift`` has that of :data:`MAX_SHIFT`.
 
     :param overrides: arguments of ``GuidedPlanner`` that count more; None for none
     """
     own = f"{reward.source}_steering"
     name = own if own in recipe else "steering"
     given = {key: value for key, value in overrides.items() if value is not None}
-    return build(GuidedPlanner, name, **{**section(recipe, name), **given, "agent": base, "reward": reward})
+    arguments = {"max_shift": MAX_SHIFT, **section(recipe, name), **given}
+    return build(GuidedPlanner, name, **{**arguments, "agent": base, "reward": reward})
 
 
 def map_reward(

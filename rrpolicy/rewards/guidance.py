@@ -18,7 +18,12 @@ from rrpolicy.rewards.relative_reward import RelativeReward
 
 
 def guided(
-    denoiser: Denoiser, reward: RelativeReward, process: DiffusionProcess, scale: float, max_shift: float | None = None
+    denoiser: Denoiser,
+    reward: RelativeReward,
+    process: DiffusionProcess,
+    scale: float,
+    max_shift: float | None = None,
+    bound_at: Callable[[Tensor], None] | None = None,
 ) -> Denoiser:
     """
     Steer a denoiser with a reward.
@@ -28,6 +33,7 @@ def guided(
     :param process: noise levels of the base
     :param scale: strength; 0 is the base itself
     :param max_shift: largest change of an entry of the clean estimate in one step, normalised units; None for no bound
+    :param bound_at: told after each step where the bound was reached, bool (B, *event_shape); only with ``max_shift``
     :return: noise predictor of the steered model
     """
     if scale == 0:
@@ -38,6 +44,8 @@ def guided(
         change = scale * sigma * reward.gradient(x_t, t)
         if max_shift is not None:  # x̂0 moves by change · σ/α
             bound = max_shift * alpha / sigma
+            if bound_at is not None:
+                bound_at(change.abs() > bound)
             change = torch.minimum(torch.maximum(change, -bound), bound)
         return denoiser(x_t, t) - change
 
@@ -51,7 +59,7 @@ def guided_samples(
     clean: Tensor,
     n_sampling_steps: int = 5,
     scale: float = 1.0,
-    max_shift: float | None = 0.5,
+    max_shift: float | None = None,
     solver: Solver = "ddim",
     *,
     generator: torch.Generator,
@@ -61,6 +69,7 @@ def guided_samples(
     Events of the steered base, sampled from noise.
 
     :param clean: events (n, *event_shape) whose pinned entries are kept
+    :param max_shift: as in :func:`guided`; None, the default, for no bound
     :param generator: of the noise
     :param visit: told every x_t and its levels
     :return: clean events (n, *event_shape), normalised

@@ -87,7 +87,7 @@ def explained_when_guided(
     x0: Tensor,
     n_sampling_steps: int = 5,
     scale: float = 1.0,
-    max_shift: float | None = 0.5,
+    max_shift: float | None = None,
     seed: int = 0,
     solver: Solver = "ddim",
 ) -> dict[int, float]:
