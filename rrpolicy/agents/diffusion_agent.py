@@ -12,6 +12,14 @@ import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
+from rrpolicy.agents.checks import (
+    N_STARTS,
+    SpacesOnly,
+    check_columns,
+    check_controller,
+    checked_datasets,
+    checked_starts,
+)
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
@@ -28,7 +36,6 @@ from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller, PDController
 
 Env = gym.Env[Any, Any] | VecEnv
-N_STARTS = 1024  # first rows kept in the archive, so that the agent can be sampled without its dataset
 
 
 class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
@@ -118,7 +125,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self.policy_kwargs: dict[str, Any] = native(policy_kwargs or {})
         self.normalizer_mode = normalizer_mode
         self.padding = padding
-        _check_controller(controller, controller_kwargs, lookahead)
+        check_controller(controller, controller_kwargs, lookahead)
         self._given_controller = controller
         self.controller_kwargs: dict[str, Any] = native(controller_kwargs or {})
         self.controller: Controller | None = controller if isinstance(controller, PDController) else None
@@ -137,7 +144,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             n_sampling_steps, sampler, warm_start, clip, lookahead, n_candidates,
         )
         self._check_planning()
-        _check_columns(self.controller, self.layout)
+        check_columns(self.controller, self.layout)
         self._normalizer = normalizer
         self._starts = torch.zeros(1, self.layout.width)
         self._setup_model()
@@ -195,10 +202,10 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         :raises ValueError: when dataset and layout do not fit
         :raises FloatingPointError: when the loss is not finite, naming the step
         """
-        datasets, total_timesteps = _checked(dataset, total_timesteps)
+        datasets, total_timesteps = checked_datasets(dataset, total_timesteps)
         normalizer = self._normalizer
         if normalizer is None:
-            normalizer = Normalizer.fit(TrajectoryDataset.concatenate(datasets), mode=self.normalizer_mode)
+            normalizer = Normalizer.fit(datasets, mode=self.normalizer_mode)
         self._sampler = WindowSampler(datasets, self.layout, normalizer, padding=self.padding)
         if self.module.inverse_dynamics is not None:
             self._transitions = WindowSampler(datasets, self.module.inverse_dynamics.transition, normalizer)
@@ -317,7 +324,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             del training["learning_rate"]
         agent = cls(
             config["policy"],
-            _Spaces(box_from_dict(config["observation_space"]), box_from_dict(config["action_space"])),
+            SpacesOnly(box_from_dict(config["observation_space"]), box_from_dict(config["action_space"])),
             horizon=layout.horizon,
             stride=layout.stride,
             observation_columns=layout.observation_columns,
@@ -330,57 +337,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             **training,
         )
         agent.env = None
-        agent._starts = _checked_starts(tensors["starts"]["rows"], layout)
+        agent._starts = checked_starts(tensors["starts"]["rows"], layout)
         if env is not None:
             agent.set_env(env)
         return agent
-
-
-def _checked_starts(rows: Tensor, layout: TrajectoryLayout) -> Tensor:
-    """:raises ValueError: for first rows that are not rows of the layout"""
-    if rows.ndim != 2 or not 1 <= len(rows) <= N_STARTS or rows.shape[1] != layout.width or rows.dtype != torch.float32:
-        raise ValueError(f"starts are {rows.dtype} {tuple(rows.shape)}, wanted float32 (1..{N_STARTS}, {layout.width})")
-    return rows
-
-
-class _Spaces(gym.Env[Any, Any]):
-    """Stands in for the environment of a loaded agent: spaces and nothing else."""
-
-    def __init__(self, observation_space: gym.spaces.Box, action_space: gym.spaces.Box) -> None:
-        self.observation_space = observation_space
-        self.action_space = action_space
-
-
-def _check_controller(controller: Any, arguments: Mapping[str, Any] | None, lookahead: float) -> None:
-    """:raises ValueError: for another kind of controller, or options that do not go with it"""
-    learned = controller == INVERSE_DYNAMICS
-    if not learned and controller is not None and not isinstance(controller, PDController):
-        raise ValueError(f"controller is {controller!r}, wanted a PDController, {INVERSE_DYNAMICS!r} or None")
-    if arguments and not learned:
-        raise ValueError(f"controller_kwargs is {arguments}, wanted none without controller={INVERSE_DYNAMICS!r}")
-    if learned and lookahead != 1:
-        raise ValueError(f"lookahead is {lookahead}, inverse dynamics is learned for the next row: wanted 1")
-
-
-def _check_columns(controller: Controller | None, layout: TrajectoryLayout) -> None:
-    """:raises ValueError: for a law whose columns are not those of the observation, or not as many as actions"""
-    if not isinstance(controller, PDController):
-        return
-    positions, columns = controller.position_columns, (*controller.position_columns, *controller.velocity_columns)
-    if not all(0 <= column < layout.observation_dim for column in columns):
-        raise ValueError(f"controller has the columns {columns}, wanted some of 0..{layout.observation_dim - 1}")
-    if len(positions) != layout.action_dim:
-        raise ValueError(f"controller has {len(positions)} positions, wanted one for each of {layout.action_dim} "
-                         "actions")  # fmt: skip
-
-
-def _checked(dataset: Any, total_timesteps: int | None) -> tuple[list[TrajectoryDataset], int]:
-    datasets = [dataset] if isinstance(dataset, TrajectoryDataset) else dataset
-    if not isinstance(datasets, Sequence) or not all(isinstance(one, TrajectoryDataset) for one in datasets):
-        raise TypeError(
-            f"learn() takes a TrajectoryDataset first, got {type(dataset).__name__}; "
-            "call it as agent.learn(dataset, total_timesteps=10_000)"
-        )
-    if total_timesteps is None:
-        raise TypeError("learn() lacks total_timesteps; call it as agent.learn(dataset, total_timesteps=10_000)")
-    return list(datasets), total_timesteps

@@ -1,0 +1,67 @@
+"""What a diffusion agent refuses: controllers that do not go with its plans, data that do not go with its units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.envs.controller import Controller, PDController
+
+N_STARTS = 1024  # first rows kept in the archive, so that the agent can be sampled without its dataset
+
+
+def checked_starts(rows: Tensor, layout: TrajectoryLayout) -> Tensor:
+    """:raises ValueError: for first rows that are not rows of the layout"""
+    if rows.ndim != 2 or not 1 <= len(rows) <= N_STARTS or rows.shape[1] != layout.width or rows.dtype != torch.float32:
+        raise ValueError(f"starts are {rows.dtype} {tuple(rows.shape)}, wanted float32 (1..{N_STARTS}, {layout.width})")
+    return rows
+
+
+class SpacesOnly(gym.Env[Any, Any]):
+    """Stands in for the environment of a loaded agent: spaces and nothing else."""
+
+    def __init__(self, observation_space: gym.spaces.Box, action_space: gym.spaces.Box) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+
+def check_controller(controller: Any, arguments: Mapping[str, Any] | None, lookahead: float) -> None:
+    """:raises ValueError: for another kind of controller, or options that do not go with it"""
+    learned = controller == INVERSE_DYNAMICS
+    if not learned and controller is not None and not isinstance(controller, PDController):
+        raise ValueError(f"controller is {controller!r}, wanted a PDController, {INVERSE_DYNAMICS!r} or None")
+    if arguments and not learned:
+        raise ValueError(f"controller_kwargs is {arguments}, wanted none without controller={INVERSE_DYNAMICS!r}")
+    if learned and lookahead != 1:
+        raise ValueError(f"lookahead is {lookahead}, inverse dynamics is learned for the next row: wanted 1")
+
+
+def check_columns(controller: Controller | None, layout: TrajectoryLayout) -> None:
+    """:raises ValueError: for a law whose columns are not those of the observation, or not as many as actions"""
+    if not isinstance(controller, PDController):
+        return
+    positions, columns = controller.position_columns, (*controller.position_columns, *controller.velocity_columns)
+    if not all(0 <= column < layout.observation_dim for column in columns):
+        raise ValueError(f"controller has the columns {columns}, wanted some of 0..{layout.observation_dim - 1}")
+    if len(positions) != layout.action_dim:
+        raise ValueError(f"controller has {len(positions)} positions, wanted one for each of {layout.action_dim} "
+                         "actions")  # fmt: skip
+
+
+def checked_datasets(dataset: Any, total_timesteps: int | None) -> tuple[list[TrajectoryDataset], int]:
+    datasets = [dataset] if isinstance(dataset, TrajectoryDataset) else dataset
+    if not isinstance(datasets, Sequence) or not all(isinstance(one, TrajectoryDataset) for one in datasets):
+        raise TypeError(
+            f"learn() takes a TrajectoryDataset first, got {type(dataset).__name__}; "
+            "call it as agent.learn(dataset, total_timesteps=10_000)"
+        )
+    if total_timesteps is None:
+        raise TypeError("learn() lacks total_timesteps; call it as agent.learn(dataset, total_timesteps=10_000)")
+    return list(datasets), total_timesteps
