@@ -11,7 +11,7 @@ import torch
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.data import Affine, Normalizer, TrajectoryDataset, TrajectoryLayout
 
-MODES = ("limits", "gaussian", "isotropic")
+MODES = ("limits", "gaussian", "isotropic", "quantiles")
 
 
 @pytest.fixture
@@ -46,6 +46,86 @@ def test_isotropic_has_one_scale_and_keeps_proportions(dataset: TrajectoryDatase
     np.testing.assert_allclose(normalizer.observations.offset, midpoints, rtol=1e-5)
     assert normalizer.actions == Normalizer.fit(dataset, "limits").actions
     assert np.abs(normalizer.observations.normalize(dataset.observations)).max() <= 1 + 1e-6
+
+
+def test_quantiles_reach_plus_and_minus_one_whatever_outliers_do(dataset: TrajectoryDataset) -> None:
+    observations = dataset.observations.copy()
+    observations[0, 0], observations[1, 1] = 1e6, -1e6
+    normalizer = Normalizer.fit(TrajectoryDataset.from_arrays(observations, dataset.actions), "quantiles")
+    low, high = np.quantile(observations.astype(np.float64), [0.01, 0.99], axis=0)
+    np.testing.assert_allclose(normalizer.observations.offset, (low + high) / 2, rtol=1e-5)
+    np.testing.assert_allclose(normalizer.observations.scale, (high - low) / 2, rtol=1e-5)
+    inside = (np.abs(normalizer.observations.normalize(observations)) <= 1 + 1e-5).mean(0)
+    np.testing.assert_allclose(inside, [0.98, 0.98, 1, 0.98], atol=0.005)
+
+
+def test_a_column_with_equal_quantiles_has_its_range() -> None:
+    """A flag that is rarely set must not become a constant."""
+    flag = np.zeros((1000, 1))
+    flag[:3] = 1.0
+    normalizer = Normalizer.fit(TrajectoryDataset.from_arrays(flag, flag - 3), "quantiles")
+    assert (normalizer.observations.offset, normalizer.observations.scale) == (0.5, 0.5)
+    assert (normalizer.actions.offset, normalizer.actions.scale) == (-2.5, 0.5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_several_datasets_are_fitted_as_one(dataset: TrajectoryDataset, mode: str) -> None:
+    other = TrajectoryDataset.from_arrays(dataset.observations[:50] + 7, dataset.actions[:50] - 2)
+    both = Normalizer.fit([dataset, other], mode)
+    assert both == Normalizer.fit(TrajectoryDataset.concatenate([dataset, other]), mode)
+    assert both != Normalizer.fit(dataset, mode) == Normalizer.fit([dataset], mode) == Normalizer.fit((dataset,), mode)
+
+
+def test_what_is_no_dataset_is_refused(dataset: TrajectoryDataset) -> None:
+    with pytest.raises(ValueError, match="datasets is empty"):
+        Normalizer.fit([])
+    with pytest.raises(ValueError, match="wanted equal ones"):
+        Normalizer.fit([dataset, TrajectoryDataset.from_arrays(dataset.actions, dataset.actions)])
+    for wrong in (dataset.observations, [dataset, dataset.actions], "limits"):
+        with pytest.raises(TypeError, match="wanted a TrajectoryDataset or a list of them"):
+            Normalizer.fit(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["limits", "gaussian", "quantiles"])
+def test_a_column_that_is_constant_but_for_rounding_is_measured_in_its_own_size(mode: str) -> None:
+    rng = np.random.default_rng(0)
+    values = np.column_stack([np.full(500, 2.0), np.full(500, -50.0), np.zeros(500)]) + rng.uniform(-1, 1, (500, 3))
+    constant = [0, 1]
+    values[:, constant] = [2.0, -50.0] * (1 + 1e-6 * rng.uniform(-1, 1, (500, 2)))
+    with pytest.warns(UserWarning, match=r"observation columns \[0, 1\] vary by less than 1e-05 of their size"):
+        normalizer = Normalizer.fit(TrajectoryDataset.from_arrays(values, values[:, 2:]), mode)
+    assert np.abs(normalizer.observations.normalize(values)[:, constant]).max() < 1e-5
+    off = normalizer.observations.normalize(np.array([2.0 * 1.05, -50.0 * 0.95, 0.0]))  # 5 % off, at acting
+    np.testing.assert_allclose(off[constant], 0.05, rtol=1e-3)
+    np.testing.assert_allclose(normalizer.observations.denormalize(off)[constant], [2.1, -47.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_an_almost_constant_action_is_measured_so_as_well(column: int) -> None:
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (500, 2))
+    actions[:, column] = 0.5 + 1e-6 * actions[:, column]
+    with pytest.warns(UserWarning, match=rf"action columns \[{column}\]"):
+        normalizer = Normalizer.fit(TrajectoryDataset.from_arrays(actions, actions), "isotropic")
+    assert normalizer.actions.scale[column] == pytest.approx(0.5, rel=1e-4)
+    assert normalizer.observations.scale[0] == normalizer.observations.scale[1]  # isotropic: one scale
+
+
+@pytest.mark.parametrize("mode", ["limits", "gaussian", "isotropic"])
+def test_ordinary_columns_are_fitted_as_ever(mode: str) -> None:
+    """Heights of robots, positions in mazes, joint velocities, kelvins: no floor changes their numbers."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 6)) * [0.05, 0.3, 8.0, 2.0, 1e-3, 0.0] + [1.25, 0.0, 0.5, 293.0, 47.3, 0.1]
+    x = x.astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted = Normalizer.fit(TrajectoryDataset.from_arrays(x, x[:, :2]), mode).observations
+    half = (x.max(0).astype(np.float64) - x.min(0)) / 2
+    scale = {"limits": half, "gaussian": np.where(half > 0, x.std(0, dtype=np.float64), 0),
+             "isotropic": np.where(half > 0, half.max(), 0)}[mode]
+    offset = x.mean(0, dtype=np.float64) if mode == "gaussian" else np.stack([x.min(0), x.max(0)]).mean(0, np.float64)
+    np.testing.assert_array_equal(fitted.scale, scale.astype(np.float32))
+    np.testing.assert_array_equal(fitted.offset[:5], offset[:5].astype(np.float32))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,7 +2,8 @@
 It is a plain value: two agents compare by ``fingerprint``, and constant columns go to 0 and come back exactly."""
 
 import hashlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,9 @@ from rrpolicy.common.typing import AnyArray
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 
-MODES = ("limits", "gaussian", "isotropic")
+MODES = ("limits", "gaussian", "isotropic", "quantiles")  # archives hold the position
+QUANTILES = (0.01, 0.99)  # sent to -1 and 1 by "quantiles"
+ALMOST_CONSTANT = 1e-5  # scales that are a smaller part of their offset are rounding errors
 FARTHEST = 100.0  # normalised units beyond which an observation says nothing more when it is acted upon
 
 
@@ -114,7 +117,7 @@ class Normalizer:
 
     :param observations: map of all observation columns
     :param actions: map of all action columns
-    :param mode: ``"limits"``, ``"gaussian"`` or ``"isotropic"``: how it was fitted
+    :param mode: ``"limits"``, ``"gaussian"``, ``"isotropic"`` or ``"quantiles"``: how it was fitted
     """
 
     observations: Affine
@@ -126,19 +129,32 @@ class Normalizer:
             raise ValueError(f"mode={self.mode!r}, wanted one of {MODES}")
 
     @classmethod
-    def fit(cls, dataset: TrajectoryDataset, mode: str = "limits") -> "Normalizer":
-        """Fit to a dataset.
+    def fit(cls, dataset: TrajectoryDataset | Sequence[TrajectoryDataset], mode: str = "limits") -> "Normalizer":
+        """Fit to a dataset, or to several at once: a base's and its expert's, so that neither leaves the other's range.
 
-        :param dataset: transitions in environment units
+        A column that is constant but for rounding errors (a scale below 1e-5 of its offset) gets its offset as scale,
+        so that a small change of it while acting does not become thousands of normalised units; a warning names it.
+
+        :param dataset: transitions in environment units; of several every row counts the same
         :param mode: ``"limits"`` sends each column's range to [-1, 1]; ``"gaussian"`` to mean 0 and standard
-            deviation 1; ``"isotropic"`` centres each observation column on its midpoint and divides all of them by
-            one scale, the largest half range, so that distances keep their proportions (actions as in limits)
-        :raises ValueError: for an unknown mode
+            deviation 1; ``"quantiles"`` its 1 % and 99 % quantiles to [-1, 1], so that outliers do not decide the scale
+            (a column with equal quantiles: its range); ``"isotropic"`` centres each observation column on its midpoint
+            and divides all of them by one scale, the largest half range, so that distances keep their proportions
+            (actions as in limits)
+        :raises ValueError: for an unknown mode, no dataset or datasets of different widths
+        :raises TypeError: for something else than datasets
         """
-        if mode == "gaussian":
-            return cls(_gaussian(dataset.observations), _gaussian(dataset.actions), mode)
-        bounds = [bound for array in (dataset.observations, dataset.actions) for bound in (array.min(0), array.max(0))]
-        return cls.from_bounds((bounds[0], bounds[1]), (bounds[2], bounds[3]), mode)
+        data = [dataset] if isinstance(dataset, TrajectoryDataset) else dataset
+        if not isinstance(data, Sequence) or not all(isinstance(one, TrajectoryDataset) for one in data):
+            raise TypeError(f"dataset is a {type(dataset).__name__}, wanted a TrajectoryDataset or a list of them")
+        if mode not in MODES:
+            raise ValueError(f"mode={mode!r}, wanted one of {MODES}")
+        whole = data[0] if len(data) == 1 else TrajectoryDataset.concatenate(data)
+        parts = {"observation": whole.observations, "action": whole.actions}
+        maps = {name: _FITTED[mode](values) for name, values in parts.items()}
+        if mode == "isotropic":  # of the scale that all columns share, no part is a rounding error
+            return cls(_isotropic(maps["observation"]), _floored("action", maps["action"]), mode)
+        return cls(*(_floored(name, fitted) for name, fitted in maps.items()), mode)
 
     @classmethod
     def from_bounds(
@@ -155,12 +171,9 @@ class Normalizer:
         :raises ValueError: for another mode, bounds that are not finite, or low above high
         """
         if mode not in ("limits", "isotropic"):
-            raise ValueError(f"mode={mode!r}, wanted 'limits' or 'isotropic' for bounds (or 'gaussian' for data)")
+            raise ValueError(f"mode={mode!r}, wanted 'limits' or 'isotropic' for bounds (the others are for data)")
         mapped = _limits("observations", *observations)
-        if mode == "isotropic":
-            largest = mapped.scale.max()
-            mapped = Affine(mapped.offset, np.where(mapped.scale > 0, largest, np.float32(0.0)))
-        return cls(mapped, _limits("actions", *actions), mode)
+        return cls(_isotropic(mapped) if mode == "isotropic" else mapped, _limits("actions", *actions), mode)
 
     def packed(self, layout: TrajectoryLayout) -> Affine:
         """The map of a packed row, for whole windows ``(..., D)`` at once.
@@ -235,3 +248,33 @@ def _gaussian(values: np.ndarray) -> Affine:
     varies = values.max(0) > values.min(0)
     mean = np.where(varies, values.mean(0, dtype=np.float64), values[0])
     return Affine(mean, np.where(varies, values.std(0, dtype=np.float64), 0.0))
+
+
+def _range(values: np.ndarray) -> Affine:
+    return _limits("data", values.min(0), values.max(0))
+
+
+def _quantiles(values: np.ndarray) -> Affine:
+    low, high = np.quantile(values.astype(np.float64), QUANTILES, axis=0)
+    differ = high > low  # a flag that is rarely set has equal quantiles and still varies
+    return _limits("data", np.where(differ, low, values.min(0)), np.where(differ, high, values.max(0)))
+
+
+def _isotropic(mapped: Affine) -> Affine:
+    return Affine(mapped.offset, np.where(mapped.scale > 0, mapped.scale.max(), np.float32(0.0)))
+
+
+def _floored(name: str, mapped: Affine) -> Affine:
+    """Almost constant columns measured in their own size."""
+    size = np.abs(mapped.offset)
+    almost = (mapped.scale > 0) & (mapped.scale < ALMOST_CONSTANT * size)
+    if almost.any():
+        warnings.warn(
+            f"{name} columns {np.flatnonzero(almost).tolist()} vary by less than {ALMOST_CONSTANT:g} of their size, "
+            "which is taken for rounding errors; subtract what is constant from a column whose small changes matter",
+            stacklevel=3,
+        )
+    return Affine(mapped.offset, np.where(almost, size, mapped.scale))
+
+
+_FITTED = {"limits": _range, "gaussian": _gaussian, "isotropic": _range, "quantiles": _quantiles}
