@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -23,12 +23,13 @@ from rrpolicy.agents.checks import (
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
+from rrpolicy.agents.ranges import AUTO, LEAST_CLIP, check_range, clip_for
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.schema import native
 from rrpolicy.common.spaces import box_from_dict, box_to_dict, check_spaces, flat_box
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
-from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.data.normalizer import MODES, Normalizer
 from rrpolicy.data.windows import WindowSampler
 from rrpolicy.diffusion.process import DiffusionProcess, Prediction, Schedule
 from rrpolicy.diffusion.sampling import Solver
@@ -59,13 +60,17 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     :param n_sampling_steps: denoising steps per plan
     :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
     :param warm_start: level from which the previous plan is refined; None plans from noise
-    :param clip: bound of normalised plan entries while sampling; None for none
+    :param clip: bound of normalised plan entries while sampling; ``"auto"``: 1.5 for the modes ``"limits"`` and
+        ``"isotropic"``; for ``"gaussian"`` at least 5, for ``"quantiles"`` at least 1.5, and as much as the data that
+        it learns from reach; None for none
     :param lookahead: rows of the plan by which a controller's target is ahead, fractions allowed where it is a law
     :param n_candidates: plans sampled per environment, of which the agent keeps the one it finds likeliest by itself
         (`diffusion.plausibility`)
     :param first_action_weight: weight of the first action in the loss
-    :param normalizer: shared normaliser, for a pair whose reward is to be extracted; None fits one in ``learn``
-    :param normalizer_mode: ``"limits"``, ``"gaussian"`` or ``"isotropic"``, for a normaliser fitted in ``learn``
+    :param normalizer: shared normaliser, for a pair whose reward is to be extracted:
+        ``Normalizer.fit([dataset, expert_dataset])``; None fits one in ``learn``
+    :param normalizer_mode: ``"limits"``, ``"gaussian"``, ``"isotropic"`` or ``"quantiles"``, for a normaliser fitted in
+        ``learn``
     :param padding: also learn from windows that run past the end of an episode (masked)
     :param ema_decay: decay of the averaged weights
     :param weight_decay: AdamW weight decay
@@ -98,7 +103,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         n_sampling_steps: int = 5,
         sampler: Solver = "ddim",
         warm_start: int | None = None,
-        clip: float | None = 1.5,
+        clip: float | Literal["auto"] | None = AUTO,
         lookahead: float = 1.0,
         n_candidates: int = 1,
         first_action_weight: float = 1.0,
@@ -123,6 +128,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self.policy = policy
         self.first_action_weight: float = native(first_action_weight)
         self.policy_kwargs: dict[str, Any] = native(policy_kwargs or {})
+        if normalizer_mode not in MODES:
+            raise ValueError(f"normalizer_mode is {normalizer_mode!r}, it must be one of {MODES}")
         self.normalizer_mode = normalizer_mode
         self.padding = padding
         check_controller(controller, controller_kwargs, lookahead)
@@ -138,6 +145,9 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             observation_columns=None if observation_columns is None else tuple(observation_columns),
             plan_actions=controller is None,
         )
+        self._clip_fits_data = isinstance(clip, str) and clip == AUTO
+        if self._clip_fits_data:
+            clip = LEAST_CLIP.get(normalizer_mode if normalizer is None else normalizer.mode)
         longest = (horizon - (controller is not None)) * stride
         self.planning = PlanningOptions(
             min(8, longest) if n_action_steps is None else n_action_steps,
@@ -190,7 +200,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         Learn to denoise windows of ``dataset``, and a learned controller its transitions; one timestep is one gradient
         step.
 
-        :param dataset: what to imitate, environment units
+        :param dataset: what to imitate, environment units; a warning names the share of each column that lies beyond
+            ``clip``, where nothing is ever planned
         :param total_timesteps: gradient steps to take
         :param callback: SB3 callback(s); ``on_step`` comes after every gradient step
         :param log_interval: steps between two log lines; 0 for none
@@ -199,7 +210,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
         :return: self
         :raises TypeError: when called without a dataset
-        :raises ValueError: when dataset and layout do not fit
+        :raises ValueError: when dataset and layout do not fit, or more than half of a column lies beyond ``clip`` of a
+            normaliser that was given and learning does not go on from before
         :raises FloatingPointError: when the loss is not finite, naming the step
         """
         datasets, total_timesteps = checked_datasets(dataset, total_timesteps)
@@ -209,6 +221,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self._sampler = WindowSampler(datasets, self.layout, normalizer, padding=self.padding)
         if self.module.inverse_dynamics is not None:
             self._transitions = WindowSampler(datasets, self.module.inverse_dynamics.transition, normalizer)
+        clip = self.planning.clip
+        if self._clip_fits_data and clip is not None:
+            clip = clip_for(normalizer, self._sampler, clip)
+        new = self._normalizer is not None and reset_num_timesteps
+        check_range(datasets, self._sampler, self.layout, normalizer, clip, new)
+        self.planning = replace(self.planning, clip=clip)
         self._take_units(normalizer)  # only now: a dataset that was refused leaves no trace
         generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
         self._starts = self._sampler.draw(N_STARTS, generator)[0][:, 0].clone()

@@ -42,6 +42,18 @@ class WindowSampler:
         """Number of distinct windows."""
         return sum(len(part.starts) for part in self._parts)
 
+    def share_beyond(self, bound: float) -> Tensor:
+        """
+        :param bound: normalised units
+        :return: (D,) share of the rows of all datasets whose entry is larger than ``bound``
+        """
+        beyond = torch.stack([(part.rows.abs() > bound).sum(dim=0) for part in self._parts]).sum(dim=0)
+        return beyond / sum(len(part.rows) for part in self._parts)
+
+    def largest(self) -> float:
+        """The largest normalised magnitude of all entries."""
+        return max(float(part.rows.abs().max()) for part in self._parts)
+
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """
         :param n: number of windows
