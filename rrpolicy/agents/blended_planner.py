@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.planning import Planner
+from rrpolicy.common.arguments import number
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.score_model import Denoiser, check_compatible
 
@@ -36,7 +37,7 @@ class BlendedPlanner(Planner):
         weak: DiffusionAgent | None = None,
         **options: Any,
     ) -> None:
-        self.base, self.expert, self.scale = base, expert, float(scale)
+        self.base, self.expert, self.scale = base, expert, float(number("scale", scale, lowest=0))
         self.weak = base if weak is None else weak
         for other in (self.expert, self.weak):
             check_compatible(base, other)

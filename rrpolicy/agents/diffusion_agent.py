@@ -24,6 +24,7 @@ from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
 from rrpolicy.agents.ranges import AUTO, LEAST_CLIP, check_range, clip_for
+from rrpolicy.common.arguments import flag, number
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.schema import native
 from rrpolicy.common.spaces import box_from_dict, box_to_dict, check_spaces, flat_box
@@ -126,12 +127,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self.observation_space = flat_box(self.env.observation_space, "observation")
         self.action_space = flat_box(self.env.action_space, "action")
         self.policy = policy
-        self.first_action_weight: float = native(first_action_weight)
+        self.first_action_weight: float = number("first_action_weight", first_action_weight, above=0)
         self.policy_kwargs: dict[str, Any] = native(policy_kwargs or {})
         if normalizer_mode not in MODES:
             raise ValueError(f"normalizer_mode is {normalizer_mode!r}, it must be one of {MODES}")
         self.normalizer_mode = normalizer_mode
-        self.padding = padding
+        self.padding = flag("padding", padding)
         check_controller(controller, controller_kwargs, lookahead)
         self._given_controller = controller
         self.controller_kwargs: dict[str, Any] = native(controller_kwargs or {})

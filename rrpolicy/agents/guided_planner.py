@@ -16,6 +16,7 @@ from torch import Tensor
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.arguments import number
 from rrpolicy.common.schema import native
 from rrpolicy.common.weights import check_weights
 from rrpolicy.data.normalizer import Normalizer
@@ -57,9 +58,9 @@ class GuidedPlanner(Planner):
         warm_start: int | None = None,
         max_shift: float | None = None,
     ) -> None:
-        if not scale >= 0 or scale == float("inf"):
+        if not number("scale", scale) >= 0 or scale == float("inf"):
             raise ValueError(f"scale is {scale}, it must be finite and not negative")
-        if max_shift is not None and not 0 < max_shift < float("inf"):
+        if max_shift is not None and not 0 < number("max_shift", max_shift) < float("inf"):
             raise ValueError(f"max_shift is {max_shift}, it must be None or a finite number above 0")
         _check_space(agent, reward)
         self.agent = agent

@@ -18,6 +18,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.schema import native
 from rrpolicy.common.typing import Array, State
 from rrpolicy.data.layout import TrajectoryLayout
@@ -56,7 +57,10 @@ class PlanningOptions:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            object.__setattr__(self, field.name, native(getattr(self, field.name)))
+            name, value = field.name, native(getattr(self, field.name))
+            if name != "sampler" and not (value is None and field.name in ("clip", "warm_start")):
+                value = number(name, value) if name in ("clip", "lookahead") else whole(name, value)
+            object.__setattr__(self, name, value)
 
 
 class Planner(ABC):
@@ -111,7 +115,7 @@ class Planner(ABC):
         :return: actions in the shape of the batch, clipped to the action space; state
         :raises ValueError: for a wrong shape, NaN or infinite observations or a state of another batch
         """
-        observations = self._check_observation(observation)
+        observations, deterministic = self._check_observation(observation), flag("deterministic", deterministic)
         n_envs = len(observations)
         plans, age = self._check_state(state, n_envs)
         begins = np.broadcast_to(False if episode_start is None else episode_start, n_envs).astype(bool)
@@ -313,7 +317,9 @@ class Planner(ABC):
             raise ValueError(f"n_action_steps is {self.planning.n_action_steps}, it must lie in 1..{longest}")
         if self.planning.clip is not None and not 0 < self.planning.clip < np.inf:
             raise ValueError(f"clip is {self.planning.clip}, it must be None or a finite number above 0")
-        if not self.layout.plan_actions and not 0 < self.planning.lookahead <= self.layout.horizon - 1:
+        if self.layout.plan_actions:
+            number("lookahead", self.planning.lookahead, above=0)
+        elif not 0 < self.planning.lookahead <= self.layout.horizon - 1:
             raise ValueError(
                 f"lookahead is {self.planning.lookahead}, it must lie above 0 and up to {self.layout.horizon - 1}"
             )

@@ -24,6 +24,7 @@ from stable_baselines3.common.utils import configure_logger
 from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.callbacks import MaybeCallback, StepProgressBar, as_callbacks
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
@@ -73,20 +74,22 @@ class Learner(ABC, Generic[Module]):
         seed: int | None,
         device: torch.device | str,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("max_grad_norm", max_grad_norm)):
-            if not value > 0:
-                raise ValueError(f"{name} is {value}, it must be positive")
-        if not callable(learning_rate) and not learning_rate > 0:
-            raise ValueError(f"learning_rate is {learning_rate}, it must be positive")
-        if not 0 <= ema_decay < 1:
+        positive: dict[str, Any] = {"batch_size": batch_size, "max_grad_norm": max_grad_norm}
+        if not callable(learning_rate):
+            positive["learning_rate"] = learning_rate
+        for name, value in positive.items():
+            if not 0 < number(name, value) < math.inf:
+                raise ValueError(f"{name} is {value}, it must be positive and finite")
+        whole("batch_size", batch_size, 1)
+        if not 0 <= number("ema_decay", ema_decay) < 1:
             raise ValueError(f"ema_decay is {ema_decay}, it must lie in [0, 1)")
         self.learning_rate: LearningRate = native(learning_rate)
         self.batch_size: int = native(batch_size)
         self.ema_decay: float = native(ema_decay)
-        self.weight_decay: float = native(weight_decay)
+        self.weight_decay: float = number("weight_decay", weight_decay, lowest=0)
         self.max_grad_norm: float = native(max_grad_norm)
         self.tensorboard_log = tensorboard_log
-        self.verbose = verbose
+        self.verbose = int(verbose) if isinstance(verbose, bool) else whole("verbose", verbose, 0)
         self.seed: int | None = native(seed)
         self.device = _cpu(device)
         self.num_timesteps = 0
@@ -216,7 +219,8 @@ class Learner(ABC, Generic[Module]):
         if not whole or total_timesteps < 0:
             raise ValueError(f"total_timesteps is {total_timesteps!r}, it must be a non-negative whole number")
         total_timesteps = int(total_timesteps)
-        if reset_num_timesteps:
+        progress_bar = flag("progress_bar", progress_bar)
+        if flag("reset_num_timesteps", reset_num_timesteps):
             self.num_timesteps = 0
             self._total_timesteps = total_timesteps
         else:
@@ -316,7 +320,7 @@ class Learner(ABC, Generic[Module]):
         :param card: facts about the model, kept as ``card.json``
         :raises ValueError: for ``half`` together with ``resumable``
         """
-        if half and resumable:
+        if flag("half", half) and flag("resumable", resumable):
             raise ValueError("half=True stores rounded weights, pass resumable=False with it")
         averaged = {name: value.half() if half and value.is_floating_point() else value
                     for name, value in self.averaged.state_dict().items()}

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import native
@@ -20,11 +21,11 @@ from rrpolicy.common.weights import set_generator_state
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.rewards.events import as_events
+from rrpolicy.rewards.matching import eps_rms, gradient_loss, row_weights, value_spread
 from rrpolicy.rewards.recorded import RecordedPairs
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
-from rrpolicy.rewards.targets import Targets, level_means, make_targets
+from rrpolicy.rewards.targets import Targets, make_targets
 
-ROW_FLOOR = 0.02  # rows whose mean square is a smaller part of the average are not weighted any more for it
 VALUE_CLIP = 10.0  # spreads; beyond it value errors count linearly, since targets are heavy-tailed off the support
 UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
 Data = TrajectoryDataset | Sequence[TrajectoryDataset] | Tensor | RecordedPairs | None
@@ -95,24 +96,25 @@ class RewardExtractor(Learner[RelativeReward]):
             learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
         )
         check_compatible(base, expert)
-        if buffer_size < batch_size:
-            raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
-        if value_units and value_coef <= 0:
-            raise ValueError(f"value_units needs values to be matched, value_coef is {value_coef}")
         plans_actions = getattr(getattr(base, "layout", None), "plan_actions", False)
+        number("first_action_weight", first_action_weight)
         if not first_action_weight > 0 or (first_action_weight != 1 and not plans_actions):
             raise ValueError(
                 f"first_action_weight is {first_action_weight}, it must be positive, and 1 where no actions are planned"
             )
+        if whole("buffer_size", buffer_size) < batch_size:
+            raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
+        if flag("value_units", value_units) and number("value_coef", value_coef) <= 0:
+            raise ValueError(f"value_units needs values to be matched, value_coef is {value_coef}")
         self.base = base
         self.expert = expert
         self.buffer_size: int = native(buffer_size)
-        self.n_epochs: int = native(n_epochs)
-        self.value_coef: float = native(value_coef)
-        self.n_value_draws: int = native(n_value_draws)
-        self.value_units = value_units
-        self.n_step_rows: int = native(n_step_rows)
-        self.row_weighting = row_weighting
+        self.n_epochs = whole("n_epochs", n_epochs, 1)
+        self.value_coef: float = number("value_coef", value_coef, lowest=0)
+        self.n_value_draws = whole("n_value_draws", n_value_draws, 0)
+        self.value_units = flag("value_units", value_units)
+        self.n_step_rows = whole("n_step_rows", n_step_rows, 1)
+        self.row_weighting = flag("row_weighting", row_weighting)
         self.first_action_weight: float = native(first_action_weight)
         default: tuple[Head, ...] = ("window", "step") if getattr(base, "layout", None) is not None else ("window",)
         self.heads = default if heads is None else tuple(heads)
@@ -128,7 +130,6 @@ class RewardExtractor(Learner[RelativeReward]):
                 value_units=self.value_units,
             )  # fmt: skip
         self._start_from(reward)
-        self._n_free = int((~reward.pinned).sum())
         self._targets: Targets | None = None
         self._buffer_state: Tensor | None = None
         self._steps_in_buffer = 0
@@ -194,7 +195,7 @@ class RewardExtractor(Learner[RelativeReward]):
         inputs = targets.x_t[index].requires_grad_(True)
         rho = self.module(inputs, t, "window")
         weight = self._entry_weight()
-        gradient = self._gradient_loss(rho, inputs, t, targets.eps_difference[index], weight=weight)
+        gradient = self._gradient_loss(rho, inputs, t, targets.eps_difference[index], self.module.pinned, weight)
         losses = {"window_gradient": gradient}
         if targets.value is not None and self.value_coef > 0:
             error = (rho - targets.value[index]) / self._units["value_spread"][t]
@@ -225,26 +226,10 @@ class RewardExtractor(Learner[RelativeReward]):
         return {"step_gradient": self._gradient_loss(rho, inputs, t, wanted, pinned, weight)}
 
     def _gradient_loss(
-        self,
-        rho: Tensor,
-        inputs: Tensor,
-        t: Tensor,
-        eps_difference: Tensor,
-        pinned: Tensor | None = None,
-        weight: Tensor | None = None,
+        self, rho: Tensor, inputs: Tensor, t: Tensor, eps_difference: Tensor, pinned: Tensor, weight: Tensor | None
     ) -> Tensor:
-        """σ∇ρ against Δε = ε_base - ε_expert, both in units of the RMS of Δε at each level."""
-        pinned = self.module.pinned if pinned is None else pinned
-        scale = self.module.gradient_scale[t]
-        agree = scale == 0  # at these levels the models are one: nothing to learn there
-        scale = torch.where(agree, 1.0, scale)
-        rms = (scale * self.base.process.sigma(t)).view(-1, *(1,) * (inputs.ndim - 1))
-        (gradient,) = torch.autograd.grad((rho / scale).sum(), inputs, create_graph=True)
-        ignored = pinned | agree.view(rms.shape)
-        residual = torch.where(ignored, 0.0, gradient - eps_difference / rms)
-        n_free = (~pinned).expand_as(residual).sum()
-        squares = residual**2 if weight is None else residual**2 * weight
-        return squares.sum() / n_free
+        scale, sigma = self.module.gradient_scale[t], self.base.process.sigma(t)
+        return gradient_loss(rho, inputs, eps_difference, scale, sigma, pinned, weight)
 
     def _row_weight(self, rows: Any) -> Tensor | None:
         """Weights (n, 1) of some rows of a window; None where all count the same."""
@@ -309,29 +294,17 @@ class RewardExtractor(Learner[RelativeReward]):
 
     def _fit_units(self, targets: Targets) -> None:
         """Fix, once, the units in which heads are compared: RMS of Δs and spread of values per level, rows' weights."""
-        process = self.base.process
-        levels = torch.arange(process.n_diffusion_steps)
-        # Δx̂0 = σ/α Δε varies slowly with t, so that is what neighbouring levels may share
-        x0_per_eps = process.sigma(levels) / process.alpha(levels)
-        squares = (targets.eps_difference**2).flatten(1).sum(dim=1) / self._n_free * x0_per_eps[targets.t] ** 2
-        rms = level_means(squares, targets.t, len(levels)).sqrt() / x0_per_eps
+        process, pinned = self.base.process, self.module.pinned
         if self.value_units and targets.value is None:
             raise ValueError("data was recorded without values, which value_units=True needs")
-        spread = torch.ones_like(rms)
-        if targets.value is not None:
-            deviation = (targets.value - targets.value.median()).abs()
-            spread = level_means(deviation, targets.t, len(rms))
+        rms, spread = eps_rms(targets, process, pinned), value_spread(targets, process.n_diffusion_steps)
         self._units = {"value_spread": spread.clamp(min=1e-3)}
         for reward in (self.module, self.averaged):
-            reward.gradient_scale.copy_(rms / process.sigma(levels))
+            reward.gradient_scale.copy_(rms / process.sigma(torch.arange(len(rms))))
             if self.value_units:
                 reward.value_scale.copy_(spread)
         if self.row_weighting and getattr(self.base, "layout", None) is not None:
-            free = ~self.module.pinned
-            relative = (targets.eps_difference / rms.clamp(min=1e-12)[targets.t].view(-1, 1, 1)) ** 2
-            rows = torch.where(free, relative.mean(dim=0), 0.0).sum(dim=1) / free.sum(dim=1).clamp(min=1)
-            weight = 1 / (rows / rows.mean().clamp(min=1e-12)).clamp(min=ROW_FLOOR)
-            self._units["row_weight"] = weight / weight.repeat_interleave(free.sum(dim=1)).mean()
+            self._units["row_weight"] = row_weights(targets, rms, pinned)
 
     # ------------------------------------------------------------------ persistence
 

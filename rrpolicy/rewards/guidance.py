@@ -6,11 +6,13 @@ the base into the expert, with any sampler and any number of steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from rrpolicy.common.arguments import number
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Solver, sample
 from rrpolicy.diffusion.score_model import Denoiser, ScoreModel, pinned_mask
@@ -35,7 +37,12 @@ def guided(
     :param max_shift: largest change of an entry of the clean estimate in one step, normalised units; None for no bound
     :param bound_at: told after each step where the bound was reached, bool (B, *event_shape); only with ``max_shift``
     :return: noise predictor of the steered model
+    :raises ValueError: for a scale or a bound that is NaN or infinite, or a bound that is not above 0
     """
+    if not math.isfinite(number("scale", scale)):
+        raise ValueError(f"scale is {scale}, it must be finite")
+    if max_shift is not None:
+        number("max_shift", max_shift, above=0)
     if scale == 0:
         return denoiser
 

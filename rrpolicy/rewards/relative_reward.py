@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.arguments import flag
 from rrpolicy.common.kinds import check_network
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import native
@@ -98,8 +99,8 @@ class RelativeReward(nn.Module):
         self.register_buffer("pinned", mask, persistent=False)
         # RMS of the score difference per level: heads predict in units of it, so that every level is equally hard
         self.register_buffer("gradient_scale", torch.ones(process.n_diffusion_steps))
-        self.value_units = value_units
-        if value_units:
+        self.value_units = flag("value_units", value_units)
+        if self.value_units:
             self.register_buffer("value_scale", torch.ones(process.n_diffusion_steps))
         if "window" in heads:
             self.window = _network(process, self.event_shape, mask, **self.window_kwargs)

@@ -1,0 +1,72 @@
+"""Gradient matching: ∇ρ against a score difference, and the units in which the two are compared.
+
+Nuti et al. 2023, algorithm 1, with errors in units of the RMS of the score difference at each noise level.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.rewards.targets import Targets, level_means
+
+ROW_FLOOR = 0.02  # rows whose mean square is a smaller part of the average are not weighted any more for it
+
+
+def gradient_loss(
+    rho: Tensor,
+    inputs: Tensor,
+    eps_difference: Tensor,
+    scale: Tensor,
+    sigma: Tensor,
+    pinned: Tensor,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """
+    σ∇ρ against Δε = ε_base - ε_expert, both in units of the RMS of Δε at each level.
+
+    :param rho: (B,) of ``inputs``, with gradients
+    :param inputs: (B, *event_shape)
+    :param eps_difference: Δε (B, *event_shape)
+    :param scale: (B,) RMS of the score difference at their levels; 0 where the models are one
+    :param sigma: (B,)
+    :param pinned: bool, entries that do not count
+    :param weight: of the entries; None where all count the same
+    """
+    agree = scale == 0  # at these levels the models are one: nothing to learn there
+    scale = torch.where(agree, 1.0, scale)
+    rms = (scale * sigma).view(-1, *(1,) * (inputs.ndim - 1))
+    (gradient,) = torch.autograd.grad((rho / scale).sum(), inputs, create_graph=True)
+    ignored = pinned | agree.view(rms.shape)
+    residual = torch.where(ignored, 0.0, gradient - eps_difference / rms)
+    n_free = (~pinned).expand_as(residual).sum()
+    squares = residual**2 if weight is None else residual**2 * weight
+    return squares.sum() / n_free
+
+
+def eps_rms(targets: Targets, process: DiffusionProcess, pinned: Tensor) -> Tensor:
+    """RMS of Δε (T,) over free entries at each level."""
+    levels = torch.arange(process.n_diffusion_steps)
+    # Δx̂0 = σ/α Δε varies slowly with t, so that is what neighbouring levels may share
+    x0_per_eps = process.sigma(levels) / process.alpha(levels)
+    n_free = int((~pinned).sum())
+    squares = (targets.eps_difference**2).flatten(1).sum(dim=1) / n_free * x0_per_eps[targets.t] ** 2
+    return level_means(squares, targets.t, len(levels)).sqrt() / x0_per_eps
+
+
+def value_spread(targets: Targets, n_levels: int) -> Tensor:
+    """Mean absolute deviation (T,) of values at each level; 1 where there are none."""
+    if targets.value is None:
+        return torch.ones(n_levels)
+    deviation = (targets.value - targets.value.median()).abs()
+    return level_means(deviation, targets.t, n_levels)
+
+
+def row_weights(targets: Targets, rms: Tensor, pinned: Tensor) -> Tensor:
+    """1 / mean square (H,) of each row's score differences, 1 on average over free entries."""
+    free = ~pinned
+    relative = (targets.eps_difference / rms.clamp(min=1e-12)[targets.t].view(-1, 1, 1)) ** 2
+    rows = torch.where(free, relative.mean(dim=0), 0.0).sum(dim=1) / free.sum(dim=1).clamp(min=1)
+    weight = 1 / (rows / rows.mean().clamp(min=1e-12)).clamp(min=ROW_FLOOR)
+    return weight / weight.repeat_interleave(free.sum(dim=1)).mean()
