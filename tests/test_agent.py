@@ -105,6 +105,45 @@ def test_a_controller_aims_at_a_place_ahead_on_the_plan(lookahead: float) -> Non
         action, state = agent.predict(observation, state)
 
 
+def executed(agent: DiffusionAgent, actions: np.ndarray, n_steps: int) -> np.ndarray:
+    """What is done in ``n_steps`` by an agent whose plan holds these actions (H, 2) in environment units."""
+    plan = agent.layout.pack(np.zeros((agent.layout.horizon, 4)), agent.normalizer.actions.normalize(actions))
+    state: tuple[np.ndarray, ...] = (plan[None].astype(np.float32), np.zeros(1, np.int64))
+    done = []
+    for _ in range(n_steps):
+        action, state = agent.predict(DATASET.observations[:1], state)
+        done.append(action[0])
+    return np.stack(done)
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_planned_actions_between_rows_are_interpolated(stride: int) -> None:
+    """Not held, which would make a staircase of a smooth movement."""
+    agent = make_agent(stride=stride, n_action_steps=7 * stride + 1)
+    steps = np.arange(7 * stride + 1)
+    smooth = np.column_stack([np.sin(0.16 * steps), np.cos(0.16 * steps)]) * 0.9
+    done = executed(agent, smooth[::stride], len(steps))
+    rows = np.arange(8) * stride
+    np.testing.assert_allclose(done[::stride], smooth[::stride], atol=1e-5)
+    np.testing.assert_allclose(done[:, 0], np.interp(steps, rows, smooth[::stride, 0]), atol=1e-5)
+    held = np.abs(smooth[steps // stride * stride] - smooth).max()
+    assert np.abs(done - smooth).max() < 0.15 * held
+
+
+def test_after_the_last_row_of_a_plan_its_action_is_held() -> None:
+    agent = make_agent(stride=3, n_action_steps=24)
+    actions = np.linspace(-0.8, 0.8, 16).reshape(8, 2)
+    done = executed(agent, actions, 24)
+    np.testing.assert_allclose(done[21:], np.broadcast_to(actions[-1], (3, 2)), atol=1e-5)
+    np.testing.assert_allclose(done[:8], actions[0] + np.arange(8)[:, None] / 3 * (actions[1] - actions[0]), atol=1e-5)
+
+
+def test_rows_of_every_step_are_executed_as_they_are() -> None:
+    agent = make_agent(n_action_steps=8)
+    actions = np.sin(np.arange(16.0)).reshape(8, 2) * 0.9
+    np.testing.assert_allclose(executed(agent, actions, 8), actions, atol=1e-6)
+
+
 def test_a_lookahead_beyond_the_plan_is_refused() -> None:
     for lookahead in (0.0, 8.0):
         with pytest.raises(ValueError, match=f"lookahead is {lookahead}, it must lie above 0 and up to 7"):

@@ -48,7 +48,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     :param env: environment (or its id) whose flat Box spaces the agent is made for
     :param learning_rate: peak learning rate or SB3 schedule
     :param horizon: rows H of a window
-    :param stride: environment steps between two rows
+    :param stride: environment steps between two rows; planned actions in between are interpolated linearly
     :param batch_size: windows per gradient step
     :param n_diffusion_steps: noise levels T
     :param schedule: ``"cosine"`` or ``"linear"``

@@ -271,15 +271,19 @@ class Planner(ABC):
 
     def _act(self, observations: Array, plans: Array, age: Array) -> Array:
         """Actions (n_envs, act_dim) for environments that are ``age`` steps into their plans."""
-        envs, last = np.arange(len(plans)), self.layout.horizon - 1
+        envs, last, stride = np.arange(len(plans)), self.layout.horizon - 1, self.layout.stride
         unpack = self.normalizer.packed(self.layout).denormalize
-        if self.controller is None:
-            return self.layout.actions_of(unpack(plans[envs, np.minimum(age // self.layout.stride, last)]))
-        ahead = np.minimum(age / self.layout.stride + self.planning.lookahead, last)
+        if self.controller is None and stride == 1:
+            return self.layout.actions_of(unpack(plans[envs, np.minimum(age, last)]))
+        # between rows that are several steps apart lies the straight line, after the last one its end
+        lookahead = 0.0 if self.controller is None else self.planning.lookahead
+        ahead = np.minimum(age / stride + lookahead, last)
         row = np.minimum(ahead.astype(int), last - 1)
         part = (ahead - row).astype(np.float32)[:, None]
-        target = plans[envs, row] * (1 - part) + plans[envs, row + 1] * part
-        return self.controller.action(observations, self.layout.observations_of(unpack(target)))
+        target = unpack(plans[envs, row] * (1 - part) + plans[envs, row + 1] * part)
+        if self.controller is None:
+            return self.layout.actions_of(target)
+        return self.controller.action(observations, self.layout.observations_of(target))
 
     # ------------------------------------------------------------------ checks
 
