@@ -219,9 +219,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         normalizer = self._normalizer
         if normalizer is None:
             normalizer = Normalizer.fit(datasets, mode=self.normalizer_mode)
-        self._sampler = WindowSampler(datasets, self.layout, normalizer, padding=self.padding)
+        advice = "make the agent with padding=True or a shorter horizon"
+        self._sampler = WindowSampler(datasets, self.layout, normalizer, self.padding, advice)
         if self.module.inverse_dynamics is not None:
-            self._transitions = WindowSampler(datasets, self.module.inverse_dynamics.transition, normalizer)
+            advice = f"inverse dynamics is learned from rows {self.layout.stride} steps apart, make the stride smaller"
+            transition = self.module.inverse_dynamics.transition
+            self._transitions = WindowSampler(datasets, transition, normalizer, advice=advice)
         clip = self.planning.clip
         if self._clip_fits_data and clip is not None:
             clip = clip_for(normalizer, self._sampler, clip)

@@ -23,6 +23,7 @@ class WindowSampler:
     :param layout: which columns, how many steps, how far apart
     :param normalizer: environment units -> normalised
     :param padding: also draw windows that run past the end of an episode (their mask says where)
+    :param advice: what helps, for the error that a dataset has no whole window
     :raises ValueError: when a dataset does not fit the layout or has no whole window
     """
 
@@ -32,9 +33,17 @@ class WindowSampler:
         layout: TrajectoryLayout,
         normalizer: Normalizer,
         padding: bool = False,
+        advice: str = "pass padding=True",
     ) -> None:
         if not datasets:
             raise ValueError("datasets is empty, at least one dataset is needed")
+        for i, dataset in enumerate(datasets):
+            if not padding and (longest := int(dataset.episode_lengths.max())) < layout.span:
+                which = "the dataset has" if len(datasets) == 1 else f"dataset {i} has"
+                raise ValueError(
+                    f"no window fits: {which} no episode of {layout.span} transitions, the span of one window (horizon "
+                    f"{layout.horizon}, stride {layout.stride}); the longest has {longest}: {advice}"
+                )
         self._offsets = torch.arange(layout.horizon) * layout.stride
         self._parts = [_Rows(dataset, layout, normalizer, padding) for dataset in datasets]
 
@@ -83,11 +92,6 @@ class _Rows:
         )
         self.rows = torch.as_tensor(packed, dtype=torch.float32)
         self.starts = torch.as_tensor(dataset.window_starts(layout, padding=padding))
-        if not len(self.starts):
-            raise ValueError(
-                f"the dataset has no episode of {layout.span} transitions, the span of one window "
-                f"(horizon {layout.horizon}, stride {layout.stride}); shorten the window or pass padding=True"
-            )
         lengths = torch.tensor(dataset.episode_lengths)
         last_row = lengths.cumsum(0) - 1
         self.last = last_row[torch.searchsorted(last_row, self.starts)]

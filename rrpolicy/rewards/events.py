@@ -17,6 +17,10 @@ from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
 N_OWN_SAMPLES = 4096  # of each model
 N_OWN_STEPS = 20
 CHUNK = 1024
+SHORT_EPISODES = (
+    "compare the models at their own samples, data=None, or train both with a horizon that the episodes have "
+    "(padding=True in learning is not enough: both models are asked about whole windows)"
+)
 
 
 class Events(Protocol):
@@ -69,7 +73,7 @@ def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None)
     layout, normalizer = getattr(base, "layout", None), getattr(base, "normalizer", None)
     if layout is None or normalizer is None:
         raise ValueError("the models have no layout and normalizer, so datasets mean nothing to them; pass a tensor")
-    return _Windows(WindowSampler(datasets, layout, normalizer))
+    return _Windows(WindowSampler(datasets, layout, normalizer, advice=SHORT_EPISODES))
 
 
 def own_samples(
