@@ -28,6 +28,7 @@ from rrpolicy.common.arguments import flag, number
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.schema import native
 from rrpolicy.common.spaces import box_from_dict, box_to_dict, check_spaces, flat_box
+from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import MODES, Normalizer
@@ -86,6 +87,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
     kind: ClassVar[str] = "agent"
 
+    @usual_torch()
     def __init__(
         self,
         policy: str,
@@ -146,13 +148,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             observation_columns=None if observation_columns is None else tuple(observation_columns),
             plan_actions=controller is None,
         )
-        self._clip_fits_data = isinstance(clip, str) and clip == AUTO
-        if self._clip_fits_data:
-            clip = LEAST_CLIP.get(normalizer_mode if normalizer is None else normalizer.mode)
+        self._clip_fits_data = clip == AUTO
+        least = LEAST_CLIP[normalizer_mode if normalizer is None else normalizer.mode]
         longest = (horizon - (controller is not None)) * stride
         self.planning = PlanningOptions(
             min(8, longest) if n_action_steps is None else n_action_steps,
-            n_sampling_steps, sampler, warm_start, clip, lookahead, n_candidates,
+            n_sampling_steps, sampler, warm_start, least if clip == AUTO else clip, lookahead, n_candidates,
         )
         self._check_planning()
         check_columns(self.controller, self.layout)
@@ -186,6 +187,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
     # ------------------------------------------------------------------ learning
 
+    @usual_torch()
     def learn(
         self,
         dataset: TrajectoryDataset | Sequence[TrajectoryDataset],
@@ -266,11 +268,13 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             raise ValueError("the agent has no normalizer: call learn(dataset, total_timesteps) or pass normalizer=")
         return self._normalizer
 
+    @usual_torch()
     @torch.no_grad()
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Predicted noise (B, H, D) of normalised windows ``x_t`` (B, H, D) at levels ``t`` (B,)."""
         return self.averaged.eps(x_t, t)
 
+    @usual_torch()
     def sample_pinned(self, n: int, generator: torch.Generator) -> Tensor:
         """Windows (n, H, D) that hold observations of the training data where a window is pinned, zeros elsewhere."""
         windows = torch.zeros(n, *self.event_shape)

@@ -18,6 +18,7 @@ from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import number
 from rrpolicy.common.schema import native
+from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import check_weights
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.sampling import Solver
@@ -135,6 +136,7 @@ class GuidedPlanner(Planner):
         write_archive(path, self.kind, config, tensors, card)
 
     @classmethod
+    @usual_torch()
     def load(cls, path: str | Path) -> Self:
         """
         Read what :meth:`save` wrote.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.schema import native
+from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.typing import Array, State
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -97,6 +98,7 @@ class Planner(ABC):
 
     # ------------------------------------------------------------------ public
 
+    @usual_torch()
     def predict(
         self,
         observation: Array,
@@ -141,6 +143,7 @@ class Planner(ABC):
         """``imitation``'s policy callable: stochastic :meth:`predict`."""
         return self.predict(observations, states, episode_starts, deterministic=False)
 
+    @usual_torch()
     def plan(self, observation: Array, deterministic: bool = True) -> Array:
         """
         The planned observation entries from here, for drawing.
@@ -205,6 +208,7 @@ class Planner(ABC):
         best = self._value(plans).view(n_envs, n_candidates).argmax(dim=1)
         return plans.view(n_envs, n_candidates, *plans.shape[1:])[torch.arange(n_envs), best].cpu()
 
+    @usual_torch()
     @torch.no_grad()
     def sample_at(
         self, windows: Tensor, generator: torch.Generator, visit: Callable[[Tensor, Tensor], None] | None = None

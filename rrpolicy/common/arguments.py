@@ -31,11 +31,12 @@ def number(name: str, value: Any, lowest: float | None = None, above: float | No
     :return: it, of Python
     :raises ValueError: for anything else and for what is out of bounds
     """
-    if not isinstance(value, Real) or isinstance(value, bool):
+    given: Any = value  # whose type narrows to one that numbers cannot be compared with
+    if not isinstance(given, Real) or isinstance(given, bool):
         raise ValueError(f"{name} is {value!r:.60}, it must be a number")
     for bound, fits, wanted in (
-        (lowest, lowest is None or value >= lowest, "of at least"),
-        (above, above is None or value > above, "above"),
+        (lowest, lowest is None or bool(value >= lowest), "of at least"),
+        (above, above is None or bool(value > above), "above"),
     ):
         if bound is not None and not (fits and math.isfinite(value)):
             raise ValueError(f"{name} is {value}, it must be a finite number {wanted} {bound:g}")

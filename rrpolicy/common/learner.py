@@ -29,6 +29,7 @@ from rrpolicy.common.callbacks import MaybeCallback, StepProgressBar, as_callbac
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
 from rrpolicy.common.schema import native, plain
+from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import check_alike, check_weights, moments, set_generator_state, set_moments
 
 LearningRate = float | Callable[[float], float]
@@ -246,6 +247,7 @@ class Learner(ABC, Generic[Module]):
         if received:
             raise TrainingInterrupted(received[0])
 
+    @torch.enable_grad()
     def _gradient_step(self) -> dict[str, float]:
         learning_rate = self._learning_rate_at(self.num_timesteps)
         for group in self.optimizer.param_groups:
@@ -335,6 +337,7 @@ class Learner(ABC, Generic[Module]):
         return {**self._config(), "num_timesteps": self.num_timesteps, "total_timesteps": self._total_timesteps}
 
     @classmethod
+    @usual_torch()
     def load(cls, path: str | Path, device: torch.device | str = "cpu", **kwargs: Any) -> Self:
         """
         Read what :meth:`save` wrote.

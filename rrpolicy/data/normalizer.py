@@ -150,11 +150,10 @@ class Normalizer:
         if mode not in MODES:
             raise ValueError(f"mode={mode!r}, wanted one of {MODES}")
         whole = data[0] if len(data) == 1 else TrajectoryDataset.concatenate(data)
-        parts = {"observation": whole.observations, "action": whole.actions}
-        maps = {name: _FITTED[mode](values) for name, values in parts.items()}
+        observations, actions = _FITTED[mode](whole.observations), _floored("action", _FITTED[mode](whole.actions))
         if mode == "isotropic":  # of the scale that all columns share, no part is a rounding error
-            return cls(_isotropic(maps["observation"]), _floored("action", maps["action"]), mode)
-        return cls(*(_floored(name, fitted) for name, fitted in maps.items()), mode)
+            return cls(_isotropic(observations), actions, mode)
+        return cls(_floored("observation", observations), actions, mode)
 
     @classmethod
     def from_bounds(

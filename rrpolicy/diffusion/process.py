@@ -14,6 +14,8 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from rrpolicy.common.torch_mode import usual_torch
+
 Schedule = Literal["cosine", "linear"]
 TABLE = "table"  # the schedule of a process whose levels were given as numbers
 Prediction = Literal["x0", "eps", "v"]
@@ -69,6 +71,7 @@ class DiffusionProcess:
     :raises ValueError: for fewer than two steps, an unknown schedule or prediction, or a table that is none
     """
 
+    @usual_torch()
     def __init__(
         self,
         n_diffusion_steps: int = 50,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.schema import native
+from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.rewards.events import Events, as_events, own_samples
@@ -43,6 +44,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
 
     kind: ClassVar[str] = "discriminator"
 
+    @usual_torch()
     def __init__(
         self,
         base: ScoreModel,
@@ -83,6 +85,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
         """The logit as a reward (averaged weights)."""
         return self.averaged
 
+    @usual_torch()
     def learn(
         self,
         data: Sequence[TrajectoryDataset] | Sequence[Tensor] | None = None,

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.windows import WindowSampler
 from rrpolicy.diffusion.sampling import sample
@@ -76,6 +77,7 @@ def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None)
     return _Windows(WindowSampler(datasets, layout, normalizer, advice=SHORT_EPISODES))
 
 
+@usual_torch()
 def own_samples(
     model: ScoreModel, n: int = N_OWN_SAMPLES, *, generator: torch.Generator, n_steps: int = N_OWN_STEPS
 ) -> Tensor:

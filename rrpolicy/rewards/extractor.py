@@ -17,6 +17,7 @@ from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import native
+from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
@@ -67,6 +68,7 @@ class RewardExtractor(Learner[RelativeReward]):
 
     kind: ClassVar[str] = "extractor"
 
+    @usual_torch()
     def __init__(
         self,
         base: ScoreModel,
@@ -140,6 +142,7 @@ class RewardExtractor(Learner[RelativeReward]):
         """The extracted reward (averaged weights)."""
         return self.averaged
 
+    @usual_torch()
     def learn(
         self,
         data: Data = None,

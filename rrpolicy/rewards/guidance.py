@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rrpolicy.common.arguments import number
+from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Solver, sample
 from rrpolicy.diffusion.score_model import Denoiser, ScoreModel, pinned_mask
@@ -59,6 +60,7 @@ def guided(
     return steered
 
 
+@usual_torch()
 @torch.no_grad()
 def guided_samples(
     base: ScoreModel,

@@ -21,6 +21,7 @@ from rrpolicy.common.arguments import flag
 from rrpolicy.common.kinds import check_network
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import native
+from rrpolicy.common.torch_mode import usual_tensor, usual_torch
 from rrpolicy.common.typing import Array
 from rrpolicy.common.weights import check_weights
 from rrpolicy.data.layout import TrajectoryLayout
@@ -58,6 +59,7 @@ class RelativeReward(nn.Module):
     gradient_scale: Tensor
     value_scale: Tensor
 
+    @usual_torch()
     def __init__(
         self,
         process: DiffusionProcess,
@@ -176,15 +178,17 @@ class RelativeReward(nn.Module):
         clean = (t < self.n_clean_levels).view(-1, *(1,) * (x_t.ndim - 1))
         return torch.where(clean, self.process.levels(x_t, t)[0] * x0, x_t)
 
+    @usual_torch()
     def gradient(self, x_t: Tensor, t: Tensor, head: Head | None = None) -> Tensor:
         """∇ρ with respect to x_t (B, *event_shape); zero at pinned entries. Leaves no trace on ``x_t``."""
         with torch.enable_grad():
-            inputs = x_t.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self(inputs, t, head).sum(), inputs)
+            inputs = usual_tensor(x_t.detach()).requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self(inputs, usual_tensor(t), head).sum(), inputs)
         return torch.where(self.pinned, 0.0, gradient)
 
     # ------------------------------------------------------------------ numpy, in environment units
 
+    @usual_torch()
     @torch.no_grad()
     def predict(self, observations: Array, actions: Array | None = None, levels: Sequence[int] | None = None) -> Array:
         """
@@ -308,6 +312,7 @@ class RelativeReward(nn.Module):
         write_archive(path, self.kind, self.to_config(), {"weights": weights, **self.normalizer_tensors()}, card)
 
     @classmethod
+    @usual_torch()
     def load(cls, path: str | Path) -> Self:
         """
         Read what :meth:`save` wrote.
