@@ -170,6 +170,15 @@ class Planner(ABC):
         other._acting_generator.set_state(self._acting_generator.get_state())
         return other
 
+    def set_random_seed(self, seed: int | None) -> None:
+        """
+        Seed the noise of stochastic planning; what is planned deterministically, and training, do not change.
+
+        :param seed: the same seed gives the same actions for the same observations; None changes nothing
+        """
+        if seed is not None:
+            self._acting_generator.manual_seed(whole("seed", seed))
+
     def planned_observations(self, plans: Array) -> Array:
         """Normalised plans (..., H, D) -> planned observation entries (..., H, n_columns), environment units."""
         return self.layout.observations_of(self.normalizer.packed(self.layout).denormalize(plans))
