@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import gymnasium as gym
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
@@ -20,6 +19,7 @@ from rrpolicy.agents.checks import (
     checked_datasets,
     checked_starts,
 )
+from rrpolicy.agents.environment import Env, checked_environment, fitting_environment, flat_environment
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
@@ -27,7 +27,7 @@ from rrpolicy.agents.ranges import AUTO, LEAST_CLIP, check_range, clip_for
 from rrpolicy.common.arguments import flag, number
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.schema import native
-from rrpolicy.common.spaces import box_from_dict, box_to_dict, check_spaces, flat_box
+from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
@@ -38,15 +38,14 @@ from rrpolicy.diffusion.sampling import Solver
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller, PDController
 
-Env = gym.Env[Any, Any] | VecEnv
-
 
 class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     """
     Plans windows by denoising (Janner et al. 2022) and acts on them.
 
     :param policy: ``"MlpPolicy"``, ``"UnetPolicy"`` or ``"TransformerPolicy"``
-    :param env: environment (or its id) whose flat Box spaces the agent is made for
+    :param env: environment (or its id) whose spaces the agent is made for; dictionaries, tuples and boxes of other
+        shapes are flattened by ``rrpolicy.common.spaces.FlatSpaces``, and ``predict`` takes the flat vectors
     :param learning_rate: peak learning rate or SB3 schedule
     :param horizon: rows H of a window
     :param stride: environment steps between two rows; planned actions in between are interpolated linearly
@@ -82,7 +81,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     :param verbose: 0 silent, 1 prints the log
     :param seed: seed of weights, training and stochastic acting
     :param device: ``"cpu"`` or ``"auto"``
-    :raises ValueError: for spaces that are not flat boxes and for options out of range, naming them
+    :raises ValueError: for spaces that are no boxes, an environment that normalises observations, and options out of
+        range, naming them
     """
 
     kind: ClassVar[str] = "agent"
@@ -125,7 +125,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         super().__init__(
             learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
         )
-        self.env: Env | None = gym.make(env) if isinstance(env, str) else env
+        self.env: Env | None = flat_environment(env)
         self.observation_space = flat_box(self.env.observation_space, "observation")
         self.action_space = flat_box(self.env.action_space, "action")
         self.policy = policy
@@ -297,12 +297,30 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         env = self.env
         return DummyVecEnv([lambda: env])
 
-    def set_env(self, env: Env) -> None:
-        """:raises ValueError: when the environment's spaces are not the agent's"""
-        check_spaces(self.observation_space, self.action_space, env.observation_space, env.action_space)
-        self.env = env
+    def set_env(self, env: Env | str) -> None:
+        """
+        :param env: as in the constructor
+        :raises ValueError: when the environment's spaces are not the agent's, or it normalises observations
+        """
+        self.env = fitting_environment(env, self.observation_space, self.action_space)
 
     # ------------------------------------------------------------------ persistence
+
+    @classmethod
+    def load(
+        cls, path: str | Path, device: torch.device | str = "cpu", env: Env | str | None = None, **kwargs: Any
+    ) -> Self:
+        """
+        Read what :meth:`save` wrote.
+
+        :param path: file, with or without ``.zip``
+        :param env: the environment that the agent is to have, or its id; archives hold none
+        :raises FileNotFoundError: when there is no such file
+        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault, or
+            when the environment is not one that the agent was made for
+        :raises TypeError: for a keyword that there is not, naming it
+        """
+        return super().load(path, device, env=None if env is None else checked_environment(env), **kwargs)
 
     def _config(self) -> dict[str, Any]:
         given = self._given_controller

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -30,6 +30,7 @@ from rrpolicy.diffusion.sampling import Noise, Solver, check_solver, sample
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller
 
+FLAT = "wrap the environment in rrpolicy.common.spaces.FlatSpaces, which flattens its observations"
 CHUNK = 2048  # plans sampled at a time where many are wanted, which bounds the memory
 
 
@@ -301,10 +302,14 @@ class Planner(ABC):
     # ------------------------------------------------------------------ checks
 
     def _check_observation(self, observation: Array) -> Array:
-        values = np.asarray(observation, dtype=np.float32)
         width = self.layout.observation_dim
+        if isinstance(observation, Mapping | tuple):
+            raise ValueError(f"observation is a {type(observation).__name__}, wanted a vector ({width},) or "
+                             f"(n_envs, {width}): {FLAT}")  # fmt: skip
+        values = np.asarray(observation, dtype=np.float32)
         if values.ndim not in (1, 2) or values.shape[-1] != width:
-            raise ValueError(f"observation has shape {values.shape}, wanted ({width},) or (n_envs, {width})")
+            wanted = f"wanted ({width},) or (n_envs, {width})" + (f": {FLAT}" if values.ndim > 2 else "")
+            raise ValueError(f"observation has shape {values.shape}, {wanted}")
         if not np.isfinite(values).all():
             wanted = f"finite values of shape ({width},) or (n_envs, {width})"
             raise ValueError(f"observation of shape {values.shape} holds NaN or inf, wanted {wanted}")

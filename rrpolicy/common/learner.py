@@ -7,6 +7,7 @@ checkpoints and an exact resume. Stopped and resumed equals uninterrupted, bit f
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import sys
 import time
@@ -344,8 +345,15 @@ class Learner(ABC, Generic[Module]):
 
         :param path: file, with or without ``.zip``
         :raises FileNotFoundError: when there is no such file
+        :param kwargs: what an archive of this kind does not hold, such as the two models of an extractor
         :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
+        :raises TypeError: for a keyword that there is not, naming it
         """
+        parameters = inspect.signature(cls._from_config).parameters.values()
+        taken = ["device", *(one.name for one in parameters if one.default is None)]
+        unknown = sorted(set(kwargs) - set(taken))
+        if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            raise TypeError(f"load() of {cls.__name__} takes no {unknown[0]!r}, wanted some of {taken}")
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
             averaged = archive.tensors["averaged"]

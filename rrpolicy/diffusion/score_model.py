@@ -53,6 +53,13 @@ def pinned_mask(model: ScoreModel) -> Tensor:
     return torch.zeros(tuple(model.event_shape), dtype=torch.bool, device="cpu") if pinned is None else pinned
 
 
+def check_models(base: object, expert: object) -> None:
+    """:raises ValueError: for something that is no score model, naming the argument"""
+    for name, model in (("base", base), ("expert", expert)):
+        if not isinstance(model, ScoreModel):
+            raise ValueError(f"{name} is a {type(model).__name__}, wanted a ScoreModel such as a DiffusionAgent")
+
+
 def check_compatible(base: ScoreModel, expert: ScoreModel) -> None:
     """
     Refuse two models whose scores cannot be subtracted.

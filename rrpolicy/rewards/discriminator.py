@@ -17,7 +17,7 @@ from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models
 from rrpolicy.rewards.events import Events, as_events, own_samples
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.targets import noised
@@ -63,6 +63,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
         super().__init__(
             learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
         )
+        check_models(base, expert)
         check_compatible(base, expert)
         if batch_size < 2:
             raise ValueError(f"batch_size is {batch_size}, it must be at least 2, one event of each kind")
@@ -162,5 +163,6 @@ class DiscriminatorReward(Learner[RelativeReward]):
     ) -> Self:
         if base is None or expert is None:
             raise ValueError("a discriminator needs its two models: load(path, base=base, expert=expert)")
+        check_models(base, expert)
         training = {name: value for name, value in config["training"].items() if value is not None}
         return cls(base, expert, window_kwargs=config["window_kwargs"], **training)

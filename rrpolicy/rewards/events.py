@@ -77,7 +77,6 @@ def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None)
     return _Windows(WindowSampler(datasets, layout, normalizer, advice=SHORT_EPISODES))
 
 
-@usual_torch()
 def own_samples(
     model: ScoreModel, n: int = N_OWN_SAMPLES, *, generator: torch.Generator, n_steps: int = N_OWN_STEPS
 ) -> Tensor:
@@ -87,6 +86,11 @@ def own_samples(
     :param n_steps: denoising steps (DDIM), at most as many as there are levels
     :raises ValueError: for a model with pinned entries that cannot say what they look like
     """
+    with usual_torch():
+        return _own_samples(model, n, generator, n_steps)
+
+
+def _own_samples(model: ScoreModel, n: int, generator: torch.Generator, n_steps: int) -> Tensor:
     pinned = pinned_mask(model)
     clean = torch.zeros(n, *model.event_shape)
     if pinned.any():

@@ -20,7 +20,7 @@ from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.matching import eps_rms, gradient_loss, row_weights, value_spread
 from rrpolicy.rewards.recorded import RecordedPairs
@@ -97,6 +97,7 @@ class RewardExtractor(Learner[RelativeReward]):
         super().__init__(
             learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
         )
+        check_models(base, expert)
         check_compatible(base, expert)
         plans_actions = getattr(getattr(base, "layout", None), "plan_actions", False)
         number("first_action_weight", first_action_weight)
@@ -366,6 +367,7 @@ class RewardExtractor(Learner[RelativeReward]):
     ) -> Self:
         if base is None or expert is None:
             raise ValueError("an extractor needs its two models: RewardExtractor.load(path, base=base, expert=expert)")
+        check_models(base, expert)
         if config["fingerprint"] != base.fingerprint():
             raise ValueError(f"it was made for {config['fingerprint']}, base and expert are {base.fingerprint()}")
         reward = config["reward"]

@@ -1,0 +1,68 @@
+"""The environment of an agent: made from its id, flat, and in its own units."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from rrpolicy.common.spaces import FlatSpaces, check_spaces, flat_box, flat_box_or_none, refuse_normalised
+
+Env = gym.Env[Any, Any] | VecEnv
+
+
+def flat_environment(env: Env | str) -> Env:
+    """
+    An environment as an agent needs it.
+
+    :param env: an environment, a vectorised one of Stable-Baselines3, or an id
+    :return: it; a single one whose spaces are boxes of other shapes, dictionaries or tuples in ``FlatSpaces``
+    :raises ValueError: for something else, other spaces, an id that cannot be made, or normalised observations
+    """
+    made = checked_environment(env)
+    if isinstance(made, gym.Env) and not all(flat_box_or_none(space) for _, space in _spaces(made)):
+        return FlatSpaces(made)
+    for name, space in _spaces(made):
+        flat_box(space, name)
+    return made
+
+
+def fitting_environment(env: Env | str, observation_space: spaces.Box, action_space: spaces.Box) -> Env:
+    """
+    An environment as the agent with these spaces needs it.
+
+    :param env: as for :func:`flat_environment`
+    :raises ValueError: as :func:`flat_environment`, and when the spaces are others than the agent's
+    """
+    made = checked_environment(env)
+    with suppress(ValueError):  # what cannot be flattened is told of as it is
+        made = flat_environment(made)
+    check_spaces(observation_space, action_space, *(space for _, space in _spaces(made)))
+    return made
+
+
+def checked_environment(env: Env | str) -> Env:
+    """
+    An environment that is made, and in its own units.
+
+    :param env: as for :func:`flat_environment`
+    :raises ValueError: for something else, an id that cannot be made, or normalised observations
+    """
+    made: Any = env
+    if isinstance(env, str):
+        try:
+            made = gym.make(env)
+        except (gym.error.Error, ImportError) as error:
+            raise ValueError(f"env {env!r} cannot be made: {error}") from error
+    if not isinstance(made, gym.Env | VecEnv):
+        kinds = "a gymnasium.Env, a VecEnv of Stable-Baselines3 or an id"
+        raise ValueError(f"env is a {type(env).__name__}, wanted {kinds}")
+    refuse_normalised(made, "an agent normalises observations by itself")
+    return made
+
+
+def _spaces(env: Env) -> tuple[tuple[str, spaces.Space[Any]], ...]:
+    return ("observation", env.observation_space), ("action", env.action_space)
