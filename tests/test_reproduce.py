@@ -12,6 +12,7 @@ import torch
 from tiny import RECIPE, toml
 from typer.testing import CliRunner
 
+from rrpolicy import zoo
 from rrpolicy.cli import app
 from rrpolicy.common.locks import claimed
 from rrpolicy.envs import MazeGeometry
@@ -105,6 +106,10 @@ def test_variants_change_what_they_say() -> None:
     before = copy.deepcopy(RECIPE)
     small = VARIANTS["data-10k"].applied(RECIPE)
     assert small["data"]["base_transitions"] == 10_000 and small["agent"] == RECIPE["agent"] and before == RECIPE
+    for maze in MAZES:  # the number of steps of the real recipe, which tiny ones below do not have
+        real = zoo.recipe(Unit(maze, 0).task.env_id)
+        steps = VARIANTS["long-base"].applied(real)["base"]["total_timesteps"]
+        assert steps == 4 * real["base"]["total_timesteps"]
     with pytest.raises(ValueError, match="variant must be one of data-10k, step-head"):
         variant_named("none")
 
@@ -272,7 +277,10 @@ def test_bases_plan_in_other_ways(done: Path) -> None:
     assert f"| umaze | base-best-of-4 | 1 | {rates['base-best-of-4']:.3f} |" in summary(results)
 
 
-def test_the_variants_reward_is_made_for_the_variants_pair(done: Path) -> None:
+def test_the_variants_reward_is_made_for_the_variants_pair(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = RECIPE["base"]["total_timesteps"]
+    monkeypatch.setitem(VARIANTS["long-base"].recipe, "base", {"total_timesteps": 4 * steps})  # of tiny ones
+
     def reward_of(name: str | None, unit: Unit) -> torch.Tensor:
         variant = variant_named(name)
         reward = Workshop(done / "work", variant.applied(RECIPE), variant).reward(unit)[0]
