@@ -173,7 +173,8 @@ def finetune(
 
     :param make_env: makes the real environment; its own reward is the true one that is looked at on the way, its spec
         tells the time limit
-    :param dataset: where it begins, with true rewards, which also tell where episodes ended for good
+    :param dataset: where it begins, with true rewards; where it does not tell how its episodes ended, that is inferred
+        from the time limit, with a warning
     :param reward: ρ of states and actions with a step head; None pays the true reward
     :param seed: of weights, batches, exploration and starts, global generators included
     :param settings: how long and with which numbers

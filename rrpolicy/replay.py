@@ -132,6 +132,7 @@ class ReplayTraining:
         rows, buffer, model = slice(0, end or self.num_timesteps), self._buffer, self.model
         returns, ends = self.returns()
         returns = returns[ends <= rows.stop]
+        cut = (buffer.dones[rows, 0] > 0) & (buffer.timeouts[rows, 0] > 0)
         metadata = {
             "source": "replay buffer of SAC", "env_id": self.env_id, "algorithm": "SAC", "seed": self.seed,
             "arguments": self.arguments, "total_timesteps": rows.stop, "stop_return": stop_return,
@@ -141,7 +142,8 @@ class ReplayTraining:
             buffer.observations[rows, 0],
             model.policy.unscale_action(buffer.actions[rows, 0]),  # SAC keeps them between -1 and 1
             rewards=buffer.rewards[rows, 0],
-            terminals=buffer.dones[rows, 0] > 0,
+            terminals=(buffer.dones[rows, 0] > 0) & ~cut,
+            timeouts=cut,
             metadata=metadata,
         )
 

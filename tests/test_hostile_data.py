@@ -193,7 +193,7 @@ def test_many_arrays_that_are_small_enough_one_by_one(tmp_path: Path) -> None:
         for episode in ("episode_0", "episode_1"):
             for name in ("observations", "actions"):
                 file[episode][name] = file["long"]
-            del file[episode]["rewards"]
+            del file[episode]["rewards"], file[episode]["terminations"]
             file[episode].create_dataset("rewards", (rows,), np.uint8, chunks=(rows,), compression="gzip")
     with pytest.raises(ValueError, match="takes 16777216 bytes, and all that is read") as caught:
         load_dataset(folder)

@@ -24,18 +24,20 @@ from rrpolicy.common.seeding import seeded
 from rrpolicy.common.spaces import check_units, flat_box, flat_for
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.maze_streams import Streams, base_lengths, expert_length, expert_lengths
 from rrpolicy.data.reference_scores import is_registered, normalized_score, reference_score
 from rrpolicy.envs.controller import WaypointController
 from rrpolicy.envs.maze import MazeGeometry
-from rrpolicy.envs.simulator import PointMazeSimulator
 
-START_OFFSET = 0.4  # cells, as near to a wall as a ball can be; PointMaze itself starts within 0.25 of a centre
-STEPS_PER_CELL = 25  # what the controller needs to cross one cell, turns included
-WINDOW_STEPS = 140  # room for a window of 16 steps, one every 8, at the end of an expert's way
-MIN_STREAM = 1000  # base streams are at least this long, so that few windows are lost to their ends
-MAX_STREAMS = 256
+_CUT = "TimeLimit.truncated"  # key of ``info`` by which vectorised environments tell that an episode was cut off
 
-_Episode = list[tuple[Any, Any, float]]  # observation, action, reward
+
+@dataclass
+class _Episode:
+    """Rows of observation, action and reward; whether it was terminated, whether truncated, None where untold."""
+
+    rows: list[tuple[Any, Any, float]] = field(default_factory=list)
+    ends: tuple[bool, bool] | None = (False, False)
 
 
 def collect_point_maze(
@@ -62,18 +64,19 @@ def collect_point_maze(
     """
     maze = MazeGeometry.parse(maze)
     _check_numbers(n_transitions, action_noise, dwell, goal_offset, episode_length)
-    streams = _Streams(WaypointController(maze, jitter=jitter), np.random.default_rng(seed), action_noise)
+    streams = Streams(WaypointController(maze, jitter=jitter), np.random.default_rng(seed), action_noise)
     if goal is None:
-        lengths = _base_lengths(n_transitions, episode_length)
+        lengths = base_lengths(n_transitions, episode_length)
         streams.wander(len(lengths), dwell, goal_offset)
     else:
-        lengths = _expert_lengths(n_transitions, episode_length or _expert_length(maze, goal))
+        lengths = expert_lengths(n_transitions, episode_length or expert_length(maze, goal))
         streams.go_to(len(lengths), goal)
     observations, actions = streams.record(int(lengths.max()))
     keep = np.arange(lengths.max()) < lengths[:, None]
     cell = None if goal is None else [float(value) for value in goal]
     metadata = {"source": "waypoint controller", "maze": list(maze.rows), "goal": cell, "seed": int(seed)}
-    return TrajectoryDataset.from_arrays(observations[keep], actions[keep], episode_lengths=lengths, metadata=metadata)
+    cut = np.ones(len(lengths), dtype=bool)  # nothing ends in this simulator, streams are cut off
+    return TrajectoryDataset(observations[keep], actions[keep], lengths, metadata=metadata, truncated=cut)
 
 
 def collect(
@@ -97,8 +100,9 @@ def collect(
     :param action_noise: standard deviation, in environment units, of the Gaussian added to the agent's actions
     :param epsilon: probability that an action is drawn uniformly from the action space instead
     :return: observations, executed actions and rewards in environment units: the originals of ``VecNormalize`` (whose
-        statistics are kept constant), and ``info["original_reward"]`` where a wrapper reports it; ``metadata`` says how
-        they were made, with the returns of the finished episodes
+        statistics are kept constant), and ``info["original_reward"]`` where a wrapper reports it; how episodes ended,
+        unless an episode ends without ``info["TimeLimit.truncated"]``; ``metadata`` says how they were made, with the
+        returns of the finished episodes
     :raises ValueError: if a number is out of range, the spaces are not flat, or observations or rewards are normalised
         in a way that cannot be undone, naming the wrapper
     """
@@ -109,7 +113,7 @@ def collect(
     noise = _ActionNoise(_flat_box(venv.action_space, "action_space"), action_noise, epsilon, seed)
     source = _Originals(agent, venv)
     state, begins = None, np.ones(venv.num_envs, dtype=bool)
-    open_episodes: list[_Episode] = [[] for _ in range(venv.num_envs)]
+    open_episodes = [_Episode() for _ in range(venv.num_envs)]
     episodes: list[_Episode] = []
     with seeded(seed, agent), frozen(source.normaliser):
         venv.seed(int(seed))
@@ -119,16 +123,17 @@ def collect(
             actions, own = noise.applied(actions), source.observations
             observations, rewards, begins = source.step(actions)
             for i, episode in enumerate(open_episodes):
-                episode.append((own[i], actions[i].copy(), rewards[i]))
+                episode.rows.append((own[i], actions[i].copy(), rewards[i]))
                 if begins[i]:
+                    episode.ends = source.ends(i)
                     episodes.append(episode)
-                    open_episodes[i] = []
+                    open_episodes[i] = _Episode()
     metadata = {
         "source": "roll-outs of an agent", "seed": int(seed), "n_envs": venv.num_envs, "deterministic": deterministic,
         "action_noise": float(action_noise), "epsilon": float(epsilon),
-        "returns": [sum(reward for *_, reward in episode) for episode in episodes],
+        "returns": [sum(reward for *_, reward in episode.rows) for episode in episodes],
     }  # fmt: skip
-    return _dataset_of(episodes + [episode for episode in open_episodes if episode], n_transitions, metadata)
+    return _dataset_of(episodes + [episode for episode in open_episodes if episode.rows], n_transitions, metadata)
 
 
 def _vectorised(agent: Predictor, env: gym.Env | VecEnv) -> VecEnv:
@@ -163,10 +168,16 @@ class _Originals:
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, list[float], np.ndarray]:
         """Observations for the agent, original rewards, and where an episode has ended."""
         observations, rewards, dones, infos = self._venv.step(actions)
+        self._cut = [info.get(_CUT) for info in infos]
         if self.normaliser is not None:
             rewards = self.normaliser.get_original_reward()
         own = [single_number(info.get(ORIGINAL_REWARD, one)) for one, info in zip(rewards, infos, strict=True)]
         return self._seen(observations), own, np.array(dones, dtype=bool)
+
+    def ends(self, index: int) -> tuple[bool, bool] | None:
+        """Whether an episode that has ended at the last step was terminated and whether truncated; None if untold."""
+        cut = self._cut[index]
+        return None if cut is None else (not cut, bool(cut))
 
     def _seen(self, observations: Any) -> np.ndarray:
         """Copies of both, since environments may reuse their arrays."""
@@ -266,99 +277,6 @@ class _ActionNoise:
         return np.clip(actions, low, high).astype(self._space.dtype)
 
 
-class _Streams:
-    """Parallel balls under waypoint control, each on its way to a goal or staying there."""
-
-    def __init__(self, controller: WaypointController, rng: np.random.Generator, action_noise: float) -> None:
-        self._controller = controller
-        self._rng = rng
-        self._noise = action_noise
-        self._dwell: tuple[int, int] | None = None
-        self._offset = 0.0
-
-    def wander(self, count: int, dwell: tuple[int, int], offset: float) -> None:
-        """Balls anywhere, each of which gets another random goal when it has stayed long enough."""
-        self._dwell, self._offset = dwell, offset
-        self._begin(self._controller.maze.free_cells, count)
-        self._renew(np.arange(count))
-
-    def go_to(self, count: int, goal: Any) -> None:
-        """Balls in any cell from which a path leads to the goal."""
-        maze = self._controller.maze
-        self._begin(np.argwhere(np.isfinite(maze.path_distances(goal))), count)
-        self.goals[:] = maze.cell_to_xy(goal)
-
-    def _begin(self, cells: np.ndarray, count: int) -> None:
-        """Balls at rest off the centres of cells, none of which is taken again before all were."""
-        order = np.concatenate([self._rng.permutation(len(cells)) for _ in range(-(-count // len(cells)))])[:count]
-        offsets = self._rng.uniform(-START_OFFSET, START_OFFSET, size=(count, 2))
-        self._waypoints = self._controller.maze.cell_to_xy(cells[order] + offsets)
-        self._states = np.hstack([self._waypoints, np.zeros((count, 2))])
-        self.goals = self._waypoints.copy()
-        self._patience = np.zeros(count, dtype=np.int64)
-
-    def record(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Run; returns observations ``(n, length, 4)`` and the actions that followed ``(n, length, 2)``, float32."""
-        simulator = PointMazeSimulator(self._controller.maze)
-        observations = np.empty((len(self._states), length, 4), dtype=np.float32)
-        actions = np.empty((len(self._states), length, 2), dtype=np.float32)
-        for step in range(length):
-            positions = self._states[:, :2]
-            if self._dwell is not None:
-                arrived = ((positions - self.goals) ** 2).sum(1) < self._controller.advance_distance**2
-                self._patience -= arrived
-                self._renew(np.flatnonzero(arrived & (self._patience < 0)))
-            self._waypoints = self._controller.advance(positions, self._waypoints, self.goals, self._rng)
-            action = self._controller.action(self._states, self._waypoints)
-            action += self._noise * self._rng.standard_normal(action.shape)
-            observations[:, step] = self._states
-            actions[:, step] = np.clip(action, -1.0, 1.0)
-            self._states = simulator.step(self._states, actions[:, step])
-        return observations, actions
-
-    def _renew(self, who: np.ndarray) -> None:
-        """New goals, to which a path leads, and new patience."""
-        positions, maze = self._states[who, :2], self._controller.maze
-        if not who.size or self._dwell is None:
-            return
-        goals = _random_places(maze, len(who), self._offset, self._rng)
-        while (lost := np.isinf(self._controller.distances(positions, goals))).any():  # in another room
-            goals[lost] = _random_places(maze, int(lost.sum()), self._offset, self._rng)
-        self.goals[who] = goals
-        self._waypoints = self._waypoints.copy()
-        self._waypoints[who] = positions
-        self._patience[who] = self._rng.integers(self._dwell[0], self._dwell[1] + 1, len(who))
-
-
-def _base_lengths(n_transitions: int, episode_length: int | None) -> np.ndarray:
-    """Few long streams of nearly equal length."""
-    if episode_length:
-        count = -(-n_transitions // episode_length)
-    else:
-        count = min(max(2, n_transitions // MIN_STREAM), MAX_STREAMS, n_transitions)
-    return n_transitions // count + (np.arange(count) < n_transitions % count)
-
-
-def _expert_lengths(n_transitions: int, length: int) -> np.ndarray:
-    """Equal episodes, but for the last."""
-    lengths = np.full(-(-n_transitions // length), length)
-    lengths[-1] -= lengths.sum() - n_transitions
-    return lengths
-
-
-def _random_places(maze: MazeGeometry, count: int, offset: float, rng: np.random.Generator) -> np.ndarray:
-    """Positions ``(count, 2)`` near the centres of random free cells."""
-    chosen = maze.free_cells[rng.integers(len(maze.free_cells), size=count)]
-    return maze.cell_to_xy(chosen + rng.uniform(-offset, offset, size=(count, 2)))
-
-
-def _expert_length(maze: MazeGeometry, goal: Any) -> int:
-    """Steps for the longest way, a window behind it, and as many window starts at the goal as on the way."""
-    distances = maze.path_distances(goal)
-    distances = distances[np.isfinite(distances)] * STEPS_PER_CELL
-    return int(WINDOW_STEPS + max(distances.max(), 2 * distances.mean()))
-
-
 def _check_numbers(
     n_transitions: int, action_noise: float, dwell: tuple[int, int], goal_offset: float, episode_length: int | None
 ) -> None:
@@ -385,10 +303,12 @@ def _flat_box(space: gym.Space, name: str) -> gym.spaces.Box:
 
 def _dataset_of(episodes: list[_Episode], n_transitions: int, metadata: Mapping[str, Any]) -> TrajectoryDataset:
     """The first n transitions of recorded episodes."""
-    lengths = np.minimum(np.cumsum([len(episode) for episode in episodes]), n_transitions)
-    lengths = np.diff(lengths, prepend=0)
-    rows = [row for episode in episodes for row in episode][:n_transitions]
+    stops = np.cumsum([len(episode.rows) for episode in episodes])
+    lengths = np.diff(np.minimum(stops, n_transitions), prepend=0)
+    kept, whole = lengths > 0, stops <= n_transitions
+    rows = [row for episode in episodes for row in episode.rows][:n_transitions]
     observations, actions, rewards = (np.array(column) for column in zip(*rows, strict=True))
-    return TrajectoryDataset.from_arrays(
-        observations, actions, rewards=rewards, episode_lengths=lengths[lengths > 0], metadata=metadata
-    )
+    told = [episode.ends for episode in episodes if episode.ends is not None]
+    ends = (np.asarray(told) & whole[:, None])[kept] if len(told) == len(episodes) else None
+    terminated, truncated = (None, None) if ends is None else (ends[:, 0], ends[:, 1])
+    return TrajectoryDataset(observations, actions, lengths[kept], rewards, dict(metadata), terminated, truncated)

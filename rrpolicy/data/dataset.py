@@ -2,7 +2,6 @@
 Windows are drawn by fancy indexing, never across the end of an episode; what padding adds is masked."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrpolicy.common.messages import printable
+from rrpolicy.data.arrays import as_array, ends_of_episodes, frozen, plain, row_flags, whole_lengths
 from rrpolicy.data.layout import TrajectoryLayout
 
 
@@ -34,8 +33,12 @@ class TrajectoryDataset:
     :param episode_lengths: ``(E,)`` transitions in each episode, all at least 1, with sum N
     :param rewards: ``(N,)`` or ``None``
     :param metadata: JSON values that describe the origin
-    :raises ValueError: naming array and row, for wrong shapes, NaN or infinite values, lengths that are no whole
-        numbers, metadata that is no JSON, or no transition at all
+    :param terminated: ``(E,)`` booleans, True where nothing can follow an episode's last transition, as when a robot
+        falls; ``None`` with ``truncated=None`` where it is not known how episodes ended
+    :param truncated: ``(E,)`` booleans, True where an episode was cut off, as by a time limit. An episode that is
+        neither was still under way when the recording ended. Of the two, one that is ``None`` becomes all False
+    :raises ValueError: naming array and row, for wrong shapes, NaN or infinite values, columns whose values float32
+        cannot tell apart, lengths that are no whole numbers, metadata that is no JSON, or no transition at all
     """
 
     observations: np.ndarray
@@ -43,20 +46,25 @@ class TrajectoryDataset:
     episode_lengths: np.ndarray
     rewards: np.ndarray | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    terminated: np.ndarray | None = None
+    truncated: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "observations", _frozen("observations", self.observations, 2))
-        object.__setattr__(self, "actions", _frozen("actions", self.actions, 2))
+        object.__setattr__(self, "observations", frozen("observations", self.observations, 2))
+        object.__setattr__(self, "actions", frozen("actions", self.actions, 2))
         if self.rewards is not None:
-            object.__setattr__(self, "rewards", _frozen("rewards", self.rewards, 1))
+            object.__setattr__(self, "rewards", frozen("rewards", self.rewards, 1))
         for name in ("actions", "rewards"):
             array = getattr(self, name)
             if array is not None and len(array) != len(self.observations):
                 raise ValueError(f"{name} has {len(array)} rows, wanted {len(self.observations)} as in observations")
         if len(self.observations) == 0:
             raise ValueError("observations has 0 rows, wanted at least one transition")
-        object.__setattr__(self, "episode_lengths", _lengths(self.episode_lengths, len(self.observations)))
-        object.__setattr__(self, "metadata", _plain(self.metadata))
+        object.__setattr__(self, "episode_lengths", whole_lengths(self.episode_lengths, len(self.observations)))
+        object.__setattr__(self, "metadata", plain(self.metadata))
+        terminated, truncated = ends_of_episodes(self.terminated, self.truncated, self.n_episodes)
+        object.__setattr__(self, "terminated", terminated)
+        object.__setattr__(self, "truncated", truncated)
 
     @classmethod
     def from_arrays(
@@ -71,30 +79,33 @@ class TrajectoryDataset:
     ) -> "TrajectoryDataset":
         """Build from flat arrays; episodes come from the lengths, or end after each flagged row (a tail counts too).
 
+        Flags also tell how episodes ended, and that the tail is unfinished; with lengths or nothing that is not known.
+
         :param observations: ``(N, obs_dim)``, the observation before each action
         :param actions: ``(N, action_dim)``
         :param rewards: ``(N,)``
-        :param terminals: ``(N,)`` booleans, or 0 and 1, True at an episode's last transition
+        :param terminals: ``(N,)`` booleans, or 0 and 1, True where the episode ended for good
         :param timeouts: ``(N,)`` booleans, True where the episode was cut off
         :param episode_lengths: ``(E,)`` instead of flags; with neither, all rows are one episode
         :param metadata: JSON values that describe the origin
         :raises ValueError: for wrong arrays, or for flags and lengths together
         """
-        rows = _array("observations", observations)
+        rows = as_array("observations", observations)
         if rows.ndim == 0:
             raise ValueError(f"observations has shape () and dtype {rows.dtype}, wanted numbers (N, width)")
         count = len(rows)
-        if episode_lengths is None:
-            ends = np.zeros(count, dtype=bool)
-            for name, flags in (("terminals", terminals), ("timeouts", timeouts)):
-                if flags is not None:
-                    ends |= _flags(name, flags, count)
-            ends[-1:] = True
-            episode_lengths = np.diff(np.flatnonzero(ends), prepend=-1)
-        elif terminals is not None or timeouts is not None:
+        given = {"terminals": terminals, "timeouts": timeouts}
+        flags = {name: row_flags(name, values, count) for name, values in given.items() if values is not None}
+        if flags and episode_lengths is not None:
             raise ValueError("episode_lengths was given with terminals or timeouts, wanted one of the two")
-        lengths = _array("episode_lengths", episode_lengths)
-        return cls(observations, actions, lengths, rewards, _plain({} if metadata is None else metadata))
+        told: dict[str, np.ndarray] = {}
+        if episode_lengths is None:
+            last = np.flatnonzero(np.logical_or.reduce([*flags.values(), np.arange(count) == count - 1]))
+            episode_lengths = np.diff(last, prepend=-1)
+            names = {"terminals": "terminated", "timeouts": "truncated"}
+            told = {names[name]: values[last] for name, values in flags.items()}
+        lengths = as_array("episode_lengths", episode_lengths)
+        return cls(observations, actions, lengths, rewards, plain({} if metadata is None else metadata), **told)
 
     @property
     def n_transitions(self) -> int:
@@ -177,11 +188,14 @@ class TrajectoryDataset:
 
         :param episodes: episode numbers, at least one
         """
-        views = [self.episode(int(index)) for index in episodes]
+        chosen = [int(index) for index in episodes]
+        views = [self.episode(index) for index in chosen]
         if not views:
             raise ValueError("episodes is empty, wanted at least one episode")
         joined = {name: np.concatenate([view[name] for view in views]) for name in views[0]}
         lengths = np.asarray([len(view["actions"]) for view in views])
+        ends = {"terminated": self.terminated, "truncated": self.truncated}
+        joined |= {name: flags[chosen] for name, flags in ends.items() if flags is not None}
         return TrajectoryDataset(episode_lengths=lengths, metadata=self.metadata, **joined)
 
     def split(self, fraction: float = 0.1, seed: int = 0) -> tuple["TrajectoryDataset", "TrajectoryDataset"]:
@@ -209,7 +223,7 @@ class TrajectoryDataset:
 
     @staticmethod
     def concatenate(datasets: "Sequence[TrajectoryDataset]") -> "TrajectoryDataset":
-        """All episodes of several datasets; rewards survive only where every one has them.
+        """All episodes of several datasets; rewards and how episodes ended survive only where every one has them.
 
         :param datasets: at least one, with equal widths
         :raises ValueError: when the widths differ or the sequence is empty
@@ -219,22 +233,25 @@ class TrajectoryDataset:
         widths = [(dataset.observation_dim, dataset.action_dim) for dataset in datasets]
         if len(set(widths)) > 1:
             raise ValueError(f"datasets have (observation_dim, action_dim) {widths}, wanted equal ones")
-        rewards = [dataset.rewards for dataset in datasets if dataset.rewards is not None]
-        return TrajectoryDataset(
-            np.concatenate([dataset.observations for dataset in datasets]),
-            np.concatenate([dataset.actions for dataset in datasets]),
-            np.concatenate([dataset.episode_lengths for dataset in datasets]),
-            np.concatenate(rewards) if len(rewards) == len(datasets) else None,
-            {"sources": [dataset.metadata for dataset in datasets]},
-        )
+        joined: dict[str, np.ndarray] = {}
+        for name in ("observations", "actions", "episode_lengths", "rewards", "terminated", "truncated"):
+            parts = [getattr(dataset, name) for dataset in datasets]
+            if all(part is not None for part in parts):
+                joined[name] = np.concatenate(parts)
+        return TrajectoryDataset(metadata={"sources": [dataset.metadata for dataset in datasets]}, **joined)
 
     def describe(self) -> dict[str, Any]:
-        """Statistics as JSON values: sizes, episode lengths, ranges of each column, returns where known."""
+        """Statistics as JSON values: sizes, lengths and ends of episodes, ranges of each column, returns where known.
+
+        ``"ends"`` counts the episodes that were terminated (truncated or not), only truncated, or neither
+        (``"unfinished"``); it is ``None`` where that is not known.
+        """
         lengths = self.episode_lengths
         summary: dict[str, Any] = {
             "n_transitions": self.n_transitions,
             "n_episodes": self.n_episodes,
             "episode_length": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
+            "ends": self._count_ends(),
             "observations": _columns(self.observations),
             "actions": _columns(self.actions),
         }
@@ -244,6 +261,13 @@ class TrajectoryDataset:
                 name: float(getattr(returns, name)()) for name in ("min", "mean", "max", "std")
             }
         return {**summary, "metadata": copy.deepcopy(self.metadata)}
+
+    def _count_ends(self) -> dict[str, int] | None:
+        if self.terminated is None or self.truncated is None:
+            return None
+        cut = int((self.truncated & ~self.terminated).sum())
+        over = int(self.terminated.sum())
+        return {"terminated": over, "truncated": cut, "unfinished": self.n_episodes - over - cut}
 
     @cached_property
     def _stops(self) -> np.ndarray:
@@ -260,72 +284,6 @@ class TrajectoryDataset:
                 f"layout has observation_dim={layout.observation_dim}, action_dim={layout.action_dim}, "
                 f"wanted {self.observation_dim} and {self.action_dim} as in the dataset"
             )
-
-
-def _array(name: str, values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except (TypeError, ValueError, OverflowError) as error:  # rows of unequal lengths, or what has no numbers at all
-        raise ValueError(f"{name} is no array: {printable(error)}") from error
-
-
-def _frozen(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
-    """A read-only float32 copy, or the array itself where it already is one that nobody can write to."""
-    array = _array(name, values)
-    if array.ndim != ndim or array.dtype.kind not in "fiub":
-        wanted = "(N, width)" if ndim == 2 else "(N,)"
-        raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}, wanted numbers {wanted}")
-    if ndim == 2 and array.shape[1] == 0:
-        raise ValueError(f"{name} has shape {array.shape}, wanted at least one column")
-    if array.flags.writeable or array.base is not None or array.dtype != np.float32:
-        with np.errstate(over="ignore"):  # a number too large for float32 becomes inf, which is refused below
-            array = np.array(array, dtype=np.float32, order="C")
-        array.flags.writeable = False
-    finite = np.isfinite(array)
-    if not finite.all():
-        where = np.argwhere(~finite)[0]
-        place = f"row {where[0]}" + (f", column {where[1]}" if ndim == 2 else "")
-        raise ValueError(f"{name} holds {array[tuple(where)]} at {place}, wanted finite values")
-    return array
-
-
-def _lengths(values: Any, count: int) -> np.ndarray:
-    """A read-only int64 copy of whole numbers that add up to ``count``."""
-    lengths, wanted = _array("episode_lengths", values), f"lengths of at least 1 that add up to {count}"
-    if lengths.ndim != 1 or not lengths.size:
-        raise ValueError(f"episode_lengths has shape {lengths.shape}, wanted {wanted}")
-    if lengths.dtype.kind not in "iu":
-        raise ValueError(f"episode_lengths is {printable(lengths[:8])} of dtype {lengths.dtype}, wanted {wanted}")
-    wrong = lengths[(lengths < 1) | (lengths > count)]  # before they are added up, which could overflow
-    if wrong.size or lengths.sum() != count:
-        told = f"holds {wrong[0]}" if wrong.size else f"has shape {lengths.shape} and sum {lengths.sum()}"
-        raise ValueError(f"episode_lengths {told}, wanted {wanted}")
-    lengths = lengths.astype(np.int64)
-    lengths.flags.writeable = False
-    return lengths
-
-
-def _plain(metadata: Any) -> dict[str, Any]:
-    """A copy that shares nothing with what was given."""
-    if not isinstance(metadata, Mapping):
-        raise ValueError(f"metadata is {printable(metadata)}, wanted a mapping of JSON values")
-    try:
-        json.dumps(dict(metadata), allow_nan=False)
-        return copy.deepcopy(dict(metadata))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"metadata holds what is no JSON: {printable(error)}") from error
-
-
-def _flags(name: str, flags: Any, count: int) -> np.ndarray:
-    array = _array(name, flags)
-    if array.shape != (count,):
-        raise ValueError(f"{name} has shape {array.shape}, wanted ({count},)")
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} holds {printable(array[:1])} of dtype {array.dtype}, wanted booleans, or 0 and 1")
-    wrong = np.flatnonzero((array != 0) & (array != 1))
-    if len(wrong):
-        raise ValueError(f"{name} holds {array[wrong[0]]} at row {wrong[0]}, wanted booleans, or 0 and 1")
-    return array.astype(bool)
 
 
 def _columns(array: np.ndarray) -> dict[str, list[float]]:

@@ -35,6 +35,8 @@ class MinariHead:
     The part of ``metadata.json`` that is used here, checked.
 
     :param is_dict: whether observations are a Dict, of which ``"observation"`` is taken
+    :param has_ends: whether the flags of the last rows tell how episodes ended. Our own folders had every episode end
+        as truncated until they had an entry that says this
     :param metadata: of the dataset that is read
     """
 
@@ -42,6 +44,7 @@ class MinariHead:
     data_format: str
     is_dict: bool
     has_rewards: bool
+    has_ends: bool
     metadata: dict[str, Any]
 
 
@@ -70,12 +73,14 @@ def read_head(folder: Path) -> MinariHead:
         raise FileFault(folder, f"total_episodes is {_shown(n_episodes)}, wanted a number of episodes")
     _check_flat_box(folder, "action_space", _json(folder, "action_space", values["action_space"]))
     is_dict = _has_dict_observations(folder, _json(folder, "observation_space", values["observation_space"]))
-    own = values.get(OWN_KEY)
-    own = own if isinstance(own, dict) else {}
-    has_rewards = own.get("has_rewards", True)
-    if not isinstance(has_rewards, bool):
-        raise FileFault(folder, f"has_rewards is {has_rewards!r}, wanted true or false")
-    return MinariHead(n_episodes, values["data_format"], is_dict, has_rewards, _metadata(folder, values, own))
+    is_own = isinstance(values.get(OWN_KEY), dict)
+    own = values[OWN_KEY] if is_own else {}
+    has: dict[str, bool] = {}
+    for name, otherwise in (("has_rewards", True), ("has_ends", not is_own)):
+        has[name] = own.get(name, otherwise)
+        if not isinstance(has[name], bool):
+            raise FileFault(folder, f"{name} is {_shown(has[name])}, wanted true or false")
+    return MinariHead(n_episodes, values["data_format"], is_dict, metadata=_metadata(folder, values, own), **has)
 
 
 def is_env_id(value: object) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import minari
 import numpy as np
@@ -25,8 +25,17 @@ _MINARI_ID = re.compile(r"[A-Za-z][\w-]*(/[\w-]+)+-v\d+")  # a name without name
 _HDF5_SUFFIXES = (".hdf5", ".h5")
 _BYTES_PER_EPISODE = 512  # an episode is a group of five arrays, each with a header of its own
 _FLAGS = ("terminals", "timeouts")
+_MINARI_FLAGS = ("terminations", "truncations")
 
-_Episode = tuple[Array, Array, Array]  # T observations, actions and rewards
+
+
+class _Episode(NamedTuple):
+    """T observations, actions and rewards, and how it ended, where that is stored."""
+
+    observations: Array
+    actions: Array
+    rewards: Array
+    ends: tuple[bool, bool] | None
 
 
 def load_dataset(source: str | os.PathLike[str]) -> TrajectoryDataset:
@@ -73,13 +82,18 @@ def from_minari(source: minari.MinariDataset | str | os.PathLike[str]) -> Trajec
         raise FileFault(folder, f"not a Minari dataset that can be read: {told} (minari.MinariDataset opens others)")
     if not episodes:
         raise FileFault(folder, "the Minari dataset has no episode, wanted at least one")
-    lengths = np.asarray([len(actions) for _, actions, _ in episodes])
+    lengths = np.asarray([len(episode.actions) for episode in episodes])
+    ends = [episode.ends for episode in episodes if episode.ends is not None]
+    flags = np.asarray(ends) if head.has_ends and len(ends) == len(episodes) else None
+    terminated, truncated = (None, None) if flags is None else (flags[:, 0], flags[:, 1])
     try:
-        observations, actions, rewards = (np.concatenate(columns) for columns in zip(*episodes, strict=True))
-        del episodes  # twice in memory until here
+        arrays = list(zip(*(episode[:3] for episode in episodes), strict=True))
+        observations, actions, rewards = (np.concatenate(columns) for columns in arrays)
+        del episodes, arrays  # twice in memory until here
         for column in (observations, actions, rewards):
             column.flags.writeable = column.dtype != np.float32  # frozen float32 is taken without a copy
-        return TrajectoryDataset(observations, actions, lengths, rewards if head.has_rewards else None, head.metadata)
+        paid = rewards if head.has_rewards else None
+        return TrajectoryDataset(observations, actions, lengths, paid, head.metadata, terminated, truncated)
     except ValueError as error:
         raise FileFault(folder, error) from error
 
@@ -137,19 +151,36 @@ def _minari_episode(folder: Path, file: Hdf5File, index: int, is_dict: bool) -> 
         raise FileFault(folder, f"the Minari dataset is damaged: {name} is missing in {MAIN_FILE}")
     observed = ("observations", "observation") if is_dict else ("observations",)
     observations, actions, rewards = (file.array(name, *key) for key in (observed, ("actions",), ("rewards",)))
-    return _steps(folder, index, observations, actions, rewards)
+    flags = [file.array(name, key) if file.has(name, key) else None for key in _MINARI_FLAGS]
+    return _steps(folder, index, observations, actions, rewards, flags)
 
 
 def _opened_episode(folder: Path, episode: Any, is_dict: bool) -> _Episode:
     observations = np.asarray(episode.observations["observation"] if is_dict else episode.observations)
-    return _steps(folder, episode.id, observations, np.asarray(episode.actions), np.asarray(episode.rewards))
+    flags = [np.asarray(getattr(episode, key)) for key in _MINARI_FLAGS]
+    return _steps(folder, episode.id, observations, np.asarray(episode.actions), np.asarray(episode.rewards), flags)
 
 
-def _steps(folder: Path, index: int, observations: Array, actions: Array, rewards: Array) -> _Episode:
+def _steps(
+    folder: Path, index: int, observations: Array, actions: Array, rewards: Array, flags: Sequence[Array | None]
+) -> _Episode:
     if min(observations.ndim, actions.ndim, rewards.ndim) < 1:
         raise FileFault(folder, f"episode {index} has a number where an array is wanted")
     count = len(actions)
     if count == 0 or len(observations) not in (count, count + 1) or len(rewards) != count:
         found = f"{len(observations)} observations, {count} actions, {len(rewards)} rewards"
         raise FileFault(folder, f"episode {index} has {found}, wanted T+1, T and T with T at least 1")
-    return observations[:count], actions, rewards
+    return _Episode(observations[:count], actions, rewards, _ends(folder, index, flags, count))
+
+
+def _ends(folder: Path, index: int, flags: Sequence[Array | None], count: int) -> tuple[bool, bool] | None:
+    """What the last row says: whether the episode was terminated and whether it was truncated."""
+    last = []
+    for name, values in zip(_MINARI_FLAGS, flags, strict=True):
+        if values is None:
+            return None
+        if values.shape != (count,) or values.dtype.kind not in "iub" or values[-1] not in (0, 1):
+            found = f"shape {values.shape} and dtype {values.dtype}"
+            raise FileFault(folder, f"episode {index} has {name} of {found}, wanted booleans ({count},)")
+        last.append(bool(values[-1]))
+    return last[0], last[1]

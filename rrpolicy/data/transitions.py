@@ -1,8 +1,10 @@
 """What learning from single transitions needs of recorded episodes: what followed each row, and where nothing did.
-Datasets hold no flags; an episode that was recorded to its end and is shorter than the time limit ended for good."""
+Of a dataset that does not tell how its episodes ended, those that were recorded to their end and are shorter than the
+time limit are taken as ended for good, with a warning."""
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -42,11 +44,14 @@ def episode_returns(dataset: TrajectoryDataset) -> Array:
 
 def finished(dataset: TrajectoryDataset) -> Array:
     """
-    Which episodes (E,) were recorded to their end: those whose return is among the metadata's, which are of finished
-    episodes; all of them where the metadata tell no returns, as in data that were not collected here.
+    Which episodes (E,) were recorded to their end, whether they were terminated or truncated there. Where the dataset
+    does not tell: those whose return is among the metadata's, which are of finished episodes; all of them where the
+    metadata tell no returns, as in data that were not collected here.
 
-    :raises ValueError: when there are no rewards
+    :raises ValueError: when neither ends nor rewards are known
     """
+    if dataset.terminated is not None and dataset.truncated is not None:
+        return np.asarray(dataset.terminated | dataset.truncated)
     totals = episode_returns(dataset)
     parts = dataset.metadata.get("agents", [dataset.metadata])
     if not all("returns" in part for part in parts):
@@ -61,16 +66,30 @@ def terminals(dataset: TrajectoryDataset, time_limit: int | None) -> Array:
     """
     Rows (N,) after which an episode was over for good, as when a robot falls.
 
-    :param dataset: with the rewards of its environment
-    :param time_limit: environment steps after which episodes are cut off; None: they never are
-    :raises ValueError: when there are no rewards
+    Where the dataset does not tell how its episodes ended, this warns and takes those that are finished and shorter
+    than the time limit.
+
+    :param dataset: that tells how its episodes ended, or has the rewards of its environment
+    :param time_limit: environment steps after which episodes are cut off; None: they never are. Not used where the
+        dataset tells
+    :raises ValueError: when neither ends nor rewards are known
     """
-    over = finished(dataset)
-    if time_limit is not None:
-        over &= dataset.episode_lengths < time_limit
+    if dataset.terminated is None:
+        over = finished(dataset)
+        if time_limit is not None:
+            over &= dataset.episode_lengths < time_limit
+        warnings.warn(_inferred(dataset, over, time_limit), stacklevel=2)
+    else:
+        over = dataset.terminated
     flags = np.zeros(len(dataset), dtype=bool)
     flags[np.cumsum(dataset.episode_lengths)[over] - 1] = True
     return flags
+
+
+def _inferred(dataset: TrajectoryDataset, over: Array, time_limit: int | None) -> str:
+    limit = "" if time_limit is None else f" and shorter than the time limit of {time_limit}"
+    return (f"the dataset does not tell how its episodes ended (terminated, truncated): {int(over.sum())} of "
+            f"{dataset.n_episodes}, recorded to their end{limit}, are taken as terminated")  # fmt: skip
 
 
 def transitions(dataset: TrajectoryDataset, over: Array) -> Transitions:

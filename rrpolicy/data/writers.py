@@ -43,8 +43,9 @@ def save_minari(
 ) -> Path:
     """Write a dataset that ``minari.MinariDataset(folder)`` and :func:`~rrpolicy.data.load_dataset` read.
 
-    Minari wants T+1 observations where T are known: the last one is repeated. Every episode ends as truncated, and
-    unknown rewards are stored as 0 (and read back as ``None``).
+    Minari wants T+1 observations where T are known: the last one is repeated. Unknown rewards are stored as 0 and read
+    back as ``None``. The flags of an episode's last row are those of the dataset, both False where it is unfinished;
+    where the dataset does not tell, every episode is stored as truncated and read back as untold.
 
     :param dataset: what to write
     :param folder: created where needed; must not hold a dataset yet
@@ -88,21 +89,25 @@ def _hdf5(dataset: TrajectoryDataset) -> bytes:
             group = file.create_group(f"episode_{index}")
             group.attrs["id"] = index
             group.attrs["total_steps"] = int(dataset.episode_lengths[index])
-            for name, values in _columns(dataset.episode(index)).items():
+            for name, values in _columns(dataset, index).items():
                 group.create_dataset(name, data=values, chunks=True, maxshape=(None, *values.shape[1:]))
         file.flush()
         return bytes(file.id.get_file_image())
 
 
-def _columns(episode: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _columns(dataset: TrajectoryDataset, index: int) -> dict[str, np.ndarray]:
+    episode = dataset.episode(index)
     observations = episode["observations"]
     count = len(observations)
+    is_last = np.arange(count) == count - 1
+    over = dataset.terminated is not None and bool(dataset.terminated[index])
+    cut = dataset.truncated is None or bool(dataset.truncated[index])
     return {
         "observations": np.concatenate([observations, observations[-1:]]),
         "actions": episode["actions"],
         "rewards": episode.get("rewards", np.zeros(count, dtype=np.float32)),
-        "terminations": np.zeros(count, dtype=bool),
-        "truncations": np.arange(count) == count - 1,
+        "terminations": is_last & over,
+        "truncations": is_last & cut,
     }
 
 
@@ -116,7 +121,8 @@ def _head(dataset: TrajectoryDataset, dataset_id: str, description: str | None) 
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"dataset.metadata cannot be written as JSON: {error}") from error
     check_metadata("dataset.metadata", json.loads(text), len(text))  # what is refused by readers is not written
-    own = {"has_rewards": dataset.rewards is not None, "metadata": dataset.metadata}
+    has_ends = dataset.terminated is not None
+    own = {"has_rewards": dataset.rewards is not None, "has_ends": has_ends, "metadata": dataset.metadata}
     texts = {"description": description} if description is not None else {}
     counts = {"total_episodes": dataset.n_episodes, "total_steps": dataset.n_transitions}
     return {"dataset_id": dataset_id, "minari_version": minari.__version__, **counts, **texts, OWN_KEY: own}
