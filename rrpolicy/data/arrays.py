@@ -10,6 +10,9 @@ import numpy as np
 
 from rrpolicy.common.messages import printable
 
+_OWN_RANGE = 1 / 16  # of the largest value in size: what lies in less is an offset with something small on it
+_ROUNDING = 1e-10  # of the largest value in size: what lies in less is a constant with errors of arithmetic
+
 
 def as_array(name: str, values: Any) -> np.ndarray:
     try:
@@ -20,7 +23,7 @@ def as_array(name: str, values: Any) -> np.ndarray:
 
 def frozen(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
     """A read-only float32 copy, or the array itself where it already is one that nobody can write to."""
-    array = as_array(name, values)
+    given = array = as_array(name, values)
     if array.ndim != ndim or array.dtype.kind not in "fiub":
         wanted = "(N, width)" if ndim == 2 else "(N,)"
         raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}, wanted numbers {wanted}")
@@ -35,7 +38,39 @@ def frozen(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
         where = np.argwhere(~finite)[0]
         place = f"row {where[0]}" + (f", column {where[1]}" if ndim == 2 else "")
         raise ValueError(f"{name} holds {array[tuple(where)]} at {place}, wanted finite values")
+    if ndim == 2:
+        _check_resolution(name, given, array)
     return array
+
+
+def _check_resolution(name: str, given: np.ndarray, narrow: np.ndarray) -> None:
+    """
+    Check that float32 keeps the values of each column apart. Columns that have a range of their own are not looked at:
+    there only values merge that nearly equal each other, as those of a robot at rest.
+
+    :param given: ``(N, width)`` finite
+    :param narrow: the same as float32
+    :raises ValueError: when more than half of a column's values merge
+    """
+    if not len(given) or given.dtype.kind == "b" or np.can_cast(given.dtype, np.float32):
+        return
+    low, high = narrow.min(axis=0), narrow.max(axis=0)
+    largest = np.maximum(np.abs(low), np.abs(high))
+    for column in np.flatnonzero(high - low < _OWN_RANGE * largest):
+        kept = _count_different(narrow[:, column])
+        if 2 * kept >= len(narrow) or 2 * kept >= (count := _count_different(given[:, column])):
+            continue
+        first, last = given[:, column].min().item(), given[:, column].max().item()
+        if last - first > _ROUNDING * largest[column]:
+            raise ValueError(
+                f"{name} column {column} holds {count} different values from {first!r} to {last!r}, of which float32 "
+                f"keeps {kept} apart: subtract an offset in float64 first, such as {first!r}, or leave the column out"
+            )
+
+
+def _count_different(values: np.ndarray) -> int:
+    ordered = np.sort(values)
+    return 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
 def whole_lengths(values: Any, count: int) -> np.ndarray:
