@@ -63,6 +63,13 @@ def test_what_float32_can_hold_is_taken(column: Any) -> None:
     np.testing.assert_array_equal(made(column).observations[:, 1], column.astype(np.float32))
 
 
+@pytest.mark.parametrize("offset", [0.5, -20.0])
+def test_almost_constant_columns_are_told_and_taken(offset: float) -> None:
+    column = offset + 1e-6 * np.sin(ROWS)
+    with pytest.warns(UserWarning, match=r"observations column 1 holds \d+ different values"):
+        assert made(column).observations[:, 1] == pytest.approx(offset, abs=2e-6)
+
+
 def test_files_are_named(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "d.hdf5", "w") as file:
         file["observations"], file["actions"] = 1.7e9 + ROWS[:, None] / 100, np.zeros((N, 1))

@@ -3,6 +3,7 @@ change them."""
 
 import copy
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from rrpolicy.common.messages import printable
 
 _OWN_RANGE = 1 / 16  # of the largest value in size: what lies in less is an offset with something small on it
 _ROUNDING = 1e-10  # of the largest value in size: what lies in less is a constant with errors of arithmetic
+_TREMBLING = 1e-3  # environment units
 
 
 def as_array(name: str, values: Any) -> np.ndarray:
@@ -46,7 +48,8 @@ def frozen(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
 def _check_resolution(name: str, given: np.ndarray, narrow: np.ndarray) -> None:
     """
     Check that float32 keeps the values of each column apart. Columns that have a range of their own are not looked at:
-    there only values merge that nearly equal each other, as those of a robot at rest.
+    there only values merge that nearly equal each other, as those of a robot at rest. What merges in a range below
+    ``_TREMBLING`` is an almost constant column, which can be learned from as a constant, and is warned of.
 
     :param given: ``(N, width)`` finite
     :param narrow: the same as float32
@@ -61,11 +64,13 @@ def _check_resolution(name: str, given: np.ndarray, narrow: np.ndarray) -> None:
         if 2 * kept >= len(narrow) or 2 * kept >= (count := _count_different(given[:, column])):
             continue
         first, last = given[:, column].min().item(), given[:, column].max().item()
-        if last - first > _ROUNDING * largest[column]:
-            raise ValueError(
-                f"{name} column {column} holds {count} different values from {first!r} to {last!r}, of which float32 "
-                f"keeps {kept} apart: subtract an offset in float64 first, such as {first!r}, or leave the column out"
-            )
+        if last - first <= _ROUNDING * largest[column]:
+            continue
+        told = (f"{name} column {column} holds {count} different values from {first!r} to {last!r}, of which float32 "
+                f"keeps {kept} apart: subtract an offset in float64 first, such as {first!r}, or leave the column out")
+        if last - first > _TREMBLING:
+            raise ValueError(told)
+        warnings.warn(told, stacklevel=4)
 
 
 def _count_different(values: np.ndarray) -> int:
