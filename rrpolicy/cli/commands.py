@@ -9,6 +9,7 @@ import typer
 
 from rrpolicy import pipeline, zoo
 from rrpolicy.cli import options
+from rrpolicy.cli.data_commands import warn_of_data
 from rrpolicy.cli.options import acting, finish, label, recipe_for, task_in_card, task_of
 from rrpolicy.cli.program import Program, echo
 from rrpolicy.common.folders import sole_use
@@ -106,6 +107,7 @@ def train(
     """
     data = [load_dataset(one) for one in dataset]
     task = _task_of_data(data, env, maze_map)
+    warn_of_data(data, task)
     run = TrainingRun(
         task, data, out, recipe_for(task, recipe), seed, total_timesteps, init_from, checkpoint_freq
     )

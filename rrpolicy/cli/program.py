@@ -81,9 +81,9 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= room else f"{text[: room - 105]} ... {text[-100:]}"
 
 
-def echo(text: str = "", nl: bool = True) -> None:
+def echo(text: str = "", nl: bool = True, err: bool = False) -> None:
     """Print lines in which nothing controls the terminal, whatever a file has brought into them."""
-    typer.echo("\n".join(_shown(line) for line in text.split("\n")), nl=nl)
+    typer.echo("\n".join(_shown(line) for line in text.split("\n")), nl=nl, err=err)
 
 
 def _shown(line: str) -> str:
