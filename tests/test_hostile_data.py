@@ -292,9 +292,16 @@ def nested(levels: int) -> Any:
     ("env_spec", '{"id": 3}', "environment id is 3"),
     ("env_spec", "[" * 100_000, "env_spec is not valid JSON"),
     ("env_spec", 3, "env_spec is 3"),
-    ("action_space", '{"type": "Box", "shape": [1000000000, 2], "low": 0, "high": 1}', "wanted a flat Box"),
+    ("action_space", '{"type": "Box", "shape": [1000000000, 2], "low": 0, "high": 1}', "wanted 3 axes as its"),
+    ("action_space", '{"type": "Box", "shape": 2}', r"action_space is Box\(2\), wanted a flat Box"),
+    ("action_space", '{"type": "Tuple", "subspaces": []}', "action_space is Tuple without parts"),
     ("action_space", "3", "action_space is a JSON int"),
-    ("observation_space", '{"type": "Dict", "subspaces": [1]}', "lack the key 'observation'"),
+    ("observation_space", '{"type": "Dict", "subspaces": [1]}', "is a Dict with subspaces of type list"),
+    ("observation_space", '{"type": "Tuple", "subspaces": {"a": 1}}', "is a Tuple with subspaces of type dict"),
+    ("observation_space", '{"type": "Dict", "subspaces": {"a": 1}}', "observation_space/a is of type None"),
+    ("observation_space", '{"type": "Dict", "subspaces": {"../a": {"type": "Box"}}}', "has the key '../a'"),
+    ("observation_space", '{"type": "Dict", "subspaces": {"a": {"type": "Box", "shape": [1]}}}', "'.*/a' is missing"),
+    ("observation_space", '{"type": "Tuple", "subspaces": [' * 99 + "3" + "]}" * 99, "0/0/0.* is of type 'Tuple'"),
     ("observation_space", '{"type": {}}', "observation_space is of type {}"),
 ])  # fmt: skip
 def test_minari_metadata_is_not_believed(tmp_path: Path, key: str, value: Any, words: str) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -14,9 +15,11 @@ import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.storage.datasets_root_dir import get_dataset_path
 
+from rrpolicy.common.spaces import flattened, flattened_box
 from rrpolicy.data import TrajectoryDataset, from_d4rl, from_minari, load_dataset, save_minari
 from rrpolicy.data.downloads import download_minari
 
@@ -150,13 +153,40 @@ def test_spaces_that_are_not_flat_boxes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"action_space is Discrete\(3\), wanted a flat Box"):
         from_minari(minari_of([discrete], box, spaces.Discrete(3)))
     minari.delete_dataset("point/made-v0")
-    image = EpisodeBuffer(observations=np.zeros((2, 2, 2)), actions=np.zeros((1, 2)), **flags)
-    with pytest.raises(ValueError, match=r"observation_space is Box.*wanted a flat Box"):
-        from_minari(minari_of([image], spaces.Box(-1, 1, (2, 2), np.float64), box))
+    image = EpisodeBuffer(observations=np.zeros((2, 40, 40, 3), np.uint8), actions=np.zeros((1, 2)), **flags)
+    with pytest.raises(ValueError, match=r"observation_space is Box.*wanted a flat Box: images are not supported"):
+        from_minari(minari_of([image], spaces.Box(0, 255, (40, 40, 3), np.uint8), box))
     minari.delete_dataset("point/made-v0")
-    unnamed = EpisodeBuffer(observations={"state": np.zeros((2, 2))}, actions=np.zeros((1, 2)), **flags)
-    with pytest.raises(ValueError, match=r"lack the key 'observation', they have \['state'\]"):
-        from_minari(minari_of([unnamed], spaces.Dict(state=box), box))
+    switch = {"observations": {"arm": np.zeros((2, 2)), "on": np.zeros(2, int)}, "actions": np.zeros((1, 2))}
+    with pytest.raises(ValueError, match=r"observation_space/on is Discrete\(2\), wanted a flat Box, or a Dict"):
+        from_minari(minari_of([EpisodeBuffer(**switch, **flags)], spaces.Dict(arm=box, on=spaces.Discrete(2)), box))
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_dictionaries_tuples_and_grids_are_the_vectors_of_environments(opened: bool) -> None:
+    """Not in alphabetic order, nested, with numbers and grids in them, for observations and actions."""
+    line, grid, number = (spaces.Box(-9, 9, shape, np.float64) for shape in ((2,), (2, 3), ()))
+    seen = spaces.Dict(OrderedDict(z=line, a=spaces.Tuple([grid, number]), observation=line))
+    done = spaces.Dict(OrderedDict(turn=line, grip=number))
+    buffers, wanted = [], []
+    for length in LENGTHS:
+        space = [batch_space(one, n) for one, n in ((seen, length + 1), (done, length))]
+        (observations, actions) = (one.sample() for one in space)
+        flags = {key: np.zeros(length) for key in ("rewards", "terminations", "truncations")}
+        buffers.append(EpisodeBuffer(observations=observations, actions=actions, **flags))
+        wanted.append((flattened(seen, observations)[:-1], flattened(done, actions)))
+    made = minari_of(buffers, seen, done)
+    found = load_dataset(made if opened else "point/made-v0")
+    assert (found.observation_dim, found.action_dim) == (11, 3) == (
+        flattened_box(seen, "observation").shape[0], flattened_box(done, "action").shape[0]
+    )  # fmt: skip
+    for array, i in ((found.observations, 0), (found.actions, 1)):
+        np.testing.assert_array_equal(array, np.concatenate([one[i] for one in wanted]).astype(np.float32))
+
+
+def test_a_filtered_dataset_is_taken_as_it_is() -> None:
+    made = made_by_minari().filter_episodes(lambda episode: episode.id == 1)
+    same(load_dataset(made), from_minari(made))
 
 
 def test_folder_that_would_build_an_environment_is_refused(dataset: TrajectoryDataset, tmp_path: Path) -> None:

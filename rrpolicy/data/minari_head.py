@@ -18,6 +18,7 @@ from rrpolicy.common.faults import FileFault, regular_size
 from rrpolicy.common.kinds import DatasetFields
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import checked
+from rrpolicy.data.minari_spaces import Part, parts_of
 
 METADATA_FILE, MAIN_FILE = "metadata.json", "main_data.hdf5"
 OWN_KEY = "rrpolicy"  # our entry in metadata.json
@@ -34,7 +35,8 @@ class MinariHead:
     """
     The part of ``metadata.json`` that is used here, checked.
 
-    :param is_dict: whether observations are a Dict, of which ``"observation"`` is taken
+    :param observed: the arrays that make an observation
+    :param acted: the arrays that make an action
     :param has_ends: whether the flags of the last rows tell how episodes ended. Our own folders had every episode end
         as truncated until they had an entry that says this
     :param metadata: of the dataset that is read
@@ -42,7 +44,8 @@ class MinariHead:
 
     n_episodes: int
     data_format: str
-    is_dict: bool
+    observed: tuple[Part, ...]
+    acted: tuple[Part, ...]
     has_rewards: bool
     has_ends: bool
     metadata: dict[str, Any]
@@ -71,8 +74,9 @@ def read_head(folder: Path) -> MinariHead:
     n_episodes = values.get("total_episodes")
     if not isinstance(n_episodes, int) or isinstance(n_episodes, bool) or n_episodes < 0:
         raise FileFault(folder, f"total_episodes is {_shown(n_episodes)}, wanted a number of episodes")
-    _check_flat_box(folder, "action_space", _json(folder, "action_space", values["action_space"]))
-    is_dict = _has_dict_observations(folder, _json(folder, "observation_space", values["observation_space"]))
+    acted, observed = (
+        parts_of(folder, name, _json(folder, name, values[name])) for name in ("action_space", "observation_space")
+    )
     is_own = isinstance(values.get(OWN_KEY), dict)
     own = values[OWN_KEY] if is_own else {}
     has: dict[str, bool] = {}
@@ -80,7 +84,8 @@ def read_head(folder: Path) -> MinariHead:
         has[name] = own.get(name, otherwise)
         if not isinstance(has[name], bool):
             raise FileFault(folder, f"{name} is {_shown(has[name])}, wanted true or false")
-    return MinariHead(n_episodes, values["data_format"], is_dict, metadata=_metadata(folder, values, own), **has)
+    metadata = _metadata(folder, values, own)
+    return MinariHead(n_episodes, values["data_format"], observed, acted, metadata=metadata, **has)
 
 
 def is_env_id(value: object) -> bool:
@@ -129,31 +134,6 @@ def _json(folder: Path, name: str, text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise FileFault(folder, f"{name} is a JSON {type(values).__name__}, wanted an object")
     return values
-
-
-# ---------------------------------------------------------------------- spaces
-
-
-def _has_dict_observations(folder: Path, space: Mapping[str, Any]) -> bool:
-    if space.get("type") != "Dict":
-        _check_flat_box(folder, "observation_space", space)
-        return False
-    parts = space.get("subspaces")
-    if not isinstance(parts, dict) or not isinstance(parts.get("observation"), dict):
-        keys = sorted(parts)[:20] if isinstance(parts, dict) else parts
-        raise FileFault(folder, f"Dict observations lack the key 'observation', they have {keys}")
-    _check_flat_box(folder, "observation_space", parts["observation"])
-    return True
-
-
-def _check_flat_box(folder: Path, name: str, space: Mapping[str, Any]) -> None:
-    """The widths of the stored arrays count, so bounds and sizes of the space are not looked at."""
-    kind, shape = space.get("type"), space.get("shape")
-    if kind not in ("Box", "Dict", "Tuple", "Discrete", "MultiDiscrete", "MultiBinary", "Text"):
-        raise FileFault(folder, f"not a Minari dataset that can be read: {name} is of type {kind!r}")
-    if kind != "Box" or not isinstance(shape, list) or len(shape) != 1:
-        told = {"Box": shape, "Discrete": space.get("n")}.get(kind)
-        raise FileFault(folder, f"{name} is {kind}{'' if told is None else f'({told})'}, wanted a flat Box")
 
 
 # ---------------------------------------------------------------------- metadata

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.downloads import D4RL_PREFIX, download_d4rl, download_minari
 from rrpolicy.data.hdf5 import Hdf5File, open_hdf5
-from rrpolicy.data.minari_head import HDF5_FORMAT, MAIN_FILE, METADATA_FILE, read_head
+from rrpolicy.data.minari_head import HDF5_FORMAT, MAIN_FILE, METADATA_FILE, MinariHead, read_head
+from rrpolicy.data.minari_spaces import joined
 
 _MINARI_ID = re.compile(r"[A-Za-z][\w-]*(/[\w-]+)+-v\d+")  # a name without namespace may be a lost folder
 _HDF5_SUFFIXES = (".hdf5", ".h5")
@@ -38,14 +40,18 @@ class _Episode(NamedTuple):
     ends: tuple[bool, bool] | None
 
 
-def load_dataset(source: str | os.PathLike[str]) -> TrajectoryDataset:
+def load_dataset(source: str | os.PathLike[str] | minari.MinariDataset) -> TrajectoryDataset:
     """Read whatever ``source`` is: a Minari folder or id, an HDF5 file of D4RL or Minari, or a dataset of D4RL by name.
 
-    :param source: path, Minari id such as ``"mujoco/hopper/medium-v0"``, or D4RL name behind ``d4rl:`` such as
-        ``"d4rl:hopper-medium-replay-v2"``; what is not on this machine yet is downloaded
+    :param source: an open Minari dataset, a path, a Minari id such as ``"mujoco/hopper/medium-v0"``, or a D4RL name
+        behind ``d4rl:`` such as ``"d4rl:hopper-medium-replay-v2"``; what is not on this machine yet is downloaded
     :raises FileNotFoundError: when it is none of these
     :raises ValueError: naming the file and its fault, or what could not be downloaded
     """
+    if isinstance(source, minari.MinariDataset):
+        return from_minari(source)
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"source is a {type(source).__name__}, wanted a path, a name or an open dataset")
     path, text = Path(source), os.fspath(source)
     if text.startswith(D4RL_PREFIX):
         return from_d4rl(download_d4rl(text.removeprefix(D4RL_PREFIX)))
@@ -61,7 +67,9 @@ def load_dataset(source: str | os.PathLike[str]) -> TrajectoryDataset:
 
 
 def from_minari(source: minari.MinariDataset | str | os.PathLike[str]) -> TrajectoryDataset:
-    """Read a Minari dataset. Of Dict observations the ``"observation"`` entry is taken; of T+1 observations, T.
+    """Read a Minari dataset. Dict and Tuple spaces become vectors as in environments
+    (:func:`~rrpolicy.common.spaces.flattened_box`): of goal-conditioned observations the ``"observation"`` entry is
+    taken, the entries of others stand one after the other. Of T+1 observations, T are taken.
 
     :param source: an open dataset, a folder that holds ``metadata.json`` (or ``data/metadata.json``), or the id of a
         dataset in the local Minari root; nothing is downloaded. Folders must be in Minari's HDF5 format
@@ -74,9 +82,9 @@ def from_minari(source: minari.MinariDataset | str | os.PathLike[str]) -> Trajec
     head = read_head(folder)
     if head.data_format == HDF5_FORMAT:
         indices: Iterable[Any] = range(head.n_episodes) if opened is None else opened.episode_indices
-        episodes = _minari_episodes(folder, indices, head.n_episodes, head.is_dict)
+        episodes = _minari_episodes(folder, indices, head)
     elif opened is not None:  # by Minari itself, which whoever opened it trusts with the file
-        episodes = [_opened_episode(folder, episode, head.is_dict) for episode in opened.iterate_episodes()]
+        episodes = [_opened_episode(folder, episode, head) for episode in opened.iterate_episodes()]
     else:
         told = f"data_format is {printable(repr(head.data_format), 40)}, wanted {HDF5_FORMAT!r}"
         raise FileFault(folder, f"not a Minari dataset that can be read: {told} (minari.MinariDataset opens others)")
@@ -136,36 +144,47 @@ def _minari_folder(source: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(f"{source}: neither a file, nor a folder, nor the id of a local Minari dataset")
 
 
-def _minari_episodes(folder: Path, indices: Iterable[Any], n_episodes: int, is_dict: bool) -> list[_Episode]:
+def _minari_episodes(folder: Path, indices: Iterable[Any], head: MinariHead) -> list[_Episode]:
     path = folder / MAIN_FILE
     with open_hdf5(path, "the Minari dataset is damaged") as file:
-        if n_episodes > (most := 1 + file.size // _BYTES_PER_EPISODE):
-            told = f"total_episodes is {printable(n_episodes, 40)}, and {MAIN_FILE} has no room for more than {most}"
-            raise FileFault(folder, f"{METADATA_FILE}: {told}")
-        return [_minari_episode(folder, file, int(index), is_dict) for index in indices]
+        if head.n_episodes > (most := 1 + file.size // _BYTES_PER_EPISODE):
+            told = f"{printable(head.n_episodes, 40)}, and {MAIN_FILE} has no room for more than {most}"
+            raise FileFault(folder, f"{METADATA_FILE}: total_episodes is {told}")
+        return [_minari_episode(folder, file, int(index), head) for index in indices]
 
 
-def _minari_episode(folder: Path, file: Hdf5File, index: int, is_dict: bool) -> _Episode:
+def _minari_episode(folder: Path, file: Hdf5File, index: int, head: MinariHead) -> _Episode:
     name = f"episode_{index}"
     if not file.is_group(name):
         raise FileFault(folder, f"the Minari dataset is damaged: {name} is missing in {MAIN_FILE}")
-    observed = ("observations", "observation") if is_dict else ("observations",)
-    observations, actions, rewards = (file.array(name, *key) for key in (observed, ("actions",), ("rewards",)))
+
+    def stored(key: str) -> Callable[[tuple[str | int, ...]], Array]:
+        return lambda path: file.array(
+            name, key, *(f"_index_{part}" if isinstance(part, int) else part for part in path)
+        )
+
     flags = [file.array(name, key) if file.has(name, key) else None for key in _MINARI_FLAGS]
-    return _steps(folder, index, observations, actions, rewards, flags)
+    return _steps(folder, index, head, stored, file.array(name, "rewards"), flags)
 
 
-def _opened_episode(folder: Path, episode: Any, is_dict: bool) -> _Episode:
-    observations = np.asarray(episode.observations["observation"] if is_dict else episode.observations)
+def _opened_episode(folder: Path, episode: Any, head: MinariHead) -> _Episode:
+    def stored(key: str) -> Callable[[tuple[str | int, ...]], Array]:
+        return lambda path: np.asarray(reduce(lambda values, part: values[part], path, getattr(episode, key)))
+
     flags = [np.asarray(getattr(episode, key)) for key in _MINARI_FLAGS]
-    return _steps(folder, episode.id, observations, np.asarray(episode.actions), np.asarray(episode.rewards), flags)
+    return _steps(folder, episode.id, head, stored, np.asarray(episode.rewards), flags)
 
 
 def _steps(
-    folder: Path, index: int, observations: Array, actions: Array, rewards: Array, flags: Sequence[Array | None]
+    folder: Path, index: int, head: MinariHead, stored: Callable[[str], Callable[[tuple[str | int, ...]], Array]],
+    rewards: Array, flags: Sequence[Array | None],
 ) -> _Episode:
-    if min(observations.ndim, actions.ndim, rewards.ndim) < 1:
+    if rewards.ndim < 1:
         raise FileFault(folder, f"episode {index} has a number where an array is wanted")
+    observations, actions = (
+        joined(folder, f"episode {index}: {key}", parts, stored(key))
+        for key, parts in (("observations", head.observed), ("actions", head.acted))
+    )
     count = len(actions)
     if count == 0 or len(observations) not in (count, count + 1) or len(rewards) != count:
         found = f"{len(observations)} observations, {count} actions, {len(rewards)} rewards"
@@ -179,7 +198,7 @@ def _ends(folder: Path, index: int, flags: Sequence[Array | None], count: int) -
     for name, values in zip(_MINARI_FLAGS, flags, strict=True):
         if values is None:
             return None
-        if values.shape != (count,) or values.dtype.kind not in "iub" or values[-1] not in (0, 1):
+        if values.shape != (count,) or values.dtype.kind not in "fiub" or values[-1] not in (0, 1):
             found = f"shape {values.shape} and dtype {values.dtype}"
             raise FileFault(folder, f"episode {index} has {name} of {found}, wanted booleans ({count},)")
         last.append(bool(values[-1]))
