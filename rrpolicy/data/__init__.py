@@ -5,6 +5,7 @@ from rrpolicy.data.dataset import TrajectoryDataset, Windows
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Affine, Normalizer
 from rrpolicy.data.readers import from_d4rl, from_minari, load_dataset
+from rrpolicy.data.replay_buffers import from_replay_buffer
 from rrpolicy.data.writers import save_minari
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Windows",
     "from_d4rl",
     "from_minari",
+    "from_replay_buffer",
     "load_dataset",
     "save_minari",
 ]

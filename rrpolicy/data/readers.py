@@ -8,11 +8,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import minari
 import numpy as np
 from minari.storage.datasets_root_dir import get_dataset_path
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from rrpolicy.common.faults import FileFault
 from rrpolicy.common.messages import printable
@@ -22,6 +24,7 @@ from rrpolicy.data.downloads import D4RL_PREFIX, download_d4rl, download_minari
 from rrpolicy.data.hdf5 import Hdf5File, open_hdf5
 from rrpolicy.data.minari_head import HDF5_FORMAT, MAIN_FILE, METADATA_FILE, MinariHead, read_head
 from rrpolicy.data.minari_spaces import joined
+from rrpolicy.data.replay_buffers import from_replay_buffer
 
 _MINARI_ID = re.compile(r"[A-Za-z][\w-]*(/[\w-]+)+-v\d+")  # a name without namespace may be a lost folder
 _HDF5_SUFFIXES = (".hdf5", ".h5")
@@ -40,16 +43,23 @@ class _Episode(NamedTuple):
     ends: tuple[bool, bool] | None
 
 
-def load_dataset(source: str | os.PathLike[str] | minari.MinariDataset) -> TrajectoryDataset:
+Source: TypeAlias = str | os.PathLike[str] | minari.MinariDataset | ReplayBuffer | OffPolicyAlgorithm
+
+
+def load_dataset(source: Source) -> TrajectoryDataset:
     """Read whatever ``source`` is: a Minari folder or id, an HDF5 file of D4RL or Minari, or a dataset of D4RL by name.
 
-    :param source: an open Minari dataset, a path, a Minari id such as ``"mujoco/hopper/medium-v0"``, or a D4RL name
-        behind ``d4rl:`` such as ``"d4rl:hopper-medium-replay-v2"``; what is not on this machine yet is downloaded
+    :param source: an open Minari dataset, a replay buffer of Stable-Baselines3 or the algorithm that has one
+        (:func:`~rrpolicy.data.from_replay_buffer`), a path, a Minari id such as ``"mujoco/hopper/medium-v0"``, or a
+        D4RL name behind ``d4rl:`` such as ``"d4rl:hopper-medium-replay-v2"``; what is not on this machine yet is
+        downloaded
     :raises FileNotFoundError: when it is none of these
     :raises ValueError: naming the file and its fault, or what could not be downloaded
     """
     if isinstance(source, minari.MinariDataset):
         return from_minari(source)
+    if isinstance(source, ReplayBuffer | OffPolicyAlgorithm):
+        return from_replay_buffer(source)
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"source is a {type(source).__name__}, wanted a path, a name or an open dataset")
     path, text = Path(source), os.fspath(source)
