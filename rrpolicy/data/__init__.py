@@ -4,8 +4,10 @@ Everything here is in environment units until a ``Normalizer`` has been applied.
 from rrpolicy.data.dataset import TrajectoryDataset, Windows
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Affine, Normalizer
+from rrpolicy.data.npz import from_npz
 from rrpolicy.data.readers import from_d4rl, from_minari, load_dataset
 from rrpolicy.data.replay_buffers import from_replay_buffer
+from rrpolicy.data.robomimic import from_robomimic
 from rrpolicy.data.writers import save_minari
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "Windows",
     "from_d4rl",
     "from_minari",
+    "from_npz",
     "from_replay_buffer",
+    "from_robomimic",
     "load_dataset",
     "save_minari",
 ]

@@ -71,6 +71,13 @@ class Hdf5File:
         """Names at the top of the file, for messages."""
         return sorted(itertools.islice(self._file, most))
 
+    def names_in(self, *names: str, most: int) -> list[str]:
+        """Up to ``most`` names in a group."""
+        item = self._item(*names)
+        if not isinstance(item, h5py.Group):
+            raise self._fault(f"{'/'.join(names)!r} is a {type(item).__name__}, wanted a group")
+        return list(itertools.islice(item, most))
+
     def has(self, *names: str) -> bool:
         """Whether there is anything under this path of names, which need not be readable."""
         group = self._file if len(names) == 1 else self._item(*names[:-1])

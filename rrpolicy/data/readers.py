@@ -24,10 +24,12 @@ from rrpolicy.data.downloads import D4RL_PREFIX, download_d4rl, download_minari
 from rrpolicy.data.hdf5 import Hdf5File, open_hdf5
 from rrpolicy.data.minari_head import HDF5_FORMAT, MAIN_FILE, METADATA_FILE, MinariHead, read_head
 from rrpolicy.data.minari_spaces import joined
+from rrpolicy.data.npz import from_npz
 from rrpolicy.data.replay_buffers import from_replay_buffer
+from rrpolicy.data.robomimic import from_robomimic, is_robomimic
 
 _MINARI_ID = re.compile(r"[A-Za-z][\w-]*(/[\w-]+)+-v\d+")  # a name without namespace may be a lost folder
-_HDF5_SUFFIXES = (".hdf5", ".h5")
+_HDF5_SUFFIXES, _NPZ_SUFFIX = (".hdf5", ".h5"), ".npz"
 _BYTES_PER_EPISODE = 512  # an episode is a group of five arrays, each with a header of its own
 _FLAGS = ("terminals", "timeouts")
 _MINARI_FLAGS = ("terminations", "truncations")
@@ -47,7 +49,8 @@ Source: TypeAlias = str | os.PathLike[str] | minari.MinariDataset | ReplayBuffer
 
 
 def load_dataset(source: Source) -> TrajectoryDataset:
-    """Read whatever ``source`` is: a Minari folder or id, an HDF5 file of D4RL or Minari, or a dataset of D4RL by name.
+    """Read whatever ``source`` is: a Minari folder or id, an HDF5 file of D4RL, Minari or robomimic, an npz file
+    (:func:`~rrpolicy.data.from_npz` describes the layout), or a dataset of D4RL by name.
 
     :param source: an open Minari dataset, a replay buffer of Stable-Baselines3 or the algorithm that has one
         (:func:`~rrpolicy.data.from_replay_buffer`), a path, a Minari id such as ``"mujoco/hopper/medium-v0"``, or a
@@ -66,14 +69,21 @@ def load_dataset(source: Source) -> TrajectoryDataset:
     if text.startswith(D4RL_PREFIX):
         return from_d4rl(download_d4rl(text.removeprefix(D4RL_PREFIX)))
     if path.is_file():
-        if path.suffix.lower() not in _HDF5_SUFFIXES:
-            raise FileFault(path, f"suffix {path.suffix!r}, wanted a Minari folder or a file {_HDF5_SUFFIXES}")
-        with open_hdf5(path) as file:
-            is_minari = file.has("episode_0")
-        return from_minari(path.parent) if is_minari else from_d4rl(path)
+        return _from_file(path)
     if not path.exists() and _MINARI_ID.fullmatch(text) and not get_dataset_path(text).exists():
         download_minari(text)
     return from_minari(source)
+
+
+def _from_file(path: Path) -> TrajectoryDataset:
+    if path.suffix.lower() == _NPZ_SUFFIX:
+        return from_npz(path)
+    if path.suffix.lower() not in _HDF5_SUFFIXES:
+        wanted = (*_HDF5_SUFFIXES, _NPZ_SUFFIX)
+        raise FileFault(path, f"suffix {path.suffix!r}, wanted a Minari folder or a file {wanted}")
+    with open_hdf5(path) as file:
+        is_minari, is_demos = file.has("episode_0"), is_robomimic(file)
+    return from_minari(path.parent) if is_minari else from_robomimic(path) if is_demos else from_d4rl(path)
 
 
 def from_minari(source: minari.MinariDataset | str | os.PathLike[str]) -> TrajectoryDataset:
