@@ -118,6 +118,15 @@ class TrajectoryDataset:
         return len(self.episode_lengths)
 
     @property
+    def ends(self) -> dict[str, int] | None:
+        """How many episodes were terminated (truncated or not), only truncated, or neither (``"unfinished"``); ``None``
+        where that is not known."""
+        if self.terminated is None or self.truncated is None:
+            return None
+        over, cut = int(self.terminated.sum()), int((self.truncated & ~self.terminated).sum())
+        return {"terminated": over, "truncated": cut, "unfinished": self.n_episodes - over - cut}
+
+    @property
     def observation_dim(self) -> int:
         """Width of an observation."""
         return int(self.observations.shape[1])
@@ -241,17 +250,13 @@ class TrajectoryDataset:
         return TrajectoryDataset(metadata={"sources": [dataset.metadata for dataset in datasets]}, **joined)
 
     def describe(self) -> dict[str, Any]:
-        """Statistics as JSON values: sizes, lengths and ends of episodes, ranges of each column, returns where known.
-
-        ``"ends"`` counts the episodes that were terminated (truncated or not), only truncated, or neither
-        (``"unfinished"``); it is ``None`` where that is not known.
-        """
+        """Statistics as JSON values: sizes, lengths and ends of episodes, ranges of columns, returns where known."""
         lengths = self.episode_lengths
         summary: dict[str, Any] = {
             "n_transitions": self.n_transitions,
             "n_episodes": self.n_episodes,
             "episode_length": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
-            "ends": self._count_ends(),
+            "ends": self.ends,
             "observations": _columns(self.observations),
             "actions": _columns(self.actions),
         }
@@ -261,13 +266,6 @@ class TrajectoryDataset:
                 name: float(getattr(returns, name)()) for name in ("min", "mean", "max", "std")
             }
         return {**summary, "metadata": copy.deepcopy(self.metadata)}
-
-    def _count_ends(self) -> dict[str, int] | None:
-        if self.terminated is None or self.truncated is None:
-            return None
-        cut = int((self.truncated & ~self.terminated).sum())
-        over = int(self.terminated.sum())
-        return {"terminated": over, "truncated": cut, "unfinished": self.n_episodes - over - cut}
 
     @cached_property
     def _stops(self) -> np.ndarray:

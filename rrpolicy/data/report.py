@@ -146,7 +146,7 @@ def report(
     scored = returns is not None and isinstance(home, str) and reference_score(home) is not None
     return DataReport(
         len(dataset), (int(lengths.min()), float(lengths.mean()), int(lengths.max())), dataset.n_episodes,
-        dataset.describe()["ends"], _n_inferred(dataset, time_limit), columns, clip,
+        dataset.ends, _n_inferred(dataset, time_limit), columns, clip,
         {mode: _beyond_clip(dataset, mode, clip) for mode in MODES}, outside, returns,
         normalized_score(str(home), returns) if scored else None, faults,
     )  # fmt: skip
