@@ -94,6 +94,30 @@ def d4rl() -> Target:
                   learned_from)  # fmt: skip
 
 
+def robomimic() -> Target:
+    secret_file()
+
+    def write(folder: Path) -> None:
+        with h5py.File(folder / "r.hdf5", "w") as file:
+            for i in range(2):
+                demo, rows = file.create_group(f"data/demo_{i}"), slice(6 * i, 6 * i + 6)
+                demo["obs/object"], demo["obs/pose"] = DATASET.observations[rows, :2], DATASET.observations[rows, 2:]
+                demo["actions"], demo["rewards"] = DATASET.actions[rows], np.zeros(6, "f4")
+                demo["dones"] = np.arange(6) == 5
+
+    return Target("robomimic", files_of(write), {"r.hdf5": hdf5_file}, lambda folder: load_dataset(folder / "r.hdf5"),
+                  learned_from)  # fmt: skip
+
+
+def npz() -> Target:
+    buffer, n = io.BytesIO(), 12
+    np.savez_compressed(buffer, observations=DATASET.observations[:n], actions=DATASET.actions[:n],
+                        rewards=np.zeros(n), terminals=np.arange(n) == 5, timeouts=np.arange(n) == 11)  # fmt: skip
+    mutator: Mutator = partial(several, ((1.0, zip_file), (1.0, anything)))
+    return Target("npz", {"d.npz": buffer.getvalue()}, {"d.npz": mutator},
+                  lambda folder: load_dataset(folder / "d.npz"), learned_from)  # fmt: skip
+
+
 def minari() -> Target:
     secret_file()
     short = TrajectoryDataset.from_arrays(DATASET.observations[:12], DATASET.actions[:12], episode_lengths=[5, 7])

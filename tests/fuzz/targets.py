@@ -30,6 +30,8 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "zoo-card": files.zoo_card,
     "recipe": files.recipe,
     "d4rl": files.d4rl,
+    "robomimic": files.robomimic,
+    "npz": files.npz,
     "minari": files.minari,
     "recording": files.recording,
     "sb3-ppo": partial(files.sb3, "sb3-ppo"),
