@@ -76,7 +76,9 @@ def _array(node: Any) -> Array:
     else:
         raise ValueError(f"found {printable(node.name)}, wanted a numpy array")
     kind, order = dtype.parts[0], dtype.state[1]
+    if not isinstance(kind, str) or not isinstance(order, str):  # others may hold themselves many times over
+        raise ValueError("the type of an array is no text")
     if kind not in _DTYPES or not isinstance(content, bytes | bytearray) or fortran:
         raise ValueError(f"an array of type {printable(kind)!r}, wanted one of {', '.join(_DTYPES)}")
-    values = np.frombuffer(content, np.dtype(_DTYPES[kind]).newbyteorder(order))
+    values = np.frombuffer(content, np.dtype(_DTYPES[kind]).newbyteorder(order))  # type: ignore[arg-type]
     return values.reshape(shape).astype(np.float64)

@@ -1,6 +1,7 @@
 """The bridges: what a score model says is what its network says, under the noise levels of its own scheduler."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -314,3 +315,32 @@ def test_configurations_of_strangers_are_compared_with_their_weights(
     with pytest.raises(ValueError, match=message) as caught:
         UNetScoreModel.from_pretrained(folder)
     assert str(folder) in str(caught.value) and len(str(caught.value)) <= 300 and str(caught.value).isprintable()
+
+
+INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_changed("text_encoder/config.json", _attn_implementation="evil/kernel"), "_attn_implementation is not"),
+        (_changed("text_encoder/config.json", attn_implementation="evil/kernel"), "attn_implementation is not"),
+        (_changed("text_encoder/config.json", auto_map={"AutoModel": "evil--x.Y"}), "auto_map is not followed"),
+        (_changed("unet/config.json", quantization_config={"quant_method": "x"}), "quantization_config is not"),
+        (_changed("unet/config.json", weights_path="/etc/passwd"), "entry weights_path, which a UNet2DConditionModel"),
+        (_changed("tokenizer/tokenizer_config.json", vocab_file="/dev/zero"), "vocab_file is not followed"),
+        (_changed("tokenizer/tokenizer_config.json", tokenizer_file="../x.json"), "tokenizer_file is not followed"),
+        (_write(INDEX, '{"weight_map": {"a": "/other/w.safetensors"}}'), "said to be in /other/w.safetensors"),
+        (_write(INDEX, '{"weight_map": {"a": "w.bin"}}'), "said to be in w.bin"),
+        (_write(INDEX, '{"weight_map": {"a": "../vae/diffusion_pytorch_model.safetensors"}}'), "said to be in .*vae"),
+        (lambda folder: os.mkfifo(folder / "unet" / "x.safetensors"), "x.safetensors: is no regular file"),
+        (_write("tokenizer/vocab.json", "x" * 2**24), "vocab.json: has more than 8388608 bytes"),
+    ],
+)
+def test_folders_of_strangers_lead_nowhere_else(
+    damage: Callable[[Path], Any], message: str, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(pipeline_folder, tmp_path / "sd")
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        StableDiffusion.from_pretrained(folder)

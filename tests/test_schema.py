@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle  # to write what must not be read
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from small import make_agent
 from torch import nn
 
-from rrpolicy.common.archive import read_archive
+from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.kinds import KINDS, CardFields, PlaceFields, check_config, check_network
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.pickles import MAX_INSTRUCTIONS, Node, traced
@@ -194,8 +195,9 @@ def test_weights_are_compared_without_memory() -> None:
         check_weights(lambda: nn.Linear(3, 2), {"weight": stored["weight"]})
     with pytest.raises(RuntimeError, match="unknown tensor extra"):
         check_weights(lambda: nn.Linear(3, 2), {**stored, "extra": torch.zeros(1)})
-    with pytest.raises(RuntimeError, match=r"bias is of type torch\.int64"):
-        check_weights(lambda: nn.Linear(3, 2), {**stored, "bias": torch.zeros(2, dtype=torch.int64)})
+    for dtype in (torch.int64, torch.float64):  # 1e300 is finite in double precision alone
+        with pytest.raises(RuntimeError, match=f"bias is of type {dtype}"):
+            check_weights(lambda: nn.Linear(3, 2), {**stored, "bias": torch.zeros(2, dtype=dtype)})
 
 
 def trained() -> torch.optim.Optimizer:
@@ -302,9 +304,42 @@ def test_weights_of_torch_files() -> None:
     assert not read["c"].requires_grad
 
 
+def test_a_record_of_other_counts_is_not_followed() -> None:
+    """In the format for more members, another record holds the counts that are read."""
+    plain_zip = zipped({"a": b"1"}).getvalue()
+    start, size = len(plain_zip) - 22 - 47, 47
+
+    def with_counts(count: int, n_bytes: int) -> io.BytesIO:
+        record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, n_bytes, start)
+        locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, start + size, 1)
+        return io.BytesIO(plain_zip[:-22] + record + locator + plain_zip[-22:])
+
+    assert read_members(with_counts(1, size), 64) == {"a": b"1"}  # as torch writes
+    with pytest.raises(ValueError, match="has 1000000 members, at most 64"):
+        read_members(with_counts(10**6, size), 64)
+    with pytest.raises(ValueError, match="its directory does not lie where"):
+        read_members(with_counts(1, 10**6), 64)
+    with pytest.raises(ValueError, match="its directory does not lie where"):
+        read_members(io.BytesIO(b"PK" + b"x" * 100 + plain_zip), 64)
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    for card, tensors, fault in (
+        ({"x": "a" * 5_000_000}, {}, "card has .* bytes as JSON, at most"),
+        ({}, {"model": {"w": torch.zeros([1] * 9)}}, "has 9 dimensions"),
+        ({}, {"model": {"w": torch.zeros(2, dtype=torch.complex64)}}, "of type torch.complex64"),
+        ({}, {"model": {"w": torch.zeros(2, dtype=torch.float8_e5m2)}}, "of type torch.float8_e5m2"),
+        ({}, {"model": {str(i): torch.zeros(1) for i in range(5000)}}, "has 5000 tensors, at most"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            write_archive(tmp_path / "a", "example", {}, tensors, card)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("value", "fault"),
     [
+        ({"actor.latent_pi.0.weight": torch.zeros(20_000_000, 0)}, r"has shape \(20000000, 0\) and no numbers"),
         ([1.0], "holds a list, wanted named tensors"),
         ({"a": 1.0}, "a is no tensor"),
         ({"a": nn.Linear(1, 1)}, "would be built by torch.nn.modules.linear Linear, wanted a tensor"),
@@ -316,6 +351,14 @@ def test_weights_of_torch_files() -> None:
 def test_torch_files_that_are_refused(value: Any, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         read_weights(saved(value))
+
+
+def test_names_that_hold_themselves_many_times_over_are_not_spelled_out(tmp_path: Path) -> None:
+    """A tuple of itself and itself, again and again: its text doubles with every four bytes."""
+    doubled = b"\x8c\x01a\x94" + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86\x94" for i in range(40))
+    text = printable(traced(b"\x80\x04" + doubled + b"."))
+    assert len(text) <= 120
+    assert len(repr(Node("a b", traced(b"\x80\x04" + doubled + b".")))) < 200
 
 
 def test_tensors_that_share_a_storage_do_not_grow() -> None:

@@ -101,12 +101,14 @@ def write_archive(
         check_config(kind, config, "config")
     except ValueError as error:
         raise ValueError(at(target, error)) from None
-    members = {"card.json": _to_json(card)}
+    members = {"card.json": _to_json(target, "card", card)}
     for group, named in tensors.items():
         if not _GROUP.fullmatch(group):
             raise ValueError(f"tensors: group name {group!r} must match {_GROUP.pattern}")
+        if len(named) > MAX_TENSORS:
+            raise ValueError(f"tensors: group {group!r} has {len(named)} tensors, at most {MAX_TENSORS} are written")
         for name, tensor in named.items():
-            _check_finite(target, f"{group}/{name}", tensor)
+            _check_tensor(target, f"{group}/{name}", tensor)
         flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
         members[f"{group}.safetensors"] = safetensors.torch.save(flat)
     if len(members) >= MAX_MEMBERS:
@@ -119,7 +121,7 @@ def write_archive(
         "config": config,
     }
     with appearing(target) as unfinished:
-        unfinished.write_bytes(_to_zip({"config.json": _to_json(header), **members}))
+        unfinished.write_bytes(_to_zip({"config.json": _to_json(target, "config", header), **members}))
     return target
 
 
@@ -175,8 +177,11 @@ def _plain(path: Path, what: str, value: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _to_json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode()
+def _to_json(path: Path, what: str, value: Mapping[str, Any]) -> bytes:
+    data = json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode()
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(at(path, f"{what} has {len(data)} bytes as JSON, at most {MAX_JSON_BYTES} are written"))
+    return data
 
 
 def _from_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
@@ -266,14 +271,14 @@ def _tensors(path: Path, name: str, data: bytes) -> dict[str, torch.Tensor]:
         _fault(path, f"{name} holds {len(tensors)} tensors, at most {MAX_TENSORS} are read")
     group = name.removesuffix(".safetensors")
     for key, tensor in tensors.items():
-        if tensor.ndim > MAX_DIMENSIONS:
-            _fault(path, f"tensor {group}/{printable(key)} has {tensor.ndim} dimensions, wanted up to {MAX_DIMENSIONS}")
-        if tensor.dtype not in _DTYPES:
-            _fault(path, f"tensor {group}/{printable(key)} is of type {tensor.dtype}, which no archive holds")
-        _check_finite(path, f"{group}/{key}", tensor)
+        _check_tensor(path, f"{group}/{key}", tensor)
     return {key: tensor.float() if tensor.dtype in _HALF else tensor for key, tensor in sorted(tensors.items())}
 
 
-def _check_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
+def _check_tensor(path: Path, name: str, tensor: torch.Tensor) -> None:
+    if tensor.ndim > MAX_DIMENSIONS:
+        _fault(path, f"tensor {printable(name)} has {tensor.ndim} dimensions, wanted up to {MAX_DIMENSIONS}")
+    if tensor.dtype not in _DTYPES:
+        _fault(path, f"tensor {printable(name)} is of type {tensor.dtype}, which no archive holds")
     if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
         _fault(path, f"tensor {printable(name)} holds NaN or infinite values, wanted finite ones")

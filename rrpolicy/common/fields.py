@@ -145,7 +145,7 @@ class PlanningFields(Fields):
 class TrainingFields(Fields):
     """Arguments that every `Learner` has; None is a learning-rate schedule, which no archive holds."""
 
-    learning_rate: Positive | None
+    learning_rate: Annotated[float, Field(gt=0, le=1e30)] | None
     batch_size: Annotated[int, Field(ge=1, le=2**20)]
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NotNegative

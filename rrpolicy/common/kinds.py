@@ -37,6 +37,7 @@ from rrpolicy.common.fields import (
 )
 from rrpolicy.common.schema import Fields, check_depth, checked, plain
 
+MAX_PLACES = 2**12  # of a map over which a network attends
 MAX_NUMBERS = 2**25  # of a batch of windows
 
 
@@ -90,6 +91,19 @@ class RewardFields(Fields):
     step_kwargs: NetworkFields
     value_units: bool = False
     source: Name
+
+    @model_validator(mode="after")
+    def _bounded_attention(self) -> Self:
+        """Attention compares every place of a map with every other one."""
+        unet = self.window_kwargs.unet_config
+        if unet is not None and len(self.event_shape) == 3:
+            blocks = unet.down_block_types or []
+            height, width = self.event_shape[1:]
+            for i, block in enumerate([*blocks, "Attn" if unet.add_attention else ""]):
+                places = -(-height // 2**i) * -(-width // 2**i)
+                if block.startswith("Attn") and places > MAX_PLACES:
+                    raise ValueError(f"attention over {places} places of an event, at most {MAX_PLACES}")
+        return self
 
 
 class PlannerFields(Fields):

@@ -33,6 +33,7 @@ from rrpolicy.common.schema import native, plain
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import check_alike, check_weights, moments, set_generator_state, set_moments
 
+MAX_TIMESTEPS = 2**48
 LearningRate = float | Callable[[float], float]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -366,6 +367,8 @@ class Learner(ABC, Generic[Module]):
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.num_timesteps = int(config["num_timesteps"])
+        if self.num_timesteps > MAX_TIMESTEPS:
+            raise ValueError(f"num_timesteps is {self.num_timesteps}, at most {MAX_TIMESTEPS} can be counted on from")
         self._total_timesteps = int(config["total_timesteps"])
         if config["training"]["learning_rate"] is None:
             self.learning_rate = _lost_schedule

@@ -24,7 +24,7 @@ _FAULTS = (AttributeError, IndexError, KeyError, TypeError, ValueError, Overflow
            struct.error)  # fmt: skip
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Node:
     """
     Something that unpickling would have made.

@@ -46,9 +46,10 @@ def checked(schema: type[Model], values: Any, what: str, max_depth: int = MAX_DE
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = printable(".".join(map(str, first["loc"])), 80)
-        given = "" if first["type"] in ("missing", "extra_forbidden") else f", got {printable(first['input'], 60)}"
+        whole = not place or first["type"] in ("missing", "extra_forbidden")
+        given = "" if whole else f", got {printable(first['input'], 60)}"
         fault = printable(first["msg"].removeprefix("Value error, "), 120)
-        raise ValueError(f"{what}: {place}: {fault}{given}") from None
+        raise ValueError(f"{what}: {f'{place}: ' if place else ''}{fault}{given}") from None
 
 
 def check_depth(values: Any, what: str, max_depth: int = MAX_DEPTH) -> None:

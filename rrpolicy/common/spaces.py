@@ -181,7 +181,7 @@ def box_from_dict(values: Mapping[str, Any]) -> spaces.Box:
 
 
 def _to_json(bounds: np.ndarray) -> list[float | None]:
-    return [float(bound) if math.isfinite(bound) else None for bound in bounds]
+    return [bound.item() if math.isfinite(bound) else None for bound in bounds]
 
 
 # ---------------------------------------------------------------------- an agent's environment

@@ -60,12 +60,14 @@ def _tensor(name: str, node: Any, members: dict[str, bytes], folder: str) -> Ten
         storage, offset, size, stride = node.parts[:4]
         _, kind, key, _, n_stored = storage.parts
         dtype = np.dtype(_DTYPES[kind.name.removeprefix("torch ").removesuffix("Storage")])
-        content = members[f"{folder}data/{key}"]
+        content = members[f"{folder}data/{key}"] if isinstance(key, str) else b""
     except (AttributeError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{printable(name)} is no tensor that can be read: {printable(error)}") from error
     sizes = (offset, n_stored, *size, *stride)
     if not all(type(number) is int and 0 <= number < 2**40 for number in sizes) or len(size) != len(stride):
         raise ValueError(f"{printable(name)} has sizes that cannot be right")
+    if 0 in size and max(size) > 0:
+        raise ValueError(f"{printable(name)} has shape {size} and no numbers")
     count, wanted = math.prod(size), [math.prod(size[i + 1 :]) for i in range(len(size))]
     contiguous = all(mine == other for mine, other, n in zip(stride, wanted, size, strict=True) if n != 1)
     if not contiguous or len(content) != n_stored * dtype.itemsize or offset + count > n_stored:

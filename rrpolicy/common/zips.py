@@ -13,6 +13,9 @@ from typing import BinaryIO
 from rrpolicy.common.messages import printable
 
 MAX_NAME_BYTES = 512  # of a member in the directory, its name and extra fields
+# two records in front of it in files for more than 4 GiB, which torch writes always: counts, size and place of the
+# directory, and the place of that record
+_END_64 = struct.Struct("<4sQ2H2L4Q4s16s")
 _END = struct.Struct("<4s4H2LH")  # the last record: counts, size and place of the directory, length of a comment
 # all that the standard library raises on damaged structures around stored members
 _ERRORS = (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError, OSError, OverflowError, RuntimeError,
@@ -78,7 +81,14 @@ def _end_fault(file: BinaryIO, size: int, max_members: int) -> str | None:
     tail = file.read()
     if len(tail) < _END.size or not tail.startswith(b"PK\x05\x06"):
         return "is a truncated or damaged zip file (its last record is not the end of a directory)"
-    _, _, _, _, count, directory_bytes, _, _ = _END.unpack(tail)
+    _, _, _, _, count, directory_bytes, directory, _ = _END.unpack(tail)
+    end = size - _END.size
+    file.seek(max(end - _END_64.size, 0))
+    found = _END_64.unpack(file.read(_END_64.size)) if end >= _END_64.size else (b"",) * 12
+    if found[0] == b"PK\x06\x06" and found[10] == b"PK\x06\x07":  # these counts are the ones that are followed
+        count, directory_bytes, directory, end = max(found[6], found[7]), found[8], found[9], end - _END_64.size
+    if directory + directory_bytes != end:
+        return "is a damaged zip file (its directory does not lie where the last record says)"
     if count > max_members:
         return f"has {count} members, at most {max_members} are read"
     if directory_bytes > max_members * MAX_NAME_BYTES:

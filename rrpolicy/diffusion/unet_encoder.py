@@ -54,9 +54,7 @@ class UNetEncoder(nn.Module):
         self.middle = unet.mid_block
         _use_differentiable_attention(self)
         self.norm = nn.GroupNorm(unet.conv_norm_out.num_groups, unet.config.block_out_channels[-1])
-        with torch.no_grad():
-            n_features = self._features(torch.zeros(1, *event_shape), torch.zeros(1, dtype=torch.int64)).shape[1]
-        self.leave = nn.Linear(n_features, n_outputs)
+        self.leave = nn.Linear(_n_features(unet_config, event_shape), n_outputs)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """(B, C, H, W), (B,) -> (B, n_outputs)."""
@@ -80,6 +78,17 @@ class UNetEncoder(nn.Module):
             h, _ = block(h, embedding)
         h = self.middle(h, embedding)
         return nn.functional.silu(self.norm(h)).flatten(1)
+
+
+def _n_features(unet_config: Mapping[str, Any], event_shape: tuple[int, ...]) -> int:
+    """Size of the coarsest map, found on torch's meta device, where nothing is computed however large the event is."""
+    with torch.device("meta"):
+        unet = import_diffusers().UNet2DModel.from_config(dict(unet_config))
+        level = torch.zeros(1, unet.time_embedding.linear_1.in_features)
+        embedding, h = unet.time_embedding(level), unet.conv_in(torch.zeros(1, *event_shape))
+        for block in unet.down_blocks:
+            h, _ = block(h, embedding)
+        return int(unet.mid_block(h, embedding).numel())
 
 
 def config_of_model(model: ScoreModel) -> dict[str, Any]:

@@ -6,6 +6,8 @@ device, where it costs nothing, and its size is compared with that of the weight
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +21,78 @@ from rrpolicy.common.schema import check_depth, from_json, read_small
 MAX_NUMBER = 2**24  # of anything that a configuration counts
 MAX_LAYERS = 256
 MAX_LEVELS = 10_000
+MAX_BYTES = {"vocab.json": 2**23, "merges.txt": 2**23, "tokenizer.json": 2**24}  # of other files: as of any JSON
 TYPES = ("F16", "BF16", "F32", "F64", "I32", "I64")
 STORED_BYTES = 2  # of a number in half precision, the smallest that is read
+_ABOUT = {"_class_name", "_diffusers_version", "_name_or_path", "_commit_hash", "architectures", "dropout", "dtype",
+          "model_type", "torch_dtype", "transformers_version"}  # fmt: skip
+_PLAIN_NAME = re.compile(r"(\./)?[\w-][\w.-]{0,199}")
 
 
 def check_folder(kind: Any, folder: Path) -> None:
     """
-    Refuse a model whose configuration asks for more than its weights hold.
+    Refuse a model whose files ask for more than they hold, or lead out of their folder.
 
     :param kind: the class that will read it, of diffusers or transformers
-    :param folder: with ``config.json`` and weights in safetensors, or ``scheduler_config.json``
+    :param folder: with ``config.json`` and weights in safetensors, ``scheduler_config.json``, or a tokenizer
     :raises ValueError: naming the file in the folder and its fault
     """
-    for path in (folder / "config.json", folder / "scheduler_config.json"):
-        if not path.exists():
-            continue
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
-            config = from_json(read_small(path))
-            check_depth(config, "it")
-            if not isinstance(config, dict):
-                raise ValueError(f"holds a {type(config).__name__}, wanted an object")
-            _check_numbers("it", config)
-            if issubclass(kind, nn.Module):
-                weights = sorted(folder.glob("*.safetensors"))
-                for file in weights:
-                    _check_types(file)
-                _check_size(kind, config, sum(file.stat().st_size for file in weights))
+            if not path.is_file() and not path.is_dir():
+                raise ValueError("is no regular file")
+            if path.suffix == ".safetensors":
+                _check_types(path)
+            elif path.suffix in (".json", ".txt") and path.is_file():
+                _check_text(kind, path)
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise ValueError(f"{path.name}: {printable(error, 200)}") from error
+
+
+def _check_text(kind: Any, path: Path) -> None:
+    """A configuration, an index of weights or a part of a tokenizer."""
+    content = read_small(path, MAX_BYTES.get(path.name, 2**22))
+    if path.suffix != ".json" or path.name in MAX_BYTES:
+        return
+    config = from_json(content)
+    check_depth(config, "it")
+    if not isinstance(config, dict):
+        raise ValueError(f"holds a {type(config).__name__}, wanted an object")
+    if path.name.endswith(".index.json"):
+        _check_index(path, config)
+        return
+    _check_names(config)
+    _check_numbers("it", config)
+    if path.name == "config.json" and issubclass(kind, nn.Module):
+        _check_fields(kind, config)
+        _check_size(kind, config, sum(file.stat().st_size for file in path.parent.glob("*.safetensors")))
+
+
+def _check_index(path: Path, index: dict[str, Any]) -> None:
+    """The files of weights in several parts: safetensors in the same folder and nothing else."""
+    files = index.get("weight_map")
+    names = set(map(str, files.values())) if isinstance(files, dict) else {"none"}
+    for name in sorted(names):
+        if not (_PLAIN_NAME.fullmatch(name) and name.endswith(".safetensors") and (path.parent / name).is_file()):
+            raise ValueError(f"weights are said to be in {printable(name)}, wanted safetensors files of this folder")
+
+
+def _check_names(config: Any) -> None:
+    """Entries by which the libraries would open a path, download a repository or run its code."""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        runs = any(word in name for word in ("attn_implementation", "quantization", "auto_map", "trust_remote_code"))
+        leads = name.endswith("_file") and not (isinstance(value, str) and _PLAIN_NAME.fullmatch(value))
+        if (runs and value is not None) or (leads and value is not None) or name in ("vocab_file", "merges_file"):
+            raise ValueError(f"the entry {printable(name)} is not followed, since it could open or run other files")
+        _check_names(value)
+
+
+def _check_fields(kind: Any, config: dict[str, Any]) -> None:
+    """Only what the class knows: its constructor's arguments, or what its own configuration has."""
+    known = getattr(kind, "config_class", None)
+    fields = set(inspect.signature(kind.__init__).parameters) if known is None else set(known().to_dict())
+    if unknown := sorted(set(config) - fields - _ABOUT):
+        raise ValueError(f"has the entry {printable(unknown[0])}, which a {kind.__name__} does not know")
 
 
 def _check_numbers(name: str, value: Any) -> None:
