@@ -13,7 +13,7 @@ LONG = make_dataset()
 
 
 def test_an_agent_is_to_pad_or_to_look_less_far() -> None:
-    with pytest.raises(ValueError, match=r"no episode of 8 transitions, .*the longest has 5: make the agent with"):
+    with pytest.raises(ValueError, match=r"spans 8 environment steps .*longest episode has 5: make the agent with"):
         make_agent(padding=False).learn(SHORT, 1)
     make_agent(padding=True).learn(SHORT, 1)
     make_agent(padding=False, horizon=5, n_action_steps=2).learn(SHORT, 1)
@@ -23,9 +23,9 @@ def test_an_agent_is_to_pad_or_to_look_less_far() -> None:
 def test_an_extractor_is_to_ask_the_models_themselves(data: Any) -> None:
     agents = [make_agent(seed=seed).learn(SHORT, 1) for seed in (0, 1)]
     extractor = RewardExtractor(*agents, buffer_size=32, batch_size=8, window_kwargs=NARROW, step_kwargs=NARROW)
-    with pytest.raises(ValueError, match="longest has 5: compare the models at their own samples, data=None") as told:
+    with pytest.raises(ValueError, match="has 5: compare the models at their own samples, data=None") as told:
         extractor.learn(data, 1)
-    assert ("dataset 1 has no episode" in str(told.value)) == isinstance(data, list)
+    assert ("longest episode of dataset 1 has" in str(told.value)) == isinstance(data, list)
     extractor.learn(None, 1)
     shorter = [make_agent(seed=seed, horizon=5, n_action_steps=2).learn(SHORT, 1) for seed in (0, 1)]
     RewardExtractor(*shorter, buffer_size=32, batch_size=8, window_kwargs=NARROW, step_kwargs=NARROW).learn(data, 1)

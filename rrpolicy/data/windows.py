@@ -39,10 +39,10 @@ class WindowSampler:
             raise ValueError("datasets is empty, at least one dataset is needed")
         for i, dataset in enumerate(datasets):
             if not padding and (longest := int(dataset.episode_lengths.max())) < layout.span:
-                which = "the dataset has" if len(datasets) == 1 else f"dataset {i} has"
+                which = "" if len(datasets) == 1 else f" of dataset {i}"
                 raise ValueError(
-                    f"no window fits: {which} no episode of {layout.span} transitions, the span of one window (horizon "
-                    f"{layout.horizon}, stride {layout.stride}); the longest has {longest}: {advice}"
+                    f"no window fits: layout spans {layout.span} environment steps (horizon={layout.horizon}, "
+                    f"stride={layout.stride}), the longest episode{which} has {longest}: {advice}"
                 )
         self._offsets = torch.arange(layout.horizon) * layout.stride
         self._parts = [_Rows(dataset, layout, normalizer, padding) for dataset in datasets]
