@@ -5,31 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium as gym
-import torch
-from torch import Tensor
-
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs.controller import Controller, PDController
-
-N_STARTS = 1024  # first rows kept in the archive, so that the agent can be sampled without its dataset
-
-
-def checked_starts(rows: Tensor, layout: TrajectoryLayout) -> Tensor:
-    """:raises ValueError: for first rows that are not rows of the layout"""
-    if rows.ndim != 2 or not 1 <= len(rows) <= N_STARTS or rows.shape[1] != layout.width or rows.dtype != torch.float32:
-        raise ValueError(f"starts are {rows.dtype} {tuple(rows.shape)}, wanted float32 (1..{N_STARTS}, {layout.width})")
-    return rows
-
-
-class SpacesOnly(gym.Env[Any, Any]):
-    """Stands in for the environment of a loaded agent: spaces and nothing else."""
-
-    def __init__(self, observation_space: gym.spaces.Box, action_space: gym.spaces.Box) -> None:
-        self.observation_space = observation_space
-        self.action_space = action_space
 
 
 def check_controller(controller: Any, arguments: Mapping[str, Any] | None, lookahead: float) -> None:

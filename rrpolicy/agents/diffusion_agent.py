@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -11,23 +11,18 @@ import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
-from rrpolicy.agents.checks import (
-    N_STARTS,
-    SpacesOnly,
-    check_columns,
-    check_controller,
-    checked_datasets,
-    checked_starts,
-)
+from rrpolicy.agents.archive import N_STARTS, arguments_of, checked_starts
+from rrpolicy.agents.checks import check_columns, check_controller, checked_datasets
 from rrpolicy.agents.environment import Env, checked_environment, fitting_environment, flat_environment
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
 from rrpolicy.agents.ranges import AUTO, LEAST_CLIP, check_range, clip_for
 from rrpolicy.common.arguments import flag, number
+from rrpolicy.common.held_out import N_HELD_OUT, held_out
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.schema import native
-from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
+from rrpolicy.common.spaces import box_to_dict, flat_box
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
@@ -198,6 +193,9 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         progress_bar: bool = False,
         checkpoint_path: str | Path | None = None,
         checkpoint_freq: int = 1000,
+        eval_dataset: TrajectoryDataset | Sequence[TrajectoryDataset] | None = None,
+        eval_freq: int = 500,
+        patience: int | None = None,
     ) -> Self:
         """
         Learn to denoise windows of ``dataset``, and a learned controller its transitions; one timestep is one gradient
@@ -211,6 +209,11 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
         :param progress_bar: show one
         :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
+        :param eval_dataset: what is held out: ``dataset, eval_dataset = dataset.split(0.1)`` divides by episode. The
+            loss of the averaged weights on it is logged as ``eval/loss``; when learning ends, the averaged weights of
+            ``best_step``, where it was lowest, are the agent's. Training itself does not change
+        :param eval_freq: steps between two such measurements
+        :param patience: measurements without a lower loss after which learning ends; None for all steps
         :return: self
         :raises TypeError: when called without a dataset
         :raises ValueError: when dataset and layout do not fit, or more than half of a column lies beyond ``clip`` of a
@@ -223,10 +226,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             normalizer = Normalizer.fit(datasets, mode=self.normalizer_mode)
         advice = "make the agent with padding=True or a shorter horizon"
         self._sampler = WindowSampler(datasets, self.layout, normalizer, self.padding, advice)
-        if self.module.inverse_dynamics is not None:
-            advice = f"inverse dynamics is learned from rows {self.layout.stride} steps apart, make the stride smaller"
-            transition = self.module.inverse_dynamics.transition
-            self._transitions = WindowSampler(datasets, transition, normalizer, advice=advice)
+        self._transitions = self._transitions_of(datasets, normalizer)
         clip = self.planning.clip
         if self._clip_fits_data and clip is not None:
             clip = clip_for(normalizer, self._sampler, clip)
@@ -236,19 +236,45 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self._take_units(normalizer)  # only now: a dataset that was refused leaves no trace
         generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
         self._starts = self._sampler.draw(N_STARTS, generator)[0][:, 0].clone()
+        loss = None if eval_dataset is None else self._held_out_loss(checked_datasets(eval_dataset, total_timesteps)[0])
         self._optimise(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path, checkpoint_freq
-        )
+            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path,
+            checkpoint_freq, held_out(loss, eval_freq, patience),
+        )  # fmt: skip
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
-        x0, mask = self._sampler.draw(self.batch_size, self.generator)
+        return self._loss_of(self._sampler, self._transitions, self.batch_size)
+
+    def _loss_of(
+        self, windows: WindowSampler, transitions: WindowSampler | None, n: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of ``n`` windows and as many transitions, and its parts where there are two."""
+        x0, mask = windows.draw(n, self.generator)
         loss = self.module.loss(x0, mask, self.generator)
-        if self.module.inverse_dynamics is None:
+        if self.module.inverse_dynamics is None or transitions is None:
             return loss, {}
         # no weight between the two: they share no parameters, only the bound on the gradient's norm
-        error = self.module.inverse_dynamics.loss(self._transitions.draw(self.batch_size, self.generator)[0])
+        error = self.module.inverse_dynamics.loss(transitions.draw(n, self.generator)[0])
         return loss + error, {"denoising": float(loss.detach()), "inverse_dynamics": float(error.detach())}
+
+    def _transitions_of(self, datasets: Sequence[TrajectoryDataset], normalizer: Normalizer) -> WindowSampler | None:
+        """What inverse dynamics is learned from; None for an agent without."""
+        if self.module.inverse_dynamics is None:
+            return None
+        advice = f"inverse dynamics is learned from rows {self.layout.stride} steps apart, make the stride smaller"
+        return WindowSampler(datasets, self.module.inverse_dynamics.transition, normalizer, advice=advice)
+
+    def _held_out_loss(self, datasets: Sequence[TrajectoryDataset]) -> Callable[[], float]:
+        advice = "hold out longer episodes, or make the agent with padding=True or a shorter horizon"
+        windows = WindowSampler(datasets, self.layout, self.normalizer, self.padding, advice)
+        transitions = self._transitions_of(datasets, self.normalizer)
+
+        def loss() -> float:
+            with self._judged():
+                return float(self._loss_of(windows, transitions, N_HELD_OUT)[0])
+
+        return loss
 
     # ------------------------------------------------------------------ score model
 
@@ -291,8 +317,10 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     # ------------------------------------------------------------------ environment
 
     def get_env(self) -> VecEnv | None:
-        """The environment as SB3's callbacks want it, vectorised; None for a loaded agent without one."""
-        if self.env is None or isinstance(self.env, VecEnv):
+        """The environment as SB3's callbacks want it, vectorised; without one as for any other learner."""
+        if self.env is None:
+            return super().get_env()
+        if isinstance(self.env, VecEnv):
             return self.env
         env = self.env
         return DummyVecEnv([lambda: env])
@@ -361,27 +389,10 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     def _from_config(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], env: Env | None = None
     ) -> Self:
-        layout = TrajectoryLayout.from_dict(config["layout"])
-        controller = config["controller"]
-        training = dict(config["training"])
-        if training["learning_rate"] is None:
-            del training["learning_rate"]
-        agent = cls(
-            config["policy"],
-            SpacesOnly(box_from_dict(config["observation_space"]), box_from_dict(config["action_space"])),
-            horizon=layout.horizon,
-            stride=layout.stride,
-            observation_columns=layout.observation_columns,
-            controller=PDController.from_dict(controller) if isinstance(controller, Mapping) else controller,
-            controller_kwargs=config.get("controller_kwargs"),  # archives of older versions have none
-            normalizer=Normalizer.from_tensors(tensors["normalizer"]),
-            policy_kwargs=config["policy_kwargs"],
-            **config["process"],
-            **config["planning"],
-            **training,
-        )
+        arguments = arguments_of(config, Normalizer.from_tensors(tensors["normalizer"]))
+        agent = cls(**arguments)
         agent.env = None
-        agent._starts = checked_starts(tensors["starts"]["rows"], layout)
+        agent._starts = checked_starts(tensors["starts"]["rows"], agent.layout)
         if env is not None:
             agent.set_env(env)
         return agent

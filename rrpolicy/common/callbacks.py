@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
 MaybeCallback = BaseCallback | Callable[..., bool] | list[BaseCallback] | None
@@ -16,6 +19,31 @@ def as_callbacks(callback: MaybeCallback) -> list[BaseCallback]:
         return []
     given = callback if isinstance(callback, list) else [callback]
     return [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given]
+
+
+class NoEnvironment(VecEnv):
+    """
+    Stands in for an environment where learning has none: callbacks count one step of it for each gradient step.
+    """
+
+    def __init__(self) -> None:
+        nothing = spaces.Box(-1.0, 1.0, (1,))
+        super().__init__(1, nothing, nothing)
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [None]
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        """:raises ValueError: always"""
+        raise ValueError("there is no environment: learning takes gradient steps on data, of which callbacks count one")
+
+    reset = step_async = step_wait = set_attr = env_method = _refuse
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False]
 
 
 class StepProgressBar(BaseCallback):

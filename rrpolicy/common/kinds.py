@@ -46,6 +46,9 @@ class LearnerFields(Fields):
 
     num_timesteps: Count
     total_timesteps: Count
+    best_step: Count | None = None
+    best_loss: Number | None = None
+    tensorboard_run: Annotated[str, Field(pattern=r"^[a-z-]{1,40}_[0-9]{1,9}$")] | None = None
 
 
 class AgentTrainingFields(TrainingFields):

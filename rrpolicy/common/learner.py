@@ -7,38 +7,33 @@ checkpoints and an exact resume. Stopped and resumed equals uninterrupted, bit f
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import sys
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from functools import partial
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import HumanOutputFormat, Logger
-from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.logger import HumanOutputFormat, Logger, configure
+from stable_baselines3.common.utils import get_latest_run_id
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag, number, whole
-from rrpolicy.common.callbacks import MaybeCallback, StepProgressBar, as_callbacks
+from rrpolicy.common.callbacks import MaybeCallback, NoEnvironment, StepProgressBar, as_callbacks
+from rrpolicy.common.held_out import BestWeights, HeldOut
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
+from rrpolicy.common.persistence import Archived, LearningRate, Module, cpu
 from rrpolicy.common.schema import native, plain
-from rrpolicy.common.torch_mode import usual_torch
-from rrpolicy.common.weights import check_alike, check_weights, moments, set_generator_state, set_moments
-
-MAX_TIMESTEPS = 2**48
-LearningRate = float | Callable[[float], float]
-Module = TypeVar("Module", bound=nn.Module)
 
 
-class Learner(ABC, Generic[Module]):
+class Learner(Archived[Module]):
     """
     Anything that learns by gradient steps on a loss it can draw.
 
@@ -94,10 +89,15 @@ class Learner(ABC, Generic[Module]):
         self.tensorboard_log = tensorboard_log
         self.verbose = int(verbose) if isinstance(verbose, bool) else whole("verbose", verbose, 0)
         self.seed: int | None = native(seed)
-        self.device = _cpu(device)
+        self.device = cpu(device)
         self.num_timesteps = 0
         self._total_timesteps = 0
+        self._best = BestWeights()
         self._logger: Logger | None = None
+        self._custom_logger = False
+        self._tensorboard_run: str | None = None  # folder of the last run
+        self._latest: tuple[Mapping[str, float], float] | None = None
+        self._callback_env: VecEnv | None = None
         self.generator = torch.Generator()
         self.generator.manual_seed(0 if self.seed is None else self.seed)
 
@@ -106,21 +106,6 @@ class Learner(ABC, Generic[Module]):
     @abstractmethod
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
         """One mini-batch: the loss to descend and named values to log under ``train/``."""
-
-    @abstractmethod
-    def _config(self) -> dict[str, Any]:
-        """Everything but tensors that :meth:`load` needs."""
-
-    @classmethod
-    @abstractmethod
-    def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
-        """An untrained learner with the architecture of ``config``."""
-
-    @classmethod
-    def _module_of(
-        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
-    ) -> nn.Module | None:
-        """The network of ``config``, built without memory by :meth:`load` to be compared; None is not compared."""
 
     def _training_config(self) -> dict[str, Any]:
         """The constructor's arguments that every learner has; a schedule is not kept."""
@@ -132,10 +117,6 @@ class Learner(ABC, Generic[Module]):
             "max_grad_norm": self.max_grad_norm,
             "seed": self.seed,
         }
-
-    def _extra_tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Groups of tensors to save beside the weights."""
-        return {}
 
     # ------------------------------------------------------------------ building
 
@@ -157,22 +138,47 @@ class Learner(ABC, Generic[Module]):
 
     @property
     def logger(self) -> Logger:
-        if self._logger is None and self.tensorboard_log is not None:
-            self._logger = configure_logger(self.verbose, self.tensorboard_log, self.kind)
-        elif self._logger is None:  # SB3's own default would leave a temporary folder for every learner
+        if self._logger is None:  # SB3's own default would leave a temporary folder for every learner
             self._logger = Logger(None, [HumanOutputFormat(sys.stdout)] if self.verbose else [])
         return self._logger
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the logger, whose open files no other process can have: for workers and copies, not files."""
-        return {**self.__dict__, "_logger": None}
+        return {**self.__dict__, "_logger": None, "_custom_logger": False, "_callback_env": None}
 
     def set_logger(self, logger: Logger) -> None:
-        self._logger = logger
+        """Log to ``logger`` alone, whatever ``tensorboard_log`` says."""
+        self._logger, self._custom_logger = logger, True
 
-    def get_env(self) -> Any:
-        """The environment for callbacks such as SB3's ``EvalCallback``; None when there is none."""
-        return None
+    def _setup_logger(self, reset_num_timesteps: bool) -> None:
+        """A new training is a new run of TensorBoard, one that goes on continues its own."""
+        if self.tensorboard_log is None or self._custom_logger:
+            return
+        if reset_num_timesteps or self._tensorboard_run is None:
+            self._tensorboard_run = f"{self.kind}_{get_latest_run_id(self.tensorboard_log, self.kind) + 1}"
+        elif self._logger is not None and self._logger.dir is not None:
+            return
+        formats = ["stdout", "tensorboard"] if self.verbose else ["tensorboard"]
+        self._logger = configure(str(Path(self.tensorboard_log) / self._tensorboard_run), formats)
+
+    def dump_logs(self) -> None:
+        """Log the last step, as callbacks such as SB3's ``LogEveryNTimesteps`` want it."""
+        if self._latest is not None:
+            self._log(*self._latest)
+
+    def get_env(self) -> VecEnv | None:
+        """The environment for SB3's callbacks: while learning a stand-in that counts as one environment, else None."""
+        return self._callback_env
+
+    @property
+    def best_step(self) -> int | None:
+        """The step whose averaged weights have the lowest held-out loss; they are kept when learning ends."""
+        return self._best.step
+
+    @property
+    def best_loss(self) -> float | None:
+        """Held-out loss at :attr:`best_step`."""
+        return self._best.loss
 
     def get_vec_normalize_env(self) -> None:
         """Always None: normalisation lives inside the agent."""
@@ -216,38 +222,59 @@ class Learner(ABC, Generic[Module]):
         progress_bar: bool = False,
         checkpoint_path: str | Path | None = None,
         checkpoint_freq: int = 1000,
+        held_out: HeldOut | None = None,
     ) -> None:
         """Take ``total_timesteps`` gradient steps; see ``learn`` of the subclasses."""
-        whole = isinstance(total_timesteps, int | np.integer) and not isinstance(total_timesteps, bool)
-        if not whole or total_timesteps < 0:
-            raise ValueError(f"total_timesteps is {total_timesteps!r}, it must be a non-negative whole number")
-        total_timesteps = int(total_timesteps)
         progress_bar = flag("progress_bar", progress_bar)
-        if flag("reset_num_timesteps", reset_num_timesteps):
-            self.num_timesteps = 0
-            self._total_timesteps = total_timesteps
-        else:
-            self._total_timesteps = max(self._total_timesteps, self.num_timesteps + total_timesteps)
+        stop_at = self._begin(total_timesteps, flag("reset_num_timesteps", reset_num_timesteps), held_out)
         if checkpoint_path is not None:  # what no archive can hold is said before anything is learned
             check_config(self.kind, plain(self._archive_config()), "arguments")
-        stop_at = self.num_timesteps + total_timesteps
         callbacks = self._init_callback(callback, total_timesteps if progress_bar else 0)
+        total_timesteps = stop_at  # as SB3's callbacks know it, with the steps of before
         callbacks.on_training_start(locals(), globals())
         started, first = time.process_time(), self.num_timesteps
         with deferred_signals() as received:
             while self.num_timesteps < stop_at:
                 values = self._gradient_step()
+                over = held_out is not None and self._measure(held_out)
+                self._latest = values, (self.num_timesteps - first) / max(time.process_time() - started, 1e-9)
                 if log_interval and self.num_timesteps % log_interval == 0:
-                    self._log(values, (self.num_timesteps - first) / max(time.process_time() - started, 1e-9))
+                    self.dump_logs()
                 callbacks.update_locals(locals())
-                last = not callbacks.on_step() or bool(received) or self.num_timesteps == stop_at
+                last = not callbacks.on_step() or bool(received) or over or self.num_timesteps == stop_at
+                if last and not received:  # what was interrupted goes on
+                    self._best.put_into(self.averaged)
                 if checkpoint_path is not None and (last or self.num_timesteps % checkpoint_freq == 0):
                     self.save(checkpoint_path)
                 if last:
                     break
         callbacks.on_training_end()
+        self._callback_env = None
         if received:
             raise TrainingInterrupted(received[0])
+
+    def _begin(self, total_timesteps: int, reset_num_timesteps: bool, held_out: HeldOut | None) -> int:
+        """
+        Count from 0 or from before, with the averaged weights, logger and stand-ins that go with it.
+
+        :return: the step to stop at
+        """
+        whole_number = isinstance(total_timesteps, int | np.integer) and not isinstance(total_timesteps, bool)
+        if not whole_number or total_timesteps < 0:
+            raise ValueError(f"total_timesteps is {total_timesteps!r}, it must be a non-negative whole number")
+        if held_out is not None and reset_num_timesteps and held_out.freq > total_timesteps:
+            raise ValueError(f"eval_freq is {held_out.freq}, it must be at most total_timesteps, {total_timesteps}")
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+            self._total_timesteps = int(total_timesteps)
+        else:
+            self._total_timesteps = max(self._total_timesteps, self.num_timesteps + int(total_timesteps))
+        self._best.take_back(self.averaged)
+        if reset_num_timesteps or held_out is None:
+            self._best = BestWeights()
+        self._setup_logger(reset_num_timesteps)
+        self._callback_env = NoEnvironment()
+        return self.num_timesteps + int(total_timesteps)
 
     @torch.enable_grad()
     def _gradient_step(self) -> dict[str, float]:
@@ -264,6 +291,27 @@ class Learner(ABC, Generic[Module]):
         self.num_timesteps += 1
         self._average()
         return {"loss": float(loss.detach()), "learning_rate": learning_rate, **values}
+
+    def _measure(self, held_out: HeldOut) -> bool:
+        """Measure the held-out loss if that is due; whether to stop."""
+        if not held_out.due(self.num_timesteps):
+            return False
+        with torch.no_grad():
+            loss = held_out.loss()
+        self._best.consider(self.num_timesteps, loss, self.averaged)
+        self.logger.record("eval/loss", loss)
+        self.logger.record("eval/best_step", self._best.step)
+        return held_out.over(self.num_timesteps, self._best.step or 0)
+
+    @contextmanager
+    def _judged(self, seed: int = 0) -> Iterator[None]:
+        """A block in which losses are those of the averaged weights, at the same noise each time."""
+        module, generator = self.module, self.generator
+        self.module, self.generator = self.averaged, torch.Generator().manual_seed(seed)
+        try:
+            yield
+        finally:
+            self.module, self.generator = module, generator
 
     def _check_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
@@ -304,96 +352,3 @@ class Learner(ABC, Generic[Module]):
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("time/steps_per_cpu_second", steps_per_cpu_second)
         self.logger.dump(self.num_timesteps)
-
-    # ------------------------------------------------------------------ persistence
-
-    def save(
-        self,
-        path: str | Path,
-        *,
-        resumable: bool = True,
-        half: bool = False,
-        card: Mapping[str, Any] | None = None,
-    ) -> None:
-        """
-        Write one archive (no pickle) that :meth:`load` reads.
-
-        :param path: file; ``.zip`` is added when missing
-        :param resumable: keep optimiser, random state and raw weights, so that training can go on exactly
-        :param half: store the averaged weights in half precision (for sharing; not for resuming)
-        :param card: facts about the model, kept as ``card.json``
-        :raises ValueError: for ``half`` together with ``resumable``
-        """
-        if flag("half", half) and flag("resumable", resumable):
-            raise ValueError("half=True stores rounded weights, pass resumable=False with it")
-        averaged = {name: value.half() if half and value.is_floating_point() else value
-                    for name, value in self.averaged.state_dict().items()}
-        tensors = {**self._extra_tensors(), "averaged": averaged}
-        if resumable:
-            tensors["weights"] = self.module.state_dict()
-            tensors["optimizer"] = moments(self.optimizer)
-            tensors["random"] = {"generator": self.generator.get_state(), **self._random_state()}
-        write_archive(path, self.kind, self._archive_config(), tensors, card)
-
-    def _archive_config(self) -> dict[str, Any]:
-        return {**self._config(), "num_timesteps": self.num_timesteps, "total_timesteps": self._total_timesteps}
-
-    @classmethod
-    @usual_torch()
-    def load(cls, path: str | Path, device: torch.device | str = "cpu", **kwargs: Any) -> Self:
-        """
-        Read what :meth:`save` wrote.
-
-        :param path: file, with or without ``.zip``
-        :raises FileNotFoundError: when there is no such file
-        :param kwargs: what an archive of this kind does not hold, such as the two models of an extractor
-        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
-        :raises TypeError: for a keyword that there is not, naming it
-        """
-        parameters = inspect.signature(cls._from_config).parameters.values()
-        taken = ["device", *(one.name for one in parameters if one.default is None)]
-        unknown = sorted(set(kwargs) - set(taken))
-        if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters):
-            raise TypeError(f"load() of {cls.__name__} takes no {unknown[0]!r}, wanted some of {taken}")
-        archive = read_archive(path, cls.kind)
-        with archive.rebuilding():
-            averaged = archive.tensors["averaged"]
-            check_weights(partial(cls._module_of, archive.config, archive.tensors, **kwargs), averaged)
-            check_alike(archive.tensors.get("weights", averaged), averaged)
-            learner = cls._from_config(archive.config, archive.tensors, **kwargs)
-            learner._restore(archive.config, archive.tensors)
-        learner.device = _cpu(device)
-        return learner
-
-    def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self.num_timesteps = int(config["num_timesteps"])
-        if self.num_timesteps > MAX_TIMESTEPS:
-            raise ValueError(f"num_timesteps is {self.num_timesteps}, at most {MAX_TIMESTEPS} can be counted on from")
-        self._total_timesteps = int(config["total_timesteps"])
-        if config["training"]["learning_rate"] is None:
-            self.learning_rate = _lost_schedule
-        self.averaged.load_state_dict(tensors["averaged"])
-        self.module.load_state_dict(tensors.get("weights", tensors["averaged"]))
-        if "optimizer" in tensors:
-            set_moments(self.optimizer, tensors["optimizer"])
-        if "random" in tensors:
-            set_generator_state(self.generator, tensors["random"]["generator"])
-            self._set_random_state(tensors["random"])
-
-    def _random_state(self) -> dict[str, Tensor]:
-        """Further random state that an exact resume needs."""
-        return {}
-
-    def _set_random_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`_random_state` returned."""
-
-
-def _lost_schedule(progress: float) -> float:
-    raise ValueError("learning_rate was a callable, which no archive holds: set it on what was loaded before learning")
-
-
-def _cpu(device: torch.device | str) -> torch.device:
-    """:raises ValueError: for a device other than the CPU"""
-    if device != "auto" and torch.device(device).type != "cpu":
-        raise ValueError(f"device is {str(device)!r}, wanted 'cpu' or 'auto': this version computes on the CPU")
-    return torch.device("cpu")

@@ -6,13 +6,14 @@ the two by anything that differs, and saturates where it is sure (the paper's co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.held_out import N_HELD_OUT, held_out
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
@@ -97,6 +98,9 @@ class DiscriminatorReward(Learner[RelativeReward]):
         progress_bar: bool = False,
         checkpoint_path: str | Path | None = None,
         checkpoint_freq: int = 1000,
+        eval_dataset: Sequence[TrajectoryDataset] | Sequence[Tensor] | None = None,
+        eval_freq: int = 500,
+        patience: int | None = None,
     ) -> Self:
         """
         Fit the classifier; one timestep is one gradient step.
@@ -109,6 +113,11 @@ class DiscriminatorReward(Learner[RelativeReward]):
         :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
         :param progress_bar: show one
         :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
+        :param eval_dataset: [base data, expert data] that are held out, of the kinds of ``data``;
+            ``dataset.split(0.1)`` divides by episode. The loss of the averaged weights on them is logged as
+            ``eval/loss``; when learning ends, those of ``best_step``, where it was lowest, are the reward
+        :param eval_freq: steps between two such measurements
+        :param patience: measurements without a lower loss after which learning ends; None for all steps
         :return: self
         :raises TypeError: when called without ``total_timesteps``
         :raises ValueError: unless there are exactly two sources
@@ -116,10 +125,21 @@ class DiscriminatorReward(Learner[RelativeReward]):
         if total_timesteps is None:
             raise TypeError("learn() lacks total_timesteps; call it as learn([dataset, expert_dataset], 3_000)")
         self._sources = self._two_sources(data)
+        loss = None if eval_dataset is None else self._held_out_loss(eval_dataset)
         self._optimise(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path, checkpoint_freq
-        )
+            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path,
+            checkpoint_freq, held_out(loss, eval_freq, patience),
+        )  # fmt: skip
         return self
+
+    def _held_out_loss(self, data: Any) -> Callable[[], float]:
+        sources = self._two_sources(data)
+
+        def loss() -> float:
+            with self._judged():
+                return float(self._loss_of(sources, N_HELD_OUT // 2)[0])
+
+        return loss
 
     def _two_sources(self, data: Any) -> list[Events]:
         if data is None:
@@ -130,8 +150,10 @@ class DiscriminatorReward(Learner[RelativeReward]):
         return [as_events(source, self.base, self.expert, self.seed) for source in data]
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
-        half = self.batch_size // 2
-        x0 = torch.cat([source.draw(half, self.generator) for source in self._sources])
+        return self._loss_of(self._sources, self.batch_size // 2)
+
+    def _loss_of(self, sources: Sequence[Events], half: int) -> tuple[Tensor, dict[str, float]]:
+        x0 = torch.cat([source.draw(half, self.generator) for source in sources])
         t = torch.randint(self.base.process.n_diffusion_steps, (len(x0),), generator=self.generator)
         labels = torch.arange(len(x0)).ge(half).float()
         logits = self.module(noised(self.base, x0, t, self.generator), t)

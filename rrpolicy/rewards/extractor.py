@@ -14,22 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import flag, number, whole
+from rrpolicy.common.held_out import N_HELD_OUT, held_out
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
-from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models
-from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.matching import eps_rms, gradient_loss, row_weights, value_spread
-from rrpolicy.rewards.recorded import RecordedPairs
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
-from rrpolicy.rewards.targets import Targets, make_targets
+from rrpolicy.rewards.sources import Data, Source, target_source
+from rrpolicy.rewards.targets import Targets
 
 VALUE_CLIP = 10.0  # spreads; beyond it value errors count linearly, since targets are heavy-tailed off the support
 UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
-Data = TrajectoryDataset | Sequence[TrajectoryDataset] | Tensor | RecordedPairs | None
 
 
 class RewardExtractor(Learner[RelativeReward]):
@@ -155,6 +153,9 @@ class RewardExtractor(Learner[RelativeReward]):
         checkpoint_path: str | Path | None = None,
         checkpoint_freq: int = 1000,
         pairs: Targets | None = None,
+        eval_dataset: Data = None,
+        eval_freq: int = 500,
+        patience: int | None = None,
     ) -> Self:
         """
         Fit ρ at noised events from ``data``; one timestep is one gradient step.
@@ -169,6 +170,11 @@ class RewardExtractor(Learner[RelativeReward]):
         :param progress_bar: show one
         :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
         :param pairs: where the models were compared already, e.g. on the way of guided sampling: half of every buffer
+        :param eval_dataset: what is held out, of the kinds of ``data``: ``dataset, eval_dataset = dataset.split(0.1)``
+            divides by episode; None for nothing. The loss of the averaged weights on it is logged as ``eval/loss``;
+            when learning ends, those of ``best_step``, where it was lowest, are the reward
+        :param eval_freq: steps between two such measurements
+        :param patience: measurements without a lower loss after which learning ends; None for all steps
         :return: self
         :raises TypeError: when called without ``total_timesteps`` or with data of another kind
         :raises ValueError: when data do not fit the models
@@ -179,14 +185,28 @@ class RewardExtractor(Learner[RelativeReward]):
         self._targets = None
         if reset_num_timesteps:
             self._buffer_state, self._units, self._steps_in_buffer = None, {}, 0
+        loss = None if eval_dataset is None else self._held_out_loss(eval_dataset)
         self._optimise(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path, checkpoint_freq
-        )
+            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path,
+            checkpoint_freq, held_out(loss, eval_freq, patience),
+        )  # fmt: skip
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
         targets = self._current_targets()
-        index = torch.randint(len(targets), (self.batch_size,), generator=self.generator)
+        return self._loss_of(targets, torch.randint(len(targets), (self.batch_size,), generator=self.generator))
+
+    def _held_out_loss(self, data: Data) -> Callable[[], float]:
+        seed = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
+        targets = self._source(data, None)(N_HELD_OUT, seed)
+
+        def loss() -> float:
+            with torch.enable_grad(), self._judged():  # of ρ with respect to events
+                return float(self._loss_of(targets, torch.arange(len(targets)))[0].detach())
+
+        return loss
+
+    def _loss_of(self, targets: Targets, index: Tensor) -> tuple[Tensor, dict[str, float]]:
         losses: dict[str, Tensor] = {}
         for head in self.heads:
             draw = self._window_losses if head == "window" else self._step_losses
@@ -258,30 +278,9 @@ class RewardExtractor(Learner[RelativeReward]):
         self._steps_in_buffer += 1
         return self._targets
 
-    def _source(self, data: Data, pairs: Targets | None) -> Callable[[int, torch.Generator], Targets]:
-        """What draws a buffer: recorded pairs, or both models asked about clean events, and ``pairs`` for one half."""
-        if pairs is not None:
-            rest, given = self._source(data, None), pairs
-
-            def draw_both(n: int, generator: torch.Generator) -> Targets:
-                chosen = torch.randint(len(given), (n // 2,), generator=generator)
-                return Targets.joined([given.rows(chosen), rest(n - n // 2, generator)])
-
-            return draw_both
-        if isinstance(data, RecordedPairs):
-            if data.model.fingerprint() != self.base.fingerprint():
-                raise ValueError(
-                    f"data was recorded with {data.model.fingerprint()}, base and expert are {self.base.fingerprint()}"
-                )
-            return data.draw
-        events = as_events(data, self.base, self.expert, self.seed)
+    def _source(self, data: Data, pairs: Targets | None) -> Source:
         n_value_draws = self.n_value_draws if self.value_coef > 0 and "window" in self.heads else 0
-
-        def draw(n: int, generator: torch.Generator) -> Targets:
-            x0 = events.draw(n, generator)
-            return make_targets(self.base, self.expert, x0, generator, n_value_draws)
-
-        return draw
+        return target_source(self.base, self.expert, data, pairs, self.seed, n_value_draws)
 
     def _draw_targets(self) -> Targets:
         """Draw the buffer from the random state noted for it, so that a resumed run draws the same one again."""

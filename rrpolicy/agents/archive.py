@@ -1,0 +1,56 @@
+"""A diffusion agent's archive: the arguments it is rebuilt with, and the first rows kept for sampling it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from rrpolicy.common.spaces import box_from_dict
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.envs.controller import PDController
+
+N_STARTS = 1024  # first rows kept in the archive, so that the agent can be sampled without its dataset
+
+
+def checked_starts(rows: Tensor, layout: TrajectoryLayout) -> Tensor:
+    """:raises ValueError: for first rows that are not rows of the layout"""
+    if rows.ndim != 2 or not 1 <= len(rows) <= N_STARTS or rows.shape[1] != layout.width or rows.dtype != torch.float32:
+        raise ValueError(f"starts are {rows.dtype} {tuple(rows.shape)}, wanted float32 (1..{N_STARTS}, {layout.width})")
+    return rows
+
+
+class SpacesOnly(gym.Env[Any, Any]):
+    """Stands in for the environment of a loaded agent: spaces and nothing else."""
+
+    def __init__(self, observation_space: gym.spaces.Box, action_space: gym.spaces.Box) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+
+def arguments_of(config: Mapping[str, Any], normalizer: Normalizer) -> dict[str, Any]:
+    """The arguments of the constructor for an agent as its archive describes it."""
+    layout = TrajectoryLayout.from_dict(config["layout"])
+    controller = config["controller"]
+    training = dict(config["training"])
+    if training["learning_rate"] is None:
+        del training["learning_rate"]
+    spaces = [box_from_dict(config[f"{name}_space"]) for name in ("observation", "action")]
+    return {
+        "policy": config["policy"],
+        "env": SpacesOnly(spaces[0], spaces[1]),
+        "horizon": layout.horizon,
+        "stride": layout.stride,
+        "observation_columns": layout.observation_columns,
+        "controller": PDController.from_dict(controller) if isinstance(controller, Mapping) else controller,
+        "controller_kwargs": config.get("controller_kwargs"),  # archives of older versions have none
+        "normalizer": normalizer,
+        "policy_kwargs": config["policy_kwargs"],
+        **config["process"],
+        **config["planning"],
+        **training,
+    }

@@ -1,0 +1,164 @@
+"""Learners as archives: what is kept of one, and how it is rebuilt, so that training goes on exactly."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.arguments import flag
+from rrpolicy.common.held_out import GROUPS, BestWeights
+from rrpolicy.common.torch_mode import usual_torch
+from rrpolicy.common.weights import check_alike, check_weights, moments, set_generator_state, set_moments
+
+MAX_TIMESTEPS = 2**48
+LearningRate = float | Callable[[float], float]
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Archived(ABC, Generic[Module]):
+    """What a `Learner` needs of itself to be saved and loaded."""
+
+    kind: ClassVar[str]
+
+    module: Module
+    averaged: Module
+    generator: torch.Generator
+    learning_rate: LearningRate
+    device: torch.device
+    num_timesteps: int
+    _total_timesteps: int
+    _best: BestWeights
+    _tensorboard_run: str | None
+
+    @property
+    @abstractmethod
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of the trained network."""
+
+    # ------------------------------------------------------------------ hooks
+
+    @abstractmethod
+    def _config(self) -> dict[str, Any]:
+        """Everything but tensors that :meth:`load` needs."""
+
+    @classmethod
+    @abstractmethod
+    def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
+        """An untrained learner with the architecture of ``config``."""
+
+    @classmethod
+    def _module_of(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
+    ) -> nn.Module | None:
+        """The network of ``config``, built without memory by :meth:`load` to be compared; None is not compared."""
+
+    def _extra_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Groups of tensors to save beside the weights."""
+        return {}
+
+    # ------------------------------------------------------------------ persistence
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        resumable: bool = True,
+        half: bool = False,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Write one archive (no pickle) that :meth:`load` reads.
+
+        :param path: file; ``.zip`` is added when missing
+        :param resumable: keep optimiser, random state and raw weights, so that training can go on exactly
+        :param half: store the averaged weights in half precision (for sharing; not for resuming)
+        :param card: facts about the model, kept as ``card.json``
+        :raises ValueError: for ``half`` together with ``resumable``
+        """
+        if flag("half", half) and flag("resumable", resumable):
+            raise ValueError("half=True stores rounded weights, pass resumable=False with it")
+        averaged = {name: value.half() if half and value.is_floating_point() else value
+                    for name, value in self.averaged.state_dict().items()}
+        tensors = {**self._extra_tensors(), "averaged": averaged}
+        if resumable:
+            tensors["weights"] = self.module.state_dict()
+            tensors["optimizer"] = moments(self.optimizer)
+            tensors["random"] = {"generator": self.generator.get_state(), **self._random_state()}
+            tensors |= self._best.tensors()
+        write_archive(path, self.kind, self._archive_config(), tensors, card)
+
+    def _archive_config(self) -> dict[str, Any]:
+        steps = {"num_timesteps": self.num_timesteps, "total_timesteps": self._total_timesteps}
+        run = {} if self._tensorboard_run is None else {"tensorboard_run": self._tensorboard_run}
+        return {**self._config(), **steps, **self._best.config(), **run}
+
+    @classmethod
+    @usual_torch()
+    def load(cls, path: str | Path, device: torch.device | str = "cpu", **kwargs: Any) -> Self:
+        """
+        Read what :meth:`save` wrote.
+
+        :param path: file, with or without ``.zip``
+        :raises FileNotFoundError: when there is no such file
+        :param kwargs: what an archive of this kind does not hold, such as the two models of an extractor
+        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
+        :raises TypeError: for a keyword that there is not, naming it
+        """
+        parameters = inspect.signature(cls._from_config).parameters.values()
+        taken = ["device", *(one.name for one in parameters if one.default is None)]
+        unknown = sorted(set(kwargs) - set(taken))
+        if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            raise TypeError(f"load() of {cls.__name__} takes no {unknown[0]!r}, wanted some of {taken}")
+        archive = read_archive(path, cls.kind)
+        with archive.rebuilding():
+            averaged = archive.tensors["averaged"]
+            check_weights(partial(cls._module_of, archive.config, archive.tensors, **kwargs), averaged)
+            for group in ("weights", *GROUPS):
+                check_alike(archive.tensors.get(group, averaged), averaged)
+            learner = cls._from_config(archive.config, archive.tensors, **kwargs)
+            learner._restore(archive.config, archive.tensors)
+        learner.device = cpu(device)
+        return learner
+
+    def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.num_timesteps = int(config["num_timesteps"])
+        if self.num_timesteps > MAX_TIMESTEPS:
+            raise ValueError(f"num_timesteps is {self.num_timesteps}, at most {MAX_TIMESTEPS} can be counted on from")
+        self._total_timesteps = int(config["total_timesteps"])
+        if config["training"]["learning_rate"] is None:
+            self.learning_rate = lost_schedule
+        self._best = BestWeights.from_archive(config, tensors)
+        self._tensorboard_run = config.get("tensorboard_run")
+        self.averaged.load_state_dict(tensors["averaged"])
+        self.module.load_state_dict(tensors.get("weights", tensors["averaged"]))
+        if "optimizer" in tensors:
+            set_moments(self.optimizer, tensors["optimizer"])
+        if "random" in tensors:
+            set_generator_state(self.generator, tensors["random"]["generator"])
+            self._set_random_state(tensors["random"])
+
+    def _random_state(self) -> dict[str, Tensor]:
+        """Further random state that an exact resume needs."""
+        return {}
+
+    def _set_random_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what :meth:`_random_state` returned."""
+
+
+def lost_schedule(progress: float) -> float:
+    raise ValueError("learning_rate was a callable, which no archive holds: set it on what was loaded before learning")
+
+
+def cpu(device: torch.device | str) -> torch.device:
+    """:raises ValueError: for a device other than the CPU"""
+    if device != "auto" and torch.device(device).type != "cpu":
+        raise ValueError(f"device is {str(device)!r}, wanted 'cpu' or 'auto': this version computes on the CPU")
+    return torch.device("cpu")

@@ -1,0 +1,52 @@
+"""Where targets of an extraction come from: both models asked about clean events, or pairs that were recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.diffusion.score_model import ScoreModel
+from rrpolicy.rewards.events import as_events
+from rrpolicy.rewards.recorded import RecordedPairs
+from rrpolicy.rewards.targets import Targets, make_targets
+
+Data = TrajectoryDataset | Sequence[TrajectoryDataset] | Tensor | RecordedPairs | None
+Source = Callable[[int, torch.Generator], Targets]
+"""(number of targets, source of randomness) -> targets."""
+
+
+def target_source(
+    base: ScoreModel, expert: ScoreModel, data: Data, pairs: Targets | None, seed: int | None, n_value_draws: int
+) -> Source:
+    """
+    :param data: as in `RewardExtractor.learn`
+    :param pairs: where the models were compared already, one half of what is drawn; None for nothing
+    :param seed: of the models' own samples, where there are no data
+    :param n_value_draws: later levels per value target; 0 for gradients alone
+    :raises ValueError: when data do not fit the models
+    """
+    if pairs is not None:
+        return _with_pairs(pairs, target_source(base, expert, data, None, seed, n_value_draws))
+    if isinstance(data, RecordedPairs):
+        if data.model.fingerprint() != base.fingerprint():
+            raise ValueError(
+                f"data was recorded with {data.model.fingerprint()}, base and expert are {base.fingerprint()}"
+            )
+        return data.draw
+    events = as_events(data, base, expert, seed)
+
+    def draw(n: int, generator: torch.Generator) -> Targets:
+        return make_targets(base, expert, events.draw(n, generator), generator, n_value_draws)
+
+    return draw
+
+
+def _with_pairs(pairs: Targets, rest: Source) -> Source:
+    def draw(n: int, generator: torch.Generator) -> Targets:
+        chosen = torch.randint(len(pairs), (n // 2,), generator=generator)
+        return Targets.joined([pairs.rows(chosen), rest(n - n // 2, generator)])
+
+    return draw

@@ -1,0 +1,179 @@
+"""Held-out loss while learning: what is kept is the best average, training does not change, and a resume is exact."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import DATASET, EXPERT_DATASET, KINDS, NARROW, agent_of_kind, make_agent, make_dataset, same_tensors
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from rrpolicy import DiffusionAgent, RewardExtractor
+from rrpolicy.rewards.discriminator import DiscriminatorReward
+
+HELD_OUT = make_dataset(seed=5, n_episodes=2)
+TOTAL, FREQ = 24, 4
+BASE, EXPERT = make_agent(), make_agent(seed=1)
+
+
+class Recorder(KVWriter):
+    """Every line that is logged, and the averaged weights at that step."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, dict[str, Any]]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.lines.append((step, dict(key_values)))
+
+    def close(self) -> None:
+        pass
+
+
+class Averages(BaseCallback):
+    """Averaged weights after every step; ends learning after ``stop``."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        super().__init__()
+        self.stop, self.seen = stop, {0: {}}
+
+    def _on_step(self) -> bool:
+        self.seen[self.num_timesteps] = {k: v.clone() for k, v in self.model.averaged.state_dict().items()}
+        return self.num_timesteps != self.stop
+
+
+def new_extractor(**kwargs: Any) -> RewardExtractor:
+    heads = {"window_kwargs": NARROW, "step_kwargs": NARROW}
+    return RewardExtractor(BASE, EXPERT, batch_size=8, buffer_size=32, seed=0, **heads, **kwargs)
+
+
+def new_discriminator() -> DiscriminatorReward:
+    return DiscriminatorReward(BASE, EXPERT, batch_size=8, seed=0, window_kwargs=NARROW)
+
+
+LEARNERS: dict[str, tuple[Any, Any, Any]] = {
+    **{kind: (lambda kind=kind: agent_of_kind(kind), DATASET, HELD_OUT) for kind in KINDS},
+    "extractor": (new_extractor, [DATASET, EXPERT_DATASET], HELD_OUT),
+    "value units": (lambda: new_extractor(value_units=True), None, HELD_OUT),
+    "discriminator": (new_discriminator, [DATASET, EXPERT_DATASET], [HELD_OUT, EXPERT_DATASET]),
+}
+every_learner = pytest.mark.parametrize("name", LEARNERS)
+some_learners = pytest.mark.parametrize("name", ["plain", "inverse", "extractor", "discriminator"])
+
+
+def reload(learner: Any, path: Path) -> Any:
+    models = {} if isinstance(learner, DiffusionAgent) else {"base": BASE, "expert": EXPERT}
+    return type(learner).load(path, **models)
+
+
+@every_learner
+def test_the_best_average_is_kept_and_training_does_not_change(name: str) -> None:
+    make, data, held_out = LEARNERS[name]
+    plain = make().learn(data, TOTAL)
+    learner, log, averages = make(), Recorder(), Averages()
+    learner.set_logger(Logger(None, [log]))
+    learner.learn(data, TOTAL, averages, log_interval=FREQ, eval_dataset=held_out, eval_freq=FREQ)
+    losses = {step: line["eval/loss"] for step, line in log.lines}
+    assert list(losses) == list(range(FREQ, TOTAL + 1, FREQ))
+    assert learner.best_step == min(losses, key=losses.__getitem__) and learner.best_loss == losses[learner.best_step]
+    assert same_tensors(dict(learner.averaged.state_dict()), averages.seen[learner.best_step])
+    assert same_tensors(dict(learner.module.state_dict()), dict(plain.module.state_dict()))
+    assert same_tensors(averages.seen[TOTAL], dict(plain.averaged.state_dict()))
+    assert torch.equal(learner.generator.get_state(), plain.generator.get_state())
+    assert plain.best_step is None and plain.best_loss is None
+
+
+@some_learners
+@pytest.mark.parametrize("stop", [1, FREQ, 2 * FREQ + 1])
+def test_a_resume_is_exact(name: str, stop: int, tmp_path: Path) -> None:
+    make, data, held_out = LEARNERS[name]
+    options = {"eval_dataset": held_out, "eval_freq": FREQ, "checkpoint_path": tmp_path / "checkpoint"}
+    whole = make().learn(data, TOTAL, **options)
+    wanted = reload(whole, tmp_path / "checkpoint")
+    stopped = make()
+    stopped.learn(data, TOTAL, Averages(stop), **{**options, "checkpoint_path": tmp_path / "stopped"})
+    resumed = reload(stopped, tmp_path / "stopped")
+    resumed.learn(data, TOTAL - stop, reset_num_timesteps=False, **options)
+    assert same_tensors(resumed.get_parameters(), whole.get_parameters())
+    for other in (wanted, resumed):
+        assert same_tensors(other.averaged.state_dict(), whole.averaged.state_dict())
+        assert (other.best_step, other.best_loss) == (whole.best_step, whole.best_loss)
+        assert same_tensors(other._best.tensors(), whole._best.tensors())
+
+
+def test_learning_goes_on_from_the_average_of_all_steps() -> None:
+    plain = make_agent().learn(DATASET, TOTAL)
+    agent = make_agent().learn(DATASET, TOTAL // 2, eval_dataset=HELD_OUT, eval_freq=2)
+    agent._total_timesteps = plain._total_timesteps = TOTAL
+    halves = make_agent()
+    halves.learn(DATASET, TOTAL // 2)
+    for one in (agent, halves):
+        one.learn(DATASET, TOTAL // 2, reset_num_timesteps=False)
+    assert same_tensors(agent.get_parameters(), halves.get_parameters()) and agent.best_step is None
+
+
+def test_an_interrupted_training_is_left_as_it_was(tmp_path: Path) -> None:
+    """The checkpoint holds the average of all steps beside the best one, and the way on is the same."""
+    options: dict[str, Any] = {"eval_dataset": HELD_OUT, "eval_freq": FREQ}
+    whole = make_agent().learn(DATASET, TOTAL, **options)
+
+    class Interrupt(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 10:
+                signal.raise_signal(signal.SIGINT)
+            return True
+
+    averages = Averages()
+    with pytest.raises(KeyboardInterrupt):
+        make_agent().learn(DATASET, TOTAL, [averages, Interrupt()], checkpoint_path=tmp_path / "agent", **options)
+    loaded = DiffusionAgent.load(tmp_path / "agent")
+    assert same_tensors(dict(loaded.averaged.state_dict()), averages.seen[10]) and loaded.best_step in (4, 8)
+    loaded.learn(DATASET, TOTAL - 10, reset_num_timesteps=False, **options)
+    assert same_tensors(loaded.get_parameters(), whole.get_parameters()) and loaded.best_step == whole.best_step
+
+
+@some_learners
+def test_patience_ends_learning(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, data, held_out = LEARNERS[name]
+    learner = make()
+    losses = iter([3.0, 1.0, 2.0, 1.5, 0.5])
+    monkeypatch.setattr(type(learner), "_held_out_loss", lambda *_: lambda: next(losses))
+    learner.learn(data, 100, eval_dataset=held_out, eval_freq=FREQ, patience=2)
+    assert (learner.num_timesteps, learner.best_step, learner.best_loss) == (4 * FREQ, 2 * FREQ, 1.0)
+
+
+def test_overfitting_is_seen_and_left() -> None:
+    """Sixteen windows of noise are learned by heart, which helps on no other ones."""
+    train, held_out = make_dataset(n_episodes=1, length=24), make_dataset(n_episodes=4, seed=9)
+    agent = make_agent(learning_rate=1e-2, ema_decay=0.5, padding=False)
+    agent.learn(train, 1500, eval_dataset=held_out, eval_freq=100, patience=4)
+    assert agent.best_step is not None and agent.num_timesteps == agent.best_step + 400 < 1500
+
+
+def test_episodes_are_held_out_whole(tmp_path: Path) -> None:
+    data, held_out = make_dataset(n_episodes=10).split(0.2, seed=3)
+    agent = make_agent().learn(data, 4, eval_dataset=[held_out], eval_freq=2)
+    agent.save(tmp_path / "agent", resumable=False)
+    assert DiffusionAgent.load(tmp_path / "agent").best_step == agent.best_step in (2, 4)
+
+
+def test_wrong_options_are_named() -> None:
+    agent = make_agent()
+    for options, fault in (
+        ({"eval_freq": 0}, "eval_freq is 0, it must be a whole number of at least 1"),
+        ({"eval_freq": 11}, "eval_freq is 11, it must be at most total_timesteps, 10"),
+        ({"patience": 0, "eval_freq": 1}, "patience is 0, it must be a whole number of at least 1"),
+        ({"eval_dataset": make_dataset(length=4), "eval_freq": 1}, None),  # padded
+        ({"eval_dataset": None, "patience": 3}, "patience is 3, it needs an eval_dataset"),
+    ):
+        arguments: Any = {"eval_dataset": HELD_OUT, **options}
+        if fault is None:
+            agent.learn(DATASET, 10, **arguments)
+            continue
+        with pytest.raises(ValueError, match=fault):
+            agent.learn(DATASET, 10, **arguments)
+    with pytest.raises(TypeError, match="TrajectoryDataset"):
+        agent.learn(DATASET, 10, eval_dataset=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="longest episode has 4: hold out longer episodes"):
+        make_agent(padding=False).learn(DATASET, 10, eval_dataset=make_dataset(length=4), eval_freq=1)
