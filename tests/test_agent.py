@@ -138,6 +138,19 @@ def test_after_the_last_row_of_a_plan_its_action_is_held() -> None:
     np.testing.assert_allclose(done[:8], actions[0] + np.arange(8)[:, None] / 3 * (actions[1] - actions[0]), atol=1e-5)
 
 
+@pytest.mark.parametrize(("stride", "n_action_steps"), [(1, 3), (4, 8), (4, 6), (3, 8)])
+def test_a_refined_plan_goes_on_where_execution_stopped(stride: int, n_action_steps: int) -> None:
+    """Also between two rows: without noise, what is left of a plan is the plan."""
+    agent = make_agent(stride=stride, n_action_steps=n_action_steps, warm_start=0, clip=None)
+    steps = np.arange(8) * stride
+    plan = np.broadcast_to(0.02 * steps[:, None], agent.event_shape).astype(np.float32)[None]
+    seen: list[np.ndarray] = []
+    agent.process.q_sample = lambda x0, *_: seen.append(x0.numpy().copy()) or x0  # type: ignore[method-assign]
+    agent.predict(DATASET.observations[:1], (plan, np.full(1, n_action_steps)))
+    wanted = 0.02 * np.minimum(steps + n_action_steps, steps[-1])
+    np.testing.assert_allclose(seen[0][0, :, 0], wanted, atol=1e-6)
+
+
 def test_rows_of_every_step_are_executed_as_they_are() -> None:
     agent = make_agent(n_action_steps=8)
     actions = np.sin(np.arange(16.0)).reshape(8, 2) * 0.9

@@ -276,10 +276,12 @@ class Planner(ABC):
         return draw
 
     def _shift(self, plans: Array) -> Array:
-        """What is left of executed plans, the last row repeated."""
-        executed = self.planning.n_action_steps // self.layout.stride
-        index = np.minimum(np.arange(self.layout.horizon) + executed, self.layout.horizon - 1)
-        return plans[:, index]
+        """What is left of executed plans, the last row repeated; what ends between two rows is interpolated."""
+        last = self.layout.horizon - 1
+        place = np.minimum(np.arange(last + 1) + self.planning.n_action_steps / self.layout.stride, last)
+        row = np.minimum(place.astype(int), last - 1)
+        part = (place - row).astype(np.float32)[:, None]
+        return plans[:, row] * (1 - part) + plans[:, row + 1] * part
 
     # ------------------------------------------------------------------ acting
 
