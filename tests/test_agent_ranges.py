@@ -31,6 +31,7 @@ def told_by(agent: DiffusionAgent, data: Any, **kwargs: Any) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         agent.learn(data, 1, **kwargs)
+    assert all(one.filename == __file__ for one in caught)  # the line that called learn
     return [str(one.message) for one in caught]
 
 
