@@ -136,6 +136,15 @@ def test_evaluation_and_what_hangs_on_it(make: Any, tmp_path: Path) -> None:
     assert same_tensors(best.averaged.state_dict(), agent.averaged.state_dict())
 
 
+@pytest.mark.parametrize("inside", [lambda one: one, lambda one: [one], lambda one: CallbackList([one]),
+                                    lambda one: EveryNTimesteps(2, one)])  # fmt: skip
+@pytest.mark.parametrize("make", [new_extractor, new_discriminator])
+def test_what_does_not_act_is_not_evaluated(make: Any, inside: Any) -> None:
+    evaluation = EvalCallback(DummyVecEnv([lambda: Monitor(Drift())]), verbose=0, warn=False)
+    with pytest.raises(ValueError, match=r"and (RewardExtractor|DiscriminatorReward) has none: pass eval_dataset="):
+        make().learn(DATA, 2, inside(evaluation))
+
+
 def test_training_stops_when_returns_do_not_grow() -> None:
     agent = make_agent()
     stop = StopTrainingOnNoModelImprovement(max_no_improvement_evals=1, min_evals=1)

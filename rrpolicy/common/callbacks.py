@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
@@ -19,6 +19,22 @@ def as_callbacks(callback: MaybeCallback) -> list[BaseCallback]:
         return []
     given = callback if isinstance(callback, list) else [callback]
     return [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given]
+
+
+def refuse_evaluation(callbacks: Iterable[BaseCallback], learner: Any) -> None:
+    """
+    :param callbacks: and those inside them
+    :param learner: what learns
+    :raises ValueError: for an ``EvalCallback`` around something that does not act
+    """
+    for one in callbacks:
+        if isinstance(one, EvalCallback) and not hasattr(learner, "predict"):
+            raise ValueError(
+                f"EvalCallback evaluates what has predict, and {type(learner).__name__} has none: pass eval_dataset= "
+                "to learn, or evaluate GuidedPlanner(base, reward) afterwards"
+            )
+        inner = one.callbacks if isinstance(one, CallbackList) else [getattr(one, "callback", None)]
+        refuse_evaluation([each for each in inner if isinstance(each, BaseCallback)], learner)
 
 
 class NoEnvironment(VecEnv):

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import flag, number, whole
-from rrpolicy.common.callbacks import MaybeCallback, NoEnvironment, StepProgressBar, as_callbacks
+from rrpolicy.common.callbacks import MaybeCallback, NoEnvironment, StepProgressBar, as_callbacks, refuse_evaluation
 from rrpolicy.common.held_out import BestWeights, HeldOut
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
@@ -340,6 +340,7 @@ class Learner(Archived[Module]):
 
     def _init_callback(self, callback: MaybeCallback, n_progress_steps: int) -> BaseCallback:
         callbacks = as_callbacks(callback)
+        refuse_evaluation(callbacks, self)
         if n_progress_steps:
             callbacks.append(StepProgressBar(n_progress_steps))
         chain = CallbackList(callbacks)
