@@ -18,6 +18,7 @@ if VERSION is None:
 EXTRAS = {
     "tests": [
         "diffusers==0.39.*",  # samplers are held against its schedulers
+        "pyarrow>=17",  # LeRobot's files
         "pytest>=9",
         "pytest-cov>=7",
         "pytest-xdist>=3.8",
@@ -28,6 +29,7 @@ EXTRAS = {
     "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
     "experts": ["sb3-contrib>=2.7"],
     "d4rl": ["d4rl==1.1"],
+    "lerobot": ["pyarrow>=17"],
     "hub": ["huggingface_hub>=0.36"],
     "images": ["diffusers==0.39.*", "transformers>=4.57,<5"],  # transformers 5 breaks diffusers 0.39
     "fast": ["onnxruntime>=1.20"],

@@ -3,6 +3,7 @@ Everything here is in environment units until a ``Normalizer`` has been applied.
 
 from rrpolicy.data.dataset import TrajectoryDataset, Windows
 from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.lerobot import from_lerobot
 from rrpolicy.data.normalizer import Affine, Normalizer
 from rrpolicy.data.npz import from_npz
 from rrpolicy.data.readers import from_d4rl, from_minari, load_dataset
@@ -17,6 +18,7 @@ __all__ = [
     "TrajectoryLayout",
     "Windows",
     "from_d4rl",
+    "from_lerobot",
     "from_minari",
     "from_npz",
     "from_replay_buffer",

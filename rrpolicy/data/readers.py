@@ -22,6 +22,7 @@ from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.downloads import D4RL_PREFIX, download_d4rl, download_minari
 from rrpolicy.data.hdf5 import Hdf5File, open_hdf5
+from rrpolicy.data.lerobot import INFO_FILE, from_lerobot
 from rrpolicy.data.minari_head import HDF5_FORMAT, MAIN_FILE, METADATA_FILE, MinariHead, read_head
 from rrpolicy.data.minari_spaces import joined
 from rrpolicy.data.npz import from_npz
@@ -50,7 +51,7 @@ Source: TypeAlias = str | os.PathLike[str] | minari.MinariDataset | ReplayBuffer
 
 def load_dataset(source: Source) -> TrajectoryDataset:
     """Read whatever ``source`` is: a Minari folder or id, an HDF5 file of D4RL, Minari or robomimic, an npz file
-    (:func:`~rrpolicy.data.from_npz` describes the layout), or a dataset of D4RL by name.
+    (:func:`~rrpolicy.data.from_npz` describes the layout), a folder of LeRobot, or a dataset of D4RL by name.
 
     :param source: an open Minari dataset, a replay buffer of Stable-Baselines3 or the algorithm that has one
         (:func:`~rrpolicy.data.from_replay_buffer`), a path, a Minari id such as ``"mujoco/hopper/medium-v0"``, or a
@@ -70,6 +71,8 @@ def load_dataset(source: Source) -> TrajectoryDataset:
         return from_d4rl(download_d4rl(text.removeprefix(D4RL_PREFIX)))
     if path.is_file():
         return _from_file(path)
+    if (path / INFO_FILE).is_file():
+        return from_lerobot(path)
     if not path.exists() and _MINARI_ID.fullmatch(text) and not get_dataset_path(text).exists():
         download_minari(text)
     return from_minari(source)
