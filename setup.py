@@ -18,6 +18,7 @@ if VERSION is None:
 EXTRAS = {
     "tests": [
         "diffusers==0.39.*",  # samplers are held against its schedulers
+        "numcodecs>=0.13",  # Zarr's chunks
         "pyarrow>=17",  # LeRobot's files
         "pytest>=9",
         "pytest-cov>=7",
@@ -30,6 +31,7 @@ EXTRAS = {
     "experts": ["sb3-contrib>=2.7"],
     "d4rl": ["d4rl==1.1"],
     "lerobot": ["pyarrow>=17"],
+    "zarr": ["numcodecs>=0.13"],
     "hub": ["huggingface_hub>=0.36"],
     "images": ["diffusers==0.39.*", "transformers>=4.57,<5"],  # transformers 5 breaks diffusers 0.39
     "fast": ["onnxruntime>=1.20"],

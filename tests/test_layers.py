@@ -43,8 +43,8 @@ LAYERS = {
 
 # What an extra installs may be imported inside the function that needs it.
 OPTIONAL = {
-    "accelerate", "d3rlpy", "d4rl", "diffusers", "huggingface_hub", "imitation", "moviepy", "onnxruntime", "optuna",
-    "pyarrow", "sb3_contrib", "structlog", "transformers",
+    "accelerate", "d3rlpy", "d4rl", "diffusers", "huggingface_hub", "imitation", "moviepy", "numcodecs",
+    "onnxruntime", "optuna", "pyarrow", "sb3_contrib", "structlog", "transformers",
 }  # fmt: skip
 
 MAX_LINES = 400

@@ -10,6 +10,7 @@ from rrpolicy.data.readers import from_d4rl, from_minari, load_dataset
 from rrpolicy.data.replay_buffers import from_replay_buffer
 from rrpolicy.data.robomimic import from_robomimic
 from rrpolicy.data.writers import save_minari
+from rrpolicy.data.zarr_store import from_zarr
 
 __all__ = [
     "Affine",
@@ -23,6 +24,7 @@ __all__ = [
     "from_npz",
     "from_replay_buffer",
     "from_robomimic",
+    "from_zarr",
     "load_dataset",
     "save_minari",
 ]

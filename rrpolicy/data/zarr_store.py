@@ -1,0 +1,173 @@
+"""Zarr folders of format 2 as Diffusion Policy keeps them (https://github.com/real-stanford/diffusion_policy).
+The format is read here: of Zarr's codecs some unpickle, and none has a bound on what it unpacks to."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrpolicy.common.faults import FileFault, regular_size
+from rrpolicy.common.messages import printable
+from rrpolicy.common.typing import Array
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.hdf5 import FREE_BYTES
+
+GROUP_FILE, _ARRAY_FILE = ".zgroup", ".zarray"
+_ACTION, _REWARD = "action", "reward"
+_MOST_JSON, _MOST_CHUNKS, _FREE_CHUNKS, _MOST_ARRAYS = 2**16, 2**20, 1024, 1000
+_RATIO = 16  # what chunks may unpack to, in sizes of their files
+_HEADER = 16  # bytes of Blosc's
+
+
+def from_zarr(folder: str | os.PathLike[str], observation_keys: Sequence[str] | None = None) -> TrajectoryDataset:
+    """Read ``data/<key>`` ``(N, ...)`` and ``meta/episode_ends`` ``(E,)``. Rewards are those of ``data/reward``, where
+    it is there; how episodes ended is not told. Chunks that Blosc packed need ``pip install 'rrpolicy[zarr]'``.
+
+    :param folder: a Zarr group of format 2
+    :param observation_keys: arrays that make the observation, in this order, grids row by row; default: all but
+        ``action``, ``reward`` and pictures, sorted, with a warning that names pictures left out
+    :return: the dataset; ``metadata["observation_keys"]`` names the arrays
+    :raises FileNotFoundError: when there is no such folder
+    :raises ValueError: naming the folder or file and its fault
+    """
+    place = Path(folder)
+    arrays = {path.parent.name: _Stored.open(path) for path in
+              itertools.islice(sorted((place / "data").glob(f"*/{_ARRAY_FILE}")), _MOST_ARRAYS)}  # fmt: skip
+    if _ACTION not in arrays:
+        raise FileFault(place, f"has no array 'data/{_ACTION}', found {sorted(arrays)[:20]}")
+    keys = _keys(place, arrays, observation_keys)
+    marks = place / "meta" / "episode_ends" / _ARRAY_FILE
+    if not marks.is_file():
+        raise FileFault(place, "has no array 'meta/episode_ends'")
+    try:
+        ends = _Stored.open(marks).read().reshape(-1)
+        if ends.dtype.kind not in "iu":
+            raise FileFault(place, f"meta/episode_ends is of dtype {ends.dtype}, wanted whole numbers")
+        parts = [arrays[key].read() for key in keys]
+        columns = [values.reshape(len(values), int(np.prod(values.shape[1:]))) for values in parts]
+        rewards = arrays[_REWARD].read().reshape(-1) if _REWARD in arrays else None
+        metadata = {"source": printable(place.resolve().name, 200), "format": "zarr", "observation_keys": list(keys)}
+        observations = np.concatenate(columns, axis=1)
+        lengths = np.diff(ends.astype(np.int64), prepend=0)
+        return TrajectoryDataset(observations, arrays[_ACTION].read(), lengths, rewards, metadata)
+    except FileFault:
+        raise
+    except (ValueError, OverflowError) as error:
+        raise FileFault(place, error) from error
+
+
+def _keys(folder: Path, arrays: dict[str, _Stored], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(wanted, str):
+        raise ValueError(f"observation_keys is {wanted!r}, wanted a sequence of names")
+    numbers = {name: one for name, one in arrays.items() if not one.is_picture}
+    pictures = sorted(set(arrays) - set(numbers))
+    keys = tuple(sorted(set(numbers) - {_ACTION, _REWARD}) if wanted is None else wanted)
+    wrong = [key for key in keys if key not in numbers]
+    if wrong or not keys:
+        told = f"{wrong[0]!r} is no array of numbers" if wrong else "there is none"
+        raise FileFault(folder, f"observation_keys: {told}, found {sorted(numbers)[:20]}, pictures are not supported")
+    if wanted is None and pictures:
+        warnings.warn(f"{folder}: pictures are left out of the observation: {', '.join(pictures)}", stacklevel=4)
+    return keys
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An array, of which nothing has been read but its description."""
+
+    folder: Path
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: Any
+    fill: Any
+    separator: str
+    codec: str | None
+
+    @classmethod
+    def open(cls, path: Path) -> _Stored:
+        if regular_size(path) > _MOST_JSON:
+            raise FileFault(path, f"has more than {_MOST_JSON} bytes")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            shape, chunks = (tuple(values[name]) for name in ("shape", "chunks"))
+            codec = None if values["compressor"] is None else values["compressor"]["id"]
+            dtype, fill = np.dtype(values["dtype"]), values.get("fill_value")
+            found = cls(path.parent, shape, chunks, dtype, values["order"], 0 if fill is None else float(fill),
+                        values.get("dimension_separator", "."), codec)  # fmt: skip
+            plain = not values["filters"] and values["zarr_format"] == 2
+        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+            raise FileFault(path, f"does not describe an array of Zarr: {error!r:.100}") from error
+        numbers = all(type(one) is int for one in (*shape, *chunks))
+        if not numbers or not shape or len(shape) != len(chunks) or min(shape) < 0 or min(chunks) < 1:
+            raise FileFault(path, f"has shape {printable(shape, 60)} and chunks {printable(chunks, 60)}")
+        if not plain or dtype.kind not in "fiub" or dtype.hasobject or found.order not in ("C", "F"):
+            raise FileFault(path, f"holds {printable(str(dtype), 60)}, wanted numbers of format 2 without filters")
+        if codec not in (None, "blosc", "zlib", "gzip") or found.separator not in (".", "/"):
+            raise FileFault(path, f"is packed by {printable(codec, 40)}, wanted blosc, zlib, gzip or nothing")
+        return found
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it has rows, columns and channels, or bytes in rows and columns."""
+        return len(self.shape) > 3 or (len(self.shape) == 3 and self.dtype == np.uint8)
+
+    def read(self) -> Array:
+        """:raises FileFault: when a chunk is damaged, or all of them are larger than their files can justify"""
+        grid = [-(-size // part) for size, part in zip(self.shape, self.chunks, strict=True)]
+        most = _FREE_CHUNKS + sum(1 for _ in itertools.islice(self.folder.rglob("*"), _MOST_CHUNKS))
+        if math.prod(grid) > most:  # chunks that hold one value alone need not be there
+            raise FileFault(self.folder, f"declares {math.prod(grid)} chunks, and has no files for more than {most}")
+        places = list(itertools.product(*(range(count) for count in grid)))
+        files = [(place, path) for place in places
+                 if (path := self.folder / self.separator.join(map(str, place))).exists()]  # fmt: skip
+        size = sum(regular_size(path) for _, path in files)
+        each = math.prod(self.chunks) * self.dtype.itemsize
+        needed = max(math.prod(self.shape) * max(self.dtype.itemsize, 4), each)
+        if needed > FREE_BYTES + _RATIO * size:
+            told = f"of shape {printable(self.shape, 60)} takes {needed} bytes"
+            raise FileFault(self.folder, f"{told}, too many for {size} bytes of files")
+        values = np.full(self.shape, self.fill, self.dtype)
+        for place, path in files:
+            begins = [index * part for index, part in zip(place, self.chunks, strict=True)]
+            inside = tuple(slice(begin, begin + part) for begin, part in zip(begins, self.chunks, strict=True))
+            target = values[inside]
+            chunk = np.frombuffer(self._unpacked(path, each), self.dtype).reshape(self.chunks, order=self.order)
+            target[...] = chunk[tuple(slice(0, part) for part in target.shape)]
+        return values
+
+    def _unpacked(self, path: Path, wanted: int) -> bytes:
+        """The bytes of a chunk, exactly as many as there should be."""
+        content = path.read_bytes()
+        try:
+            if self.codec == "blosc":
+                content = _from_blosc(content, wanted)
+            elif self.codec is not None:
+                engine = zlib.decompressobj(31 if self.codec == "gzip" else 15)
+                content = engine.decompress(content, wanted + 1)
+        except (zlib.error, RuntimeError, ValueError) as error:
+            raise FileFault(path, f"is a damaged chunk: {error}") from error
+        if len(content) != wanted:
+            raise FileFault(path, f"is a damaged chunk: it has not the {wanted} bytes that it should have")
+        return content
+
+
+def _from_blosc(content: bytes, wanted: int) -> bytes:
+    try:
+        import numcodecs.blosc
+    except ImportError as error:
+        raise ValueError(f"chunks packed by Blosc need numcodecs: pip install 'rrpolicy[zarr]' ({error})") from error
+    declared = int.from_bytes(content[4:8], "little"), int.from_bytes(content[12:16], "little")
+    if len(content) < _HEADER or declared != (wanted, len(content)):
+        raise ValueError(f"it declares {declared[0]} bytes, wanted {wanted}")
+    return bytes(numcodecs.blosc.decompress(content))
