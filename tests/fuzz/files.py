@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle  # to write what must not be read
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,8 @@ from rrpolicy.sb3_agents import Sb3Agent, load_sb3_agent
 from rrpolicy.sb3_statistics import read_statistics
 
 ENTRY = "Drift-v0/base"
+
+TESTS = Path(__file__).resolve().parents[1]
 
 
 def text(surgery: Mutator) -> Mutator:
@@ -107,6 +110,13 @@ def robomimic() -> Target:
 
     return Target("robomimic", files_of(write), {"r.hdf5": hdf5_file}, lambda folder: load_dataset(folder / "r.hdf5"),
                   learned_from)  # fmt: skip
+
+
+def shipped(name: str) -> Target:
+    """A folder that a format's own library wrote, kept beside the tests."""
+    files = files_of(lambda folder: shutil.copytree(TESTS / name, folder, dirs_exist_ok=True))
+    mutators = {file: text(json_file) if file.endswith(("json", "array")) else anything for file in files}
+    return Target(name, files, mutators, load_dataset, learned_from)
 
 
 def npz() -> Target:

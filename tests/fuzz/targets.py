@@ -32,6 +32,8 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "d4rl": files.d4rl,
     "robomimic": files.robomimic,
     "npz": files.npz,
+    "lerobot": partial(files.shipped, "lerobot_v3"),
+    "zarr": partial(files.shipped, "zarr_v2"),
     "minari": files.minari,
     "recording": files.recording,
     "sb3-ppo": partial(files.sb3, "sb3-ppo"),
