@@ -157,7 +157,7 @@ class PixelCodecFields(Fields):
     """Arguments of a `PixelCodec`."""
 
     kind: Literal["pixels"] = "pixels"
-    shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=2048)]], Field(min_length=3, max_length=3)]
     unshuffle: Annotated[int, Field(ge=1, le=64)] = 1
 
 
