@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import FlattenExtractor, create_mlp
 from stable_baselines3.sac.policies import Actor as SquashedGaussianActor
 from stable_baselines3.td3.policies import Actor as DeterministicActor
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ def load_sb3_agent(
     algorithm: str | None = None,
 ) -> Sb3Agent:
     """
-    Read an agent of SAC, TQC, TD3, DDPG, PPO, A2C, TRPO or ARS (linear) with plain layers; sb3-contrib is not needed.
+    Read an agent of SAC, TQC, TD3, DDPG, PPO, A2C, TRPO or ARS with plain layers; sb3-contrib is not needed.
 
     :param source: a zip file; or a hub repository, ``"sb3/tqc-Hopper-v3"``, with or without ``hub:`` in front
     :param env_id: where it shall act; another version than it was trained in will do, another robot will not
@@ -110,6 +111,9 @@ def load_sb3_agent(
     data, weights = _read(path)
     if data.get("use_sde") is True:
         raise ValueError(f"{path}: was trained with state-dependent exploration (use_sde), wanted an agent without")
+    arguments = data.get("policy_kwargs")
+    if chosen == "ars" and isinstance(arguments, dict) and {"squash_output", "with_bias"} & set(arguments):
+        raise ValueError(f"{path}: was trained with other layers than its algorithm's own, which cannot be told apart")
     policy, own = _BUILDERS[chosen](observation_space, action_space, weights, _activation(path, data))
     _fill(path, chosen, policy, own)
     return Sb3Agent(policy, chosen, _statistics(path, os.fspath(source), data, chosen, observation_space))
@@ -203,6 +207,9 @@ def _statistics(
     if found is None:
         if needed:
             raise ValueError(f"{path}: was trained on normalised observations, wanted {STATISTICS_FILES[0]} beside it")
+        if algorithm not in _ON_POLICY:  # whose files do not tell
+            what = f"no {STATISTICS_FILES[0]} lies beside it, so it acts on plain observations"
+            warnings.warn(f"{path}: {what}", stacklevel=3)
         return None
     statistics = read_statistics(found)
     if statistics is not None and statistics.mean.shape != space.shape:
@@ -250,21 +257,32 @@ def _actor_critic(
     return policy, weights
 
 
-class _LinearPolicy(BasePolicy):
-    """The policy of augmented random search: a matrix."""
+class _SearchPolicy(BasePolicy):
+    """The policy of augmented random search: a matrix, or layers with tanh behind the last."""
 
-    def __init__(self, observation_space: spaces.Box, action_space: spaces.Box) -> None:
-        super().__init__(observation_space, action_space, features_extractor=FlattenExtractor(observation_space))
-        self.action_net = nn.Linear(observation_space.shape[0], action_space.shape[0], bias=False)
+    def __init__(
+        self, observation_space: spaces.Box, action_space: spaces.Box, action_net: nn.Module, squash_output: bool
+    ) -> None:
+        extractor = FlattenExtractor(observation_space)
+        super().__init__(observation_space, action_space, features_extractor=extractor, squash_output=squash_output)
+        self.action_net = action_net
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return self.action_net(self.extract_features(observation, self.features_extractor))
 
 
-def _linear(
+def _search(
     observation_space: spaces.Box, action_space: spaces.Box, weights: Weights, activation: type[nn.Module] | None
 ) -> tuple[BasePolicy, Weights]:
-    return _LinearPolicy(observation_space, action_space), weights
+    """A linear policy of one tensor, as sb3-contrib wrote until 1.6, or the layers that it writes since."""
+    n_inputs, n_outputs = observation_space.shape[0], action_space.shape[0]
+    if "action_net.weight" in weights:
+        matrix = nn.Linear(n_inputs, n_outputs, bias=False)
+        return _SearchPolicy(observation_space, action_space, matrix, False), weights
+    widths, bias = _widths(weights, "action_net"), "action_net.0.bias" in weights
+    layers = create_mlp(n_inputs, n_outputs, widths[:-1], activation or nn.ReLU, squash_output=len(widths) > 1,
+                        with_bias=bias)  # fmt: skip
+    return _SearchPolicy(observation_space, action_space, nn.Sequential(*layers), len(widths) > 1), weights
 
 
 _BUILDERS: Mapping[str, Any] = {
@@ -273,6 +291,6 @@ _BUILDERS: Mapping[str, Any] = {
     "td3": _off_policy(DeterministicActor, "mu", 1),
     "ddpg": _off_policy(DeterministicActor, "mu", 1),
     "ppo": _actor_critic, "a2c": _actor_critic, "trpo": _actor_critic,
-    "ars": _linear,
+    "ars": _search,
 }  # fmt: skip
 _ON_POLICY = ("ppo", "a2c", "trpo", "ars")

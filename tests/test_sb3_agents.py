@@ -8,6 +8,7 @@ import sys
 import types
 import zipfile
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,41 @@ def test_a_linear_agent_is_a_matrix_and_clips(tmp_path: Path) -> None:
     path = changed(path, tmp_path / "ars.zip", policy_pth=packed({"action_net.weight": matrix}), data=b"{}")
     wanted = np.clip(OBSERVATIONS @ matrix.numpy().T, -2, 2)
     assert load(path).predict(OBSERVATIONS)[0] == pytest.approx(wanted, abs=1e-6)
+
+
+def searched(widths: list[int], bias: bool = True) -> dict[str, torch.Tensor]:
+    """Weights in the layout of sb3-contrib's ARS since 1.6: layers and activations in turn."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for i, (n_in, n_out) in enumerate(pairwise([3, *widths, 1])):
+        weights[f"action_net.{2 * i}.weight"] = torch.randn(n_out, n_in, generator=generator)
+        if bias:
+            weights[f"action_net.{2 * i}.bias"] = torch.randn(n_out, generator=generator)
+    return weights
+
+
+def test_an_agent_of_random_search_may_have_layers(tmp_path: Path) -> None:
+    _, path = made(SAC, tmp_path, "x.zip", **OFF)
+    weights = searched([8, 4])
+    path = changed(path, tmp_path / "ars.zip", policy_pth=packed(weights), data=b"{}")
+    h = torch.tensor(OBSERVATIONS)
+    for i in (0, 2, 4):
+        h = h @ weights[f"action_net.{i}.weight"].T + weights[f"action_net.{i}.bias"]
+        h = h.relu() if i < 4 else 2 * h.tanh()  # scaled to the bounds of the action
+    assert load(path).predict(OBSERVATIONS)[0] == pytest.approx(h.numpy(), abs=1e-5)
+    linear = searched([], bias=False)
+    path = changed(path, tmp_path / "ars-linear.zip", policy_pth=packed(linear), data=b"{}")
+    wanted = np.clip(OBSERVATIONS @ linear["action_net.0.weight"].numpy().T, -2, 2)
+    assert load(path).predict(OBSERVATIONS)[0] == pytest.approx(wanted, abs=1e-6)
+    path = changed(path, tmp_path / "ars-other.zip", data=b'{"policy_kwargs": {"squash_output": false}}')
+    with pytest.raises(ValueError, match="other layers than its algorithm's own"):
+        load(path)
+
+
+def test_an_agent_without_statistics_says_so(tmp_path: Path) -> None:
+    _, path = made(SAC, tmp_path, "sac.zip", **OFF)
+    with pytest.warns(UserWarning, match=r"sac\.zip: no vecnormalize\.pkl lies beside it, .* plain observations"):
+        load(path)
 
 
 def test_the_algorithm_is_named_by_file_folder_or_caller(tmp_path: Path) -> None:
