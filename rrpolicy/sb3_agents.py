@@ -147,7 +147,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Weights]:
         with open(path, "rb") as file:
             members = read_members(file, MAX_MEMBERS, lambda name: name in (_DATA, _WEIGHTS), _too_large)
         content, packed = members[_DATA], members[_WEIGHTS]
-        data = json.loads(content)
+        data = json.loads(content.decode())  # UTF-8 only: loads guesses from bytes
     except KeyError as error:
         raise ValueError(at(path, f"not a file of Stable-Baselines3, it has no {error.args[0]}")) from error
     except (ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from small import NARROW, Drift, make_agent
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from rrpolicy import DiffusionAgent, Normalizer, RewardExtractor, evaluate_policy
+from rrpolicy import DiffusionAgent, Normalizer, RewardExtractor, evaluate_policy, zoo
 from rrpolicy.common.spaces import FlatSpaces
 from rrpolicy.data.collect import collect
 from rrpolicy.rewards.discriminator import DiscriminatorReward
@@ -57,6 +57,23 @@ def test_an_id_is_taken_where_environments_are(tmp_path: Path) -> None:
         assert loaded.env is not None and loaded.env.observation_space.shape == (3,)
     agent.set_env("Pendulum-v1")
     assert isinstance(agent.env, gym.Env) and agent.env.spec is not None and agent.env.spec.id == "Pendulum-v1"
+
+
+@pytest.mark.parametrize(("env", "noted"), [
+    (lambda: "Pendulum-v1", {"environment": "Pendulum-v1"}),
+    (lambda: gym.make("Pendulum-v1", g=1.0), {}),  # under this id another environment would be made
+    (lambda: DummyVecEnv([lambda: gym.make("Pendulum-v1")]), {}),
+])  # fmt: skip
+def test_the_card_tells_the_environment_where_an_id_makes_it_again(tmp_path: Path, env: Any, noted: dict) -> None:
+    agent = pendulum_agent(env())
+    agent._take_units(unit_normalizer(agent))
+    agent.save(tmp_path / "agent", card={"author": "me"})
+    assert zoo.card(tmp_path / "agent.zip") == {**noted, "author": "me"}
+    agent.save(tmp_path / "agent", card={"environment": "Told-v0"})
+    assert zoo.card(tmp_path / "agent.zip") == {"environment": "Told-v0"}
+    loaded = DiffusionAgent.load(tmp_path / "agent")
+    loaded.save(tmp_path / "again")  # without an environment
+    assert zoo.card(tmp_path / "again.zip") == {}
 
 
 def unit_normalizer(agent: DiffusionAgent) -> Normalizer:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rrpolicy.agents.archive import N_STARTS, arguments_of, checked_starts
 from rrpolicy.agents.checks import check_columns, check_controller, checked_datasets
-from rrpolicy.agents.environment import Env, checked_environment, fitting_environment, flat_environment
+from rrpolicy.agents.environment import Env, checked_environment, fitting_environment, flat_environment, place_of
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
@@ -389,10 +389,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     def _from_config(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], env: Env | None = None
     ) -> Self:
-        arguments = arguments_of(config, Normalizer.from_tensors(tensors["normalizer"]))
-        agent = cls(**arguments)
+        agent = cls(**arguments_of(config, Normalizer.from_tensors(tensors["normalizer"])))
         agent.env = None
         agent._starts = checked_starts(tensors["starts"]["rows"], agent.layout)
         if env is not None:
             agent.set_env(env)
         return agent
+
+    def _card(self) -> dict[str, Any]:
+        return place_of(self.env)

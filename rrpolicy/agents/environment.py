@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from rrpolicy.common.spaces import FlatSpaces, check_spaces, flat_box, flat_box_or_none, refuse_normalised
+from rrpolicy.data.reference_scores import is_registered
 
 Env = gym.Env[Any, Any] | VecEnv
 
@@ -66,3 +67,16 @@ def checked_environment(env: Env | str) -> Env:
 
 def _spaces(env: Env) -> tuple[tuple[str, spaces.Space[Any]], ...]:
     return ("observation", env.observation_space), ("action", env.action_space)
+
+
+def place_of(env: Any) -> dict[str, Any]:
+    """
+    The environment as a card notes it, so that an archive can be acted with by its name alone.
+
+    :param env: of an agent
+    :return: ``{"environment": id}`` for one as it is registered, else nothing
+    """
+    spec = getattr(env, "spec", None)
+    if spec is None or not isinstance(env, gym.Env) or ":" in spec.id or not is_registered(env):
+        return {}
+    return {"environment": spec.id}

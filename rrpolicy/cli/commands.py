@@ -19,7 +19,7 @@ from rrpolicy.data.readers import load_dataset
 from rrpolicy.demo import Demo
 from rrpolicy.evaluation import RESULTS_FILE, evaluate_policy
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
-from rrpolicy.pipeline.recipes import check_section
+from rrpolicy.pipeline.recipes import check_section, with_steps
 from rrpolicy.pipeline.runs import TrainingRun, clear
 from rrpolicy.rewards.maps import reward_map
 from rrpolicy.video import record_video
@@ -135,6 +135,9 @@ def extract(
     dataset: Annotated[
         list[str] | None, typer.Option("--dataset", help="Where to compare them; repeatable. Default: own samples.")
     ] = None,
+    total_timesteps: Annotated[
+        int | None, typer.Option("--total-timesteps", min=0, help="Gradient steps; default: the recipe's.")
+    ] = None,
     seed: options.Seed = 0,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
@@ -149,7 +152,7 @@ def extract(
     """
     weak, strong = zoo.load_agent(base), zoo.load_agent(expert)
     task = task_in_card(expert, needed=False) or task_in_card(base, needed=False)
-    values = recipe_for(task, recipe)
+    values = with_steps(recipe_for(task, recipe), "extraction", total_timesteps)
     data = [load_dataset(one) for one in dataset or []]
     training, held_out = pipeline.split_data(data, seed) if data else (None, None)
     if task is not None and task.is_maze and task.goal is not None:

@@ -93,7 +93,11 @@ class Archived(ABC, Generic[Module]):
             tensors["optimizer"] = moments(self.optimizer)
             tensors["random"] = {"generator": self.generator.get_state(), **self._random_state()}
             tensors |= self._best.tensors()
-        write_archive(path, self.kind, self._archive_config(), tensors, card)
+        write_archive(path, self.kind, self._archive_config(), tensors, {**self._card(), **(card or {})})
+
+    def _card(self) -> dict[str, Any]:
+        """Facts for the card that are known without being told; the caller's own come first."""
+        return {}
 
     def _archive_config(self) -> dict[str, Any]:
         steps = {"num_timesteps": self.num_timesteps, "total_timesteps": self._total_timesteps}

@@ -57,6 +57,13 @@ def total_timesteps(recipe: Recipe, name: str) -> int:
     return value
 
 
+def with_steps(recipe: Recipe, name: str, total_timesteps: int | None) -> Recipe:
+    """The recipe with another number of gradient steps in a section; None leaves it as it is."""
+    if total_timesteps is None:
+        return recipe
+    return {**recipe, name: {**section(recipe, name), "total_timesteps": total_timesteps}}
+
+
 def build(cls: Callable[..., T], name: str, **arguments: Any) -> T:
     """Call a constructor; what it does not take is a fault of the recipe's section."""
     try:
