@@ -10,7 +10,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rrpolicy.common.messages import printable
 
 MAX_DEPTH = 12  # of JSON values in each other
+MAX_CONTAINERS = 2**19  # objects and lists, each of which takes up to 250 bytes in memory
 
 
 class Fields(BaseModel):
@@ -58,14 +59,15 @@ def check_depth(values: Any, what: str, max_depth: int = MAX_DEPTH) -> None:
 
     :raises ValueError: beyond ``max_depth``
     """
-    level, depth = [values], 0
-    while level:
-        depth += 1
-        if depth > max_depth:
-            raise ValueError(f"{what} is nested more than {max_depth} levels deep")
-        inner = [value.values() if isinstance(value, dict) else value for value in level
-                 if isinstance(value, dict | list | tuple)]  # fmt: skip
-        level = [value for values in inner for value in values]
+    within: list[Iterator[Any]] = [iter([values])]
+    while within:  # depth first, since all values of one level would take as much memory as the values themselves
+        value = next(within[-1], within)
+        if value is within:
+            within.pop()
+        elif isinstance(value, dict | list | tuple):
+            if len(within) >= max_depth and value:
+                raise ValueError(f"{what} is nested more than {max_depth} levels deep")
+            within.append(iter(value.values() if isinstance(value, dict) else value))
 
 
 def read_small(path: str | os.PathLike[str], limit: int = 2**22) -> bytes:
@@ -95,9 +97,20 @@ def from_json(data: bytes | str) -> Any:
     """
     try:
         text = data.decode() if isinstance(data, bytes) else data
+        check_containers(text)
         return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_distinct)
     except RecursionError as error:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep") from error
+
+
+def check_containers(text: str) -> None:
+    """
+    Refuse JSON that takes many times its size in memory, before it is parsed.
+
+    :raises ValueError: for more than :data:`MAX_CONTAINERS` opening brackets, those inside of strings included
+    """
+    if text.count("[") + text.count("{") > MAX_CONTAINERS:
+        raise ValueError(f"has more than {MAX_CONTAINERS} lists and objects, too many")
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 
 from rrpolicy.common.faults import FileFault
 from rrpolicy.common.schema import read_small
 
-MAX_BYTES = 2**26
+MAX_BYTES = 2**23
 _MAX_CELL = 2**16
+_MOST = 2**19  # lines and cells, since a short one takes some hundred bytes in memory
 
 
 def read_table(path: str | os.PathLike[str]) -> list[list[str]]:
@@ -21,8 +23,13 @@ def read_table(path: str | os.PathLike[str]) -> list[list[str]]:
     :raises ValueError: for a file that is no text, too large, or damaged, naming it
     """
     try:
-        text = read_small(path, MAX_BYTES).decode()
-        lines = list(csv.reader(text.splitlines(keepends=True)))
+        lines, n_cells = [], 0
+        with io.TextIOWrapper(io.BytesIO(read_small(path, MAX_BYTES)), encoding="utf-8", newline="") as text:
+            for line in csv.reader(text):
+                lines.append(line)
+                n_cells += len(line)
+                if max(len(lines), n_cells) > _MOST:
+                    raise ValueError(f"it has more than {_MOST} lines or cells")
     except FileNotFoundError:
         raise
     except (OSError, ValueError, csv.Error) as error:

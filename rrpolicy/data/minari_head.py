@@ -17,7 +17,7 @@ import minari
 from rrpolicy.common.faults import FileFault, regular_size
 from rrpolicy.common.kinds import DatasetFields
 from rrpolicy.common.messages import printable
-from rrpolicy.common.schema import checked
+from rrpolicy.common.schema import check_containers, checked
 from rrpolicy.data.minari_spaces import Part, parts_of
 
 METADATA_FILE, MAIN_FILE = "metadata.json", "main_data.hdf5"
@@ -128,6 +128,7 @@ def _content(path: Path) -> str:
 
 def _json(folder: Path, name: str, text: str) -> dict[str, Any]:
     try:
+        check_containers(text)
         values = json.loads(text)  # not strictly: the bounds of a space may be Infinity
     except (ValueError, RecursionError) as error:
         raise FileFault(folder, f"{name} is not valid JSON: {error}") from error

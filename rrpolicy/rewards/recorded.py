@@ -30,7 +30,7 @@ from rrpolicy.rewards.targets import Targets
 FORMAT = 1
 SETTINGS, MANIFEST = "settings.json", "manifest.json"
 N_SHARDS_PER_DRAW = 16
-MAX_MANIFEST_BYTES = 2**26  # it may hold every prompt
+MAX_MANIFEST_BYTES = 2**23  # it may hold every prompt
 _NEEDED = ("x_t", "t", "eps_difference")
 _SHARD = re.compile(r"shard-\d{5,9}\.safetensors")
 _LEVELS = (torch.int64, torch.int32)
