@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,9 @@ import typer
 
 from rrpolicy import zoo
 from rrpolicy.cli import options
+from rrpolicy.common.messages import at
+from rrpolicy.common.schema import read_small
+from rrpolicy.common.tables import read_table
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel
 from rrpolicy.images.stable_diffusion import StableDiffusion
@@ -60,17 +62,31 @@ def read_prompts(path: Path) -> list[str]:
     Prompts of a text file (one per line) or of a CSV file's column ``prompt``.
 
     :raises FileNotFoundError: when there is no such file
-    :raises ValueError: for a file without prompts
+    :raises ValueError: for a file that is no text, too large, damaged, or without prompts, naming it
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        if path.suffix.lower() == ".csv":
-            found = [(row.get("prompt") or "").strip() for row in csv.DictReader(file)]
-        else:
-            found = [line.strip() for line in file]
+    found = _column(path) if path.suffix.lower() == ".csv" else _lines(path)
     prompts = [prompt for prompt in found if prompt]
     if not prompts:
         raise ValueError(f"{path} holds no prompts: wanted one per line, or CSV with a column named prompt")
     return prompts
+
+
+def _column(path: Path) -> list[str]:
+    heading, *lines = read_table(path) or [[]]
+    if "prompt" not in heading:
+        return []
+    index = len(heading) - 1 - heading[::-1].index("prompt")
+    return [line[index].strip() for line in lines if len(line) > index]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = read_small(path).decode()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(at(path, f"holds no prompts that can be read: {error}")) from error
+    return [line.strip() for line in text.replace("\r", "\n").split("\n")]
 
 
 def parse_levels(text: str) -> list[int]:
