@@ -23,9 +23,15 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,99}$")]
 Text = Annotated[str, Field(max_length=1000)]
 
 
+def is_env_id(value: object) -> bool:
+    """Whether a registered environment may have this id; never ``module:Env-v0``, which gymnasium would import."""
+    if not isinstance(value, str) or len(value) > 100 or ".." in value or not value.isprintable():
+        return False
+    return re.fullmatch(r"([\w-]+/)?[\w.-]+", value) is not None
+
+
 def _registered_form(value: str) -> str:
-    """Never ``module:Env-v0``, which gymnasium would import."""
-    if not re.fullmatch(r"[A-Za-z0-9_]+([./-][A-Za-z0-9_]+)*", value) or len(value) > 100:
+    if not is_env_id(value):
         raise ValueError("an environment is named by its registered id, such as Hopper-v5, without a module")
     return value
 

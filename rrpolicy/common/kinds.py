@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rrpolicy.common.fields import (
     BoxFields,
@@ -278,6 +278,9 @@ KINDS: Mapping[str, type[Fields]] = {
 """What the configuration of each kind of archive may say; other kinds, of users' own classes, are only bounded."""
 
 
+MAX_CELLS = 4096  # of a maze; the largest in the literature has 108
+
+
 class PlaceFields(BaseModel):
     """Where an agent or a dataset belongs: an environment by its registered id, a maze by its rows, a goal."""
 
@@ -287,6 +290,14 @@ class PlaceFields(BaseModel):
     env_id: EnvId | None = None
     maze: Annotated[list[Annotated[str, Field(max_length=256)]], Field(min_length=1, max_length=256)] | None = None
     goal: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
+
+    @field_validator("maze")
+    @classmethod
+    def _bounded_maze(cls, rows: list[str] | None) -> list[str] | None:
+        """MuJoCo takes a second for a thousand cells."""
+        if (n_cells := sum(map(len, rows or ()))) > MAX_CELLS:
+            raise ValueError(f"a maze of {n_cells} cells, wanted at most {MAX_CELLS}")
+        return rows
 
 
 class RolloutFields(BaseModel):

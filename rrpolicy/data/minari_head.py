@@ -15,6 +15,7 @@ from typing import Any
 import minari
 
 from rrpolicy.common.faults import FileFault, regular_size
+from rrpolicy.common.fields import is_env_id
 from rrpolicy.common.kinds import DatasetFields
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import check_containers, checked
@@ -25,7 +26,6 @@ OWN_KEY = "rrpolicy"  # our entry in metadata.json
 HDF5_FORMAT = "hdf5"
 _MOST_BYTES = 8 * 2**20  # of metadata.json: JSON can take twenty times its size in memory
 _MOST_LEVELS = 64  # of our own metadata
-_ENV_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./-]{0,99}", re.ASCII)  # what precedes a ":" would be imported
 _DATASET_ID = re.compile(r"[\w./-]{1,200}")
 _WANTED_TEXTS = ("observation_space", "action_space", "dataset_id", "minari_version")
 
@@ -86,11 +86,6 @@ def read_head(folder: Path) -> MinariHead:
             raise FileFault(folder, f"{name} is {_shown(has[name])}, wanted true or false")
     metadata = _metadata(folder, values, own)
     return MinariHead(n_episodes, values["data_format"], observed, acted, metadata=metadata, **has)
-
-
-def is_env_id(value: object) -> bool:
-    """Whether this is the id of an environment and cannot name a module or anything else."""
-    return isinstance(value, str) and _ENV_ID.fullmatch(value) is not None
 
 
 def is_dataset_id(value: object) -> bool:

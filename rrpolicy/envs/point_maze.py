@@ -44,15 +44,11 @@ def make_point_maze(
     :return: an environment with ``Box(4,)`` observations x, y, vx, vy
     :raises ValueError: for an unknown environment, a bad maze, a goal in a wall or outside, naming the argument
     """
-    spec = _point_maze_spec(env_id)
+    maze = check_point_maze(env_id, maze_map, goal)
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-    maze = MazeGeometry.parse(spec.kwargs["maze_map"] if maze_map is None else maze_map)
-    if goal is not None:
-        maze.free_cell(goal, "goal")
-        if kwargs.get("reset_target"):
-            raise ValueError("reset_target must be False when goal is given, got True: the goal could not stay")
-    _check_places(maze)
+    if goal is not None and kwargs.get("reset_target"):
+        raise ValueError("reset_target must be False when goal is given, got True: the goal could not stay")
     arguments: dict[str, Any] = {"continuing_task": True, "reset_target": False, **kwargs}
     if maze_map is not None:
         arguments["maze_map"] = maze.to_gymnasium()
@@ -60,6 +56,25 @@ def make_point_maze(
     env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True, **arguments)
     _remove_model_file(env)
     return FlatPointMaze(env, goal=goal, render_size=render_size)
+
+
+def check_point_maze(env_id: str, maze_map: Any = None, goal: Any = None) -> MazeGeometry:
+    """
+    Check what :func:`make_point_maze` is to make by its geometry alone, without the simulator.
+
+    :param env_id: a registered PointMaze
+    :param maze_map: as there
+    :param goal: as there
+    :return: the maze
+    :raises ValueError: as there, and for a goal that no start is joined to
+    """
+    spec = _point_maze_spec(env_id)
+    maze = MazeGeometry.parse(spec.kwargs["maze_map"] if maze_map is None else maze_map)
+    starts = _start_cells(maze)
+    if goal is not None:
+        maze.free_cell(goal, "goal")
+        _joined_places(maze, maze.cell_to_xy(sorted(starts)), maze.cell_to_xy(goal))
+    return maze
 
 
 class FlatPointMaze(gym.Wrapper, RecordConstructorArgs):
@@ -182,14 +197,7 @@ class FlatPointMaze(gym.Wrapper, RecordConstructorArgs):
 
     def _start_places(self, goal: np.ndarray) -> np.ndarray:
         """Centres ``(n, 2)`` of the cells that an episode with this goal can start in."""
-        places = np.array(self._base.maze.unique_reset_locations)
-        cells = self.maze.xy_to_cell(places)
-        distances = self.maze.path_distances(self.maze.xy_to_rowcol(goal))[cells[:, 0], cells[:, 1]]
-        places = places[np.isfinite(distances) & (np.linalg.norm(places - goal, axis=1) > MIN_START_DISTANCE)]
-        if not len(places):
-            cell = tuple(self.maze.xy_to_rowcol(goal).round(3).tolist())
-            raise ValueError(f"goal {cell} must be joined to a free start cell in the maze:\n{self.maze}")
-        return places
+        return _joined_places(self.maze, np.array(self._base.maze.unique_reset_locations), goal)
 
     def _random_start(self) -> np.ndarray:
         """Uniform over start cells, off the centre by the environment's own noise."""
@@ -206,7 +214,18 @@ def _point_maze_spec(env_id: str) -> EnvSpec:
     return gym.registry[env_id]
 
 
-def _check_places(maze: MazeGeometry) -> None:
+def _joined_places(maze: MazeGeometry, places: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Those of some start places ``(n, 2)`` that are joined to a goal and not at it."""
+    cells = maze.xy_to_cell(places)
+    distances = maze.path_distances(maze.xy_to_rowcol(goal))[cells[:, 0], cells[:, 1]]
+    places = places[np.isfinite(distances) & (np.linalg.norm(places - goal, axis=1) > MIN_START_DISTANCE)]
+    if not len(places):
+        cell = tuple(maze.xy_to_rowcol(goal).round(3).tolist())
+        raise ValueError(f"goal {cell} must be joined to a free start cell in the maze:\n{maze}")
+    return places
+
+
+def _start_cells(maze: MazeGeometry) -> set[tuple[int, int]]:
     """Starts and goals as gymnasium-robotics reads them from the marks; it would loop forever or fail without these."""
     marked: dict[str, set[tuple[int, int]]] = {mark: set() for mark in "rgc."}
     for r, row in enumerate(maze.rows):
@@ -219,6 +238,7 @@ def _check_places(maze: MazeGeometry) -> None:
         goals = marked["."]
     if not starts or not goals or (len(starts) == 1 and starts <= goals):
         raise ValueError(f"maze_map must leave a start and a goal that differ:\n{maze}")
+    return starts
 
 
 def _episode_steps(maze: MazeGeometry) -> int:

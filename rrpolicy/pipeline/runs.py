@@ -65,8 +65,10 @@ class TrainingRun:
         Train, or go on from the checkpoint; stopped and resumed gives the same agent, bit for bit.
 
         :param resume: go on from the folder's checkpoint; without one training begins
-        :raises ValueError: when data do not fit the environment, or the checkpoint was made with other data
+        :raises ValueError: when data do not fit the environment, the agent's card could not tell it, or the checkpoint
+            was made with other data
         """
+        self.task.to_card()  # before the work, as it would fail when the agent is saved
         self._check_data()
         with sole_use(self.out):
             return self._run(resume, progress_bar)

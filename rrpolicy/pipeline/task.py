@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import checked
 from rrpolicy.common.typing import Array
 from rrpolicy.envs.maze import MazeGeometry
-from rrpolicy.envs.point_maze import DEFAULT_ENV_ID, make_point_maze
+from rrpolicy.envs.point_maze import DEFAULT_ENV_ID, check_point_maze, make_point_maze
 
 POINT_MAZE = "PointMaze_"
 
@@ -37,13 +37,22 @@ class Task:
     @classmethod
     def create(cls, env_id: str = DEFAULT_ENV_ID, maze_map: Any = None, goal: Sequence[float] | None = None) -> Task:
         """
+        :param env_id: of an environment, as ``gymnasium.make`` takes it, ``"my_package:MyEnv-v0"``; the task has
+            the id under which it is registered, which is what archives can tell
         :param maze_map: rows, text or the path of a text file
-        :raises ValueError: for an unknown environment, a bad maze, or a goal that is not in a free cell
+        :raises ValueError: for an unknown environment, a bad maze, a goal that is not in a free cell, or what no
+            archive can tell: an odd id, a maze of too many cells
         """
         rows = None if maze_map is None else MazeGeometry.parse(maze_map).rows
         place = None if goal is None else (float(goal[0]), float(goal[1]))
         task = cls(env_id, rows, place)
-        task.make().close()
+        if task.is_maze:
+            check_point_maze(env_id, rows, place)
+        else:
+            env = task.make()
+            env.close()
+            task = task if env.spec is None else replace(task, env_id=env.spec.id)
+        task.to_card()
         return task
 
     @classmethod
@@ -68,12 +77,18 @@ class Task:
             raise ValueError(f"card: {printable(error, 200)}") from error
 
     def to_card(self) -> dict[str, Any]:
-        """What :meth:`from_card` reads."""
-        return {
+        """
+        What :meth:`from_card` reads.
+
+        :raises ValueError: for a place that no card can tell, such as ``"my_package:MyEnv-v0"``
+        """
+        card = {
             "environment": self.env_id,
             "maze": None if self.maze_map is None else list(self.maze_map),
             "goal": None if self.goal is None else list(self.goal),
         }
+        checked(PlaceFields, card, "no archive can tell this task")
+        return card
 
     def with_goal(self, goal: Sequence[float] | None) -> Task:
         """The same place with another goal."""
@@ -90,10 +105,7 @@ class Task:
             return MazeGeometry(self.maze_map)
         if not self.is_maze:
             raise ValueError(f"env must be a PointMaze, got {self.env_id!r}")
-        env = make_point_maze(self.env_id)
-        maze: MazeGeometry = env.get_wrapper_attr("maze")
-        env.close()
-        return maze
+        return check_point_maze(self.env_id)
 
     def make(self, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
         """

@@ -1,0 +1,131 @@
+"""Environments and mazes as archives tell them: the id under which one is registered, a maze of bounded size; what no
+archive can tell is refused before any work."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from small import Drift, make_dataset
+from test_cli import fault, run
+
+from rrpolicy import zoo
+from rrpolicy.common.kinds import MAX_CELLS
+from rrpolicy.data.readers import load_dataset
+from rrpolicy.data.writers import save_minari
+from rrpolicy.envs import point_maze
+from rrpolicy.envs.maze import MazeGeometry
+from rrpolicy.pipeline import Task
+from rrpolicy.pipeline.runs import TrainingRun
+
+PACKAGE = """
+import gymnasium as gym
+gym.register("{0}", entry_point="small:Drift")
+"""
+RECIPE = """
+[agent]
+horizon = 4
+n_diffusion_steps = 6
+batch_size = 4
+policy_kwargs = {width = 8, n_blocks = 1, n_fourier_features = 2}
+[base]
+total_timesteps = 2
+[evaluation]
+n_eval_episodes = 1
+[steering]
+"""
+MAZE = ("#####", "#..##", "###.#", "#####")
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(gym.envs.registration, "registry", dict(gym.registry))
+    monkeypatch.setattr(gym, "registry", gym.envs.registration.registry)
+    yield
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("env_id", ["MyEnv-v0", "Bär-v0", "My--Env-v1", "space/My_Env.x-v3"])
+def test_an_environment_of_a_package_is_trained_and_enjoyed(
+    env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_package.py").write_text(PACKAGE.format(env_id), encoding="utf-8")
+    (tmp_path / "r.toml").write_text(RECIPE)
+    save_minari(make_dataset(), tmp_path / "data")
+    rest = ("--recipe", tmp_path / "r.toml", "--no-progress")
+    name = f"my_package:{env_id}"
+    try:
+        run("train", "--dataset", tmp_path / "data", "--env", name, "--out", tmp_path / "run", *rest)
+        assert zoo.card(tmp_path / "run" / "agent.zip")["environment"] == env_id
+        run("enjoy", tmp_path / "run" / "agent.zip", "--env", name, "--n-episodes", 1, *rest)
+        run("enjoy", tmp_path / "run" / "agent.zip", "--n-episodes", 1, *rest)  # registered by now
+        run("collect", "--env", name, "--agent", tmp_path / "run", "--n-transitions", 20,
+            "--out", tmp_path / "c")  # fmt: skip
+        assert load_dataset(tmp_path / "c").metadata["env_id"] == env_id
+    finally:
+        sys.modules.pop("my_package", None)
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("env_id", ["a..b-v1", "x" * 101 + "-v0"])
+def test_what_no_card_can_tell_is_refused_before_training(env_id: str, tmp_path: Path) -> None:
+    gym.register(env_id, entry_point=Drift)
+    save_minari(make_dataset(), tmp_path / "data")
+    line = fault("train", "--dataset", tmp_path / "data", "--env", env_id, "--out", tmp_path / "run")
+    assert "an environment is named by its registered id" in line and not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="registered id"):
+        TrainingRun(Task(env_id), [make_dataset()], tmp_path / "run", {}).run()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum", "gymnasium.envs:Pendulum-v1", "Pendulum-v1"])
+def test_tasks_have_the_registered_id(env_id: str) -> None:
+    task = Task.create(env_id)
+    assert task.env_id == "Pendulum-v1" and Task.from_card(task.to_card()) == task
+
+
+# ---------------------------------------------------------------------- mazes
+
+
+def test_large_mazes_are_refused_before_they_are_built(tmp_path: Path) -> None:
+    rows = ["#" * 256, *["#" + "." * 254 + "#"] * 100, "#" * 256]
+    (tmp_path / "maze.txt").write_text("\n".join(rows))
+    begun = time.process_time()
+    for make in (lambda: Task.from_card({"environment": "PointMaze_UMaze-v3", "maze": rows}),
+                 lambda: Task.create(maze_map=tmp_path / "maze.txt")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"a maze of {102 * 256} cells, wanted at most {MAX_CELLS}"):
+            make()
+    assert time.process_time() - begun < 1
+
+
+def test_a_maze_is_checked_without_a_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = int(MAX_CELLS**0.5)
+    rows = ["#" * side, *["#" + "." * (side - 2) + "#"] * (side - 2), "#" * side]
+    monkeypatch.setattr(point_maze.gym, "make", None)
+    task = Task.create(maze_map=rows, goal=(1, 1))
+    assert Task.from_card(task.to_card()) == task
+    assert Task.create("PointMaze_Medium-v3").maze.shape == (8, 8)
+
+
+@pytest.mark.parametrize(("maze", "goal", "words"), [
+    (MAZE, (0, 0), "wall"), (MAZE, (9, 9), "outside"), (MAZE, (2, 3), "joined to a free start"),
+    (("###", "#.#", "###"), None, "a start and a goal that differ"), (("###", "#"), None, "row"),
+])  # fmt: skip
+def test_faults_of_a_maze_are_those_of_the_environment(
+    maze: tuple[str, ...], goal: tuple[float, float] | None, words: str
+) -> None:
+    messages = []
+    for make in (Task.create, point_maze.make_point_maze):
+        with pytest.raises(ValueError, match=words) as caught:
+            make("PointMaze_UMaze-v3", maze, goal)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_the_maze_of_an_id_is_that_of_its_environment() -> None:
+    env = point_maze.make_point_maze("PointMaze_Medium-v3")
+    assert Task.create("PointMaze_Medium-v3").maze == MazeGeometry.from_env(env)
+    env.close()
