@@ -24,10 +24,9 @@ from rrpolicy.demo import ImagesDemo
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.evaluation import RESULTS_FILE, Row, result_row
 from rrpolicy.images.audit import write_audit
-from rrpolicy.images.codec import codec_from_dict
 from rrpolicy.images.folders import Picture, find_pictures, in_parts, read_pictures, write_pictures
 from rrpolicy.images.metrics import auroc
-from rrpolicy.images.recording import PromptPair, explained_rows, record_prompts, record_samples
+from rrpolicy.images.recording import PromptPair, codec_of, explained_rows, record_prompts, record_samples
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel, sample_images
 from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, StableDiffusion
@@ -136,7 +135,7 @@ def extract(
       rrpolicy images extract --recording runs/pairs --out runs/reward --resume
     """
     pairs = RecordedPairs.open(recording)
-    train, held_out = pairs.split()
+    codec, (train, held_out) = codec_of(pairs), pairs.split()
     with sole_use(out):
         checkpoint = out / "checkpoint.zip"
         resume = resume and checkpoint.exists()
@@ -149,7 +148,7 @@ def extract(
         extractor.learn(train, remaining, reset_num_timesteps=not resume, progress_bar=progress,
                         checkpoint_path=checkpoint, checkpoint_freq=checkpoint_freq)  # fmt: skip
         about = {name: value for name, value in pairs.about.items() if name not in ("prompts", "space", "codec")}
-        reward = ImageReward(extractor.reward, codec_from_dict(pairs.about["codec"]))
+        reward = ImageReward(extractor.reward, codec)
         reward.save(out / "reward.zip", card={"recording": about, "steps": extractor.num_timesteps, "seed": seed})
         finish([plain_row("reward", name, value) for name, value in explained_rows(extractor.reward, held_out)], out)
 

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rrpolicy.common.messages import at
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
-from rrpolicy.images.codec import Codec
+from rrpolicy.images.codec import Codec, codec_from_dict
 from rrpolicy.images.safety import SafetyConfig, safety_config
 from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, SafeModel, StableDiffusion
 from rrpolicy.rewards.events import own_samples
-from rrpolicy.rewards.recorded import RecordedPairs, record
+from rrpolicy.rewards.recorded import MANIFEST, RecordedPairs, record
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.targets import Targets, make_targets, value_targets
 
@@ -221,6 +222,25 @@ def explained_rows(
         if float(totals[inside].sum()) > 0:
             rows.append((name, 1 - float(errors[inside].sum() / totals[inside].sum())))
     return rows
+
+
+def codec_of(pairs: RecordedPairs) -> Codec:
+    """
+    The codec of a recording of images.
+
+    :raises ValueError: when its manifest does not tell it and whether values were recorded, or it makes other events
+    """
+    for name in ("codec", "n_value_draws"):
+        if pairs.about.get(name) is None:
+            raise ValueError(at(pairs.folder / MANIFEST, f"lacks {name}, wanted a recording of images"))
+    try:
+        codec = codec_from_dict(pairs.about["codec"])
+    except ValueError as error:
+        raise ValueError(at(pairs.folder / MANIFEST, f"holds no codec: {error}")) from error
+    if codec.event_shape != pairs.model.event_shape:
+        fault = f"its codec makes events of shape {codec.event_shape}, its pairs have {pairs.model.event_shape}"
+        raise ValueError(at(pairs.folder / MANIFEST, fault))
+    return codec
 
 
 def _generator(seed: int, shard: int) -> torch.Generator:

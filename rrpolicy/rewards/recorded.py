@@ -7,6 +7,7 @@ that was stopped goes on where it was and ends up the same as an uninterrupted o
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 from rrpolicy.common.files import appearing, write_json
 from rrpolicy.common.kinds import ManifestFields
 from rrpolicy.common.messages import at, printable
-from rrpolicy.common.schema import checked, from_json, read_small
+from rrpolicy.common.schema import check_depth, checked, from_json, read_small
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.targets import Targets
@@ -159,11 +160,13 @@ def record(
              "fingerprint": model.fingerprint()}
     settings = json.loads(json.dumps({"format": FORMAT, "n_shards": n_shards, "half": half,
                                       "about": {**about, "space": space}}))
+    if (size := len(json.dumps(settings)) + 50 * n_shards) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"a manifest of {size} bytes, wanted at most {MAX_MANIFEST_BYTES}: record fewer prompts")
     _begin(folder, settings)
     shards = []
     for i in tqdm(range(n_shards), disable=not progress_bar, desc="shards", unit="shard"):
         path = folder / f"shard-{i:05d}.safetensors"
-        rows = _rows_on_disk(path)
+        rows = _rows_on_disk(path, model.event_shape)
         if rows is None:
             targets = make(i)
             rows = len(targets)
@@ -179,13 +182,16 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
         write_json(path, settings)
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        found = from_json(read_small(path, MAX_MANIFEST_BYTES))
+        check_depth(found, "it")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not valid JSON: {printable(error)}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is a JSON {type(found).__name__}, wanted an object")
     for name, mine, other in _differences(settings, found):
         raise ValueError(
-            f"{folder} holds a recording with other settings: {name} is {str(mine)[:60]}, there it was "
-            f"{str(other)[:60]}; choose another folder"
+            f"{folder} holds a recording with other settings: {name} is {printable(mine, 60)}, there it was "
+            f"{printable(other, 60)}; choose another folder"
         )
 
 
@@ -210,13 +216,18 @@ def _write_shard(path: Path, targets: Targets, half: bool) -> None:
         unfinished.write_bytes(content)  # save_file would hide why it cannot write
 
 
-def _rows_on_disk(path: Path) -> int | None:
+def _rows_on_disk(path: Path, event_shape: tuple[int, ...]) -> int | None:
     """Rows of a shard that is there and whole; None when it has to be made."""
     try:
+        if not path.is_file():
+            return None
         with safetensors.safe_open(path, framework="pt") as file:
-            return int(file.get_slice("t").get_shape()[0])
-    except (OSError, safetensors.SafetensorError):
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in _NEEDED}
+    except (OSError, ValueError, safetensors.SafetensorError):
         return None
+    rows = math.prod(shapes["t"])
+    events = (rows, *event_shape)
+    return rows if rows and shapes == {"t": (rows,), "x_t": events, "eps_difference": events} else None
 
 
 # ---------------------------------------------------------------------- reading
