@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.kinds import CodecFields
-from rrpolicy.common.messages import at
+from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import checked, from_json, read_small
 from rrpolicy.diffusion.process import DiffusionProcess, Prediction
 from rrpolicy.diffusion.unet_encoder import import_diffusers
@@ -26,6 +26,7 @@ from rrpolicy.images.model_folders import check_folder
 CODEC_FILE = "rrpolicy.json"  # beside model_index.json: {"codec": {"shape": [1, 16, 16], "unshuffle": 2}}
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+MAX_SIDE = 4096  # of an event, in pixels or entries of a latent
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -103,8 +104,18 @@ class UNetScoreModel:
         return f"event_shape={self.event_shape};codec={json.dumps(self.codec.to_dict())};process={self.process}"
 
     def _output(self, x_t: Tensor, t: Tensor) -> Tensor:
+        factor = 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if any(side % factor for side in self.event_shape[1:]):
+            raise ValueError(f"the UNet halves its events {factor.bit_length() - 1} times, wanted a sample_size that "
+                             f"{factor} divides, got {self.event_shape[1]}×{self.event_shape[2]}")  # fmt: skip
         weights = next(self.unet.parameters())
-        output = self.unet(x_t.to(weights.device, weights.dtype), t.to(weights.device)).sample
+        try:
+            output = self.unet(x_t.to(weights.device, weights.dtype), t.to(weights.device)).sample
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError) as error:  # blocks of a folder's choice, which need not fit each other
+            fault = f"the UNet cannot denoise events of shape {self.event_shape}: {_first_line(error)}"
+            raise ValueError(fault) from error
         return output.to(x_t)
 
 
@@ -119,8 +130,15 @@ def event_shape_of(unet: Any) -> tuple[int, int, int]:
         raise ValueError(f"the UNet has {channels} channels in and {unet.config.out_channels} out, wanted as many")
     if size is None:
         raise ValueError("the UNet's config has no sample_size, wanted the height and width that it was trained at")
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(channels), int(height), int(width)
+    sides = (size, size) if isinstance(size, int) else size
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(map(_is_side, sides)):
+        raise ValueError(f"the UNet's sample_size is {printable(size, 60)}, wanted one or two whole numbers of 1 to "
+                         f"{MAX_SIDE}")  # fmt: skip
+    return int(channels), sides[0], sides[1]
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_SIDE
 
 
 # ---------------------------------------------------------------------- parts of folders, shared by all bridges
