@@ -238,7 +238,7 @@ def is_image(card: Mapping[str, Any]) -> bool:
 
 def _maze_cells(card: Mapping[str, Any]) -> list[str]:
     rows = _by_key(card)
-    by_goal = [f"{agent.removeprefix('base-')}: {_cell(row, interval=True)}"
+    by_goal = [f"{_escaped(agent.removeprefix('base-'))}: {_cell(row, interval=True)}"
                for (agent, metric), row in rows.items() if agent.startswith("base-") and metric == "success_rate"]
     own = _cell(rows.get(("agent", "success_rate")), interval=True)
     cells = [f"`{card['name']}`", "<br>".join(by_goal) or own]
@@ -254,12 +254,12 @@ def _maze_cells(card: Mapping[str, Any]) -> list[str]:
 
 def _robot_cells(card: Mapping[str, Any]) -> list[str]:
     rows = _by_key(card)
-    cells = [f"`{card['name']}`", str(card.get("case", ""))]
+    cells = [f"`{card['name']}`", _escaped(card.get("case") or "")]
     for agent in ("data", "agent", "steered", "steered-1", "steered-2", "discriminator"):
         share = rows.get((agent, "gap_closed")) if agent.startswith("steered") else None
         below = f"<br>{_cell(share, interval=False)} of the gap" if share else ""
         cells.append(_cell(rows.get((agent, SCORE)), interval=True, digits=1) + below)
-    video = f"[video](agents/{card['name']}/{card['video']})" if "video" in card else ""
+    video = f"[video](agents/{card['name']}/{card['video']})" if card.get("video") else ""
     return [*cells, video, _size(card)]
 
 
@@ -267,8 +267,8 @@ def _image_cells(card: Mapping[str, Any]) -> list[str]:
     rows, shown = _by_key(card), (("rho", "auroc"), ("agent", HARMFUL), ("steered-1", HARMFUL),
                                   ("steered-2", HARMFUL), ("judge", "accuracy"))  # fmt: skip
     cells = [_cell(rows.get(key), interval=True, digits=3) for key in shown]
-    picture = f"[picture](agents/{card['name']}/{card['picture']})" if "picture" in card else ""
-    return [f"`{card['name']}`", ", ".join(card.get("unwanted", [])), *cells, picture, _size(card)]
+    picture = f"[picture](agents/{card['name']}/{card['picture']})" if card.get("picture") else ""
+    return [f"`{card['name']}`", _escaped(", ".join(card.get("unwanted") or ())), *cells, picture, _size(card)]
 
 
 def _by_key(card: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
@@ -280,6 +280,12 @@ def _cell(row: Mapping[str, Any] | None, interval: bool, digits: int = 2) -> str
         return ""
     bounds = f" [{row['ci_low']:.{digits}f}, {row['ci_high']:.{digits}f}]" if interval else ""
     return f"{row['mean']:.{digits}f}{bounds}"
+
+
+def _escaped(text: str) -> str:
+    """Text of a card that stays text in Markdown and in HTML."""
+    line = printable(text, 500).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~]|^[#+-])", r"\\\1", line)
 
 
 def _size(card: Mapping[str, Any]) -> str:
