@@ -174,7 +174,7 @@ def _activation(path: Path, data: Mapping[str, Any]) -> type[nn.Module] | None:
         return None
     name = text.rstrip("'>").rpartition(".")[2]
     if name not in _ACTIVATIONS:
-        raise ValueError(f"{path}: activation_fn is {text!r}, wanted one of {', '.join(_ACTIVATIONS)}")
+        raise ValueError(f"{path}: activation_fn is {printable(text)!r}, wanted one of {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]
 
 
@@ -190,7 +190,7 @@ def _fill(path: Path, algorithm: str, policy: BasePolicy, weights: Weights) -> N
                 f"{policy.action_space.shape}"
             )
         if not bool(torch.isfinite(weights[name]).all()):
-            raise ValueError(f"{path}: {_WEIGHTS} has NaN or infinite numbers in {name}, wanted finite ones")
+            raise ValueError(f"{path}: {_WEIGHTS} has NaN or infinite numbers in {printable(name)}, wanted finite ones")
     policy.load_state_dict(dict(weights))
     policy.set_training_mode(False)
 
@@ -223,7 +223,7 @@ def _statistics(
 def _widths(weights: Weights, prefix: str) -> list[int]:
     """The outputs of the layers ``prefix.0``, ``prefix.2``, … in their order."""
     layers = {int(match[1]): len(value) for name, value in weights.items()
-              if (match := re.fullmatch(rf"{re.escape(prefix)}\.(\d+)\.weight", name)) and value.ndim == 2}
+              if (match := re.fullmatch(rf"{re.escape(prefix)}\.([0-9]{{1,4}})\.weight", name)) and value.ndim == 2}
     return [layers[index] for index in sorted(layers)]
 
 

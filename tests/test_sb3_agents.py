@@ -304,3 +304,21 @@ def test_hub_repositories_are_downloaded(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"rrpolicy\[hub\]"):
         load("sb3/tqc-Pendulum-v1")
+
+
+@pytest.mark.parametrize("index", ["9" * 5000, "1" * 9, "\u0661", "-1"])
+def test_names_of_layers_are_short_numbers(index: str, tmp_path: Path) -> None:
+    weights = {f"actor.latent_pi.{index}.weight": torch.zeros(1, 1)}
+    path = changed(made(SAC, tmp_path, "sac.zip", **OFF)[1], tmp_path / "sac-other.zip", policy_pth=packed(weights))
+    with pytest.raises(ValueError, match=r"sac-other\.zip: policy\.pth ") as caught:
+        load(path)
+    assert len(str(caught.value)) <= 400 and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6, "\x1b[31m.Evil"])
+def test_other_activations_are_named_briefly(text: str, tmp_path: Path) -> None:
+    data = json.dumps({"policy_kwargs": {"activation_fn": text}}).encode()
+    path = changed(made(SAC, tmp_path, "sac.zip", **OFF)[1], tmp_path / "sac-other.zip", data=data)
+    with pytest.raises(ValueError, match=r"activation_fn is .*, wanted one of") as caught:
+        load(path)
+    assert len(str(caught.value)) <= 400 and str(caught.value).isprintable()
