@@ -172,3 +172,17 @@ def test_small_idx_files_of_many_images(tmp_path: Path, compressed: bool) -> Non
         path.write_bytes(gzip.compress(content) if compressed else content)
     with pytest.raises(ValueError, match=r"images.*: holds 131072 images, wanted at most 6.... in a file of its size"):
         load_images(tmp_path)
+
+
+@pytest.mark.parametrize("place", [b"caf\xe9.png", b"caf\xe9/one.png"])
+def test_names_that_no_table_can_hold_are_refused(place: bytes, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(place)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encoded("PNG"))
+    for places in ([tmp_path], [path], [path.parent]):
+        with pytest.raises(ValueError, match=r"caf\\xe9.*: the name of this picture is not UTF-8") as caught:
+            find_pictures(places)
+        assert str(caught.value).isprintable()
+    (tmp_path / "fine").mkdir()
+    (tmp_path / "fine" / "müde ♥.png").write_bytes(encoded("PNG"))
+    assert [one.path.name for one in find_pictures([tmp_path / "fine"])] == ["müde ♥.png"]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from rrpolicy.common.files import naming
 from rrpolicy.common.folders import check_space, scratch_folder
+from rrpolicy.common.messages import at
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import MODES
 from rrpolicy.images.data import PICTURES
@@ -30,6 +31,7 @@ def find_pictures(places: Sequence[Path]) -> list[Picture]:
     Pictures in some folders and files; those in sub-folders are labelled with the sub-folder's name.
 
     :raises FileNotFoundError: for a place that is not there, or without any picture
+    :raises ValueError: for a name that is not UTF-8, which no table of scores could hold
     """
     found = []
     for place in places:
@@ -44,6 +46,12 @@ def find_pictures(places: Sequence[Path]) -> list[Picture]:
                 found.append(Picture(path, None if label == "." else label))
     if not found:
         raise FileNotFoundError(f"{', '.join(map(str, places))} holds no pictures ({', '.join(PICTURES)})")
+    for picture in found:
+        try:
+            os.fspath(picture.path).encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(picture.path).decode(errors="backslashreplace")
+            raise ValueError(at(name, "the name of this picture is not UTF-8: rename the file or its folder")) from None
     return found
 
 
