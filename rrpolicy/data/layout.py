@@ -11,6 +11,9 @@ import torch
 
 from rrpolicy.common.typing import AnyArray
 
+_LARGEST = {"observation_dim": 2**16, "action_dim": 2**16, "horizon": 2**14, "stride": 10_000}  # as archives may tell
+_MOST_NUMBERS = 2**22  # of a window
+
 
 @dataclass(frozen=True)
 class TrajectoryLayout:
@@ -33,11 +36,15 @@ class TrajectoryLayout:
     plan_actions: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("observation_dim", "action_dim", "horizon", "stride"):
+        for name, largest in _LARGEST.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"{name}={value!r}, wanted an integer of at least 1")
+            if value > largest:
+                raise ValueError(f"{name}={value!r}, wanted at most {largest}")
             object.__setattr__(self, name, int(value))
+        if (size := self.horizon * (self.observation_dim + self.action_dim)) > _MOST_NUMBERS:
+            raise ValueError(f"horizon={self.horizon} makes windows of {size} numbers, wanted at most {_MOST_NUMBERS}")
         if self.observation_columns is not None:
             columns = tuple(int(column) for column in self.observation_columns)
             inside = all(0 <= column < self.observation_dim for column in columns)
