@@ -1,5 +1,6 @@
 """Spaces become vectors by one rule; what cannot become one is refused with what would help."""
 
+import json
 from collections import OrderedDict
 from typing import Any
 
@@ -8,7 +9,7 @@ import gymnasium_robotics
 import numpy as np
 import pytest
 from gymnasium import spaces
-from small import make_agent
+from small import Drift, make_agent
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from rrpolicy.common.spaces import (
@@ -132,3 +133,18 @@ def test_normalised_environments_are_told() -> None:
     for env in (VecMonitor(VecNormalize(plain)), gym.wrappers.NormalizeObservation(FlatSpaces(Shapes()))):
         with pytest.raises(ValueError, match=r"own units, and env is wrapped in (VecNormalize|NormalizeObservation)"):
             unnormalised(env)
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.bool_, np.longdouble])
+def test_spaces_that_no_archive_can_tell_are_refused(dtype: Any) -> None:
+    strange = gym.spaces.Box(0, 1, (4,), dtype)
+    for name in ("observation", "action"):
+        env = Drift()
+        setattr(env, f"{name}_space", strange)
+        with pytest.raises(ValueError, match=f"the {name} space is a Box of {np.dtype(dtype)}, wanted one of float16"):
+            make_agent(env=env)
+
+
+def test_the_widest_integers_are_kept() -> None:
+    box = gym.spaces.Box(-(2**63), 2**63 - 1, (4,), np.int64)
+    assert box_from_dict(json.loads(json.dumps(box_to_dict(box)))) == box

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -15,8 +15,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from rrpolicy.common.environments import vec_wrappers_of, wrapped_in
+from rrpolicy.common.fields import BoxFields
 from rrpolicy.common.typing import Array
 
+DTYPES: tuple[str, ...] = get_args(BoxFields.model_fields["dtype"].annotation)  # those that archives can tell
 GOAL_KEYS = frozenset({"observation", "achieved_goal", "desired_goal"})  # of goal-conditioned environments
 
 # ---------------------------------------------------------------------- flat boxes
@@ -24,9 +26,13 @@ GOAL_KEYS = frozenset({"observation", "achieved_goal", "desired_goal"})  # of go
 
 def flat_box(space: spaces.Space[Any], name: str) -> spaces.Box:
     """
-    :raises ValueError: unless ``space`` is a one-dimensional Box, naming it and what would help
+    :raises ValueError: unless ``space`` is a one-dimensional Box of numbers that archives can tell, naming it and what
+        would help
     """
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        if str(space.dtype) not in DTYPES:
+            raise ValueError(f"the {name} space is a Box of {space.dtype}, wanted one of {', '.join(DTYPES)}: convert "
+                             "it in a wrapper, such as gymnasium.wrappers.DtypeObservation")  # fmt: skip
         return space
     flattened_box(space, name)  # refuses what cannot be flattened
     raise ValueError(
@@ -181,7 +187,7 @@ def box_from_dict(values: Mapping[str, Any]) -> spaces.Box:
 
 
 def _to_json(bounds: np.ndarray) -> list[float | None]:
-    return [bound.item() if math.isfinite(bound) else None for bound in bounds]
+    return [bound.item() if math.isfinite(bound) else None for bound in bounds]  # a float holds no large integer
 
 
 # ---------------------------------------------------------------------- an agent's environment
