@@ -13,6 +13,7 @@ from rrpolicy.cli.data_commands import warn_of_data
 from rrpolicy.cli.options import acting, finish, label, recipe_for, task_in_card, task_of
 from rrpolicy.cli.program import Program, echo
 from rrpolicy.common.folders import sole_use
+from rrpolicy.common.messages import at
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
@@ -106,7 +107,7 @@ def train(
       rrpolicy train --dataset data/base --out runs/base --resume
     """
     data = [load_dataset(one) for one in dataset]
-    task = _task_of_data(data, env, maze_map)
+    task = _task_of_data(data, env, maze_map, dataset)
     warn_of_data(data, task)
     run = TrainingRun(
         task, data, out, recipe_for(task, recipe), seed, total_timesteps, init_from, checkpoint_freq
@@ -115,14 +116,21 @@ def train(
     echo(f"{agent.num_timesteps} steps: {out / 'agent.zip'}")
 
 
-def _task_of_data(data: list[TrajectoryDataset], env: str, maze_map: Path | None) -> Task:
+def _task_of_data(data: list[TrajectoryDataset], env: str, maze_map: Path | None, names: list[str]) -> Task:
     """The environment, in the maze and with the goal that the data were collected for, unless a maze is given."""
     task = Task.create(env, maze_map)
+    try:
+        return _as_collected(task, data, maze_map)
+    except ValueError as error:  # the options have been checked
+        raise ValueError(at(", ".join(names), f"maze and goal of the data: {error}")) from error
+
+
+def _as_collected(task: Task, data: list[TrajectoryDataset], maze_map: Path | None) -> Task:
     rows, goals = data[0].metadata.get("maze"), {tuple(one.metadata.get("goal") or ()) for one in data}
     if not task.is_maze or rows is None:
         return task
     if maze_map is None and tuple(rows) != task.maze.rows:
-        task = Task.create(env, rows)
+        task = Task.create(task.env_id, rows)
     goal = goals.pop() if len(goals) == 1 and task.maze.rows == tuple(rows) else ()
     return task.with_goal(goal) if goal else task
 

@@ -46,14 +46,15 @@ def check_section(recipe: Recipe, name: str, function: Callable[..., Any]) -> No
     try:
         inspect.signature(function).bind_partial(**section(recipe, name))
     except TypeError as error:
-        raise ValueError(f"recipe section [{name}]: {error}") from error
+        raise ValueError(f"recipe{_of(recipe)} section [{name}]: {printable(error, 200)}") from error
 
 
 def total_timesteps(recipe: Recipe, name: str) -> int:
     """``total_timesteps`` of a section."""
     value = section(recipe, name).get("total_timesteps")
     if not isinstance(value, int) or value < 0:
-        raise ValueError(f"recipe section [{name}]: total_timesteps is {value!r}, it must be a whole number")
+        fault = f"total_timesteps is {printable(value, 60)}, it must be a whole number"
+        raise ValueError(f"recipe{_of(recipe)} section [{name}]: {fault}")
     return value
 
 
@@ -64,12 +65,26 @@ def with_steps(recipe: Recipe, name: str, total_timesteps: int | None) -> Recipe
     return {**recipe, name: {**section(recipe, name), "total_timesteps": total_timesteps}}
 
 
-def build(cls: Callable[..., T], name: str, **arguments: Any) -> T:
-    """Call a constructor; what it does not take is a fault of the recipe's section."""
+def build(cls: Callable[..., T], name: str, recipe: Recipe | None = None, /, **arguments: Any) -> T:
+    """
+    Call a constructor; what it does not take is a fault of the recipe's section.
+
+    :param cls: the constructor
+    :param name: of the section
+    :param recipe: which has it, for errors
+    :param arguments: of the constructor
+    :raises ValueError: naming the section and the recipe
+    """
     try:
         return cls(**arguments)
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"recipe section [{name}]: {printable(error, 200)}") from error
+        raise ValueError(f"recipe{_of(recipe)} section [{name}]: {printable(error, 200)}") from error
+
+
+def _of(recipe: Recipe | None) -> str:
+    """Which recipe it is, in an error: the name of its file."""
+    name = (recipe or {}).get("name")
+    return f" {printable(name, 60)!r}" if isinstance(name, str) else ""
 
 
 def without_steps(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def _collect(task: Task, recipe: Recipe, count: str, **arguments: Any) -> Trajec
     if not isinstance(counts[count], int):
         raise ValueError(f"recipe section [data]: {count} is {counts[count]!r}, it must be a whole number")
     arguments |= {"maze": task.maze, "n_transitions": counts[count]}
-    return build(collect_point_maze, "data", **{**values, **arguments})
+    return build(collect_point_maze, "data", recipe, **{**values, **arguments})
 
 
 def maze_normalizer(maze: MazeGeometry) -> Normalizer:
@@ -79,7 +79,7 @@ def new_agent(
     arguments["normalizer"] = maze_normalizer(task.maze) if normalizer is None and task.is_maze else normalizer
     env = task.make()
     try:
-        agent = build(DiffusionAgent, "agent", **{"policy": "MlpPolicy", **arguments, "env": env, "seed": seed})
+        agent = build(DiffusionAgent, "agent", recipe, **{"policy": "MlpPolicy", **arguments, "env": env, "seed": seed})
     finally:
         env.close()
     agent.env = None
@@ -97,7 +97,7 @@ def successor(agent: DiffusionAgent, recipe: Recipe, seed: int, part: str = "exp
     if unknown := sorted(set(changes) - set(config["training"])):
         raise ValueError(f"recipe section [{part}] has {unknown}, known are {sorted(config['training'])}")
     config["training"].update(changes)
-    follower = DiffusionAgent._from_config(config, agent._extra_tensors())
+    follower = build(DiffusionAgent._from_config, part, recipe, config=config, tensors=agent._extra_tensors())
     weights = agent.averaged.state_dict()
     follower.set_parameters({"policy": weights, "averaged": weights}, exact_match=False)
     return follower
@@ -145,7 +145,7 @@ def extract(
 def new_extractor(base: DiffusionAgent, expert: DiffusionAgent, recipe: Recipe, seed: int = 0) -> RewardExtractor:
     """An extractor of the recipe's ``[extraction]`` section that has not learned yet."""
     arguments = without_steps(section(recipe, "extraction"))
-    return build(RewardExtractor, "extraction", **{**arguments, "base": base, "expert": expert, "seed": seed})
+    return build(RewardExtractor, "extraction", recipe, **{**arguments, "base": base, "expert": expert, "seed": seed})
 
 
 def discriminate(
@@ -163,7 +163,7 @@ def discriminate(
     """
     arguments = without_steps(section(recipe, "discriminator"))
     arguments |= {"base": base, "expert": expert, "seed": seed}
-    learner = build(DiscriminatorReward, "discriminator", **arguments)
+    learner = build(DiscriminatorReward, "discriminator", recipe, **arguments)
     total = total_timesteps(recipe, "discriminator")
     return learner.learn(data, total, log_interval=0, progress_bar=progress_bar).reward
 
@@ -179,7 +179,7 @@ def steer(base: DiffusionAgent, reward: RelativeReward, recipe: Recipe, **overri
     name = own if own in recipe else "steering"
     given = {key: value for key, value in overrides.items() if value is not None}
     arguments = {"max_shift": MAX_SHIFT, **section(recipe, name), **given}
-    return build(GuidedPlanner, name, **{**arguments, "agent": base, "reward": reward})
+    return build(GuidedPlanner, name, recipe, **{**arguments, "agent": base, "reward": reward})
 
 
 def map_reward(
@@ -191,7 +191,8 @@ def map_reward(
     :param base_data: the maximum is looked for where these have been; None: everywhere
     """
     base_xy = None if base_data is None else base_data.observations[:, :2]
-    return build(reward_map, "map", **{**section(recipe, "map"), "reward": reward, "maze": maze, "base_xy": base_xy})
+    given = {"reward": reward, "maze": maze, "base_xy": base_xy}
+    return build(reward_map, "map", recipe, **{**section(recipe, "map"), **given})
 
 
 def save_agent(agent: DiffusionAgent, path: Path, card: Mapping[str, Any], half: bool = False) -> None:

@@ -6,6 +6,7 @@ event, value matching (`rewards.targets`). No environment, no policy optimisatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,6 +29,7 @@ from rrpolicy.rewards.targets import Targets
 
 VALUE_CLIP = 10.0  # spreads; beyond it value errors count linearly, since targets are heavy-tailed off the support
 UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
+MAX_BUFFER_NUMBERS = 2**32
 
 
 class RewardExtractor(Learner[RelativeReward]):
@@ -105,6 +107,9 @@ class RewardExtractor(Learner[RelativeReward]):
             )
         if whole("buffer_size", buffer_size) < batch_size:
             raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
+        if (size := buffer_size * math.prod(base.event_shape)) > MAX_BUFFER_NUMBERS or buffer_size > 2**24:
+            raise ValueError(f"buffer_size is {buffer_size}, which makes {size} numbers, wanted at most 2**24 events "
+                             f"and {MAX_BUFFER_NUMBERS} numbers")  # fmt: skip
         if flag("value_units", value_units) and number("value_coef", value_coef) <= 0:
             raise ValueError(f"value_units needs values to be matched, value_coef is {value_coef}")
         self.base = base
