@@ -51,7 +51,8 @@ class Task:
         else:
             env = task.make()
             env.close()
-            task = task if env.spec is None else replace(task, env_id=env.spec.id)
+            if env_id not in gym.registry and env.spec is not None:  # of a module, or without a version
+                task = replace(task, env_id=env.spec.id)
         task.to_card()
         return task
 
