@@ -82,6 +82,30 @@ def test_pictures_of_more_pixels_than_a_file_can_justify(tmp_path: Path) -> None
     assert np.asarray(read_picture(path, "L")).tolist() == [[1, 2]]
 
 
+def webp(**options: object) -> bytearray:
+    file = io.BytesIO()
+    Image.new("RGB", (37, 21)).save(file, "WEBP", **options)
+    return bytearray(file.getvalue())
+
+
+def test_sizes_of_webp_are_read_before_pillow_takes_their_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lossy, lossless = webp(), webp(lossless=True)
+    moving = webp(save_all=True, append_images=[Image.new("RGB", (37, 21), "red")])
+    for content in (lossy, lossless, moving):
+        (tmp_path / "p.webp").write_bytes(content)
+        assert read_picture(tmp_path / "p.webp", "RGB").size == (37, 21)
+    lossy[26:30] = struct.pack("<HH", 16383, 16383)
+    lossless[21:25] = struct.pack("<I", 16383 | 16383 << 14)
+    moving[24:30] = b"\xff\x3f\x00" * 2
+    monkeypatch.setattr(Image, "open", None)
+    for content, sides in ((lossy, "16383×16383"), (lossless, "16384×16384"), (moving, "16384×16384")):
+        (tmp_path / "p.webp").write_bytes(content)
+        with pytest.raises(ValueError, match=f"p.webp: has {sides} pixels"):
+            read_picture(tmp_path / "p.webp", "RGB")
+
+
 def test_jpegs_of_many_scans(tmp_path: Path) -> None:
     content = encoded("JPEG", progressive=True)
     start = content.rindex(b"\xff\xda")

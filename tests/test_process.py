@@ -127,6 +127,7 @@ def test_impossible_timesteps_are_refused(arguments: tuple[int, ...], message: s
     ("values", "message"),
     [
         ({"n_diffusion_steps": 1}, "n_diffusion_steps is 1, it must be at least 2"),
+        ({"n_diffusion_steps": 10_001}, "n_diffusion_steps is 10001, it must be at most 10000"),
         ({"n_diffusion_steps": 20, "schedule": "linear"}, "is 20, the linear schedule needs at least 21"),
         ({"schedule": "square"}, "schedule is 'square', it must be one of"),
         ({"prediction": "mean"}, "prediction is 'mean', it must be one of"),

@@ -216,6 +216,23 @@ def test_doctored_files_run_nothing(tmp_path: Path) -> None:
     assert not victim.exists()
 
 
+class Flagged:
+    """Rebuilt as torch rebuilds a tensor, with a flag in place of its shape."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        function, (storage, offset, _, stride, *rest) = self.tensor.__reduce_ex__(protocol)
+        return function, (storage, offset, True, stride, *rest)
+
+
+def test_shapes_that_are_no_tuples_are_refused(tmp_path: Path) -> None:
+    _, path = made(SAC, tmp_path, "sac.zip", **OFF)
+    with pytest.raises(ValueError, match=r"sac-flag\.zip: policy\.pth is refused: weight has sizes"):
+        load(changed(path, tmp_path / "sac-flag.zip", policy_pth=packed({"weight": Flagged(torch.ones(2))})))
+
+
 def test_files_that_do_not_fit_are_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, path = made(SAC, tmp_path, "sac-Pendulum-v1.zip", **OFF)
     weights = torch.load(io.BytesIO(zipfile.ZipFile(path).read("policy.pth")), weights_only=True)

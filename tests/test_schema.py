@@ -135,7 +135,7 @@ def test_an_agent_says_nothing_else(place: str, value: Any, tmp_path: Path) -> N
         check_config("agent", config)
 
 
-@pytest.mark.parametrize("change", [("planning", "n_candidates", 2**14), ("training", "batch_size", 2**20)])
+@pytest.mark.parametrize("change", [("planning", "n_candidates", 2**14), ("training", "batch_size", 2**15)])
 def test_sizes_are_bounded_together(change: tuple[str, str, int], tmp_path: Path) -> None:
     section, name, value = change
     make_agent().save(tmp_path / "agent")

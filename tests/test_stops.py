@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +62,17 @@ _KEPT: list[Any] = []
 
 
 # ---------------------------------------------------------------------- signals
+
+
+@pytest.fixture(autouse=True)
+def usual_signals() -> Iterator[None]:
+    """Under ``nohup`` SIGHUP is ignored, which programs keep to; the tests are about what is not ignored."""
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler == signal.SIG_IGN else handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Trap:

@@ -141,6 +141,8 @@ SIZES: dict[str, list[tuple[str, Any]]] = {
         ("event_shape", [10**5, 10**5]),
         ("window_kwargs.width", 20_000),
         ("step_kwargs.n_blocks", 10**6),
+        ("step_kwargs.n_clean_levels", None),
+        ("step_kwargs.width", None),
     ],
     "planner": [
         ("reward.process.n_diffusion_steps", 10**7),
@@ -166,12 +168,14 @@ SIZES: dict[str, list[tuple[str, Any]]] = {
         ("unet_kwargs.layers_per_block", 10**5),
         ("n_diffusion_steps", 10**7),
         ("codec.shape", [1, 10**6, 10**6]),
+        ("training.batch_size", 10**5),
     ],
     "image-reward": [
         ("reward.event_shape", [1, 10**5, 10**5]),
     ],
     "image-judge": [
         ("width", 8 * 10**4),
+        ("training.batch_size", 10**5),
         ("shape", [1, 10**6, 10**6]),
     ],
 }

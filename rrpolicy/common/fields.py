@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from rrpolicy.common.schema import Fields
 
@@ -118,6 +118,14 @@ class NetworkFields(Fields):
     multipliers: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=8)] | None = None
     unet_config: UNetFields | None = None
 
+    @field_validator("width", "n_blocks", "n_fourier_features", "bandwidth", "n_clean_levels", "n_heads", "multipliers",
+                     mode="before")  # fmt: skip
+    @classmethod
+    def _left_out_or_a_number(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("is null, wanted a number or nothing at all")
+        return value
+
 
 class BoxFields(Fields):
     """A flat Box space; None stands for an infinite bound."""
@@ -152,11 +160,17 @@ class TrainingFields(Fields):
     """Arguments that every `Learner` has; None is a learning-rate schedule, which no archive holds."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1e30)] | None
-    batch_size: Annotated[int, Field(ge=1, le=2**20)]
+    batch_size: Annotated[int, Field(ge=1, le=2**15)]
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NotNegative
     max_grad_norm: Positive
     seed: Seed | None
+
+
+class ImageTrainingFields(TrainingFields):
+    """Arguments of what learns from images, of which a whole batch passes through a convolutional network."""
+
+    batch_size: Annotated[int, Field(ge=1, le=2**13)]
 
 
 class PixelCodecFields(Fields):

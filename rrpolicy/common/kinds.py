@@ -15,6 +15,7 @@ from rrpolicy.common.fields import (
     ControllerFields,
     Count,
     EnvId,
+    ImageTrainingFields,
     LatentCodecFields,
     Layout,
     Levels,
@@ -154,7 +155,7 @@ class ImageDiffusionFields(LearnerFields):
     codec: PixelCodecFields
     n_diffusion_steps: Levels
     unet_kwargs: UNetFields
-    training: TrainingFields
+    training: ImageTrainingFields
 
 
 class ImageJudgeFields(LearnerFields):
@@ -163,7 +164,7 @@ class ImageJudgeFields(LearnerFields):
     shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
     class_names: Annotated[list[Text], Field(min_length=2, max_length=2**14)]
     width: Size
-    training: TrainingFields
+    training: ImageTrainingFields
 
 
 class ImageRewardFields(Fields):

@@ -63,6 +63,8 @@ def _tensor(name: str, node: Any, members: dict[str, bytes], folder: str) -> Ten
         content = members[f"{folder}data/{key}"] if isinstance(key, str) else b""
     except (AttributeError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{printable(name)} is no tensor that can be read: {printable(error)}") from error
+    if not isinstance(size, tuple) or not isinstance(stride, tuple):
+        raise ValueError(f"{printable(name)} has sizes that cannot be right")
     sizes = (offset, n_stored, *size, *stride)
     if not all(type(number) is int and 0 <= number < 2**40 for number in sizes) or len(size) != len(stride):
         raise ValueError(f"{printable(name)} has sizes that cannot be right")

@@ -20,6 +20,7 @@ Schedule = Literal["cosine", "linear"]
 TABLE = "table"  # the schedule of a process whose levels were given as numbers
 Prediction = Literal["x0", "eps", "v"]
 MAX_BETA = 0.999
+MAX_DIFFUSION_STEPS = 10_000  # as in archives
 
 
 def _double(values: Any) -> Tensor:
@@ -82,6 +83,8 @@ class DiffusionProcess:
         n_diffusion_steps = int(n_diffusion_steps)
         if n_diffusion_steps < 2:
             raise ValueError(f"n_diffusion_steps is {n_diffusion_steps}, it must be at least 2")
+        if n_diffusion_steps > MAX_DIFFUSION_STEPS:
+            raise ValueError(f"n_diffusion_steps is {n_diffusion_steps}, it must be at most {MAX_DIFFUSION_STEPS}")
         if alphas_cumprod is not None:
             schedule = _checked_table(n_diffusion_steps, schedule, alphas_cumprod)
         elif schedule not in get_args(Schedule):

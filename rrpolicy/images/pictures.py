@@ -34,6 +34,8 @@ def read_picture(path: Path, mode: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about oddities that decoders can live with
             content = read_small(path, MAX_BYTES)  # decoders may ask for more than the file has, but get no more
+            if (webp := _webp_size(content)) is not None:  # Pillow takes a WEBP's memory when it opens the file
+                _check_pixels(path, *webp, len(content))
             with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
                 _check(path, picture, content)
                 picture.load()
@@ -46,10 +48,26 @@ def read_picture(path: Path, mode: str) -> Image.Image:
 
 def _check(path: Path, picture: Image.Image, content: bytes) -> None:
     """Refuse what would take too long to decode, by what its header says."""
-    size = len(content)
-    most = FREE_PIXELS + _PIXELS_PER_BYTE * max(size - 2**20, 0)
-    if picture.width * picture.height > most:
-        raise FileFault(path, f"has {picture.width}×{picture.height} pixels in {size} bytes, wanted at most {most} "
-                              "pixels in a file of this size")
+    _check_pixels(path, picture.width, picture.height, len(content))
     if picture.format in ("JPEG", "MPO") and content.count(_SCAN) > _MOST_SCANS:
         raise FileFault(path, f"is a JPEG of more than {_MOST_SCANS} scans")
+
+
+def _check_pixels(path: Path, width: int, height: int, size: int) -> None:
+    most = FREE_PIXELS + _PIXELS_PER_BYTE * max(size - 2**20, 0)
+    if width * height > most:
+        raise FileFault(path, f"has {width}×{height} pixels in {size} bytes, wanted at most {most} pixels in a file of "
+                              "this size")  # fmt: skip
+
+
+def _webp_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height that the first chunk of a WEBP tells (RFC 9649), None for other files."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        return None
+    kind, number = content[12:16], int.from_bytes
+    if kind == b"VP8X":
+        return number(content[24:27], "little") + 1, number(content[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = number(content[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return number(content[26:28], "little") & 0x3FFF, number(content[28:30], "little") & 0x3FFF
