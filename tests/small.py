@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.logger import KVWriter
 
 from rrpolicy import DiffusionAgent, Normalizer, TrajectoryDataset
 from rrpolicy.envs.controller import PDController
@@ -112,3 +113,16 @@ def shorten(patch: pytest.MonkeyPatch, env_id: str, n_steps: int) -> None:
     spec = copy.copy(gym.spec(env_id))
     spec.max_episode_steps = n_steps
     patch.setitem(gym.registry, env_id, spec)
+
+
+class Lines(KVWriter):
+    """Every line that is logged, with its step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, dict[str, Any]]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.seen.append((step, dict(key_values)))
+
+    def close(self) -> None:
+        pass

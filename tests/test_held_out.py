@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from small import DATASET, EXPERT_DATASET, KINDS, NARROW, agent_of_kind, make_agent, make_dataset, same_tensors
+from small import DATASET, EXPERT_DATASET, KINDS, NARROW, Lines, agent_of_kind, make_agent, make_dataset, same_tensors
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import Logger
 
 from rrpolicy import DiffusionAgent, RewardExtractor
 from rrpolicy.rewards.discriminator import DiscriminatorReward
@@ -16,19 +16,6 @@ from rrpolicy.rewards.discriminator import DiscriminatorReward
 HELD_OUT = make_dataset(seed=5, n_episodes=2)
 TOTAL, FREQ = 24, 4
 BASE, EXPERT = make_agent(), make_agent(seed=1)
-
-
-class Recorder(KVWriter):
-    """Every line that is logged, and the averaged weights at that step."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[int, dict[str, Any]]] = []
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        self.lines.append((step, dict(key_values)))
-
-    def close(self) -> None:
-        pass
 
 
 class Averages(BaseCallback):
@@ -71,10 +58,10 @@ def reload(learner: Any, path: Path) -> Any:
 def test_the_best_average_is_kept_and_training_does_not_change(name: str) -> None:
     make, data, held_out = LEARNERS[name]
     plain = make().learn(data, TOTAL)
-    learner, log, averages = make(), Recorder(), Averages()
+    learner, log, averages = make(), Lines(), Averages()
     learner.set_logger(Logger(None, [log]))
     learner.learn(data, TOTAL, averages, log_interval=FREQ, eval_dataset=held_out, eval_freq=FREQ)
-    losses = {step: line["eval/loss"] for step, line in log.lines}
+    losses = {step: line["eval/loss"] for step, line in log.seen}
     assert list(losses) == list(range(FREQ, TOTAL + 1, FREQ))
     assert learner.best_step == min(losses, key=losses.__getitem__) and learner.best_loss == losses[learner.best_step]
     assert same_tensors(dict(learner.averaged.state_dict()), averages.seen[learner.best_step])

@@ -4,15 +4,14 @@ file, without unpacking to more than a file of that size can hold."""
 import gzip
 import io
 import os
-import random
 import struct
 import zlib
 from pathlib import Path
 
+import damage
 import numpy as np
 import pytest
 import tiny_idx
-from damage import mutated
 from PIL import Image
 
 from rrpolicy.images.data import FREE_BYTES, load_images, read_idx
@@ -31,8 +30,7 @@ def encoded(kind: str, mode: str = "RGB", **options: object) -> bytes:
 def refused(path: Path, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         read_picture(path, "RGB")
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and message.isprintable() and len(message) <= 300
+    damage.is_clear(str(caught.value), path)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -51,16 +49,13 @@ def test_pixels_are_those_of_pillow(tmp_path: Path, kind: str, mode: str) -> Non
     ("TIFF", {"compression": "tiff_lzw"}),
 ])  # fmt: skip
 def test_damaged_pictures_are_read_or_refused(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
-    content, path, read = encoded(kind, **options), tmp_path / "picture.png", 0
-    for seed in range(80):
-        path.write_bytes(mutated(content, random.Random(seed)))
-        try:
-            assert read_pictures([path], (3, 4, 4), resize=True).shape == (1, 4, 4, 3)
-            read += 1
-        except ValueError as error:
-            message = str(error)
-            assert str(path) in message and message.isprintable() and len(message) <= 300, message
-    assert 0 < read < 80
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(kind, **options))
+
+    def read(one: Path) -> None:
+        assert read_pictures([one], (3, 4, 4), resize=True).shape == (1, 4, 4, 3)
+
+    assert 0 < sum(damage.read_or_refused(path, path, 80, read)) < 80
 
 
 def png(width: int, height: int, content: bytes = b"") -> bytes:
@@ -159,17 +154,10 @@ def test_written_pictures_are_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_damaged_idx_files_are_read_or_refused(tmp_path: Path, suffix: str) -> None:
-    path, read = tmp_path / f"images{suffix}", 0
+    path = tmp_path / f"images{suffix}"
     content = tiny_idx.encoded(np.arange(108, dtype=np.uint8).reshape(3, 6, 6))
-    content = gzip.compress(content, mtime=0) if suffix else content
-    for seed in range(80):
-        path.write_bytes(mutated(content, random.Random(seed)))
-        try:
-            read_idx(path, 3)
-            read += 1
-        except ValueError as error:
-            assert str(path) in str(error) and str(error).isprintable() and len(str(error)) <= 300
-    assert 0 < read < 80
+    path.write_bytes(gzip.compress(content, mtime=0) if suffix else content)
+    assert 0 < sum(damage.read_or_refused(path, path, 80, lambda one: read_idx(one, 3))) < 80
 
 
 def test_gzip_files_unpack_to_what_their_header_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 files by pyarrow in the same layout or in that of version 2."""
 
 import json
-import random
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import mutated
+from damage import read_or_refused
 
 from rrpolicy.data import from_lerobot, load_dataset
 
@@ -108,7 +107,7 @@ def test_broken_folders_are_named(tmp_path: Path, changes: dict[str, Any], words
 
 def test_folders_that_say_too_little(tmp_path: Path) -> None:
     folder = written(tmp_path / "set")
-    for keys, words in ((["nothing"], "'nothing' is no feature of numbers"), ([], "there is none"),
+    for keys, words in ((["nothing"], "'nothing' is no array of numbers"), ([], "there is none"),
                         (["observation.images.top"], "pictures are not supported")):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             from_lerobot(folder, keys)
@@ -142,18 +141,8 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     shutil.copytree(MADE, folder)
     for path in (folder / "meta" / "info.json", folder / "data" / "chunk-000" / "file-000.parquet"):
-        content, read = path.read_bytes(), []
-        for seed in range(100):
-            path.write_bytes(mutated(content, random.Random(seed)))
-            try:
-                load_dataset(folder)
-                read.append(True)
-            except ValueError as error:
-                message = str(error)
-                assert str(folder) in message and message.isprintable() and len(message) <= 300, message
-                read.append(False)
+        read = read_or_refused(folder, path, 100)
         assert 0 < sum(read) < len(read)
-        path.write_bytes(content)
 
 
 def test_without_pyarrow_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ import io
 import json
 import pickle  # to write what must not be read
 import sys
-import types
 import zipfile
 from copy import deepcopy
 from itertools import pairwise
@@ -18,6 +17,7 @@ import pytest
 import torch
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stand_in_hub import stand_in
 from torch import nn
 
 from rrpolicy.sb3_agents import Sb3Agent, is_sb3_agent, load_sb3_agent
@@ -306,13 +306,7 @@ def test_hub_repositories_are_downloaded(tmp_path: Path, monkeypatch: pytest.Mon
             (store / file).write_bytes((tmp_path / file).read_bytes())
         return str(store / file)
 
-    errors: Any = types.ModuleType("huggingface_hub.errors")
-    for name in ("HfHubHTTPError", "HFValidationError", "LocalEntryNotFoundError"):
-        setattr(errors, name, type(name, (Exception,), {}))
-    hub: Any = types.ModuleType("huggingface_hub")
-    hub.hf_hub_download, hub.errors = download, errors
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    stand_in(monkeypatch, download)
     assert is_sb3_agent("sb3/tqc-Pendulum-v1") and not is_sb3_agent("somebody/base-Pendulum-v1")
     assert load("sb3/tqc-Pendulum-v1").statistics is None
     assert load("hub:sb3/ppo-Pendulum-v1").statistics is not None

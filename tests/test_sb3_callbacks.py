@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import DATASET, EXPERT_DATASET, NARROW, Drift, make_agent, same_tensors
+from small import DATASET, EXPERT_DATASET, NARROW, Drift, Lines, make_agent, same_tensors
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnNoModelImprovement,
     StopTrainingOnRewardThreshold,
 )
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -51,17 +51,6 @@ MAKERS: dict[str, Any] = {
     "discriminator": new_discriminator,
 }  # fmt: skip
 every_learner = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-
-
-class Lines(KVWriter):
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, dict[str, Any]]] = []
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        self.seen.append((step, dict(key_values)))
-
-    def close(self) -> None:
-        pass
 
 
 class Count(BaseCallback):

@@ -3,13 +3,12 @@
 import json
 import shutil
 import sys
-import types
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from stand_in_hub import stand_in
 from tiny import ENV_ID, GOAL, RECIPE, build_zoo
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, pipeline, zoo
@@ -123,14 +122,7 @@ def test_hub_files_are_downloaded_and_checked(tiny_zoo: Path, monkeypatch: pytes
             raise FileNotFoundError("no such file")
         return str(zoo.find(BASE))
 
-    faults = {name: type(name, (Exception,), {}) for name in
-              ("HfHubHTTPError", "HFValidationError", "LocalEntryNotFoundError")}
-    errors: Any = types.ModuleType("huggingface_hub.errors")
-    hub: Any = types.ModuleType("huggingface_hub")
-    errors.__dict__.update(faults)
-    hub.hf_hub_download, hub.errors = download, errors
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    stand_in(monkeypatch, download)
     assert isinstance(zoo.load("hub:somebody/agents/umaze/base.zip"), DiffusionAgent)
     assert asked == [("somebody/agents", "umaze/base.zip")]
     with pytest.raises(ValueError, match="could not be downloaded: no such file"):
@@ -154,13 +146,7 @@ def test_a_hub_name_tells_its_revision_and_gets_it_where_it_does_not(
         asked.append((repository, file, revision))
         return str(cached)
 
-    errors: Any = types.ModuleType("huggingface_hub.errors")
-    for name in ("HfHubHTTPError", "HFValidationError", "LocalEntryNotFoundError"):
-        setattr(errors, name, type(name, (Exception,), {}))
-    package: Any = types.ModuleType("huggingface_hub")
-    package.hf_hub_download, package.errors = download, errors
-    monkeypatch.setitem(sys.modules, "huggingface_hub", package)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    stand_in(monkeypatch, download)
     assert isinstance(zoo.load("hub:somebody/agents@v1.0/base.zip"), DiffusionAgent)
     assert asked == [("somebody/agents", "base.zip", {"revision": "v1.0"})]
     assert zoo.hub.with_revision("hub:somebody/agents/base.zip") == f"hub:somebody/agents@{commit}/base.zip"

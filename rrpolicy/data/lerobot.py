@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,16 @@ import numpy as np
 
 from rrpolicy.common.faults import FileFault, regular_size
 from rrpolicy.common.messages import printable
+from rrpolicy.common.schema import from_json, read_small
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.hdf5 import FREE_BYTES
+from rrpolicy.data.observation_keys import chosen_keys
 
 INFO_FILE = Path("meta", "info.json")
 _ACTION, _REWARD, _EPISODE, _FRAME = "action", "next.reward", "episode_index", "frame_index"
 _PICTURES = ("image", "video")
-_MOST_BYTES, _MOST_FILES = 2**22, 2**20  # of info.json; of parquet files
+_MOST_FILES = 2**20
 _RATIO = 16  # parquet stores values that occur often once
 
 
@@ -61,12 +61,11 @@ def from_lerobot(
 
 def _features(folder: Path) -> dict[str, Mapping[str, Any]]:
     path = folder / INFO_FILE
-    if regular_size(path) > _MOST_BYTES:
-        raise FileFault(path, f"has more than {_MOST_BYTES} bytes")
+    regular_size(path)
     try:
-        features = json.loads(path.read_text(encoding="utf-8"))["features"]
+        features = from_json(read_small(path))["features"]
         found = {name: feature for name, feature in features.items() if isinstance(feature["dtype"], str)}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFault(path, f"does not describe features of LeRobot: {error!r:.100}") from error
     if _ACTION not in found:
         raise FileFault(path, f"has no feature {_ACTION!r}, it has {sorted(found)[:20]}")
@@ -74,19 +73,11 @@ def _features(folder: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _keys(folder: Path, features: Mapping[str, Mapping[str, Any]], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    if isinstance(wanted, str):
-        raise ValueError(f"observation_keys is {wanted!r}, wanted a sequence of names")
-    seen = {name: feature["dtype"] for name, feature in features.items() if name.split(".")[0] == "observation"}
-    pictures = [name for name, kind in seen.items() if kind in _PICTURES]
-    numbers = tuple(name for name, kind in seen.items() if kind not in (*_PICTURES, "string"))
-    keys = numbers if wanted is None else tuple(wanted)
-    wrong = [key for key in keys if key not in features or features[key]["dtype"] in _PICTURES]
-    if wrong or not keys:
-        told = f"{wrong[0]!r} is no feature of numbers" if wrong else "there is none"
-        raise FileFault(folder, f"observation_keys: {told}, it has {list(numbers)[:20]}, pictures are not supported")
-    if wanted is None and pictures:
-        warnings.warn(f"{folder}: pictures are left out of the observation: {', '.join(pictures)}", stacklevel=4)
-    return keys
+    kinds = {name: feature["dtype"] for name, feature in features.items()}
+    numbers = [name for name, kind in kinds.items() if kind not in (*_PICTURES, "string")]
+    usual, pictures = ([name for name in names if name.split(".")[0] == "observation"]
+                       for names in (numbers, [name for name, kind in kinds.items() if kind in _PICTURES]))  # fmt: skip
+    return chosen_keys(folder, wanted, usual, numbers, pictures)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -122,7 +113,7 @@ def _read(path: Path, needed: Sequence[str], optional: str) -> dict[str, Array]:
 
 
 def _numbers(path: Path, name: str, column: Any) -> Array:
-    """:param column: an Arrow array of numbers, or of lists of equally many numbers"""
+    """An array ``(n, width)`` of an Arrow array of numbers, or of lists of equally many numbers."""
     count = len(column)
     values = column.flatten() if hasattr(column.type, "value_type") else column
     array = values.to_numpy(zero_copy_only=False)
@@ -136,7 +127,7 @@ def _numbers(path: Path, name: str, column: Any) -> Array:
 
 
 def _lengths(folder: Path, episodes: Array, frames: Array) -> Array:
-    """:param episodes: ``(N,)`` and ``frames``, sorted"""
+    """Lengths of the episodes, from the sorted numbers of episodes and frames ``(N,)``."""
     ends = np.flatnonzero(np.diff(episodes, append=episodes[-1] + 1))
     lengths = np.diff(ends, prepend=-1)
     wanted = np.arange(len(frames)) - np.repeat(ends - lengths + 1, lengths)

@@ -15,6 +15,7 @@ from rrpolicy.common.messages import printable
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.hdf5 import Hdf5File, open_hdf5
+from rrpolicy.data.observation_keys import chosen_keys
 
 DATA = "data"  # the group of all demonstrations
 _DEMO = re.compile(r"demo_(\d{1,9})")
@@ -78,13 +79,7 @@ def _keys(path: Path, file: Hdf5File, demo: str, wanted: Sequence[str] | None) -
     if not file.is_group(DATA, demo, "obs"):
         raise FileFault(path, f"{DATA}/{demo} has no group 'obs'")
     found = file.names_in(DATA, demo, "obs", most=_MOST_KEYS)
-    if isinstance(wanted, str):
-        raise ValueError(f"observation_keys is {wanted!r}, wanted a sequence of names")
-    keys = tuple(sorted(found) if wanted is None else wanted)
-    if not keys or (missing := [key for key in keys if key not in found]):
-        told = f"{missing[0]!r} is missing" if keys else "is empty"
-        raise FileFault(path, f"observation_keys: {told}, {DATA}/{demo}/obs has {sorted(found)[:20]}")
-    return keys
+    return chosen_keys(path, wanted, sorted(found), found)
 
 
 def _demo(path: Path, file: Hdf5File, demo: str, keys: Sequence[str]) -> dict[str, Array]:

@@ -4,10 +4,8 @@ The format is read here: of Zarr's codecs some unpickle, and none has a bound on
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
-import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +16,11 @@ import numpy as np
 
 from rrpolicy.common.faults import FileFault, regular_size
 from rrpolicy.common.messages import printable
+from rrpolicy.common.schema import from_json, read_small
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.hdf5 import FREE_BYTES
+from rrpolicy.data.observation_keys import chosen_keys
 
 GROUP_FILE, _ARRAY_FILE = ".zgroup", ".zarray"
 _ACTION, _REWARD = "action", "reward"
@@ -45,7 +45,9 @@ def from_zarr(folder: str | os.PathLike[str], observation_keys: Sequence[str] | 
               itertools.islice(sorted((place / "data").glob(f"*/{_ARRAY_FILE}")), _MOST_ARRAYS)}  # fmt: skip
     if _ACTION not in arrays:
         raise FileFault(place, f"has no array 'data/{_ACTION}', found {sorted(arrays)[:20]}")
-    keys = _keys(place, arrays, observation_keys)
+    numbers = sorted(name for name, one in arrays.items() if not one.is_picture)
+    usual = [name for name in numbers if name not in (_ACTION, _REWARD)]
+    keys = chosen_keys(place, observation_keys, usual, numbers, sorted(set(arrays) - set(numbers)))
     marks = place / "meta" / "episode_ends" / _ARRAY_FILE
     if not marks.is_file():
         raise FileFault(place, "has no array 'meta/episode_ends'")
@@ -66,21 +68,6 @@ def from_zarr(folder: str | os.PathLike[str], observation_keys: Sequence[str] | 
         raise FileFault(place, error) from error
 
 
-def _keys(folder: Path, arrays: dict[str, _Stored], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    if isinstance(wanted, str):
-        raise ValueError(f"observation_keys is {wanted!r}, wanted a sequence of names")
-    numbers = {name: one for name, one in arrays.items() if not one.is_picture}
-    pictures = sorted(set(arrays) - set(numbers))
-    keys = tuple(sorted(set(numbers) - {_ACTION, _REWARD}) if wanted is None else wanted)
-    wrong = [key for key in keys if key not in numbers]
-    if wrong or not keys:
-        told = f"{wrong[0]!r} is no array of numbers" if wrong else "there is none"
-        raise FileFault(folder, f"observation_keys: {told}, found {sorted(numbers)[:20]}, pictures are not supported")
-    if wanted is None and pictures:
-        warnings.warn(f"{folder}: pictures are left out of the observation: {', '.join(pictures)}", stacklevel=4)
-    return keys
-
-
 @dataclass(frozen=True)
 class _Stored:
     """An array, of which nothing has been read but its description."""
@@ -96,17 +83,16 @@ class _Stored:
 
     @classmethod
     def open(cls, path: Path) -> _Stored:
-        if regular_size(path) > _MOST_JSON:
-            raise FileFault(path, f"has more than {_MOST_JSON} bytes")
+        regular_size(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = from_json(read_small(path, _MOST_JSON))
             shape, chunks = (tuple(values[name]) for name in ("shape", "chunks"))
             codec = None if values["compressor"] is None else values["compressor"]["id"]
             dtype, fill = np.dtype(values["dtype"]), values.get("fill_value")
             found = cls(path.parent, shape, chunks, dtype, values["order"], 0 if fill is None else float(fill),
                         values.get("dimension_separator", "."), codec)  # fmt: skip
             plain = not values["filters"] and values["zarr_format"] == 2
-        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise FileFault(path, f"does not describe an array of Zarr: {error!r:.100}") from error
         numbers = all(type(one) is int for one in (*shape, *chunks))
         if not numbers or not shape or len(shape) != len(chunks) or min(shape) < 0 or min(chunks) < 1:
@@ -123,7 +109,11 @@ class _Stored:
         return len(self.shape) > 3 or (len(self.shape) == 3 and self.dtype == np.uint8)
 
     def read(self) -> Array:
-        """:raises FileFault: when a chunk is damaged, or all of them are larger than their files can justify"""
+        """
+        The values, from all chunks.
+
+        :raises FileFault: when a chunk is damaged, or all of them are larger than their files can justify
+        """
         grid = [-(-size // part) for size, part in zip(self.shape, self.chunks, strict=True)]
         most = _FREE_CHUNKS + sum(1 for _ in itertools.islice(self.folder.rglob("*"), _MOST_CHUNKS))
         if math.prod(grid) > most:  # chunks that hold one value alone need not be there

@@ -6,7 +6,6 @@ Every file is replaced in one step, so a reader never sees a part of one, and a 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from rrpolicy.common.files import write_json
 from rrpolicy.common.folders import check_space, scratch_folder, sole_use
 from rrpolicy.common.learner import Learner
 from rrpolicy.common.progress import LOSS_KEY, ProgressLog
+from rrpolicy.common.schema import from_json, read_small
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -148,8 +148,8 @@ class TrainingRun:
         """The checkpoint must go on with what it began with."""
         path = self.out / RUN
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            facts = dict(from_json(read_small(path)))
+        except (OSError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: cannot be read, so the run cannot be resumed: {error}") from error
         for key in ("data", "seed", "init_from"):
             if facts.get(key) != self._facts()[key]:

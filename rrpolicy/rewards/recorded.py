@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from rrpolicy.common.files import appearing, write_json
 from rrpolicy.common.kinds import ManifestFields
 from rrpolicy.common.messages import at, printable
-from rrpolicy.common.schema import check_depth, checked, from_json, read_small
+from rrpolicy.common.schema import check_depth, checked, from_json, plain, read_small
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.targets import Targets
@@ -158,8 +158,7 @@ def record(
     folder = Path(folder)
     space = {"process": model.process.to_dict(), "event_shape": list(model.event_shape),
              "fingerprint": model.fingerprint()}
-    settings = json.loads(json.dumps({"format": FORMAT, "n_shards": n_shards, "half": half,
-                                      "about": {**about, "space": space}}))
+    settings = plain({"format": FORMAT, "n_shards": n_shards, "half": half, "about": {**about, "space": space}})
     if (size := len(json.dumps(settings)) + 50 * n_shards) > MAX_MANIFEST_BYTES:
         raise ValueError(f"a manifest of {size} bytes, wanted at most {MAX_MANIFEST_BYTES}: record fewer prompts")
     _begin(folder, settings)
