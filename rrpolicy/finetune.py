@@ -92,6 +92,8 @@ class SquashedReward:
     @classmethod
     def fit(cls, values: Array) -> Self:
         """
+        Fit the units to values of the reward.
+
         :param values: ρ (n,) of transitions that are to be told apart, nats
         :raises ValueError: when they are all the same, or none
         """
@@ -114,6 +116,8 @@ class Look(NamedTuple):
 @dataclass(frozen=True)
 class Finetuned:
     """
+    What fine-tuning leaves: the policy and its learning curve.
+
     :param model: SAC; act with ``MeanAction(model)``
     :param curve: from the clone on
     """

@@ -33,6 +33,8 @@ INSTALL = (  # without its dependencies: it pins an older gymnasium than it runs
 @dataclass(frozen=True)
 class OfflineSettings:
     """
+    Numbers of offline training.
+
     :param total_timesteps: gradient steps
     :param arguments: for d3rlpy's ``TD3PlusBCConfig``, whose defaults are the paper's, e.g. ``alpha``
     :raises ValueError: when there is no step

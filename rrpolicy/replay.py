@@ -109,6 +109,8 @@ class ReplayTraining:
 
     def medium_end(self, stop_return: float) -> int | None:
         """
+        Where the run was as good as wanted for the first time.
+
         :param stop_return: environment units
         :return: how many rows had been seen when the mean return of ``WINDOW_EPISODES`` training episodes first
             reached it; None while it has not

@@ -42,6 +42,8 @@ class ObservationStatistics:
 
 def read_statistics(path: str | Path) -> ObservationStatistics | None:
     """
+    Read the statistics of observations that ``VecNormalize`` saved.
+
     :param path: ``vecnormalize.pkl`` of an agent
     :return: None when observations were not normalised
     :raises ValueError: naming the file, when it holds something else or its numbers cannot be right

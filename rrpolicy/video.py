@@ -39,6 +39,8 @@ ENCODING = [
 @dataclass(frozen=True)
 class VideoInfo:
     """
+    What was filmed.
+
     :param path: the file
     :param n_frames: pictures in it
     :param renderer: what drew them: ``"maze drawing"`` and ``"scene drawing"`` need no OpenGL, ``"environment"`` is the

@@ -327,6 +327,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
     def set_env(self, env: Env | str) -> None:
         """
+        Act in another environment from now on.
+
         :param env: as in the constructor
         :raises ValueError: when the environment's spaces are not the agent's, or it normalises observations
         """
@@ -362,12 +364,9 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             "observation_space": box_to_dict(self.observation_space),
             "action_space": box_to_dict(self.action_space),
             "policy_kwargs": self.policy_kwargs,
-            "training": {
-                **self._training_config(),
-                "first_action_weight": self.first_action_weight,
-                "padding": self.padding,
-            },
-        }
+            "training": {**self._training_config(), "first_action_weight": self.first_action_weight,
+                         "padding": self.padding},
+        }  # fmt: skip
 
     def _extra_tensors(self) -> dict[str, dict[str, Tensor]]:
         return {"normalizer": self.normalizer.to_tensors(), "starts": {"rows": self._starts}}

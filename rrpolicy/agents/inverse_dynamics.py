@@ -42,6 +42,8 @@ class InverseDynamics(nn.Module):
 
     def forward(self, observations: Tensor, targets: Tensor) -> Tensor:
         """
+        Actions that lead to the targets, in normalised units.
+
         :param observations: (..., obs_dim), normalised
         :param targets: (..., n_columns), the planned columns one row later, normalised
         :return: actions (..., act_dim), normalised
@@ -77,6 +79,8 @@ class LearnedController:
     @torch.no_grad()
     def action(self, observations: Any, targets: Any) -> np.ndarray:
         """
+        Actions that lead to the targets, in environment units.
+
         :param observations: ``(..., obs_dim)`` in environment units
         :param targets: planned columns of the next row ``(..., n_columns)`` in environment units
         :return: actions ``(..., act_dim)`` in environment units, not clipped

@@ -189,6 +189,8 @@ def _from_agents(
 
 def _driver(text: str, task: Task, algorithm: str | None) -> Driver:
     """
+    A policy to collect with, and its share of the data.
+
     :param text: a name, or a name and a share
     :raises ValueError: for something that cannot act in the task's environment
     """

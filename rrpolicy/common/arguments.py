@@ -13,6 +13,8 @@ from rrpolicy.common.schema import native
 
 def flag(name: str, value: Any) -> bool:
     """
+    A true or false argument.
+
     :param name: of the argument
     :param value: True or False, of Python or numpy, or 1 or 0
     :raises ValueError: for anything else, above all text: ``"False"`` would count as True
@@ -24,6 +26,8 @@ def flag(name: str, value: Any) -> bool:
 
 def number(name: str, value: Any, lowest: float | None = None, above: float | None = None) -> Any:
     """
+    A number as an argument, within bounds.
+
     :param name: of the argument
     :param value: a number of Python or numpy
     :param lowest: smallest number allowed; with this or ``above`` it must also be finite
@@ -45,6 +49,8 @@ def number(name: str, value: Any, lowest: float | None = None, above: float | No
 
 def whole(name: str, value: Any, lowest: int | None = None) -> int:
     """
+    A whole number as an argument.
+
     :param name: of the argument
     :param value: a whole number of Python or numpy
     :param lowest: smallest number allowed

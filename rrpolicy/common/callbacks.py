@@ -23,6 +23,8 @@ def as_callbacks(callback: MaybeCallback) -> list[BaseCallback]:
 
 def refuse_evaluation(callbacks: Iterable[BaseCallback], learner: Any) -> None:
     """
+    Refuse callbacks that evaluate what does not act.
+
     :param callbacks: and those inside them
     :param learner: what learns
     :raises ValueError: for an ``EvalCallback`` around something that does not act

@@ -32,6 +32,8 @@ def usual_torch() -> Iterator[None]:
 
 def usual_tensor(x: torch.Tensor) -> torch.Tensor:
     """
+    A tensor that gradients may use.
+
     :param x: any tensor
     :return: it, or a copy of it that gradients may use when it was made in inference mode
     """

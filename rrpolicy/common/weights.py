@@ -101,6 +101,8 @@ def set_moments(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) 
 
 def set_generator_state(generator: torch.Generator, state: Any) -> None:
     """
+    Restore the state of a random generator.
+
     :param state: as ``generator.get_state()`` returned it
     :raises ValueError: for something else
     """

@@ -64,6 +64,8 @@ class Outside(NamedTuple):
 @dataclass(frozen=True)
 class DataReport:
     """
+    What `rrpolicy check-data` tells of a dataset.
+
     :param ends: numbers of episodes by how they ended; None where the dataset does not tell
     :param n_inferred: episodes that count as terminated where it does not tell; None where that cannot be said
     :param beyond_clip: for each mode of the normaliser the share of values beyond ``clip``, and the largest of a column

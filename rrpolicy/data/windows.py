@@ -53,6 +53,8 @@ class WindowSampler:
 
     def share_beyond(self, bound: float) -> Tensor:
         """
+        How much of each column lies beyond a bound.
+
         :param bound: normalised units
         :return: (D,) share of the rows of all datasets whose entry is larger than ``bound``
         """
@@ -65,6 +67,8 @@ class WindowSampler:
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """
+        Draw windows at random.
+
         :param n: number of windows
         :param generator: source of randomness
         :return: x0 (n, H, D) normalised, and mask (n, H), False where the episode had ended

@@ -123,6 +123,8 @@ class MazeGeometry:
     # -------------------------------------------------------------- coordinates
     def cell_to_xy(self, cell: Any) -> np.ndarray:
         """
+        Positions of cells.
+
         :param cell: cell coordinates (row, column) ``(..., 2)``, fractions allowed
         :return: positions (x, y) ``(..., 2)`` in environment units
         """
@@ -134,6 +136,8 @@ class MazeGeometry:
 
     def xy_to_rowcol(self, xy: Any) -> np.ndarray:
         """
+        Fractional cell coordinates of positions.
+
         :param xy: positions (x, y) ``(..., 2)`` in environment units
         :return: fractional cell coordinates (row, column) ``(..., 2)``; the inverse of :meth:`cell_to_xy`
         """
@@ -143,6 +147,8 @@ class MazeGeometry:
 
     def xy_to_cell(self, xy: Any) -> np.ndarray:
         """
+        Cells of positions.
+
         :param xy: positions (x, y) ``(..., 2)`` in environment units
         :return: the cells (row, column) ``(..., 2)`` they lie in, int64; outside the maze they are out of range
         """
@@ -150,6 +156,8 @@ class MazeGeometry:
 
     def is_wall(self, xy: Any) -> np.ndarray:
         """
+        Whether positions lie in a wall.
+
         :param xy: positions ``(..., 2)`` in environment units
         :return: bool ``(...)``, True in a wall and outside the maze
         """

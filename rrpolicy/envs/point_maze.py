@@ -121,6 +121,8 @@ class FlatPointMaze(gym.Wrapper, RecordConstructorArgs):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """
+        Begin an episode.
+
         :param seed: makes goal and start reproducible
         :param options: ``start`` and ``goal`` in exact cell coordinates; anything else goes to gymnasium-robotics
         :return: observation ``(4,)`` and info
@@ -148,6 +150,8 @@ class FlatPointMaze(gym.Wrapper, RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """
+        Push the ball for one environment step.
+
         :param action: ``(2,)`` forces in [-1, 1]
         :return: observation ``(4,)``, reward, terminated, truncated, info with ``success`` (SB3's ``is_success`` too)
         """

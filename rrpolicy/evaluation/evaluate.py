@@ -117,6 +117,8 @@ def _identity(envs: Sequence[gym.Env], max_episode_steps: int | None) -> tuple[s
 
 def make_env(env: str | Callable[[], gym.Env], render_mode: str | None = None) -> gym.Env:
     """
+    Make an environment to evaluate in.
+
     :param env: an environment's id (PointMazes come with flat observations), or a function that makes one
     :param render_mode: for an id
     :return: the environment
@@ -212,6 +214,8 @@ class _Runner:
 
 def stack_observations(observations: list[Any]) -> Any:
     """
+    Join observations of several environments to one batch.
+
     :param observations: of several environments; arrays, or dictionaries of arrays
     :return: the batch with a leading ``n_envs``
     """

@@ -104,6 +104,8 @@ class Evaluation:
 
     def values(self, metric: str) -> Array:
         """
+        A metric of every episode.
+
         :param metric: ``"return"``, ``"normalized_score"``, ``"success_rate"`` (at the last step),
             ``"success_once_rate"`` (at any step) or ``"length"``
         :return: its value in each episode (n,)
@@ -177,6 +179,8 @@ def write_results(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> Path
 
 def read_results(folder: str | Path) -> list[Row]:
     """
+    Read rows of results.
+
     :param folder: where :func:`write_results` wrote
     :return: the rows
     :raises ValueError: when there is no results file or it is damaged, naming it

@@ -37,6 +37,8 @@ class Task:
     @classmethod
     def create(cls, env_id: str = DEFAULT_ENV_ID, maze_map: Any = None, goal: Sequence[float] | None = None) -> Task:
         """
+        Make a task from what a user gives.
+
         :param env_id: of an environment, as ``gymnasium.make`` takes it, ``"my_package:MyEnv-v0"``; the task has
             the id under which it is registered, which is what archives can tell
         :param maze_map: rows, text or the path of a text file

@@ -68,6 +68,8 @@ class Experiment(Protocol[Measured]):
 @dataclass
 class Reproduction(Generic[Unit]):
     """
+    A resumable run of an experiment over its units.
+
     :param units: what is to be done, in this order
     :param experiment: does it
     :param out: the CSV

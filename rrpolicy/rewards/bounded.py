@@ -71,6 +71,8 @@ class BoundedReward:
         cls, reward: StepReward, observations: Array | TrajectoryDataset, actions: Array | None = None
     ) -> Self:
         """
+        Fit the transform to the data of a base.
+
         :param reward: ρ with a step head
         :param observations: base data: a dataset, or (n, obs_dim) in environment units
         :param actions: (n, act_dim), needed when the reward scores actions

@@ -50,6 +50,8 @@ class _Windows:
 
 def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None) -> Events:
     """
+    Clean normalised events of data.
+
     :param data: dataset(s), clean normalised events (N, *event_shape), or None for samples of both models
     :raises TypeError: for anything else
     :raises ValueError: for events of another shape or with NaN, or datasets for models without a layout

@@ -73,6 +73,8 @@ class RecordedPairs:
     @classmethod
     def open(cls, folder: str | Path) -> Self:
         """
+        Open a finished recording.
+
         :param folder: what :func:`record` has written
         :raises FileNotFoundError: when it is no recording, or not finished
         :raises ValueError: for a damaged manifest
@@ -234,6 +236,8 @@ def _rows_on_disk(path: Path, event_shape: tuple[int, ...]) -> int | None:
 
 def read_shard(path: Path, n_rows: int, model: RecordedModel) -> Targets:
     """
+    Read the pairs of one shard.
+
     :param n_rows: pairs that the manifest says it has
     :param model: whose events and levels they are
     :raises ValueError: for a file that is truncated, foreign, or not as the manifest says

@@ -22,6 +22,8 @@ def target_source(
     base: ScoreModel, expert: ScoreModel, data: Data, pairs: Targets | None, seed: int | None, n_value_draws: int
 ) -> Source:
     """
+    Make the source that targets are drawn from.
+
     :param data: as in `RewardExtractor.learn`
     :param pairs: where the models were compared already, one half of what is drawn; None for nothing
     :param seed: of the models' own samples, where there are no data

@@ -72,6 +72,8 @@ def load(name: str | os.PathLike[str]) -> Loaded:
 
 def load_agent(name: str | os.PathLike[str]) -> DiffusionAgent:
     """
+    Load a diffusion agent.
+
     :param name: as in :func:`load`
     :raises ValueError: when it names something else than a diffusion agent
     """
@@ -80,6 +82,8 @@ def load_agent(name: str | os.PathLike[str]) -> DiffusionAgent:
 
 def load_reward(name: str | os.PathLike[str]) -> RelativeReward:
     """
+    Load a reward.
+
     :param name: as in :func:`load`
     :raises ValueError: when it names something else than a reward
     """

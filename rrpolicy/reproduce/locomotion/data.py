@@ -30,6 +30,8 @@ PARTS = ("base", "expert")
 @dataclass(frozen=True)
 class Demonstrations:
     """
+    Where the data of robots lie, and the agents that they are collected from.
+
     :param folder: of the data sets, each in ``ROBOT-CASE-PART``
     :param agents: folder with the agents' files as in the collection of pretrained SB3 agents
         (``tqc/Hopper-v3_1/Hopper-v3.zip``); None: they are downloaded from the hub
@@ -88,6 +90,8 @@ class Demonstrations:
 
     def _agent(self, name: str, task: Task) -> Predictor:
         """
+        A pretrained agent of Stable-Baselines3.
+
         :param name: of a hub repository, ``sb3/tqc-Hopper-v3``
         """
         source: str | Path = name

@@ -32,6 +32,8 @@ def curve_path(folder: Path, unit: Unit) -> Path:
 
 def read_progress(path: Path) -> Array:
     """
+    Read a learning curve.
+
     :param path: ``progress.csv`` of Stable-Baselines3's logger
     :return: a curve (n, 3); rows of the log from before the first episode's end are left out
     """
