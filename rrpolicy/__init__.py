@@ -52,15 +52,12 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     missing = f"rrpolicy.{name}"
-    try:
-        return import_module(missing) if not name.startswith("_") else _unknown(name)
-    except ModuleNotFoundError as error:
-        if error.name != missing:
-            raise
-        return _unknown(name)
-
-
-def _unknown(name: str) -> Any:
+    if not name.startswith("_"):
+        try:
+            return import_module(missing)
+        except ModuleNotFoundError as error:
+            if error.name != missing:
+                raise
     raise AttributeError(f"module 'rrpolicy' has no attribute {name!r}")
 
 

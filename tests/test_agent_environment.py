@@ -10,7 +10,7 @@ from gymnasium import spaces
 from small import NARROW, Drift, make_agent
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from rrpolicy import DiffusionAgent, Normalizer, RewardExtractor, evaluate_policy, zoo
+from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RewardExtractor, evaluate_policy, zoo
 from rrpolicy.common.spaces import FlatSpaces
 from rrpolicy.data.collect import collect
 from rrpolicy.rewards.discriminator import DiscriminatorReward
@@ -71,6 +71,9 @@ def test_the_card_tells_the_environment_where_an_id_makes_it_again(tmp_path: Pat
     assert zoo.card(tmp_path / "agent.zip") == {**noted, "author": "me"}
     agent.save(tmp_path / "agent", card={"environment": "Told-v0"})
     assert zoo.card(tmp_path / "agent.zip") == {"environment": "Told-v0"}
+    planner = GuidedPlanner(agent, RewardExtractor(agent, agent, heads=("window",), window_kwargs=NARROW).reward)
+    planner.save(tmp_path / "planner")
+    assert zoo.card(tmp_path / "planner.zip") == noted
     loaded = DiffusionAgent.load(tmp_path / "agent")
     loaded.save(tmp_path / "again")  # without an environment
     assert zoo.card(tmp_path / "again.zip") == {}

@@ -175,6 +175,9 @@ def test_ids_make_environments_and_point_mazes_are_flat() -> None:
     ("arguments", "message"),
     [
         ({"n_eval_episodes": 0}, "n_eval_episodes is 0"),
+        ({"n_eval_episodes": 1.5}, "n_eval_episodes is 1.5, it must be a whole number"),
+        ({"n_envs": True}, "n_envs is True, it must be a whole number"),
+        ({"max_episode_steps": float("nan")}, "max_episode_steps is nan, it must be a whole number"),
         ({"n_envs": 0}, "n_envs is 0"),
         ({"env": []}, "env must be"),
         ({"env": 7}, "env must be"),

@@ -194,7 +194,7 @@ def test_the_first_actions_count_as_much_as_they_are_told_to() -> None:
     images = GaussianMixtureModel(torch.zeros(1, 4, 2), 1.0)
     states = agent_of_kind("controller")
     for model in (images, states):
-        with pytest.raises(ValueError, match="it must be positive, and 1 where no actions are planned"):
+        with pytest.raises(ValueError, match="it must be 1 where no actions are planned"):
             RewardExtractor(model, model, first_action_weight=2.0)
 
 

@@ -228,8 +228,8 @@ def test_planning_options_are_the_base_s_unless_given() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"n_candidates": 0}, "n_candidates is 0, it must be at least 1"),
-        ({"scale": -1.0}, "scale is -1.0, it must be finite and not negative"),
+        ({"n_candidates": 0}, "n_candidates is 0, it must be a whole number of at least 1"),
+        ({"scale": -1.0}, "scale is -1.0, it must be a finite number of at least 0"),
         ({"scale": float("nan")}, "scale is nan"),
         ({"scale": float("inf")}, "scale is inf"),
         ({"n_action_steps": 9}, r"n_action_steps is 9, it must lie in 1\.\.8"),

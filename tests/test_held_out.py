@@ -164,3 +164,36 @@ def test_wrong_options_are_named() -> None:
         agent.learn(DATASET, 10, eval_dataset=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="longest episode has 4: hold out longer episodes"):
         make_agent(padding=False).learn(DATASET, 10, eval_dataset=make_dataset(length=4), eval_freq=1)
+
+
+@pytest.mark.parametrize("arguments", [
+    {"total_timesteps": -1}, {"eval_dataset": HELD_OUT, "eval_freq": 0}, {"eval_dataset": HELD_OUT, "eval_freq": 6},
+    {"patience": 2}, {"eval_dataset": HELD_OUT, "eval_freq": 2, "patience": 0},
+])  # fmt: skip
+def test_refused_arguments_leave_no_normaliser(arguments: dict[str, Any]) -> None:
+    agent = make_agent(normalizer=None)
+    with pytest.raises(ValueError):
+        agent.learn(DATASET, **{"total_timesteps": 5, **arguments})
+    with pytest.raises(ValueError, match="the agent has no normalizer"):
+        _ = agent.normalizer
+
+
+def test_every_measurement_is_logged_and_zero_steps_change_nothing() -> None:
+    agent, log = make_agent(), Lines()
+    agent.set_logger(Logger(None, [log]))
+    agent.learn(DATASET, 10, eval_dataset=HELD_OUT, eval_freq=5, log_interval=4)
+    assert [step for step, line in log.seen if "eval/loss" in line] == [5, 10]
+    before = {name: value.clone() for name, value in agent.averaged.state_dict().items()}
+    best = agent.best_step
+    agent.learn(DATASET, 0, reset_num_timesteps=False, eval_dataset=HELD_OUT)
+    assert same_tensors(before, dict(agent.averaged.state_dict())) and agent.best_step == best
+
+
+def test_an_exception_of_a_callback_leaves_no_environment() -> None:
+    def fail(_: Any, __: Any) -> bool:
+        raise RuntimeError("mine")
+
+    extractor = RewardExtractor(BASE, EXPERT, step_kwargs=NARROW, window_kwargs=NARROW, buffer_size=32, batch_size=16)
+    with pytest.raises(RuntimeError, match="mine"):
+        extractor.learn(None, total_timesteps=2, callback=fail)
+    assert extractor.get_env() is None

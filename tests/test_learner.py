@@ -141,10 +141,10 @@ def test_gradients_are_clipped() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0, it must be positive"),
-        ({"max_grad_norm": -1}, "max_grad_norm is -1, it must be positive"),
-        ({"learning_rate": 0}, "learning_rate is 0, it must be positive"),
-        ({"learning_rate": math.nan}, "learning_rate is nan, it must be positive"),
+        ({"batch_size": 0}, "batch_size is 0, it must be a whole number of at least 1"),
+        ({"max_grad_norm": -1}, "max_grad_norm is -1, it must be a finite number above 0"),
+        ({"learning_rate": 0}, "learning_rate is 0, it must be a finite number above 0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan, it must be a finite number above 0"),
         ({"ema_decay": 1.0}, r"ema_decay is 1.0, it must lie in \[0, 1\)"),
     ],
 )
@@ -155,7 +155,7 @@ def test_wrong_options_are_refused(values: dict[str, Any], message: str) -> None
 
 @pytest.mark.parametrize("total_timesteps", [-1, 2.5, True, "10"])
 def test_wrong_budgets_are_refused(total_timesteps: Any) -> None:
-    with pytest.raises(ValueError, match=r"total_timesteps is .*, it must be a non-negative whole number"):
+    with pytest.raises(ValueError, match=r"total_timesteps is .*, it must be a whole number of at least 0"):
         Line().learn(total_timesteps)
 
 

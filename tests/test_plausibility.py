@@ -89,5 +89,5 @@ def test_the_number_of_candidates_is_kept_and_checked(tmp_path: Path) -> None:
     agent = make_agent(n_candidates=3)
     agent.save(tmp_path / "agent")
     assert DiffusionAgent.load(tmp_path / "agent").planning.n_candidates == 3
-    with pytest.raises(ValueError, match="n_candidates is 0, it must be at least 1"):
+    with pytest.raises(ValueError, match="n_candidates is 0, it must be a whole number of at least 1"):
         make_agent(n_candidates=0)

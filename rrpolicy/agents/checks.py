@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS
+from rrpolicy.common.arguments import whole
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs.controller import Controller, PDController
@@ -35,6 +36,12 @@ def check_columns(controller: Controller | None, layout: TrajectoryLayout) -> No
 
 
 def checked_datasets(dataset: Any, total_timesteps: int | None) -> tuple[list[TrajectoryDataset], int]:
+    """
+    The first two arguments of ``learn``.
+
+    :raises TypeError: for something else than datasets, or without a number of steps
+    :raises ValueError: for another number of steps
+    """
     datasets = [dataset] if isinstance(dataset, TrajectoryDataset) else dataset
     if not isinstance(datasets, Sequence) or not all(isinstance(one, TrajectoryDataset) for one in datasets):
         raise TypeError(
@@ -43,4 +50,4 @@ def checked_datasets(dataset: Any, total_timesteps: int | None) -> tuple[list[Tr
         )
     if total_timesteps is None:
         raise TypeError("learn() lacks total_timesteps; call it as agent.learn(dataset, total_timesteps=10_000)")
-    return list(datasets), total_timesteps
+    return list(datasets), whole("total_timesteps", total_timesteps, 0)

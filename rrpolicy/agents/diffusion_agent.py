@@ -221,9 +221,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         :raises FloatingPointError: when the loss is not finite, naming the step
         """
         datasets, total_timesteps = checked_datasets(dataset, total_timesteps)
-        normalizer = self._normalizer
-        if normalizer is None:
-            normalizer = Normalizer.fit(datasets, mode=self.normalizer_mode)
+        normalizer = self._normalizer or Normalizer.fit(datasets, mode=self.normalizer_mode)
         advice = "make the agent with padding=True or a shorter horizon"
         self._sampler = WindowSampler(datasets, self.layout, normalizer, self.padding, advice)
         self._transitions = self._transitions_of(datasets, normalizer)
@@ -232,14 +230,15 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             clip = clip_for(normalizer, self._sampler, clip)
         new = self._normalizer is not None and reset_num_timesteps
         check_range(datasets, self._sampler, self.layout, normalizer, clip, new)
+        loss = None if eval_dataset is None else self._held_out_loss(eval_dataset, normalizer)
+        watch = held_out(loss, eval_freq, patience, total_timesteps if reset_num_timesteps else None)
         self.planning = replace(self.planning, clip=clip)
-        self._take_units(normalizer)  # only now: a dataset that was refused leaves no trace
+        self._take_units(normalizer)  # only now: arguments that were refused leave no trace
         generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
         self._starts = self._sampler.draw(N_STARTS, generator)[0][:, 0].clone()
-        loss = None if eval_dataset is None else self._held_out_loss(checked_datasets(eval_dataset, total_timesteps)[0])
         self._optimise(
             total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path,
-            checkpoint_freq, held_out(loss, eval_freq, patience),
+            checkpoint_freq, watch,
         )  # fmt: skip
         return self
 
@@ -265,10 +264,11 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         advice = f"inverse dynamics is learned from rows {self.layout.stride} steps apart, make the stride smaller"
         return WindowSampler(datasets, self.module.inverse_dynamics.transition, normalizer, advice=advice)
 
-    def _held_out_loss(self, datasets: Sequence[TrajectoryDataset]) -> Callable[[], float]:
+    def _held_out_loss(self, data: Any, normalizer: Normalizer) -> Callable[[], float]:
+        datasets, _ = checked_datasets(data, 0)
         advice = "hold out longer episodes, or make the agent with padding=True or a shorter horizon"
-        windows = WindowSampler(datasets, self.layout, self.normalizer, self.padding, advice)
-        transitions = self._transitions_of(datasets, self.normalizer)
+        windows = WindowSampler(datasets, self.layout, normalizer, self.padding, advice)
+        transitions = self._transitions_of(datasets, normalizer)
 
         def loss() -> float:
             with self._judged():

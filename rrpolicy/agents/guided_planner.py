@@ -17,7 +17,6 @@ from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.planning import Planner, PlanningOptions
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import number
-from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import check_weights
 from rrpolicy.data.normalizer import Normalizer
@@ -59,15 +58,11 @@ class GuidedPlanner(Planner):
         warm_start: int | None = None,
         max_shift: float | None = None,
     ) -> None:
-        if not number("scale", scale) >= 0 or scale == float("inf"):
-            raise ValueError(f"scale is {scale}, it must be finite and not negative")
-        if max_shift is not None and not 0 < number("max_shift", max_shift) < float("inf"):
-            raise ValueError(f"max_shift is {max_shift}, it must be None or a finite number above 0")
+        self.scale = float(number("scale", scale, lowest=0))
+        self.max_shift: float | None = None if max_shift is None else number("max_shift", max_shift, above=0)
         _check_space(agent, reward)
         self.agent = agent
         self.reward = reward
-        self.scale = float(scale)
-        self.max_shift: float | None = native(max_shift)
         self.observation_space = agent.observation_space
         self.action_space = agent.action_space
         self.layout = agent.layout
@@ -133,7 +128,7 @@ class GuidedPlanner(Planner):
         agent_tensors = {**self.agent._extra_tensors(), "averaged": self.agent.averaged.state_dict()}
         tensors = {f"agent-{name}": group for name, group in agent_tensors.items()}
         tensors["reward-weights"] = self.reward.state_dict()
-        write_archive(path, self.kind, config, tensors, card)
+        write_archive(path, self.kind, config, tensors, {**self.agent._card(), **(card or {})})
 
     @classmethod
     @usual_torch()

@@ -339,8 +339,8 @@ class Planner(ABC):
         longest = rows * self.layout.stride
         if not 1 <= self.planning.n_action_steps <= longest:
             raise ValueError(f"n_action_steps is {self.planning.n_action_steps}, it must lie in 1..{longest}")
-        if self.planning.clip is not None and not 0 < self.planning.clip < np.inf:
-            raise ValueError(f"clip is {self.planning.clip}, it must be None or a finite number above 0")
+        if self.planning.clip is not None:
+            number("clip", self.planning.clip, above=0)
         if self.layout.plan_actions:
             number("lookahead", self.planning.lookahead, above=0)
         elif not 0 < self.planning.lookahead <= self.layout.horizon - 1:
@@ -348,8 +348,7 @@ class Planner(ABC):
                 f"lookahead is {self.planning.lookahead}, it must lie above 0 and up to {self.layout.horizon - 1}"
             )
         check_solver(self.planning.sampler)
-        if self.planning.n_candidates < 1:
-            raise ValueError(f"n_candidates is {self.planning.n_candidates}, it must be at least 1")
+        whole("n_candidates", self.planning.n_candidates, 1)
         n_levels = self.process.n_diffusion_steps
         if not 1 <= self.planning.n_sampling_steps <= n_levels:
             raise ValueError(f"n_sampling_steps is {self.planning.n_sampling_steps}, it must lie in 1..{n_levels}")

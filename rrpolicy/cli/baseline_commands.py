@@ -31,7 +31,6 @@ class Algorithm(StrEnum):
     SAC = "SAC"
 
 
-
 def train_agents_on_reward(
     out: options.Out,
     reward: Annotated[str | None, typer.Option("--reward", help="The extracted reward: zoo name or path.")] = None,

@@ -83,7 +83,7 @@ def demo(
 
 @app.command()
 def train(
-    dataset: Annotated[list[str], typer.Option("--dataset", help="Minari folder or id, or D4RL file; repeatable.")],
+    dataset: Annotated[list[str], typer.Option("--dataset", help=f"{options.DATA_SOURCE} Repeatable.")],
     out: options.Out,
     env: options.Env = DEFAULT_ENV_ID,
     maze_map: options.MazeMap = None,

@@ -20,7 +20,7 @@ from rrpolicy.pipeline import Task, plain_row
 
 
 def check_data(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Minari folder or id, D4RL name, or a file.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help=options.DATA_SOURCE)],
     env: options.MaybeEnv = None,
     clip: Annotated[
         float, typer.Option("--clip", min=0, callback=options.finite, help="Bound of plans, normalised units.")

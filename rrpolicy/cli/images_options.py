@@ -56,7 +56,6 @@ GuidanceScale = Annotated[
 ]
 
 
-
 def read_prompts(path: Path) -> list[str]:
     """
     Prompts of a text file (one per line) or of a CSV file's column ``prompt``.

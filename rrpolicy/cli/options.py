@@ -1,4 +1,4 @@
-"""What the commands of the program share: options, faults turned into one line, and the task a command is about."""
+"""What the commands of the program share: options, and the task that a command is about."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ Out = Annotated[
 MaybeOut = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Folder for results.json.", callback=folder_for_results)
 ]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", hidden=True, help="Recipe instead of the zoo's.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe (TOML) instead of the zoo's.")]
+DATA_SOURCE = "Minari folder or id, D4RL name or file, robomimic or npz file, LeRobot or Zarr folder."
 AgentName = Annotated[str, typer.Argument(metavar="AGENT", help="Zoo name, or path of an archive.")]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progress bars.")]
 Reward = Annotated[str | None, typer.Option("--reward", help="Steer the agent with this reward (zoo name or path).")]

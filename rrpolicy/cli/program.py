@@ -17,14 +17,13 @@ from PIL import Image
 from typer.core import TyperGroup
 
 from rrpolicy.common.interruption import raised_signals, stop_line
-from rrpolicy.common.messages import printable
+from rrpolicy.common.messages import LONGEST, printable, shown
 
 FAULTS = (  # of input, of the machine, and of what a file may have in it
     ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError, OverflowError, RecursionError,
     EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, csv.Error,
     safetensors.SafetensorError, Image.DecompressionBombError,
 )  # fmt: skip
-LONGEST = 300  # characters of a line
 _EMPTY = re.compile(r"(--[\w-]+)=")
 
 
@@ -83,8 +82,4 @@ def one_line(error: BaseException) -> str:
 
 def echo(text: str = "", nl: bool = True, err: bool = False) -> None:
     """Print lines in which nothing controls the terminal, whatever a file has brought into them."""
-    typer.echo("\n".join(_shown(line) for line in text.split("\n")), nl=nl, err=err)
-
-
-def _shown(line: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in line)
+    typer.echo("\n".join(map(shown, text.split("\n"))), nl=nl, err=err)

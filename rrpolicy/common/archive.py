@@ -3,7 +3,6 @@ Reading trusts nothing: sizes, names, checksums, the fields of configuration and
 a weight is used, nothing in the file can run code, and every fault becomes a ``ValueError`` that names the file."""
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -120,8 +119,9 @@ def write_archive(
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
         "config": config,
     }
+    about = _to_json(target, "config", header)
     with appearing(target) as unfinished:
-        unfinished.write_bytes(_to_zip({"config.json": _to_json(target, "config", header), **members}))
+        _write_zip(unfinished, {"config.json": about, **members})
     return target
 
 
@@ -143,8 +143,7 @@ def read_archive(path: str | os.PathLike[str], kind: str | tuple[str, ...] | Non
         checked(CardFields, card, "card.json")
         check_config(header["kind"], header["config"])
     except ValueError as error:
-        kind = printable(header["kind"], 40)
-        raise ValueError(at(source, f"is not a valid {kind} archive: {error}")) from None
+        raise ValueError(at(source, f"is not a valid {printable(header['kind'], 40)} archive: {error}")) from None
     tensors = {name.removesuffix(".safetensors"): _tensors(source, name, members.pop(name)) for name in list(members)}
     return Archive(header["kind"], header["config"], tensors, card, source)
 
@@ -154,19 +153,19 @@ def _fault(path: Path, fault: str) -> NoReturn:
 
 
 def _with_suffix(path: str | os.PathLike[str]) -> Path:
-    plain = Path(path)
-    return plain if plain.name.endswith(".zip") else plain.with_name(plain.name + ".zip")
+    given = Path(path)
+    return given if given.name.endswith(".zip") else given.with_name(given.name + ".zip")
 
 
 def _find(path: str | os.PathLike[str]) -> Path:
-    plain = Path(path)
-    for candidate in (plain, _with_suffix(plain)):
+    given = Path(path)
+    for candidate in (given, _with_suffix(given)):
         if candidate.is_file():
             return candidate
-    if plain.exists():
-        kind = "a folder" if stat.S_ISDIR(plain.stat().st_mode) else "a device or pipe"
-        _fault(plain, f"is {kind}, wanted an archive file (.zip)")
-    raise FileNotFoundError(f"{plain}: no such archive (looked for {plain} and {_with_suffix(plain)})")
+    if given.exists():
+        kind = "a folder" if stat.S_ISDIR(given.stat().st_mode) else "a device or pipe"
+        _fault(given, f"is {kind}, wanted an archive file (.zip)")
+    raise FileNotFoundError(f"{given}: no such archive (looked for {given} and {_with_suffix(given)})")
 
 
 def _plain(path: Path, what: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,15 +193,13 @@ def _from_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
     return value
 
 
-def _to_zip(members: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+def _write_zip(path: Path, members: Mapping[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             info = zipfile.ZipInfo(name, _EPOCH)
             info.create_system = 3  # Unix, whatever the system: part of the bytes
             info.external_attr = 0o644 << 16
             archive.writestr(info, data)
-    return buffer.getvalue()
 
 
 def _read_members(path: Path) -> dict[str, bytes]:

@@ -46,15 +46,21 @@ class HeldOut:
         return self.patience is not None and (step - best_step) // self.freq >= self.patience
 
 
-def held_out(loss: Callable[[], float] | None, eval_freq: int, patience: int | None) -> HeldOut | None:
+def held_out(
+    loss: Callable[[], float] | None, eval_freq: int, patience: int | None, total_timesteps: int | None = None
+) -> HeldOut | None:
     """
     The arguments of ``learn`` as one.
 
     :param loss: None where nothing is held out
-    :raises ValueError: for numbers below 1, or patience with nothing to wait for
+    :param total_timesteps: of a training that begins; None for one that goes on, which was measured before
+    :raises ValueError: for numbers below 1, patience with nothing to wait for, or a loss that would never be measured
     """
     if loss is not None:
-        return HeldOut(loss, eval_freq, patience)
+        watch = HeldOut(loss, eval_freq, patience)
+        if total_timesteps is not None and eval_freq > total_timesteps:
+            raise ValueError(f"eval_freq is {eval_freq}, it must be at most total_timesteps, {total_timesteps}")
+        return watch
     if patience is not None:
         raise ValueError(f"patience is {patience}, it needs an eval_dataset, whose loss it waits for")
     return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rrpolicy.common.fields import (
     BoxFields,
@@ -45,7 +45,7 @@ MAX_NUMBERS = 2**25  # of a batch of windows
 class LearnerFields(Fields):
     """What every learner's archive says."""
 
-    num_timesteps: Count
+    num_timesteps: Annotated[int, Field(ge=0, le=2**48)]  # from which can be counted on
     total_timesteps: Count
     best_step: Count | None = None
     best_loss: Number | None = None
@@ -201,20 +201,16 @@ class SpaceFields(Fields):
     fingerprint: Annotated[str, Field(max_length=2**20)]
 
 
-class RecordingFields(BaseModel):
+class RecordingFields(Fields, extra="allow"):
     """How pairs were recorded; further facts may be any JSON values."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
     space: SpaceFields
     codec: PixelCodecFields | LatentCodecFields | None = None
     n_value_draws: Annotated[int, Field(ge=0, le=2**14)] = 0
 
 
-class ManifestFields(BaseModel):
+class ManifestFields(Fields, extra="allow"):
     """The manifest of a recording: its shards in order, and how they were made."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
     format: Literal[1]
     shards: Annotated[list[Annotated[list[Any], Field(min_length=2, max_length=2)]], Field(min_length=1)]
@@ -282,10 +278,8 @@ KINDS: Mapping[str, type[Fields]] = {
 MAX_CELLS = 4096  # of a maze; the largest in the literature has 108
 
 
-class PlaceFields(BaseModel):
+class PlaceFields(Fields, extra="allow"):
     """Where an agent or a dataset belongs: an environment by its registered id, a maze by its rows, a goal."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
     environment: EnvId | None = None
     env_id: EnvId | None = None
@@ -301,20 +295,17 @@ class PlaceFields(BaseModel):
         return rows
 
 
-class RolloutFields(BaseModel):
+class RolloutFields(Fields, extra="allow"):
     """What metadata tell of roll-outs, whole or of one agent; further facts may be any JSON values."""
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
-
-    returns: Annotated[list[Number], Field(max_length=2**24)] = []
+    returns: Annotated[list[Number], Field(max_length=2**24, default_factory=list)]
 
 
-class DatasetFields(PlaceFields):
+class DatasetFields(PlaceFields, RolloutFields):
     """Metadata of a dataset, as far as something reads them; further facts may be any JSON values."""
 
     source: Text | None = None
-    returns: Annotated[list[Number], Field(max_length=2**24)] = []
-    agents: Annotated[list[RolloutFields], Field(max_length=2**14)] = []
+    agents: Annotated[list[RolloutFields], Field(max_length=2**14, default_factory=list)]
 
 
 class RowFields(Fields):

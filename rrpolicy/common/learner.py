@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, configure
@@ -72,20 +71,14 @@ class Learner(Archived[Module]):
         seed: int | None,
         device: torch.device | str,
     ) -> None:
-        positive: dict[str, Any] = {"batch_size": batch_size, "max_grad_norm": max_grad_norm}
-        if not callable(learning_rate):
-            positive["learning_rate"] = learning_rate
-        for name, value in positive.items():
-            if not 0 < number(name, value) < math.inf:
-                raise ValueError(f"{name} is {value}, it must be positive and finite")
-        whole("batch_size", batch_size, 1)
         if not 0 <= number("ema_decay", ema_decay) < 1:
             raise ValueError(f"ema_decay is {ema_decay}, it must lie in [0, 1)")
-        self.learning_rate: LearningRate = native(learning_rate)
-        self.batch_size: int = native(batch_size)
+        given = learning_rate if callable(learning_rate) else number("learning_rate", learning_rate, above=0)
+        self.learning_rate: LearningRate = given
+        self.batch_size = whole("batch_size", batch_size, 1)
         self.ema_decay: float = native(ema_decay)
         self.weight_decay: float = number("weight_decay", weight_decay, lowest=0)
-        self.max_grad_norm: float = native(max_grad_norm)
+        self.max_grad_norm: float = number("max_grad_norm", max_grad_norm, above=0)
         self.tensorboard_log = tensorboard_log
         self.verbose = int(verbose) if isinstance(verbose, bool) else whole("verbose", verbose, 0)
         self.seed: int | None = native(seed)
@@ -229,52 +222,52 @@ class Learner(Archived[Module]):
         stop_at = self._begin(total_timesteps, flag("reset_num_timesteps", reset_num_timesteps), held_out)
         if checkpoint_path is not None:  # what no archive can hold is said before anything is learned
             check_config(self.kind, plain(self._archive_config()), "arguments")
-        callbacks = self._init_callback(callback, total_timesteps if progress_bar else 0)
-        total_timesteps = stop_at  # as SB3's callbacks know it, with the steps of before
-        callbacks.on_training_start(locals(), globals())
-        started, first = time.process_time(), self.num_timesteps
-        with deferred_signals() as received:
-            while self.num_timesteps < stop_at:
-                values = self._gradient_step()
-                over = held_out is not None and self._measure(held_out)
-                self._latest = values, (self.num_timesteps - first) / max(time.process_time() - started, 1e-9)
-                if log_interval and self.num_timesteps % log_interval == 0:
-                    self.dump_logs()
-                callbacks.update_locals(locals())
-                last = not callbacks.on_step() or bool(received) or over or self.num_timesteps == stop_at
-                if last and not received:  # what was interrupted goes on
-                    self._best.put_into(self.averaged)
-                if checkpoint_path is not None and (last or self.num_timesteps % checkpoint_freq == 0):
-                    self.save(checkpoint_path)
-                if last:
-                    break
-        callbacks.on_training_end()
-        self._callback_env = None
+        self._callback_env = NoEnvironment()
+        try:
+            callbacks = self._init_callback(callback, total_timesteps if progress_bar else 0)
+            total_timesteps = stop_at  # as SB3's callbacks know it, with the steps of before
+            callbacks.on_training_start(locals(), globals())
+            started, first = time.process_time(), self.num_timesteps
+            with deferred_signals() as received:
+                while self.num_timesteps < stop_at:
+                    values = self._gradient_step()
+                    measured = held_out is not None and held_out.due(self.num_timesteps)
+                    over = held_out is not None and measured and self._measure(held_out)
+                    self._latest = values, (self.num_timesteps - first) / max(time.process_time() - started, 1e-9)
+                    if measured or (log_interval and self.num_timesteps % log_interval == 0):
+                        self.dump_logs()
+                    callbacks.update_locals(locals())
+                    last = not callbacks.on_step() or bool(received) or over or self.num_timesteps == stop_at
+                    if last and not received:  # what was interrupted goes on
+                        self._best.put_into(self.averaged)
+                    if checkpoint_path is not None and (last or self.num_timesteps % checkpoint_freq == 0):
+                        self.save(checkpoint_path)
+                    if last:
+                        break
+            callbacks.on_training_end()
+        finally:
+            self._callback_env = None
         if received:
             raise TrainingInterrupted(received[0])
 
     def _begin(self, total_timesteps: int, reset_num_timesteps: bool, held_out: HeldOut | None) -> int:
         """
-        Count from 0 or from before, with the averaged weights, logger and stand-ins that go with it.
+        Count from 0 or from before, with the averaged weights and the logger that go with it.
 
         :return: the step to stop at
         """
-        whole_number = isinstance(total_timesteps, int | np.integer) and not isinstance(total_timesteps, bool)
-        if not whole_number or total_timesteps < 0:
-            raise ValueError(f"total_timesteps is {total_timesteps!r}, it must be a non-negative whole number")
-        if held_out is not None and reset_num_timesteps and held_out.freq > total_timesteps:
-            raise ValueError(f"eval_freq is {held_out.freq}, it must be at most total_timesteps, {total_timesteps}")
+        total_timesteps = whole("total_timesteps", total_timesteps, 0)
         if reset_num_timesteps:
             self.num_timesteps = 0
-            self._total_timesteps = int(total_timesteps)
+            self._total_timesteps = total_timesteps
         else:
-            self._total_timesteps = max(self._total_timesteps, self.num_timesteps + int(total_timesteps))
-        self._best.take_back(self.averaged)
-        if reset_num_timesteps or held_out is None:
-            self._best = BestWeights()
+            self._total_timesteps = max(self._total_timesteps, self.num_timesteps + total_timesteps)
+        if total_timesteps:  # without a step the weights that act stay the same
+            self._best.take_back(self.averaged)
+            if reset_num_timesteps or held_out is None:
+                self._best = BestWeights()
         self._setup_logger(reset_num_timesteps)
-        self._callback_env = NoEnvironment()
-        return self.num_timesteps + int(total_timesteps)
+        return self.num_timesteps + total_timesteps
 
     @torch.enable_grad()
     def _gradient_step(self) -> dict[str, float]:
@@ -293,9 +286,7 @@ class Learner(Archived[Module]):
         return {"loss": float(loss.detach()), "learning_rate": learning_rate, **values}
 
     def _measure(self, held_out: HeldOut) -> bool:
-        """Measure the held-out loss if that is due; whether to stop."""
-        if not held_out.due(self.num_timesteps):
-            return False
+        """Measure the held-out loss; whether to stop."""
         with torch.no_grad():
             loss = held_out.loss()
         self._best.consider(self.num_timesteps, loss, self.averaged)

@@ -27,8 +27,13 @@ def printable(value: object, limit: int = 120) -> str:
     text = value if isinstance(value, str) else _REPR.repr(value)
     cut = len(text) > 4 * limit
     line = " ".join(text[: 4 * limit].split())
-    line = "".join(character if character.isprintable() else "?" for character in line)
+    line = shown(line)
     return line if len(line) <= limit and not cut else f"{line[: limit - 3]}..."
+
+
+def shown(line: str) -> str:
+    """A line in which nothing controls the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def at(path: str | os.PathLike[str], fault: object) -> str:

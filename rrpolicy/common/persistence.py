@@ -18,7 +18,6 @@ from rrpolicy.common.held_out import GROUPS, BestWeights
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import check_alike, check_weights, moments, set_generator_state, set_moments
 
-MAX_TIMESTEPS = 2**48
 LearningRate = float | Callable[[float], float]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -111,8 +110,8 @@ class Archived(ABC, Generic[Module]):
         Read what :meth:`save` wrote.
 
         :param path: file, with or without ``.zip``
-        :raises FileNotFoundError: when there is no such file
         :param kwargs: what an archive of this kind does not hold, such as the two models of an extractor
+        :raises FileNotFoundError: when there is no such file
         :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
         :raises TypeError: for a keyword that there is not, naming it
         """
@@ -134,8 +133,6 @@ class Archived(ABC, Generic[Module]):
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.num_timesteps = int(config["num_timesteps"])
-        if self.num_timesteps > MAX_TIMESTEPS:
-            raise ValueError(f"num_timesteps is {self.num_timesteps}, at most {MAX_TIMESTEPS} can be counted on from")
         self._total_timesteps = int(config["total_timesteps"])
         if config["training"]["learning_rate"] is None:
             self.learning_rate = lost_schedule

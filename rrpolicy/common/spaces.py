@@ -29,11 +29,11 @@ def flat_box(space: spaces.Space[Any], name: str) -> spaces.Box:
     :raises ValueError: unless ``space`` is a one-dimensional Box of numbers that archives can tell, naming it and what
         would help
     """
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        if str(space.dtype) not in DTYPES:
-            raise ValueError(f"the {name} space is a Box of {space.dtype}, wanted one of {', '.join(DTYPES)}: convert "
+    if (box := flat_box_or_none(space)) is not None:
+        if str(box.dtype) not in DTYPES:
+            raise ValueError(f"the {name} space is a Box of {box.dtype}, wanted one of {', '.join(DTYPES)}: convert "
                              "it in a wrapper, such as gymnasium.wrappers.DtypeObservation")  # fmt: skip
-        return space
+        return box
     flattened_box(space, name)  # refuses what cannot be flattened
     raise ValueError(
         f"the {name} space is {space}, it must be a Box with one dimension: wrap the environment in "

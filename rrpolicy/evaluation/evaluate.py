@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
+from rrpolicy.common.arguments import whole
 from rrpolicy.common.environments import (
     frozen,
     make_several,
@@ -73,8 +74,8 @@ def evaluate_policy(
     """
     counts = {"n_eval_episodes": n_eval_episodes, "n_envs": n_envs, "max_episode_steps": max_episode_steps}
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}, it must be at least 1")
+        if value is not None:
+            whole(name, value, 1)
     vectorised = env if isinstance(env, VecEnv | VectorEnv) else None
     envs, made = ([], []) if vectorised is not None else _environments(env, min(n_eval_episodes, n_envs or MAX_ENVS))
     singles = envs if vectorised is None else single_environments(vectorised)
@@ -83,7 +84,9 @@ def evaluate_policy(
         for one in envs if vectorised is None else [vectorised]:
             check_units(agent, one)
         limit = _time_limit(singles, max_episode_steps)
-        limited = limit is not None or any(wrapped_in(one, (gym.wrappers.TimeLimit,)) for one in singles)
+        limited = limit is not None or (
+            bool(singles) and all(wrapped_in(one, (gym.wrappers.TimeLimit,)) for one in singles)
+        )
         episodes = Episodes(n_eval_episodes, seed, record_observations, max_episode_steps, limited)
         longest = None if limit is None else limit * n_eval_episodes
         with seeded(seed, agent), tqdm(total=longest, unit="step", leave=False, disable=not progress_bar) as bar:
@@ -101,7 +104,9 @@ def evaluate_policy(
 
 def _time_limit(envs: Sequence[gym.Env], max_episode_steps: int | None) -> int | None:
     """Steps after which every episode is over; None where that is not known."""
-    limits = [max_episode_steps, getattr(envs[0].spec, "max_episode_steps", None) if envs else None]
+    own = [getattr(env.spec, "max_episode_steps", None) for env in envs]
+    known = [limit for limit in own if limit is not None]
+    limits = [max_episode_steps, max(known) if known and len(known) == len(own) else None]
     return min((limit for limit in limits if limit is not None), default=None)
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.arguments import whole
 from rrpolicy.common.held_out import N_HELD_OUT, held_out
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.schema import native
@@ -124,11 +125,13 @@ class DiscriminatorReward(Learner[RelativeReward]):
         """
         if total_timesteps is None:
             raise TypeError("learn() lacks total_timesteps; call it as learn([dataset, expert_dataset], 3_000)")
-        self._sources = self._two_sources(data)
+        total_timesteps = whole("total_timesteps", total_timesteps, 0)
         loss = None if eval_dataset is None else self._held_out_loss(eval_dataset)
+        watch = held_out(loss, eval_freq, patience, total_timesteps if reset_num_timesteps else None)
+        self._sources = self._two_sources(data)
         self._optimise(
             total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path,
-            checkpoint_freq, held_out(loss, eval_freq, patience),
+            checkpoint_freq, watch,
         )  # fmt: skip
         return self
 

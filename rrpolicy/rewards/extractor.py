@@ -100,11 +100,8 @@ class RewardExtractor(Learner[RelativeReward]):
         check_models(base, expert)
         check_compatible(base, expert)
         plans_actions = getattr(getattr(base, "layout", None), "plan_actions", False)
-        number("first_action_weight", first_action_weight)
-        if not first_action_weight > 0 or (first_action_weight != 1 and not plans_actions):
-            raise ValueError(
-                f"first_action_weight is {first_action_weight}, it must be positive, and 1 where no actions are planned"
-            )
+        if number("first_action_weight", first_action_weight, above=0) != 1 and not plans_actions:
+            raise ValueError(f"first_action_weight is {first_action_weight}, it must be 1 where no actions are planned")
         if whole("buffer_size", buffer_size) < batch_size:
             raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
         if (size := buffer_size * math.prod(base.event_shape)) > MAX_BUFFER_NUMBERS or buffer_size > 2**24:
@@ -186,14 +183,16 @@ class RewardExtractor(Learner[RelativeReward]):
         """
         if total_timesteps is None:
             raise TypeError("learn() lacks total_timesteps; call it as extractor.learn(dataset, total_timesteps=3_000)")
+        total_timesteps = whole("total_timesteps", total_timesteps, 0)
+        loss = None if eval_dataset is None else self._held_out_loss(eval_dataset)
+        watch = held_out(loss, eval_freq, patience, total_timesteps if reset_num_timesteps else None)
         self._draw_buffer = self._source(data, pairs)
         self._targets = None
         if reset_num_timesteps:
             self._buffer_state, self._units, self._steps_in_buffer = None, {}, 0
-        loss = None if eval_dataset is None else self._held_out_loss(eval_dataset)
         self._optimise(
             total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path,
-            checkpoint_freq, held_out(loss, eval_freq, patience),
+            checkpoint_freq, watch,
         )  # fmt: skip
         return self
 

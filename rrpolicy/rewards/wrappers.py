@@ -110,7 +110,7 @@ def _executed(env: gym.Env[Any, Any], action: Any) -> Array:
         elif isinstance(wrapper, FlatSpaces):
             action = unflattened(wrapper.env.action_space, action)
     space = env.unwrapped.action_space
-    return _inside(space, flattened(space, action)) if isinstance(space, gym.spaces.Box) else flattened(space, action)
+    return _inside(space, flattened(space, action))
 
 
 def _inside(space: gym.Space[Any], actions: Array) -> Array:
