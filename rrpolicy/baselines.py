@@ -30,6 +30,7 @@ from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.common.weights import check_layers
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.report import actions_outside
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv, RewardType
 from rrpolicy.evaluation import EnvSource, Evaluation, evaluate_policy
 from rrpolicy.rewards.bounded import AveragedReward, DistanceReward
@@ -40,7 +41,6 @@ ACTION_REPEAT = 5  # environment steps per decision: 0.05 s
 EPISODE_STEPS = 300  # of training episodes, in larger mazes too: more starts teach more than longer stays at the goal
 N_BASE_TRANSITIONS = 100_000  # whose highest ρ is paid 1
 POLICY_KIND = "sb3-policy"
-ROUNDING = 1e-6  # by which recorded actions may lie outside their bounds
 
 
 @dataclass(frozen=True)
@@ -226,13 +226,10 @@ def clone_behaviour(
     :raises ValueError: when actions of the dataset lie outside these bounds
     """
     spaces = _spaces(dataset.observation_dim, dataset.action_dim, action_space)
-    bounds, low, high = spaces[1], dataset.actions.min(axis=0), dataset.actions.max(axis=0)
-    beyond = bounds.shape != low.shape or (low < bounds.low - ROUNDING).any() or (high > bounds.high + ROUNDING).any()
-    if beyond:
-        raise ValueError(
-            f"actions ({dataset.action_dim},) reach from {low.min():g} to {high.max():g}, outside {bounds}: wanted "
-            "action_space, the environment's"
-        )
+    if actions_outside(dataset, spaces[1]) > 0:
+        low, high = dataset.actions.min(), dataset.actions.max()
+        raise ValueError(f"actions ({dataset.action_dim},) reach from {low:g} to {high:g}, outside {spaces[1]}: wanted "
+                         "action_space, the environment's")  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers = {"pi": list(net_arch), "vf": []}

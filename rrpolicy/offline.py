@@ -20,6 +20,7 @@ from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
 from rrpolicy.common.typing import Array
 from rrpolicy.common.weights import check_layers
 from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.report import actions_outside
 from rrpolicy.data.transitions import terminals
 
 OFFLINE_KIND = "offline-policy"
@@ -75,7 +76,7 @@ def train_offline(
     over = np.concatenate([terminals(one, time_limit) for one in datasets])
     if data.rewards is None:
         raise ValueError("the dataset has no rewards, wanted the true ones")
-    if np.abs(data.actions).max() > 1:
+    if actions_outside(data, gym.spaces.Box(-1.0, 1.0, (data.action_dim,))) > 0:
         raise ValueError(f"actions reach {np.abs(data.actions).max():g}, wanted at most 1 in size")
     mean, std = data.observations.mean(axis=0), data.observations.std(axis=0) + LEAST_STD
     ends = np.zeros(len(data), dtype=bool)

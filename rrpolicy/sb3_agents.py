@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from rrpolicy import zoo
 from rrpolicy.common.messages import at, printable
+from rrpolicy.common.schema import check_containers
 from rrpolicy.common.torch_files import read_weights
 from rrpolicy.common.typing import Array, State
+from rrpolicy.common.weights import check_layers
 from rrpolicy.common.zips import member_names, read_members
 from rrpolicy.sb3_statistics import ObservationStatistics, read_statistics
 
@@ -114,7 +116,11 @@ def load_sb3_agent(
     arguments = data.get("policy_kwargs")
     if chosen == "ars" and isinstance(arguments, dict) and {"squash_output", "with_bias"} & set(arguments):
         raise ValueError(f"{path}: was trained with other layers than its algorithm's own, which cannot be told apart")
-    policy, own = _BUILDERS[chosen](observation_space, action_space, weights, _activation(path, data))
+    activation = _activation(path, data)
+    try:
+        policy, own = _BUILDERS[chosen](observation_space, action_space, weights, activation)
+    except RuntimeError as error:
+        raise ValueError(at(path, f"{_WEIGHTS}: {error}: not an agent of {chosen}")) from error
     _fill(path, chosen, policy, own)
     return Sb3Agent(policy, chosen, _statistics(path, os.fspath(source), data, chosen, observation_space))
 
@@ -147,7 +153,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Weights]:
         with open(path, "rb") as file:
             members = read_members(file, MAX_MEMBERS, lambda name: name in (_DATA, _WEIGHTS), _too_large)
         content, packed = members[_DATA], members[_WEIGHTS]
-        data = json.loads(content.decode())  # UTF-8 only: loads guesses from bytes
+        text = content.decode()
+        check_containers(text)
+        data = json.loads(text)  # not strictly: it may hold NaN
     except KeyError as error:
         raise ValueError(at(path, f"not a file of Stable-Baselines3, it has no {error.args[0]}")) from error
     except (ValueError, RecursionError) as error:
@@ -189,7 +197,7 @@ def _fill(path: Path, algorithm: str, policy: BasePolicy, weights: Weights) -> N
                 f"not an agent of {algorithm} for observations {policy.observation_space.shape} and actions "
                 f"{policy.action_space.shape}"
             )
-        if not bool(torch.isfinite(weights[name]).all()):
+        if not bool(torch.isfinite(weights[name].to(wanted[name].dtype)).all()):
             raise ValueError(f"{path}: {_WEIGHTS} has NaN or infinite numbers in {printable(name)}, wanted finite ones")
     policy.load_state_dict(dict(weights))
     policy.set_training_mode(False)
@@ -221,10 +229,16 @@ def _statistics(
 
 
 def _widths(weights: Weights, prefix: str) -> list[int]:
-    """The outputs of the layers ``prefix.0``, ``prefix.2``, … in their order."""
+    """
+    The outputs of the layers ``prefix.0``, ``prefix.2``, … in their order.
+
+    :raises RuntimeError: when the layers between them are not stored, before anything of their size is made
+    """
     layers = {int(match[1]): len(value) for name, value in weights.items()
               if (match := re.fullmatch(rf"{re.escape(prefix)}\.([0-9]{{1,4}})\.weight", name)) and value.ndim == 2}
-    return [layers[index] for index in sorted(layers)]
+    widths = [layers[index] for index in sorted(layers)]
+    check_layers(widths, weights)
+    return widths
 
 
 def _off_policy(

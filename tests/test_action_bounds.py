@@ -100,7 +100,9 @@ def wide() -> TrajectoryDataset:
 
 def test_cloning_beyond_one_wants_the_action_space() -> None:
     data = wide()
-    for space in (None, gym.spaces.Box(-1.5, 1.5, (2,)), gym.spaces.Box(-2.0, 2.0, (1,))):
+    with pytest.raises(ValueError, match=r"action_space has shape \(1,\), wanted \(2,\) as the dataset's actions"):
+        clone_behaviour(data, 1, action_space=gym.spaces.Box(-2.0, 2.0, (1,)))
+    for space in (None, gym.spaces.Box(-1.5, 1.5, (2,))):
         with pytest.raises(ValueError, match=r"actions \(2,\) reach from -\d\S* to \d\S*, outside Box.* action_space"):
             clone_behaviour(data, 1, action_space=space)
     space = gym.spaces.Box(-2.0, 2.0, (2,), np.float32)

@@ -311,6 +311,13 @@ def test_what_would_be_refused_is_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
 
 
+def test_a_minari_file_is_not_read_in_place_of_another(tmp_path: Path) -> None:
+    folder = minari_folder(tmp_path / "set")
+    (folder / "other.hdf5").write_bytes((folder / "main_data.hdf5").read_bytes())
+    assert len(load_dataset(folder / "main_data.hdf5")) == 8
+    refused(folder / "other.hdf5", "is a file of a Minari dataset, wanted it as main_data.hdf5")
+
+
 def test_json_beyond_all_bounds(tmp_path: Path) -> None:
     path = minari_folder(tmp_path / "set") / "metadata.json"
     text = path.read_text()
@@ -318,7 +325,7 @@ def test_json_beyond_all_bounds(tmp_path: Path) -> None:
         ("[" * 100_000, "not valid JSON"),
         ("[]", "is a JSON list, wanted an object"),
         (text.replace('"total_steps": 8', '"total_steps": ' + "9" * 5000), "not valid JSON"),
-        (text + " " * 2**23, "wanted at most"),
+        (text + " " * 2**23, "has more than 8388608 bytes, too large"),
         (text.replace('"returns": [2.0]', '"returns": [1e999]'), "finite"),
     ):
         assert content != text

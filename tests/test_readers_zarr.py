@@ -74,9 +74,12 @@ def test_without_numcodecs_one_line_says_how_to_install_it(monkeypatch: pytest.M
     ({"compressor": {"id": "pickle"}}, "is packed by pickle, wanted blosc"),
     ({"compressor": {"id": "bz2"}}, "is packed by bz2, wanted blosc"),
     ({"compressor": "x"}, "does not describe an array of Zarr"),
-    ({"dtype": "|O"}, "holds object, wanted numbers"),
+    ({"dtype": "|O"}, r"holds \|O, wanted numbers"),
     ({"dtype": [["a", "<f4"]]}, "does not describe an array|wanted numbers"),
-    ({"dtype": "__import__('os')"}, "does not describe an array of Zarr"),
+    ({"dtype": "__import__('os')"}, "wanted numbers"),
+    ({"dtype": "(1,2f4"}, "wanted numbers"),
+    ({"dtype": None}, "does not describe an array of Zarr"),
+    ({"fill_value": 10**400}, "does not describe an array of Zarr"),
     ({"shape": [10**9, 3]}, "declares .* chunks, and has no files"),
     ({"shape": [10**9, 3], "chunks": [10**9, 3]}, r"takes \d+ bytes, too many for"),
     ({"chunks": [10**12, 3]}, r"takes \d+ bytes, too many for"),
@@ -94,6 +97,15 @@ def test_without_numcodecs_one_line_says_how_to_install_it(monkeypatch: pytest.M
 def test_hostile_descriptions(folder: Path, changes: dict[str, Any], words: str) -> None:
     write(folder / "data" / "state", STATE.astype(float), **changes)
     refused(folder, words)
+
+
+@pytest.mark.filterwarnings("ignore:.*pictures are left out")
+def test_all_arrays_share_one_budget(folder: Path) -> None:
+    for i in range(4):  # each of them alone is allowed
+        path = folder / "data" / f"wide{i}"
+        write(path, np.zeros((12, 1), np.float32), shape=[12, 10**6], chunks=[12, 10**6])
+        (path / "0.0").unlink()
+    refused(folder, "takes .* bytes, too many for")
 
 
 @pytest.mark.filterwarnings("ignore:.*pictures are left out")

@@ -45,7 +45,7 @@ def test_actions_outside_the_space_are_counted_by_row() -> None:
     assert actions_outside(data, box(-1, 1, 2)) == pytest.approx(0.05)
     assert actions_outside(data, spaces.Box(np.float32([-1, -3]), np.float32([1, 1.5]))) == pytest.approx(0.03)
     assert actions_outside(data, box(-np.inf, np.inf, 2)) == 0
-    with pytest.raises(ValueError, match=r"box has shape \(1,\), wanted \(2,\)"):
+    with pytest.raises(ValueError, match=r"action_space has shape \(1,\), wanted \(2,\)"):
         actions_outside(data, box(-1, 1))
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import pickle  # to write what must not be read
 import sys
+import tracemalloc
 import zipfile
 from copy import deepcopy
 from itertools import pairwise
@@ -214,6 +215,24 @@ def test_doctored_files_run_nothing(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"sac-bomb\.zip: policy\.pth is refused: "):
             load(changed(path, tmp_path / "sac-bomb.zip", policy_pth=content))
     assert not victim.exists()
+
+
+def test_wide_layers_are_stored_before_they_are_made(tmp_path: Path) -> None:
+    _, path = made(SAC, tmp_path, "sac.zip", **OFF)
+    wide = {f"actor.latent_pi.{index}.weight": torch.zeros(12_000, 1) for index in (0, 2)}
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"policy\.pth: the file has no layer of shape \(12000, 12000\)"):
+        load(changed(path, tmp_path / "sac-wide.zip", policy_pth=packed(wide)))
+    assert tracemalloc.get_traced_memory()[1] < 80e6
+    tracemalloc.stop()
+
+
+def test_numbers_that_are_infinite_in_single_precision_are_refused(tmp_path: Path) -> None:
+    _, path = made(SAC, tmp_path, "sac.zip", **OFF)
+    weights = torch.load(io.BytesIO(zipfile.ZipFile(path).read("policy.pth")), weights_only=True)
+    weights["actor.mu.bias"] = torch.full((1,), 1e300, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"NaN or infinite numbers in mu\.bias"):
+        load(changed(path, tmp_path / "sac-double.zip", policy_pth=packed(weights)))
 
 
 class Flagged:

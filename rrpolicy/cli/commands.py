@@ -158,6 +158,7 @@ def extract(
       rrpolicy extract --base PointMaze_UMaze-v3/base --expert PointMaze_UMaze-v3/expert-3-1 --out runs/reward
       rrpolicy extract --base runs/base --expert runs/expert --dataset data/base --dataset data/expert --out runs/reward
     """
+    base, expert = zoo.hub.with_revision(base), zoo.hub.with_revision(expert)
     weak, strong = zoo.load_agent(base), zoo.load_agent(expert)
     task = task_in_card(expert, needed=False) or task_in_card(base, needed=False)
     values = with_steps(recipe_for(task, recipe), "extraction", total_timesteps)
@@ -171,9 +172,8 @@ def extract(
         if task is not None and task.is_maze and task.goal is not None:
             error = pipeline.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
             rows.append(plain_row("reward", "goal_error_cells", error))
-        pair = {"base": zoo.hub.with_revision(base), "expert": zoo.hub.with_revision(expert)}
-        card = {**({} if task is None else task.to_card()), **pair, "seed": seed, "recipe": values.get("name"),
-                "version": __version__}  # fmt: skip
+        card = {**({} if task is None else task.to_card()), "base": base, "expert": expert, "seed": seed,
+                "recipe": values.get("name"), "version": __version__}  # fmt: skip
         reward.save(out / "reward.zip", card=card)
         clear(out, (RESULTS_FILE,))  # those of the reward that was there
         finish(rows, out)

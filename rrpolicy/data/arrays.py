@@ -70,7 +70,7 @@ def _check_resolution(name: str, given: np.ndarray, narrow: np.ndarray) -> None:
                 f"keeps {kept} apart: subtract an offset in float64 first, such as {first!r}, or leave the column out")
         if last - first > _TREMBLING:
             raise ValueError(told)
-        warnings.warn(told, stacklevel=4)
+        warnings.warn(told, stacklevel=5)
 
 
 def _count_different(values: np.ndarray) -> int:

@@ -40,8 +40,17 @@ def from_lerobot(
     :raises ValueError: naming the folder or file and its fault, or when pyarrow is not installed
     """
     place = Path(folder)
-    keys = _keys(place, _features(place), observation_keys)
-    parts = [_read(path, [*keys, _ACTION, _EPISODE, _FRAME], _REWARD) for path in _files(place)]
+    kinds = {name: feature["dtype"] for name, feature in _features(place).items()}
+    numbers = [name for name, kind in kinds.items() if kind not in (*_PICTURES, "string")]
+    usual, pictures = ([name for name in names if name.split(".")[0] == "observation"]
+                       for names in (numbers, [name for name, kind in kinds.items() if kind in _PICTURES]))  # fmt: skip
+    keys = chosen_keys(place, observation_keys, usual, numbers, pictures)
+    files = _files(place)
+    allowed, parts = FREE_BYTES + _RATIO * sum(map(regular_size, files)), []
+    for path in files:
+        part = _read(path, [*keys, _ACTION, _EPISODE, _FRAME], _REWARD, allowed)
+        allowed -= sum(4 * values.size for values in part.values())
+        parts.append(part)
     names = [name for name in parts[0] if all(name in part for part in parts)]
     try:
         columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -72,14 +81,6 @@ def _features(folder: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _keys(folder: Path, features: Mapping[str, Mapping[str, Any]], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    kinds = {name: feature["dtype"] for name, feature in features.items()}
-    numbers = [name for name, kind in kinds.items() if kind not in (*_PICTURES, "string")]
-    usual, pictures = ([name for name in names if name.split(".")[0] == "observation"]
-                       for names in (numbers, [name for name, kind in kinds.items() if kind in _PICTURES]))  # fmt: skip
-    return chosen_keys(folder, wanted, usual, numbers, pictures)
-
-
 def _files(folder: Path) -> list[Path]:
     files = sorted((folder / "data").glob("*/*.parquet"))
     if not files or len(files) > _MOST_FILES:
@@ -87,8 +88,8 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _read(path: Path, needed: Sequence[str], optional: str) -> dict[str, Array]:
-    """Columns ``(n, width)`` of one file."""
+def _read(path: Path, needed: Sequence[str], optional: str, allowed: int) -> dict[str, Array]:
+    """Columns ``(n, width)`` of one file, which may take so many bytes."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -101,7 +102,7 @@ def _read(path: Path, needed: Sequence[str], optional: str) -> dict[str, Array]:
                 raise FileFault(path, f"column {missing[0]!r} is missing, found {sorted(names)[:20]}")
             about, wanted = file.metadata, [*needed, *({optional} & names)]
             unpacked = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-            if max(unpacked, 4 * about.num_rows * len(wanted)) > FREE_BYTES + _RATIO * size:
+            if max(unpacked, 4 * about.num_rows * len(wanted)) > allowed:
                 told = f"unpacks to {unpacked} bytes and {about.num_rows} rows"
                 raise FileFault(path, f"{told}, too many for a file of {size} bytes")
             table = file.read(columns=wanted)
@@ -120,8 +121,8 @@ def _numbers(path: Path, name: str, column: Any) -> Array:
     if array.dtype.kind not in "fiub" or column.null_count or values.null_count:
         raise FileFault(path, f"column {name!r} holds {printable(str(column.type), 60)}, wanted numbers in every row")
     width, rest = divmod(len(array), max(count, 1))
-    uneven = hasattr(column, "value_lengths") and len(set(column.value_lengths().to_pylist())) > 1
-    if not count or rest or uneven:
+    widths = column.value_lengths().to_numpy(zero_copy_only=False) if hasattr(column, "value_lengths") else width
+    if not count or rest or not np.all(widths == width):
         raise FileFault(path, f"column {name!r} has {len(array)} numbers in {count} rows, wanted equally many in each")
     return np.asarray(array.reshape(count, width))
 

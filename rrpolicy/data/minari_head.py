@@ -18,7 +18,7 @@ from rrpolicy.common.faults import FileFault, regular_size
 from rrpolicy.common.fields import is_env_id
 from rrpolicy.common.kinds import DatasetFields
 from rrpolicy.common.messages import printable
-from rrpolicy.common.schema import check_containers, checked
+from rrpolicy.common.schema import check_containers, checked, read_small
 from rrpolicy.data.minari_spaces import Part, parts_of
 
 METADATA_FILE, MAIN_FILE = "metadata.json", "main_data.hdf5"
@@ -111,14 +111,13 @@ def check_metadata(place: str | os.PathLike[str], values: Mapping[str, Any], siz
 
 
 def _content(path: Path) -> str:
-    size = regular_size(path)
-    if size > _MOST_BYTES:
-        raise FileFault(path, f"has {size} bytes, wanted at most {_MOST_BYTES}")
+    regular_size(path)  # first: where there is no such file
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(_MOST_BYTES)
-    except (OSError, ValueError) as error:
+        return read_small(path, _MOST_BYTES).decode()
+    except UnicodeDecodeError as error:
         raise FileFault(path.parent, f"{path.name} is not valid JSON: {error}") from error
+    except (OSError, ValueError) as error:
+        raise FileFault(path, error) from error
 
 
 def _json(folder: Path, name: str, text: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _array(path: Path, archive: zipfile.ZipFile, key: str, allowed: int) -> tupl
         raise FileFault(path, f"{key!r} is compressed by method {info.compress_type}, wanted none or deflate")
     with archive.open(info) as member:
         shape, is_fortran, dtype = _header(path, key, member)
-        if dtype.kind not in "fiub" or dtype.hasobject:
+        if dtype.kind not in "fiub":
             raise FileFault(path, f"{key!r} holds {printable(str(dtype), 60)}, wanted real numbers")
         if min(shape, default=0) < 0:
             raise FileFault(path, f"{key!r} has shape {shape}, wanted no negative numbers")

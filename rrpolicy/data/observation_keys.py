@@ -32,5 +32,5 @@ def chosen_keys(
         told = f"{wrong[0]!r} is no array of numbers" if wrong else "there is none"
         raise FileFault(place, f"observation_keys: {told}, found {sorted(numbers)[:20]}, pictures are not supported")
     if wanted is None and pictures:
-        warnings.warn(f"{place}: pictures are left out of the observation: {', '.join(pictures)}", stacklevel=4)
+        warnings.warn(f"{place}: pictures are left out of the observation: {', '.join(pictures)}", stacklevel=3)
     return keys

@@ -90,6 +90,8 @@ def _from_file(path: Path) -> TrajectoryDataset:
         raise FileFault(path, f"suffix {path.suffix!r}, wanted a Minari folder or a file {wanted}")
     with open_hdf5(path) as file:
         is_minari, is_demos = file.has("episode_0"), is_robomimic(file)
+    if is_minari and path.name != MAIN_FILE:
+        raise FileFault(path, f"is a file of a Minari dataset, wanted it as {MAIN_FILE} in the dataset's folder")
     return from_minari(path.parent) if is_minari else from_robomimic(path) if is_demos else from_d4rl(path)
 
 

@@ -3,6 +3,7 @@ and whether it fits the environment. What would spoil training is a fault; every
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -143,28 +144,29 @@ def report(
         f"which has {one.low:.5g} to {one.high:.5g}"
         for one in outside if one.share > 0
     ]  # fmt: skip
-    returns, lengths = _returns(dataset), dataset.episode_lengths
+    lengths, done = dataset.episode_lengths, None if dataset.rewards is None else finished(dataset)
+    returns = None if done is None or not done.any() else episode_returns(dataset)[done]
     home = env_id or dataset.metadata.get("env_id") or dataset.metadata.get("source")
     scored = returns is not None and isinstance(home, str) and reference_score(home) is not None
     return DataReport(
         len(dataset), (int(lengths.min()), float(lengths.mean()), int(lengths.max())), dataset.n_episodes,
-        dataset.ends, _n_inferred(dataset, time_limit), columns, clip,
+        dataset.ends, _n_inferred(dataset, done, time_limit), columns, clip,
         {mode: _beyond_clip(dataset, mode, clip) for mode in MODES}, outside, returns,
         normalized_score(str(home), returns) if scored else None, faults,
     )  # fmt: skip
 
 
-def actions_outside(dataset: TrajectoryDataset, box: spaces.Box) -> float:
+def actions_outside(dataset: TrajectoryDataset, action_space: spaces.Box) -> float:
     """
     Share of rows whose action lies outside a space, beyond what float32 rounds.
 
     :param dataset: in environment units
-    :param box: the environment's action space
+    :param action_space: the environment's
     :raises ValueError: when the widths differ
     """
-    if box.shape != (dataset.action_dim,):
-        raise ValueError(f"box has shape {box.shape}, wanted ({dataset.action_dim},) as the dataset's actions")
-    return _outside("actions", dataset.actions, box).share
+    if (shape := action_space.shape) != (dataset.action_dim,):
+        raise ValueError(f"action_space has shape {shape}, wanted ({dataset.action_dim},) as the dataset's actions")
+    return _outside("actions", dataset.actions, action_space).share
 
 
 # ---------------------------------------------------------------------- columns
@@ -206,7 +208,9 @@ def _notes(column: Column) -> str:
 
 
 def _beyond_clip(dataset: TrajectoryDataset, mode: str, clip: float) -> tuple[float, float]:
-    fitted = Normalizer.fit(dataset, mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # columns that hardly vary are among the faults
+        fitted = Normalizer.fit(dataset, mode)
     shares = [
         (np.abs(affine.normalize(values)) > clip).mean(axis=0)
         for affine, values in ((fitted.observations, dataset.observations), (fitted.actions, dataset.actions))
@@ -227,17 +231,10 @@ def _outside(name: str, values: Array, box: spaces.Box) -> Outside:
                    float(values[:, worst].max()))  # fmt: skip
 
 
-def _n_inferred(dataset: TrajectoryDataset, time_limit: int | None) -> int | None:
-    if dataset.terminated is not None or dataset.rewards is None or time_limit is None:
+def _n_inferred(dataset: TrajectoryDataset, done: Array | None, time_limit: int | None) -> int | None:
+    if dataset.terminated is not None or done is None or time_limit is None:
         return None
-    return int((finished(dataset) & (dataset.episode_lengths < time_limit)).sum())
-
-
-def _returns(dataset: TrajectoryDataset) -> Array | None:
-    if dataset.rewards is None:
-        return None
-    known = episode_returns(dataset)[finished(dataset)]
-    return known if len(known) else None
+    return int((done & (dataset.episode_lengths < time_limit)).sum())
 
 
 def _lengths(lengths: tuple[int, float, int]) -> str:

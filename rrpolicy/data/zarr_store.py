@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _ACTION, _REWARD = "action", "reward"
 _MOST_JSON, _MOST_CHUNKS, _FREE_CHUNKS, _MOST_ARRAYS = 2**16, 2**20, 1024, 1000
 _RATIO = 16  # what chunks may unpack to, in sizes of their files
 _HEADER = 16  # bytes of Blosc's
+_DTYPE = re.compile(r"\|b1|[<>|][fiu][1248]")
 
 
 def from_zarr(folder: str | os.PathLike[str], observation_keys: Sequence[str] | None = None) -> TrajectoryDataset:
@@ -52,20 +54,36 @@ def from_zarr(folder: str | os.PathLike[str], observation_keys: Sequence[str] | 
     if not marks.is_file():
         raise FileFault(place, "has no array 'meta/episode_ends'")
     try:
-        ends = _Stored.open(marks).read().reshape(-1)
+        rewarded = [arrays[_REWARD]] if _REWARD in arrays else []
+        read = _read(place, [_Stored.open(marks), arrays[_ACTION], *rewarded, *(arrays[key] for key in keys)])
+        ends, actions, *others = read
         if ends.dtype.kind not in "iu":
             raise FileFault(place, f"meta/episode_ends is of dtype {ends.dtype}, wanted whole numbers")
-        parts = [arrays[key].read() for key in keys]
+        parts = others[len(rewarded) :]
         columns = [values.reshape(len(values), int(np.prod(values.shape[1:]))) for values in parts]
-        rewards = arrays[_REWARD].read().reshape(-1) if _REWARD in arrays else None
+        rewards = others[0].reshape(-1) if rewarded else None
         metadata = {"source": printable(place.resolve().name, 200), "format": "zarr", "observation_keys": list(keys)}
         observations = np.concatenate(columns, axis=1)
-        lengths = np.diff(ends.astype(np.int64), prepend=0)
-        return TrajectoryDataset(observations, arrays[_ACTION].read(), lengths, rewards, metadata)
+        lengths = np.diff(ends.reshape(-1).astype(np.int64), prepend=0)
+        return TrajectoryDataset(observations, actions, lengths, rewards, metadata)
     except FileFault:
         raise
     except (ValueError, OverflowError) as error:
         raise FileFault(place, error) from error
+
+
+def _read(folder: Path, arrays: Sequence[_Stored]) -> list[Array]:
+    """
+    The values of arrays, from all chunks.
+
+    :raises FileFault: when a chunk is damaged, or all of them are larger than their files can justify
+    """
+    chunks = [one.chunk_files() for one in arrays]
+    size = sum(regular_size(path) for files in chunks for _, path in files)
+    needed = sum(one.n_bytes for one in arrays)
+    if needed > FREE_BYTES + _RATIO * size:
+        raise FileFault(folder, f"takes {needed} bytes, too many for {size} bytes of files")
+    return [one.read(files) for one, files in zip(arrays, chunks, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -88,17 +106,22 @@ class _Stored:
             values = from_json(read_small(path, _MOST_JSON))
             shape, chunks = (tuple(values[name]) for name in ("shape", "chunks"))
             codec = None if values["compressor"] is None else values["compressor"]["id"]
-            dtype, fill = np.dtype(values["dtype"]), values.get("fill_value")
+            kind, fill = values["dtype"], values.get("fill_value")
+            if not _DTYPE.fullmatch(kind):
+                raise FileFault(path, f"holds {printable(kind, 40)}, wanted numbers")
+            dtype = np.dtype(kind)
             found = cls(path.parent, shape, chunks, dtype, values["order"], 0 if fill is None else float(fill),
                         values.get("dimension_separator", "."), codec)  # fmt: skip
             plain = not values["filters"] and values["zarr_format"] == 2
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except FileFault:
+            raise
+        except (OSError, OverflowError, ValueError, KeyError, TypeError) as error:
             raise FileFault(path, f"does not describe an array of Zarr: {error!r:.100}") from error
         numbers = all(type(one) is int for one in (*shape, *chunks))
         if not numbers or not shape or len(shape) != len(chunks) or min(shape) < 0 or min(chunks) < 1:
             raise FileFault(path, f"has shape {printable(shape, 60)} and chunks {printable(chunks, 60)}")
-        if not plain or dtype.kind not in "fiub" or dtype.hasobject or found.order not in ("C", "F"):
-            raise FileFault(path, f"holds {printable(str(dtype), 60)}, wanted numbers of format 2 without filters")
+        if not plain or found.order not in ("C", "F"):
+            raise FileFault(path, f"holds {dtype}, wanted numbers of format 2 without filters, in order C or F")
         if codec not in (None, "blosc", "zlib", "gzip") or found.separator not in (".", "/"):
             raise FileFault(path, f"is packed by {printable(codec, 40)}, wanted blosc, zlib, gzip or nothing")
         return found
@@ -108,25 +131,28 @@ class _Stored:
         """Whether it has rows, columns and channels, or bytes in rows and columns."""
         return len(self.shape) > 3 or (len(self.shape) == 3 and self.dtype == np.uint8)
 
-    def read(self) -> Array:
-        """
-        The values, from all chunks.
+    @property
+    def n_bytes(self) -> int:
+        """What reading it takes."""
+        whole = math.prod(self.shape) * max(self.dtype.itemsize, 4)
+        return max(whole, math.prod(self.chunks) * self.dtype.itemsize)
 
-        :raises FileFault: when a chunk is damaged, or all of them are larger than their files can justify
+    def chunk_files(self) -> list[tuple[tuple[int, ...], Path]]:
+        """
+        The places of the chunks in the grid, and their files, of which those of one value alone need not be there.
+
+        :raises FileFault: for a grid of more chunks than there could be files for
         """
         grid = [-(-size // part) for size, part in zip(self.shape, self.chunks, strict=True)]
         most = _FREE_CHUNKS + sum(1 for _ in itertools.islice(self.folder.rglob("*"), _MOST_CHUNKS))
-        if math.prod(grid) > most:  # chunks that hold one value alone need not be there
+        if math.prod(grid) > most:
             raise FileFault(self.folder, f"declares {math.prod(grid)} chunks, and has no files for more than {most}")
-        places = list(itertools.product(*(range(count) for count in grid)))
-        files = [(place, path) for place in places
-                 if (path := self.folder / self.separator.join(map(str, place))).exists()]  # fmt: skip
-        size = sum(regular_size(path) for _, path in files)
+        return [(place, path) for place in itertools.product(*(range(count) for count in grid))
+                if (path := self.folder / self.separator.join(map(str, place))).exists()]  # fmt: skip
+
+    def read(self, files: Sequence[tuple[tuple[int, ...], Path]]) -> Array:
+        """The values, from the files of :meth:`chunk_files`."""
         each = math.prod(self.chunks) * self.dtype.itemsize
-        needed = max(math.prod(self.shape) * max(self.dtype.itemsize, 4), each)
-        if needed > FREE_BYTES + _RATIO * size:
-            told = f"of shape {printable(self.shape, 60)} takes {needed} bytes"
-            raise FileFault(self.folder, f"{told}, too many for {size} bytes of files")
         values = np.full(self.shape, self.fill, self.dtype)
         for place, path in files:
             begins = [index * part for index, part in zip(place, self.chunks, strict=True)]

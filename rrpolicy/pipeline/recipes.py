@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from rrpolicy.common.arguments import whole
 from rrpolicy.common.messages import printable
 
 Recipe = Mapping[str, Any]
@@ -52,10 +53,10 @@ def check_section(recipe: Recipe, name: str, function: Callable[..., Any]) -> No
 def total_timesteps(recipe: Recipe, name: str) -> int:
     """``total_timesteps`` of a section."""
     value = section(recipe, name).get("total_timesteps")
-    if not isinstance(value, int) or value < 0:
-        fault = f"total_timesteps is {printable(value, 60)}, it must be a whole number"
-        raise ValueError(f"recipe{_of(recipe)} section [{name}]: {fault}")
-    return value
+    try:
+        return whole("total_timesteps", value, 0)
+    except ValueError as error:
+        raise ValueError(f"recipe{_of(recipe)} section [{name}]: {error}") from error
 
 
 def with_steps(recipe: Recipe, name: str, total_timesteps: int | None) -> Recipe:

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class TrainingRun:
         else:
             agent, total = self._new_agent(), self._steps()
             begin_anew(self.out, (AGENT, CHECKPOINT, PROGRESS, RESULTS_FILE), agent)
-            write_json(self.out / RUN, self._facts())
+            write_json(self.out / RUN, self._facts)
         if (remaining := total - agent.num_timesteps) > 0:
             agent.set_logger(Logger(str(self.out), [log]))
             agent.learn(
@@ -96,7 +97,7 @@ class TrainingRun:
                 checkpoint_path=checkpoint,
                 checkpoint_freq=self.checkpoint_freq,
             )
-        pipeline.save_agent(agent, self.out / AGENT, {**self.task.to_card(), **self._facts()})
+        pipeline.save_agent(agent, self.out / AGENT, {**self.task.to_card(), **self._facts})
         write_results(self._rows(agent, log), self.out)
         return agent
 
@@ -111,13 +112,15 @@ class TrainingRun:
     def _new_agent(self) -> DiffusionAgent:
         if self.init_from is None:
             return pipeline.new_agent(self.task, self.recipe, self.seed)
-        start = zoo.load_agent(self.init_from)
+        start = zoo.load_agent(self._facts["init_from"])
         env = self.task.make()
         env.close()
         check_spaces(start.observation_space, start.action_space, env.observation_space, env.action_space)
         return pipeline.successor(start, self.recipe, self.seed)
 
+    @cached_property
     def _facts(self) -> dict[str, Any]:
+        """What the run is made from; of the hub, the revision that is read."""
         return {
             "data": [fingerprint(one) for one in self.data],
             "seed": self.seed,
@@ -152,9 +155,9 @@ class TrainingRun:
         except (OSError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: cannot be read, so the run cannot be resumed: {error}") from error
         for key in ("data", "seed", "init_from"):
-            if facts.get(key) != self._facts()[key]:
+            if facts.get(key) != self._facts[key]:
                 raise ValueError(f"cannot resume {self.out}: it began with {key} {facts.get(key)}, "
-                                 f"now it is {self._facts()[key]}")
+                                 f"now it is {self._facts[key]}")
 
     def _rows(self, agent: DiffusionAgent, log: ProgressLog) -> list[Row]:
         rows = [plain_row("agent", "total_timesteps", float(agent.num_timesteps))]

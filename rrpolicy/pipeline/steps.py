@@ -11,6 +11,7 @@ import numpy as np
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.common.arguments import whole
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.normalizer import Normalizer
@@ -47,9 +48,7 @@ def _collect(task: Task, recipe: Recipe, count: str, **arguments: Any) -> Trajec
     """What ``[data]`` holds beside the two counts goes to the collector."""
     values = section(recipe, "data")
     counts = {name: values.pop(name, None) for name in ("base_transitions", "expert_transitions")}
-    if not isinstance(counts[count], int):
-        raise ValueError(f"recipe section [data]: {count} is {counts[count]!r}, it must be a whole number")
-    arguments |= {"maze": task.maze, "n_transitions": counts[count]}
+    arguments |= {"maze": task.maze, "n_transitions": build(whole, "data", recipe, name=count, value=counts[count])}
     return build(collect_point_maze, "data", recipe, **{**values, **arguments})
 
 

@@ -40,10 +40,10 @@ def download(name: str) -> Path:
 
 def with_revision(name: str | os.PathLike[str]) -> str:
     """
-    A name that means the same file for ever, to be written down beside what was made with it.
+    A name that means the same file for ever, to be loaded and to be written down beside what was made with it.
 
-    :param name: of the hub, downloaded before; any other name is returned as it is
-    :return: the name with the commit that was read, where the download tells it
+    :param name: of the hub, whose file is downloaded; any other name is returned as it is
+    :return: the name with the commit that it means now, where the download tells it
     """
     text = os.fspath(name)
     if not text.startswith(PREFIX):
