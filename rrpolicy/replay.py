@@ -86,7 +86,10 @@ class ReplayTraining:
                 if stop_return is not None and self.medium_end(stop_return) is not None:
                     break
                 steps = min(_CHUNK_STEPS, total_timesteps - self.num_timesteps)
-                self.model.learn(steps, reset_num_timesteps=False)
+                try:
+                    self.model.learn(steps, reset_num_timesteps=False)
+                except ValueError as error:  # of torch, when weights have become NaN: tensors in several lines
+                    raise ValueError(f"the run cannot go on: {printable(error, 200)}") from error
                 bar.update(steps)
                 if checkpoint is not None and (received or self.num_timesteps - self._saved_at >= checkpoint_freq):
                     self.save(checkpoint)

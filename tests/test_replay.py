@@ -100,6 +100,16 @@ def test_normalised_scores_where_there_are_references(monkeypatch: pytest.Monkey
     assert run.facts()["environment"] == "Hopper-v5" and run.facts()["normalized_score"] < 5
 
 
+def test_weights_that_run_away_are_one_line() -> None:
+    run = start()
+    run.train(50)
+    with torch.no_grad():
+        run.model.critic.qf0[0].bias.fill_(1e20)
+    with pytest.raises(ValueError, match="the run cannot go on: ") as told:
+        run.train(150)
+    assert str(told.value).isprintable()
+
+
 def test_stopped_and_resumed_nothing_is_lost(tmp_path: Path) -> None:
     run = start()
     run.train(50, checkpoint=tmp_path / "run")

@@ -150,6 +150,7 @@ SIZES: dict[str, list[tuple[str, Any]]] = {
         ("planning.n_candidates", 10**9),
     ],
     "extractor": [
+        ("training.buffer_size", 10**7),
         ("reward.window_kwargs.width", 20_000),
     ],
     "discriminator": [

@@ -123,7 +123,7 @@ class PlannerFields(Fields):
 class ExtractorTrainingFields(TrainingFields):
     """Those of a `RewardExtractor`."""
 
-    buffer_size: Annotated[int, Field(ge=1, le=2**24)]
+    buffer_size: Annotated[int, Field(ge=1, le=2**20)]
     n_epochs: Annotated[int, Field(ge=1, le=2**20)]
     value_coef: NotNegative
     n_value_draws: Annotated[int, Field(ge=0, le=256)]

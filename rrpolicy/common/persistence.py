@@ -154,6 +154,11 @@ class Archived(ABC, Generic[Module]):
         """Restore what :meth:`_random_state` returned."""
 
 
+def training_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments as an archive tells them; a schedule, which it does not hold, is left out."""
+    return {name: value for name, value in config["training"].items() if value is not None}
+
+
 def lost_schedule(progress: float) -> float:
     raise ValueError("learning_rate was a callable, which no archive holds: set it on what was loaded before learning")
 

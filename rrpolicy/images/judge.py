@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import PixelCodec
@@ -175,8 +176,7 @@ class ImageJudge(Learner[nn.Module]):
 
     @classmethod
     def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
-        training = {name: value for name, value in config["training"].items() if value is not None}
-        return cls(config["shape"], config["class_names"], config["width"], **training)
+        return cls(config["shape"], config["class_names"], config["width"], **training_arguments(config))
 
 
 def _network(n_channels: int, width: int, n_classes: int) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rrpolicy.common.files import write_json
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
@@ -210,8 +211,7 @@ class ImageDiffusion(Learner[nn.Module]):
         codec = codec_from_dict(config["codec"])
         if not isinstance(codec, PixelCodec):
             raise ValueError(f"codec is {config['codec']}, wanted one of pixels")
-        training = {name: value for name, value in config["training"].items() if value is not None}
-        return cls(codec, config["n_diffusion_steps"], unet_kwargs=config["unet_kwargs"], **training)
+        return cls(codec, config["n_diffusion_steps"], unet_kwargs=config["unet_kwargs"], **training_arguments(config))
 
 
 def _unet(codec: Codec, unet_kwargs: Mapping[str, Any]) -> Any:

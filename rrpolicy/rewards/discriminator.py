@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rrpolicy.common.arguments import whole
 from rrpolicy.common.held_out import N_HELD_OUT, held_out
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -189,5 +190,4 @@ class DiscriminatorReward(Learner[RelativeReward]):
         if base is None or expert is None:
             raise ValueError("a discriminator needs its two models: load(path, base=base, expert=expert)")
         check_models(base, expert)
-        training = {name: value for name, value in config["training"].items() if value is not None}
-        return cls(base, expert, window_kwargs=config["window_kwargs"], **training)
+        return cls(base, expert, window_kwargs=config["window_kwargs"], **training_arguments(config))

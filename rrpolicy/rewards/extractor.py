@@ -18,6 +18,7 @@ from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.held_out import N_HELD_OUT, held_out
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.messages import printable
+from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
@@ -104,8 +105,8 @@ class RewardExtractor(Learner[RelativeReward]):
             raise ValueError(f"first_action_weight is {first_action_weight}, it must be 1 where no actions are planned")
         if whole("buffer_size", buffer_size) < batch_size:
             raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
-        if (size := buffer_size * math.prod(base.event_shape)) > MAX_BUFFER_NUMBERS or buffer_size > 2**24:
-            raise ValueError(f"buffer_size is {buffer_size}, which makes {size} numbers, wanted at most 2**24 events "
+        if (size := buffer_size * math.prod(base.event_shape)) > MAX_BUFFER_NUMBERS or buffer_size > 2**20:
+            raise ValueError(f"buffer_size is {buffer_size}, which makes {size} numbers, wanted at most 2**20 events "
                              f"and {MAX_BUFFER_NUMBERS} numbers")  # fmt: skip
         if flag("value_units", value_units) and number("value_coef", value_coef) <= 0:
             raise ValueError(f"value_units needs values to be matched, value_coef is {value_coef}")
@@ -374,8 +375,7 @@ class RewardExtractor(Learner[RelativeReward]):
         if config["fingerprint"] != base.fingerprint():
             raise ValueError(f"it was made for {config['fingerprint']}, base and expert are {base.fingerprint()}")
         reward = config["reward"]
-        training = {name: value for name, value in config["training"].items() if value is not None}
         extractor = cls(base, expert, heads=reward["heads"], window_kwargs=reward["window_kwargs"],
-                        step_kwargs=reward["step_kwargs"], **training)
+                        step_kwargs=reward["step_kwargs"], **training_arguments(config))
         extractor._steps_in_buffer = int(config["steps_in_buffer"])
         return extractor

@@ -6,7 +6,6 @@ they were unless the command had begun to replace them. Needs the right to mount
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import shutil
@@ -21,7 +20,18 @@ from pathlib import Path
 os.environ.update({"MUJOCO_GL": "disable", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"})  # read when they are imported
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from fuzz.programs import JOBS, MORE, Forked, Job, content, damage, leftovers, prepare  # noqa: E402
+from fuzz.programs import (  # noqa: E402
+    JOBS,
+    MORE,
+    Forked,
+    Job,
+    content,
+    damage,
+    leftovers,
+    prepare,
+    print_table,
+    read_options,
+)
 
 LEFT_OUT = ("train --resume", "collect", "collect --from-training")  # the first is train; HDF5 has tests of its own
 COMMANDS = [job for job in (*JOBS, *MORE) if job.name not in LEFT_OUT]
@@ -111,17 +121,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     :return: 1 when there was a failure, else 0
     """
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.full_disk", description=__doc__)
-    parser.add_argument("--n", type=int, default=30, help="moments of each command")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--command", action="append", choices=[job.name for job in COMMANDS], help="one; repeatable")
-    options = parser.parse_args(arguments)
+    options = read_options("full_disk", __doc__, COMMANDS, 30, "moments of each command", arguments)
     counts: Counter[tuple[str, str]] = Counter()
     failures = []
-    jobs = [job for job in COMMANDS if options.command is None or job.name in options.command]
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(prepare(Path(folder)), random.Random(options.seed))
-        for job in jobs:
+        for job in options.jobs:
             for _ in range(options.n):
                 full, fault = campaign.fill(job)
                 counts[job.name, "failures" if fault else "full" if full else "done"] += 1
@@ -129,9 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
                     failures.append(fault)
                     print(fault, flush=True)
     names = ["full", "done", "failures"]
-    print(f"{'command':<26}" + "".join(f"{name:>10}" for name in names))
-    for job in jobs:
-        print(f"{job.name:<26}" + "".join(f"{counts[job.name, name]:>10}" for name in names))
+    print_table(counts, options.jobs, names)
     return 1 if failures else 0
 
 

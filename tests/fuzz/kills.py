@@ -6,7 +6,6 @@ leave nothing else.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import shutil
@@ -22,7 +21,18 @@ from typing import Any
 os.environ.update({"MUJOCO_GL": "disable", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"})  # read when they are imported
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from fuzz.programs import JOBS, Forked, Job, Started, content, damage, leftovers, prepare  # noqa: E402
+from fuzz.programs import (  # noqa: E402
+    JOBS,
+    Forked,
+    Job,
+    Started,
+    content,
+    damage,
+    leftovers,
+    prepare,
+    print_table,
+    read_options,
+)
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PYTHON_STARTS = 0.4  # seconds in which no code of ours can see a signal
@@ -107,27 +117,20 @@ def main(arguments: list[str] | None = None) -> int:
 
     :return: 1 when there was a failure, else 0
     """
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.kills", description=__doc__)
-    parser.add_argument("--n", type=int, default=200, help="kills, shared among the commands")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--command", action="append", choices=[job.name for job in JOBS], help="one; repeatable")
-    options = parser.parse_args(arguments)
-    jobs = [job for job in JOBS if options.command is None or job.name in options.command]
+    options = read_options("kills", __doc__, JOBS, 200, "kills, shared among the commands", arguments)
     counts: Counter[tuple[str, str]] = Counter()
     failures = []
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(prepare(Path(folder)), random.Random(options.seed))
         for case in range(options.n):
-            job, number = jobs[case % len(jobs)], SIGNALS[case // len(jobs) % len(SIGNALS)]
+            job, number = options.jobs[case % len(options.jobs)], SIGNALS[case // len(options.jobs) % len(SIGNALS)]
             fault = campaign.kill(job, number, as_users_do=job.plain and case % EVERY == EVERY - 1)
             counts[job.name, "failures" if fault else signal.Signals(number).name] += 1
             if fault:
                 failures.append(f"case {case}: {fault}")
                 print(failures[-1], flush=True)
     names = [*(signal.Signals(number).name for number in SIGNALS), "failures"]
-    print(f"{'command':<26}" + "".join(f"{name:>10}" for name in names))
-    for job in jobs:
-        print(f"{job.name:<26}" + "".join(f"{counts[job.name, name]:>10}" for name in names))
+    print_table(counts, options.jobs, names)
     print(f"{options.n} kills, {len(failures)} failures")
     return 1 if failures else 0
 

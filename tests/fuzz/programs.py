@@ -3,6 +3,7 @@ everything has been imported, which is quick, or as users do."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,3 +262,32 @@ def damage(folder: Path) -> list[str]:
         bad.append("metadata.json")
     return bad
 
+
+# ---------------------------------------------------------------------- campaigns
+
+
+def read_options(
+    name: str, about: str | None, jobs: Sequence[Job], n: int, words: str, arguments: list[str] | None
+) -> argparse.Namespace:
+    """
+    The options of a campaign: ``n``, ``seed`` and ``jobs``.
+
+    :param name: of its module
+    :param jobs: all that it has
+    :param n: how often something is done unless told
+    :param words: what is done so often
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m tests.fuzz.{name}", description=about)
+    parser.add_argument("--n", type=int, default=n, help=words)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--command", action="append", choices=[job.name for job in jobs], help="one; repeatable")
+    options = parser.parse_args(arguments)
+    options.jobs = [job for job in jobs if options.command is None or job.name in options.command]
+    return options
+
+
+def print_table(counts: Mapping[tuple[str, str], int], jobs: Sequence[Job], names: Sequence[str]) -> None:
+    """A row for each command, a column for each outcome."""
+    print(f"{'command':<26}" + "".join(f"{name:>10}" for name in names))
+    for job in jobs:
+        print(f"{job.name:<26}" + "".join(f"{counts[job.name, name]:>10}" for name in names))
