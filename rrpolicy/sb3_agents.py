@@ -132,7 +132,7 @@ def _find(source: str | os.PathLike[str]) -> Path:
     path, text = Path(source), os.fspath(source)
     found = _HUB_ID.fullmatch(text)
     if not path.exists() and found is not None:
-        return zoo.find(f"{zoo.HUB_PREFIX}{found[1]}/{found[2]}.zip")
+        return zoo.find(f"{zoo.hub.PREFIX}{found[1]}/{found[2]}.zip")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, and no hub repository such as sb3/tqc-Hopper-v3")
     return path
@@ -211,7 +211,7 @@ def _statistics(
     # on-policy algorithms keep the plain observation only beside a normalised one
     needed = algorithm in _ON_POLICY and data.get("_last_original_obs") is not None
     if found is None and needed and (match := _HUB_ID.fullmatch(source)) and not Path(source).exists():
-        found = zoo.find(f"{zoo.HUB_PREFIX}{match[1]}/{STATISTICS_FILES[1]}")
+        found = zoo.find(f"{zoo.hub.PREFIX}{match[1]}/{STATISTICS_FILES[1]}")
     if found is None:
         if needed:
             raise ValueError(f"{path}: was trained on normalised observations, wanted {STATISTICS_FILES[0]} beside it")

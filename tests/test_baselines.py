@@ -25,6 +25,7 @@ from rrpolicy.baselines import (
     train_on_reward,
 )
 from rrpolicy.common.archive import read_archive
+from rrpolicy.common.environments import ORIGINAL_REWARD
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -34,7 +35,7 @@ from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
 from rrpolicy.evaluation import evaluate_policy
 from rrpolicy.rewards.bounded import AveragedReward, BoundedReward, DistanceReward
 from rrpolicy.rewards.relative_reward import RelativeReward
-from rrpolicy.rewards.wrappers import CHUNK, ORIGINAL
+from rrpolicy.rewards.wrappers import CHUNK
 
 MAZE, GOAL = ["####", "#..#", "####"], (1, 2)
 BOUND = np.full(4, 2.0)
@@ -117,7 +118,7 @@ def test_both_rewards_lie_between_zero_and_one_and_the_monitor_keeps_the_true_re
         values = np.array([rewards for _, rewards, _, _ in steps])
         assert (values > 0).all() and (values <= 1 + 1e-6).all()
         true = values.sum(axis=0) * ACTION_REPEAT if paid is None else [
-            sum(infos[i][ORIGINAL] for _, _, _, infos in steps) for i in range(2)
+            sum(infos[i][ORIGINAL_REWARD] for _, _, _, infos in steps) for i in range(2)
         ]  # fmt: skip
         assert [steps[-1][3][i]["episode"]["r"] for i in range(2)] == pytest.approx(true, abs=1e-4)
 

@@ -8,12 +8,13 @@ import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from rrpolicy.common.environments import ORIGINAL_REWARD
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.relative_reward import RelativeReward
-from rrpolicy.rewards.wrappers import ORIGINAL, RelativeRewardVecEnv, RelativeRewardWrapper, relabel
+from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, RelativeRewardWrapper, relabel
 
 N_STEPS = 5
 
@@ -54,7 +55,7 @@ def test_a_step_pays_rho_and_keeps_the_true_reward(plan_actions: bool) -> None:
         reached, value, _, _, info = env.step(action)
         wanted = reward.predict(left[None], action[None]) if plan_actions else reward.predict(reached[None])
         assert value == pytest.approx(float(wanted[0]), rel=1e-5)
-        assert info[ORIGINAL] == 7.0
+        assert info[ORIGINAL_REWARD] == 7.0
         left = reached
 
 
@@ -70,7 +71,7 @@ def test_vectorised_environments_agree_with_single_ones_through_episode_ends(pla
         _, values, dones, infos = vectorised.step(np.stack([action, action]))
         _, value, _, truncated, _ = single.step(action)
         assert values == pytest.approx(np.full(2, value), rel=1e-4, abs=1e-6)  # single precision
-        assert infos[1][ORIGINAL] == 7.0
+        assert infos[1][ORIGINAL_REWARD] == 7.0
         assert bool(dones[0]) == truncated
         if truncated:
             single.reset()

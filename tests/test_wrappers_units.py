@@ -12,11 +12,12 @@ from gymnasium import wrappers
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 from test_wrappers import N_STEPS, Walk, make_reward
 
+from rrpolicy.common.environments import ORIGINAL_REWARD
 from rrpolicy.common.spaces import FlatSpaces
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.rewards.bounded import BoundedReward
-from rrpolicy.rewards.wrappers import CHUNK, ORIGINAL, RelativeRewardVecEnv, RelativeRewardWrapper, relabel
+from rrpolicy.rewards.wrappers import CHUNK, RelativeRewardVecEnv, RelativeRewardWrapper, relabel
 
 
 class Plain:
@@ -64,7 +65,7 @@ def test_the_state_left_is_not_overwritten_by_the_state_reached() -> None:
     assert paid(fresh, STEPS) == pytest.approx(wanted)
     assert paid(reusing, STEPS) == pytest.approx(wanted)
     reusing.reset()
-    assert reusing.step(np.zeros(2))[-1][ORIGINAL] == 7.0 and Reusing.info == {}  # their dictionary is left alone
+    assert reusing.step(np.zeros(2))[-1][ORIGINAL_REWARD] == 7.0 and Reusing.info == {}
 
 
 class OneBuffer(DummyVecEnv):
@@ -92,7 +93,7 @@ def test_vectorised_environments_may_reuse_their_arrays() -> None:
         actions[:] = step
         _, rewards, _, infos = env.step(actions)
         values.append(rewards[1])
-        assert [info[ORIGINAL] for info in infos] == [7.0, 8.0]
+        assert [info[ORIGINAL_REWARD] for info in infos] == [7.0, 8.0]
     assert values == pytest.approx([0.5, 50.25 + 5, 75 - 1 + 1.25]) and OneBuffer.told == {}
 
 
@@ -211,10 +212,10 @@ def test_wrappers_in_other_processes_are_refused_too() -> None:
 def test_the_environments_own_reward_outlives_two_wrappers() -> None:
     env = RelativeRewardWrapper(RelativeRewardWrapper(Walk(), Plain()), Plain(False))
     env.reset()
-    assert env.step(np.ones(2))[-1][ORIGINAL] == 7.0
+    assert env.step(np.ones(2))[-1][ORIGINAL_REWARD] == 7.0
     venv = RelativeRewardVecEnv(DummyVecEnv([lambda: RelativeRewardWrapper(Walk(), Plain())]), Plain(False))
     venv.reset()
-    assert venv.step(np.ones((1, 2)))[3][0][ORIGINAL] == 7.0
+    assert venv.step(np.ones((1, 2)))[3][0][ORIGINAL_REWARD] == 7.0
 
 
 # ---------------------------------------------------------------------- recorded transitions

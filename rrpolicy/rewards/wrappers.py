@@ -30,7 +30,6 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.rewards.relative_reward import Head
 
 Transform = Callable[[Array], Array]
-ORIGINAL = ORIGINAL_REWARD
 CHUNK = 16_384  # transitions scored at a time, which bounds the memory
 _RESCALING = (gym.wrappers.NormalizeObservation, gym.wrappers.RescaleObservation)
 _SAME_VALUES = (
@@ -159,7 +158,7 @@ class RelativeRewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
             given = _executed(self.env, given)
         (value,) = self._transition_reward(self._left[None], np.asarray(given)[None], reached[None])
         self._left = reached
-        return observation, float(value), terminated, truncated, {ORIGINAL: single_number(original), **info}
+        return observation, float(value), terminated, truncated, {ORIGINAL_REWARD: single_number(original), **info}
 
 
 class RelativeRewardVecEnv(VecEnvWrapper):
@@ -218,7 +217,7 @@ class RelativeRewardVecEnv(VecEnvWrapper):
             reached[i] = infos[i]["terminal_observation"]
         values = self._transition_reward(self._left, self._executed(), reached)
         self._left = following
-        own = [{ORIGINAL: single_number(one), **info} for info, one in zip(infos, originals, strict=True)]
+        own = [{ORIGINAL_REWARD: single_number(one), **info} for info, one in zip(infos, originals, strict=True)]
         return observations, values.astype(np.float32), dones, own
 
     def _check_ends(self, dones: Array) -> None:

@@ -32,7 +32,6 @@ FOLDER_VARIABLE = "RRPOLICY_ZOO"
 CARD = "card.json"
 MAX_NAME = 1024  # characters of a zoo name or a path
 MAX_RECIPE_BYTES = 2**14  # keys of many parts take memory that grows with the square of their number
-HUB_PREFIX = hub.PREFIX
 _KINDS: tuple[type[Loaded], ...] = (
     DiffusionAgent, RelativeReward, GuidedPlanner, ImageDiffusion, ImageReward, ImageJudge,
 )  # fmt: skip
@@ -104,7 +103,7 @@ def find(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     if not 0 < len(text) <= MAX_NAME:
         raise ValueError(f"the name of an archive has {len(text)} characters, wanted 1 to {MAX_NAME}")
-    if text.startswith(HUB_PREFIX):
+    if text.startswith(hub.PREFIX):
         return hub.download(text)
     path = Path(text)
     for candidate in (path, path.with_name(path.name + ".zip")) if path.name else ():
