@@ -59,7 +59,8 @@ def paid(env: gym.Env, actions: Any) -> list[float]:
 STEPS = [[0.5, 0.0], [0.25, 0.5], [-1.0, 0.125]]
 
 
-def test_the_state_left_is_not_overwritten_by_the_state_reached() -> None:
+def test_the_state_left_is_not_overwritten_by_the_state_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reusing, "info", {})  # in which DummyVecEnv writes, in other tests
     fresh, reusing = (RelativeRewardWrapper(env, Plain()) for env in (Walk(), Reusing()))
     wanted = [0.5, 50.25 + 5, 75 - 1 + 1.25]
     assert paid(fresh, STEPS) == pytest.approx(wanted)
