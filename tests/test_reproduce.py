@@ -204,6 +204,9 @@ def test_maps_are_kept_beside_the_csv(done: Path) -> None:
     for path in (broken, done / "nothing.npz"):
         with pytest.raises(ValueError, match="is no map"):
             read_map(path, CORNER)
+    np.savez_compressed(broken, grid=np.zeros((2**12, 2**13), dtype=np.float16), maximum=np.zeros(2))  # 70 KB
+    with pytest.raises(ValueError, match="is no map: it unpacks to"):
+        read_map(broken, CORNER)
 
 
 def test_a_finished_run_does_nothing(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ def judged(one: Target, *contents: bytes, file: str | None = None) -> list[Outco
     """What becomes of a target whose file, the first that is fuzzed if none is named, holds each of these."""
     name = file or next(iter(one.mutators))
     given = {field.name: getattr(one, field.name) for field in fields(Target)}
-    return run(ByHand(**given, cases=[{name: content} for content in contents]), range(len(contents))).outcomes
+    cases = ByHand(**given, cases=[{name: content} for content in contents])
+    return run(cases, range(len(contents)), again_above=CPU_SECONDS).outcomes
 
 
 def refused(one: Target, *contents: bytes, file: str | None = None) -> None:

@@ -105,6 +105,22 @@ def test_hanging_loaders_are_ended_and_the_next_cases_run(monkeypatch: pytest.Mo
     assert report.count(ACCEPTED) + report.count("died of SIGKILL") == 20 and 0 < len(report.failures) < 20
 
 
+@pytest.mark.parametrize("always", [False, True])
+def test_what_took_too_long_once_is_run_again(always: bool) -> None:
+    def load(folder: Path) -> float:
+        damaged, seen = (folder / "f").read_bytes() != b"valid", (folder / "seen").exists()
+        if damaged and (always or not seen):
+            (folder / "seen").touch()
+            end = time.process_time() + 0.3
+            while time.process_time() < end:
+                pass
+        return 1.0
+
+    target = Target("one", {"f": b"valid"}, {"f": flip}, load, lambda loaded: loaded)
+    (found,) = run(target, [0], again_above=0.2).outcomes
+    assert found.verdict == ACCEPTED and (found.cpu_seconds > 0.2) == always
+
+
 def test_cases_are_the_same_every_time() -> None:
     target = Target("some", {"f": bytes(100)}, {"f": flip}, lambda folder: 1.0, lambda loaded: loaded)
     first, second = (target.case(3, 7) for _ in range(2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rrpolicy.common.schema import read_small
 from rrpolicy.reproduce.maze2d.units import Unit
 from rrpolicy.rewards.maps import RewardMap
 
-MAX_BYTES = 2**22
+MAX_BYTES, MAX_UNPACKED_BYTES = 2**22, 2**25
 
 
 def map_path(out: Path, unit: Unit, variant: str = "") -> Path:
@@ -36,6 +37,9 @@ def read_map(path: Path, unit: Unit) -> RewardMap:
     """
     try:
         content = io.BytesIO(read_small(path, MAX_BYTES))
+        with zipfile.ZipFile(content) as archive:
+            if (size := sum(member.file_size for member in archive.infolist())) > MAX_UNPACKED_BYTES:
+                raise ValueError(f"it unpacks to {size} bytes, wanted at most {MAX_UNPACKED_BYTES}")
         with np.load(content, allow_pickle=False) as kept:
             grid, maximum = (np.asarray(kept[name], dtype=np.float64) for name in ("grid", "maximum"))
     except Exception as error:  # NumPy and the zip format raise what damage makes of them
