@@ -127,11 +127,11 @@ def plot_plans(
     for panel, (name, agent) in zip(axes, named.items(), strict=True):
         if agent.layout.columns[:2] != (0, 1):
             raise ValueError(f"agents must plan x and y first, {name or 'this one'} plans {agent.layout.columns}")
-        plans = agent.plan(np.atleast_2d(observations), deterministic)[..., :2]
+        plans = agent.plan(np.atleast_2d(observations), deterministic)[:, agent.layout.present :, :2]
         draw_maze_axes(panel, maze, goal)
         lines = _draw_plans(panel, plans)
         _title(panel, name)
-    span = agent.layout.span - 1
+    span = agent.layout.span - agent.layout.past - 1
     bar = figure.colorbar(lines, ax=axes, shrink=0.75, pad=0.02, label="environment steps from now")
     bar.set_ticks([0, 0.5, 1], labels=["0", f"{span / 2:g}", f"{span}"])
     bar.ax.set_ylim(0, 1)

@@ -179,10 +179,10 @@ def _plan_ahead(agent: Predictor, state: State | None) -> Array | None:
     """Positions (n, 2) that the first environment's plan has still to visit, if the agent plans x and y."""
     if not isinstance(agent, Planner) or state is None or not {0, 1} <= set(agent.layout.columns):
         return None
-    plans, age = state  # age counts the steps taken when the action just chosen has been executed
+    plans, age, *_ = state  # age counts the steps taken when the action just chosen has been executed
     planned = agent.planned_observations(plans[0])
     positions = planned[:, [agent.layout.columns.index(column) for column in (0, 1)]]
-    return positions[(int(age[0]) - 1) // agent.layout.stride + 1 :]
+    return positions[agent.layout.present + (int(age[0]) - 1) // agent.layout.stride + 1 :]
 
 
 # ---------------------------------------------------------------------- drawing

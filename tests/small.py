@@ -86,6 +86,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "strided": {"stride": 3, "sampler": "ddpm", "observation_columns": (0, 2)},
     "unet": {"policy": "UnetPolicy", "policy_kwargs": {"width": 8, "multipliers": (1, 2)}, "sampler": "dpm++"},
     "transformer": {"policy": "TransformerPolicy", "policy_kwargs": {"width": 16, "n_blocks": 1, "n_heads": 2}},
+    "history": {"n_observation_rows": 3, "stride": 2, "warm_start": 5, "n_action_steps": 3, "n_sampling_steps": 3},
+    "history-controller": {"n_observation_rows": 2, "controller": PDController(velocity_columns=(2, 3)),
+                           "observation_columns": (0, 1)},
     "inverse": {"controller": "inverse-dynamics", "controller_kwargs": {"width": 16, "n_blocks": 1}},
 }
 """Agents that act in different ways, each of which must keep every promise."""

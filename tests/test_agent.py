@@ -108,7 +108,8 @@ def test_a_controller_aims_at_a_place_ahead_on_the_plan(lookahead: float) -> Non
 def executed(agent: DiffusionAgent, actions: np.ndarray, n_steps: int) -> np.ndarray:
     """What is done in ``n_steps`` by an agent whose plan holds these actions (H, 2) in environment units."""
     plan = agent.layout.pack(np.zeros((agent.layout.horizon, 4)), agent.normalizer.actions.normalize(actions))
-    state: tuple[np.ndarray, ...] = (plan[None].astype(np.float32), np.zeros(1, np.int64))
+    first: Any = agent.predict(DATASET.observations[:1])[1]
+    state: tuple[np.ndarray, ...] = first._replace(plans=plan[None].astype(np.float32), age=np.zeros(1, np.int64))
     done = []
     for _ in range(n_steps):
         action, state = agent.predict(DATASET.observations[:1], state)
@@ -144,9 +145,10 @@ def test_a_refined_plan_goes_on_where_execution_stopped(stride: int, n_action_st
     agent = make_agent(stride=stride, n_action_steps=n_action_steps, warm_start=0, clip=None)
     steps = np.arange(8) * stride
     plan = np.broadcast_to(0.02 * steps[:, None], agent.event_shape).astype(np.float32)[None]
+    first: Any = agent.predict(DATASET.observations[:1])[1]
     seen: list[np.ndarray] = []
     agent.process.q_sample = lambda x0, *_: seen.append(x0.numpy().copy()) or x0  # type: ignore[method-assign]
-    agent.predict(DATASET.observations[:1], (plan, np.full(1, n_action_steps)))
+    agent.predict(DATASET.observations[:1], first._replace(plans=plan, age=np.full(1, n_action_steps)))
     wanted = 0.02 * np.minimum(steps + n_action_steps, steps[-1])
     np.testing.assert_allclose(seen[0][0, :, 0], wanted, atol=1e-6)
 
@@ -228,7 +230,7 @@ def test_wrong_observations_are_refused(observation: Any, message: str) -> None:
 def test_a_state_of_another_batch_is_refused() -> None:
     agent = make_agent()
     _, state = agent.predict(OBSERVATIONS)
-    with pytest.raises(ValueError, match=r"state holds plans of shape \(6, 8, 6\) .* wanted .* for 2 environments"):
+    with pytest.raises(ValueError, match=r"state holds plans of shape \(6, 8, 6\), wanted .* for 2 environments"):
         agent.predict(OBSERVATIONS[:2], state)
 
 

@@ -179,7 +179,7 @@ def test_the_candidate_with_the_highest_reward_is_kept(monkeypatch: pytest.Monke
     seen: list[torch.Tensor] = []
     value = planner._value
     monkeypatch.setattr(planner, "_value", lambda plans: seen.append(plans) or value(plans))
-    _, (kept, _) = planner.predict(OBSERVATIONS)
+    _, (kept, *_) = planner.predict(OBSERVATIONS)
     (drawn,) = seen
     assert drawn.shape == (30, 8, 6)
     candidates = drawn.view(6, 5, 8, 6)

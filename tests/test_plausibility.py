@@ -56,7 +56,7 @@ def test_an_agent_keeps_the_likeliest_of_its_plans(kind: str, monkeypatch: pytes
     seen: list[torch.Tensor] = []
     value = agent._value
     monkeypatch.setattr(agent, "_value", lambda plans: seen.append(plans) or value(plans))
-    _, (kept, _) = agent.predict(OBSERVATIONS)
+    _, (kept, *_) = agent.predict(OBSERVATIONS)
     errors = denoising_errors(agent.averaged.eps, agent.process, seen[0], agent.pinned).view(6, 4)
     assert len(errors.unique()) == 24
     for i in range(6):

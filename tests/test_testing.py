@@ -216,10 +216,12 @@ class Unfreezes(DiffusionAgent):
 class OneByOne(DiffusionAgent):
     """Plans for one environment after another."""
 
-    def _plan(self, observations: Any, previous: Any, deterministic: bool) -> torch.Tensor:
-        parts = [None] * len(observations) if previous is None else list(previous[:, None])
+    def _plan(self, known: Any, previous: Any, seeds: Any) -> torch.Tensor:
+        def one_of(arrays: Any, i: int) -> Any:
+            return None if arrays is None else arrays[i : i + 1]
+
         plan = super()._plan
-        return torch.cat([plan(one[None], part, deterministic) for one, part in zip(observations, parts, strict=True)])
+        return torch.cat([plan(*(one_of(arrays, i) for arrays in (known, previous, seeds))) for i in range(len(known))])
 
 
 class TakesNan(DiffusionAgent):

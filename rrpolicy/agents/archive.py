@@ -18,9 +18,10 @@ N_STARTS = 1024  # first rows kept in the archive, so that the agent can be samp
 
 
 def checked_starts(rows: Tensor, layout: TrajectoryLayout) -> Tensor:
-    """:raises ValueError: for first rows that are not rows of the layout"""
-    if rows.ndim != 2 or not 1 <= len(rows) <= N_STARTS or rows.shape[1] != layout.width or rows.dtype != torch.float32:
-        raise ValueError(f"starts are {rows.dtype} {tuple(rows.shape)}, wanted float32 (1..{N_STARTS}, {layout.width})")
+    """:raises ValueError: for first rows of windows that are not rows of the layout, those of a window in one row"""
+    width = layout.n_observation_rows * layout.width
+    if rows.ndim != 2 or not 1 <= len(rows) <= N_STARTS or rows.shape[1] != width or rows.dtype != torch.float32:
+        raise ValueError(f"starts are {rows.dtype} {tuple(rows.shape)}, wanted float32 (1..{N_STARTS}, {width})")
     return rows
 
 
@@ -46,6 +47,7 @@ def arguments_of(config: Mapping[str, Any], normalizer: Normalizer) -> dict[str,
         "horizon": layout.horizon,
         "stride": layout.stride,
         "observation_columns": layout.observation_columns,
+        "n_observation_rows": layout.n_observation_rows,
         "controller": PDController.from_dict(controller) if isinstance(controller, Mapping) else controller,
         "controller_kwargs": config.get("controller_kwargs"),  # archives of older versions have none
         "normalizer": normalizer,

@@ -71,6 +71,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     :param ema_decay: decay of the averaged weights
     :param weight_decay: AdamW weight decay
     :param max_grad_norm: gradient clipping
+    :param n_observation_rows: known observations a plan begins with, ``stride`` steps apart, the present one last
     :param policy_kwargs: arguments of the network
     :param tensorboard_log: folder of the TensorBoard log
     :param verbose: 0 silent, 1 prints the log
@@ -111,6 +112,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         ema_decay: float = 0.999,
         weight_decay: float = 1e-4,
         max_grad_norm: float = 1.0,
+        n_observation_rows: int = 1,
         policy_kwargs: Mapping[str, Any] | None = None,
         tensorboard_log: str | None = None,
         verbose: int = 0,
@@ -142,18 +144,18 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             stride=stride,
             observation_columns=None if observation_columns is None else tuple(observation_columns),
             plan_actions=controller is None,
+            n_observation_rows=n_observation_rows,
         )
         self._clip_fits_data = clip == AUTO
         least = LEAST_CLIP[normalizer_mode if normalizer is None else normalizer.mode]
-        longest = (horizon - (controller is not None)) * stride
         self.planning = PlanningOptions(
-            min(8, longest) if n_action_steps is None else n_action_steps,
+            min(8, self.layout.longest_execution) if n_action_steps is None else n_action_steps,
             n_sampling_steps, sampler, warm_start, least if clip == AUTO else clip, lookahead, n_candidates,
         )
         self._check_planning()
         check_columns(self.controller, self.layout)
         self._normalizer = normalizer
-        self._starts = torch.zeros(1, self.layout.width)
+        self._starts = torch.zeros(1, self.layout.n_observation_rows * self.layout.width)
         self._setup_model()
 
     def _setup_model(self) -> None:
@@ -235,7 +237,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self.planning = replace(self.planning, clip=clip)
         self._take_units(normalizer)  # only now: arguments that were refused leave no trace
         generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
-        self._starts = self._sampler.draw(N_STARTS, generator)[0][:, 0].clone()
+        first_rows = self._sampler.draw(N_STARTS, generator)[0][:, : self.layout.n_observation_rows]
+        self._starts = first_rows.flatten(1).clone()
         self._optimise(
             total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path,
             checkpoint_freq, watch,
@@ -304,7 +307,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     def sample_pinned(self, n: int, generator: torch.Generator) -> Tensor:
         """Windows (n, H, D) that hold observations of the training data where a window is pinned, zeros elsewhere."""
         windows = torch.zeros(n, *self.event_shape)
-        windows[:, 0] = self._starts[torch.randint(len(self._starts), (n,), generator=generator)]
+        chosen = self._starts[torch.randint(len(self._starts), (n,), generator=generator)]
+        windows[:, : self.layout.n_observation_rows] = chosen.view(n, -1, self.layout.width)
         return torch.where(self.pinned, windows, 0.0)
 
     def fingerprint(self) -> str:
@@ -318,11 +322,9 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
     def get_env(self) -> VecEnv | None:
         """The environment as SB3's callbacks want it, vectorised; without one as for any other learner."""
-        if self.env is None:
-            return super().get_env()
-        if isinstance(self.env, VecEnv):
-            return self.env
         env = self.env
+        if env is None or isinstance(env, VecEnv):
+            return super().get_env() if env is None else env
         return DummyVecEnv([lambda: env])
 
     def set_env(self, env: Env | str) -> None:
@@ -375,13 +377,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     def _module_of(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
     ) -> DiffusionPolicy:
-        learned = config["controller"] == INVERSE_DYNAMICS
         return DiffusionPolicy(
             config["policy"],
             TrajectoryLayout.from_dict(config["layout"]),
             DiffusionProcess(**config["process"]),
             policy_kwargs=config["policy_kwargs"],
-            inverse_dynamics=config.get("controller_kwargs", {}) if learned else None,
+            inverse_dynamics=config.get("controller_kwargs", {}) if config["controller"] == INVERSE_DYNAMICS else None,
         )
 
     @classmethod

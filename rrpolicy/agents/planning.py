@@ -1,13 +1,12 @@
 """Acting by planning: observations in, actions out, the plan being executed carried in ``state``.
 
 A `Planner` samples one window per environment in one batched call, executes ``n_action_steps`` of it and plans again.
-Everything it remembers is in ``state``, numpy arrays with a leading ``n_envs`` axis (SB3's convention for memory).
+Everything it remembers is in ``state``, a `Memory`.
 """
 
 from __future__ import annotations
 
 import copy
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -18,6 +17,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from rrpolicy.agents.memory import Memory
 from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
@@ -113,30 +113,38 @@ class Planner(ABC):
         :param observation: (obs_dim,) or (n_envs, obs_dim), environment units
         :param state: what the previous call returned; None at the very first step
         :param episode_start: (n_envs,) bool, True where an episode has just begun
-        :param deterministic: plan from noise that the observation decides, so that the action is a function of
-            observation and state
+        :param deterministic: plan from noise that the first observation of the episode and the number of the plan
+            decide (both are in ``state``), so that the action is a function of observation and state
         :return: actions in the shape of the batch, clipped to the action space; state
         :raises ValueError: for a wrong shape, NaN or infinite observations or a state of another batch
         """
         observations, deterministic = self._check_observation(observation), flag("deterministic", deterministic)
         n_envs = len(observations)
-        plans, age = self._check_state(state, n_envs)
+        memory = Memory.of(state, n_envs, self.layout)
+        plans, age = memory.plans, memory.age
         begins = np.broadcast_to(False if episode_start is None else episode_start, n_envs).astype(bool)
         fresh = begins | (age < 0)
         due = fresh | (age >= self.planning.n_action_steps)
+        if fresh.any():
+            memory = memory.begun(fresh, observations, self.normalizer)
+        known = memory.known(observations, self.layout)
         if due.any():
             plans, age = plans.copy(), age.copy()
+            seeds = np.array(memory.seeds()) if deterministic else None
             warm = due & ~fresh & (self.planning.warm_start is not None)
             for group, previous in ((due & ~warm, None), (warm, plans[warm])):  # one call, two only while some begin
                 if group.any():
-                    plans[group] = self._plan(observations[group], previous, deterministic).numpy()
+                    plans[group] = self._plan(known[group], previous, None if seeds is None else seeds[group]).numpy()
             age[due] = 0
+            memory = memory._replace(noise=memory.noise + np.stack([np.zeros_like(age), due], axis=1))
         actions = self._act(observations, plans, age)
         if not np.isfinite(actions).all():
             raise ValueError("the planned actions hold NaN or infinite numbers: the weights or the normaliser are "
                              "beyond what can be computed with")  # fmt: skip
         actions = np.clip(actions, self.action_space.low, self.action_space.high).astype(self.action_space.dtype)
-        return (actions if np.ndim(observation) == 2 else actions[0]), (plans, age + 1)
+        return (actions if np.ndim(observation) == 2 else actions[0]), Memory(
+            plans, age + 1, memory.noise, memory.moved_on(observations)
+        )
 
     def __call__(
         self, observations: Array, states: State | None = None, episode_starts: Array | None = None
@@ -147,13 +155,16 @@ class Planner(ABC):
     @usual_torch()
     def plan(self, observation: Array, deterministic: bool = True) -> Array:
         """
-        The planned observation entries from here, for drawing.
+        The planned observation entries from here, for drawing, as at the beginning of an episode.
 
         :param observation: (obs_dim,) or (n_envs, obs_dim)
         :return: (H, n_columns) or (n_envs, H, n_columns) in environment units, columns as in ``layout.columns``
         """
         observations = self._check_observation(observation)
-        planned = self.planned_observations(self._plan(observations, None, deterministic).numpy())
+        begun = np.ones(len(observations), dtype=bool)
+        memory = Memory.of(None, len(observations), self.layout).begun(begun, observations, self.normalizer)
+        seeds = np.array(memory.seeds()) if deterministic else None
+        planned = self.planned_observations(self._plan(memory.known(observations, self.layout), None, seeds).numpy())
         return planned if np.ndim(observation) == 2 else planned[0]
 
     def with_planning(self, **options: Any) -> Self:
@@ -190,20 +201,21 @@ class Planner(ABC):
         """
         What is known of windows that begin at these observations.
 
-        :param observations: (n, obs_dim), environment units
+        :param observations: (n, n_observation_rows, obs_dim), environment units, the present one last
         :return: (n, H, D) normalised, zeros where nothing is pinned
         """
         windows = torch.zeros(len(observations), *self.layout.event_shape)
-        normalised = self.normalizer.observations.normalize_bounded(observations)[:, list(self.layout.columns)]
-        windows[:, 0, self.layout.observation_slice] = torch.as_tensor(normalised, dtype=torch.float32)
+        normalised = self.normalizer.observations.normalize_bounded(observations)[..., list(self.layout.columns)]
+        rows = slice(self.layout.n_observation_rows)
+        windows[:, rows, self.layout.observation_slice] = torch.as_tensor(normalised, dtype=torch.float32)
         return windows
 
     @torch.no_grad()
-    def _plan(self, observations: Array, previous: Array | None, deterministic: bool) -> Tensor:
-        """One batched call: (n_envs, obs_dim) -> normalised plans (n_envs, H, D)."""
-        n_envs, n_candidates = len(observations), self.planning.n_candidates
-        current = self.pinned_at(observations).repeat_interleave(n_candidates, dim=0)
-        noise = self._noise(observations, n_candidates, deterministic)
+    def _plan(self, known: Array, previous: Array | None, seeds: Array | None) -> Tensor:
+        """One batched call: (n_envs, n_observation_rows, obs_dim) -> normalised plans (n_envs, H, D)."""
+        n_envs, n_candidates = len(known), self.planning.n_candidates
+        current = self.pinned_at(known).repeat_interleave(n_candidates, dim=0)
+        noise = self._noise(seeds)
         x_t, levels = noise(current), self._levels()
         if previous is not None and self.planning.warm_start is not None:
             levels = self.process.timesteps(
@@ -259,18 +271,18 @@ class Planner(ABC):
             visit=visit,
         )
 
-    def _noise(self, observations: Array, n_candidates: int, deterministic: bool) -> Noise:
+    def _noise(self, seeds: Array | None) -> Noise:
         """
-        Noise of every environment's own: from the acting generator or, when deterministic, from its observation.
+        Noise of every environment's own: from the acting generator, or from seeds (n_envs,).
 
-        One noise for all would make deterministic episodes follow the same whim, and their interval too narrow.
+        One noise for all environments would be one error that all episodes share, and their interval too narrow.
         """
-        n_envs, generators = len(observations), [self._acting_generator]
-        if deterministic:
-            generators = [torch.Generator().manual_seed(zlib.crc32(row.tobytes())) for row in observations]
+        generators = [self._acting_generator]
+        if seeds is not None:
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
 
         def draw(like: Tensor) -> Tensor:
-            shape = (n_envs * n_candidates // len(generators), *like.shape[1:])
+            shape = (len(like) // len(generators), *like.shape[1:])
             return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
 
         return draw
@@ -288,12 +300,13 @@ class Planner(ABC):
     def _act(self, observations: Array, plans: Array, age: Array) -> Array:
         """Actions (n_envs, act_dim) for environments that are ``age`` steps into their plans."""
         envs, last, stride = np.arange(len(plans)), self.layout.horizon - 1, self.layout.stride
+        present = self.layout.present
         unpack = self.normalizer.packed(self.layout).denormalize
         if self.controller is None and stride == 1:
-            return self.layout.actions_of(unpack(plans[envs, np.minimum(age, last)]))
+            return self.layout.actions_of(unpack(plans[envs, np.minimum(present + age, last)]))
         # between rows that are several steps apart lies the straight line, after the last one its end
         lookahead = 0.0 if self.controller is None else self.planning.lookahead
-        ahead = np.minimum(age / stride + lookahead, last)
+        ahead = np.minimum(present + age / stride + lookahead, last)
         row = np.minimum(ahead.astype(int), last - 1)
         part = (ahead - row).astype(np.float32)[:, None]
         target = unpack(plans[envs, row] * (1 - part) + plans[envs, row + 1] * part)
@@ -317,36 +330,18 @@ class Planner(ABC):
             raise ValueError(f"observation of shape {values.shape} holds NaN or inf, wanted {wanted}")
         return values.reshape(-1, width)
 
-    def _check_state(self, state: State | None, n_envs: int) -> tuple[Array, Array]:
-        if state is None:
-            return np.zeros((n_envs, *self.layout.event_shape), np.float32), np.full(n_envs, -1)
-        if not isinstance(state, tuple | list) or len(state) != 2 or not all(isinstance(a, np.ndarray) for a in state):
-            raise ValueError(f"state is a {type(state).__name__}, wanted the two arrays that predict returned, or None")
-        plans, age = state
-        if plans.shape != (n_envs, *self.layout.event_shape) or age.shape != (n_envs,):
-            raise ValueError(
-                f"state holds plans of shape {plans.shape} and ages of shape {age.shape}, wanted "
-                f"{(n_envs, *self.layout.event_shape)} and {(n_envs,)} for {n_envs} environments"
-            )
-        if plans.dtype.kind != "f" or age.dtype.kind != "i" or not np.isfinite(plans).all() or (age < -1).any():
-            raise ValueError(f"state holds plans ({plans.dtype}) and ages ({age.dtype}) that predict never returns, "
-                             "wanted finite plans and whole ages")  # fmt: skip
-        return plans, age
-
     def _check_planning(self) -> None:
         """:raises ValueError: when a plan is too short for ``n_action_steps`` or an option is out of range"""
-        rows = self.layout.horizon - (0 if self.layout.plan_actions else 1)
-        longest = rows * self.layout.stride
+        longest = self.layout.longest_execution
         if not 1 <= self.planning.n_action_steps <= longest:
             raise ValueError(f"n_action_steps is {self.planning.n_action_steps}, it must lie in 1..{longest}")
         if self.planning.clip is not None:
             number("clip", self.planning.clip, above=0)
         if self.layout.plan_actions:
             number("lookahead", self.planning.lookahead, above=0)
-        elif not 0 < self.planning.lookahead <= self.layout.horizon - 1:
-            raise ValueError(
-                f"lookahead is {self.planning.lookahead}, it must lie above 0 and up to {self.layout.horizon - 1}"
-            )
+        elif not 0 < self.planning.lookahead <= longest / self.layout.stride:
+            most = longest // self.layout.stride
+            raise ValueError(f"lookahead is {self.planning.lookahead}, it must lie above 0 and up to {most}")
         check_solver(self.planning.sampler)
         whole("n_candidates", self.planning.n_candidates, 1)
         n_levels = self.process.n_diffusion_steps

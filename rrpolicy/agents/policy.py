@@ -58,7 +58,7 @@ class DiffusionPolicy(nn.Module):
         self.register_buffer("pinned", torch.tensor(layout.pinned, device="cpu"), persistent=False)
         weight = (~self.pinned).float()
         if layout.plan_actions:
-            weight[0, layout.action_slice] *= first_action_weight
+            weight[layout.present, layout.action_slice] *= first_action_weight
         self.register_buffer("loss_weight", weight / weight.mean(), persistent=False)
         checked(LayoutFields, layout.to_dict(), "layout")  # no larger than what an archive may hold
         check_network(policy_kwargs or {}, "policy_kwargs")

@@ -60,6 +60,7 @@ class LayoutFields(Fields):
     stride: Annotated[int, Field(ge=1, le=10_000)] = 1
     observation_columns: Columns | None = None
     plan_actions: bool = True
+    n_observation_rows: Size = 1
 
 
 def _bounded_window(layout: LayoutFields) -> LayoutFields:

@@ -153,9 +153,9 @@ class TrajectoryDataset:
         return views if self.rewards is None else {**views, "rewards": self.rewards[rows]}
 
     def window_starts(self, layout: TrajectoryLayout, padding: bool = False) -> np.ndarray:
-        """Rows from which a window can be drawn.
+        """Rows that can be the present of a window: its first row, or what follows the history.
 
-        :param layout: gives horizon and stride
+        :param layout: gives horizon, stride and history
         :param padding: whether a window may run past its episode's end (its last rows are then masked)
         :return: ``(W,)`` int64, ascending, W at least 1
         :raises ValueError: when no episode is long enough, or the layout was made for other widths
@@ -164,19 +164,21 @@ class TrajectoryDataset:
         rows = np.arange(self.n_transitions)
         if padding:
             return rows
-        starts = rows[rows + layout.span - 1 <= self._last_rows]
+        span = layout.span - layout.past
+        starts = rows[rows + span - 1 <= self._last_rows]
         if len(starts) == 0:
             longest = int(self.episode_lengths.max())
             raise ValueError(
-                f"no window fits: layout spans {layout.span} environment steps (horizon={layout.horizon}, "
+                f"no window fits: layout spans {span} environment steps (horizon={layout.horizon}, "
                 f"stride={layout.stride}), the longest episode has {longest}; wanted a shorter span or padding=True"
             )
         return starts
 
     def windows(self, layout: TrajectoryLayout, starts: np.ndarray) -> Windows:
-        """Draw windows; past an episode's end rows repeat its last one and the mask is False.
+        """Draw windows. Past an episode's end rows repeat its last one and the mask is False; a history that would
+        begin before the episode repeats its first row.
 
-        :param layout: gives horizon and stride
+        :param layout: gives horizon, stride and history
         :param starts: ``(n,)`` row numbers, such as a sample of :meth:`window_starts`
         :raises ValueError: for starts that are not rows
         """
@@ -186,10 +188,12 @@ class TrajectoryDataset:
             raise ValueError(f"starts has shape {starts.shape} and dtype {starts.dtype}, wanted integers (n,)")
         if len(starts) and (starts.min() < 0 or starts.max() >= self.n_transitions):
             raise ValueError(f"starts run from {starts.min()} to {starts.max()}, wanted 0 to {self.n_transitions - 1}")
-        rows = starts[:, None] + np.arange(layout.horizon) * layout.stride
+        rows = starts[:, None] + (np.arange(layout.horizon) - layout.present) * layout.stride
         last = self._last_rows[starts][:, None]
         mask = rows <= last
         np.minimum(rows, last, out=rows)
+        if layout.present:
+            np.maximum(rows, self._first_rows[starts][:, None], out=rows)
         return Windows(self.observations.take(rows, axis=0), self.actions.take(rows, axis=0), mask)
 
     def subset(self, episodes: np.ndarray | Sequence[int]) -> "TrajectoryDataset":
@@ -275,6 +279,11 @@ class TrajectoryDataset:
     def _last_rows(self) -> np.ndarray:
         """(N,) the last row of each row's episode."""
         return np.repeat(self._stops - 1, self.episode_lengths)
+
+    @cached_property
+    def _first_rows(self) -> np.ndarray:
+        """(N,) the first row of each row's episode."""
+        return np.repeat(self._stops - self.episode_lengths, self.episode_lengths)
 
     def _check_layout(self, layout: TrajectoryLayout) -> None:
         if (layout.observation_dim, layout.action_dim) != (self.observation_dim, self.action_dim):

@@ -11,7 +11,8 @@ import torch
 
 from rrpolicy.common.typing import AnyArray
 
-_LARGEST = {"observation_dim": 2**16, "action_dim": 2**16, "horizon": 2**14, "stride": 10_000}  # as archives may tell
+_LARGEST = {"observation_dim": 2**16, "action_dim": 2**16, "horizon": 2**14, "stride": 10_000,
+            "n_observation_rows": 2**14}  # as archives may tell  # fmt: skip
 _MOST_NUMBERS = 2**22  # of a window
 
 
@@ -25,6 +26,8 @@ class TrajectoryLayout:
     :param stride: environment steps from one row to the next (more than 1: a *jumpy* plan)
     :param observation_columns: entries of the observation that are planned, in packed order; ``None`` = all
     :param plan_actions: whether a row holds the action too; if not, a controller turns planned states into actions
+    :param n_observation_rows: first rows whose observations are known: the last of them is the present, those before it
+        are the history (before an episode's beginning, its first row again)
     :raises ValueError: naming the field that is wrong
     """
 
@@ -34,6 +37,7 @@ class TrajectoryLayout:
     stride: int = 1
     observation_columns: tuple[int, ...] | None = None
     plan_actions: bool = True
+    n_observation_rows: int = 1
 
     def __post_init__(self) -> None:
         for name, largest in _LARGEST.items():
@@ -45,6 +49,8 @@ class TrajectoryLayout:
             object.__setattr__(self, name, int(value))
         if (size := self.horizon * (self.observation_dim + self.action_dim)) > _MOST_NUMBERS:
             raise ValueError(f"horizon={self.horizon} makes windows of {size} numbers, wanted at most {_MOST_NUMBERS}")
+        if self.longest_execution < 1 and self.n_observation_rows > 1:
+            raise ValueError(f"n_observation_rows={self.n_observation_rows} leaves no row to plan of {self.horizon}")
         if self.observation_columns is not None:
             columns = tuple(int(column) for column in self.observation_columns)
             inside = all(0 <= column < self.observation_dim for column in columns)
@@ -74,6 +80,21 @@ class TrajectoryLayout:
         return (self.horizon - 1) * self.stride + 1
 
     @property
+    def present(self) -> int:
+        """Row of the present, from which on a plan is executed; the rows before it are the history."""
+        return self.n_observation_rows - 1
+
+    @property
+    def longest_execution(self) -> int:
+        """Environment steps for which a plan can be executed."""
+        return (self.horizon - self.present - (0 if self.plan_actions else 1)) * self.stride
+
+    @property
+    def past(self) -> int:
+        """Environment steps from the first row of a window to the present."""
+        return self.present * self.stride
+
+    @property
     def action_slice(self) -> slice:
         """Packed columns that are actions; empty when actions are not planned."""
         return slice(0, self.action_dim if self.plan_actions else 0)
@@ -85,9 +106,9 @@ class TrajectoryLayout:
 
     @cached_property
     def pinned(self) -> np.ndarray:
-        """(H, D) booleans, True at the current observation (row 0, never its action), which conditioning holds."""
+        """(H, D) booleans, True at the known observations (never at actions), which conditioning holds."""
         mask = np.zeros(self.event_shape, dtype=bool)
-        mask[0, self.observation_slice] = True
+        mask[: self.n_observation_rows, self.observation_slice] = True
         mask.flags.writeable = False
         return mask
 
@@ -132,9 +153,10 @@ class TrajectoryLayout:
         return x[..., self.action_slice]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values from which :meth:`from_dict` rebuilds the layout."""
-        values = asdict(self)
-        columns = self.observation_columns
+        """JSON values from which :meth:`from_dict` rebuilds the layout; a history is named where there is one."""
+        values, columns = asdict(self), self.observation_columns
+        if self.n_observation_rows == 1:
+            del values["n_observation_rows"]  # fingerprints and archives stay as they were before there were histories
         return {**values, "observation_columns": None if columns is None else list(columns)}
 
     @classmethod

@@ -37,14 +37,15 @@ class WindowSampler:
     ) -> None:
         if not datasets:
             raise ValueError("datasets is empty, at least one dataset is needed")
+        span = layout.span - layout.past
         for i, dataset in enumerate(datasets):
-            if not padding and (longest := int(dataset.episode_lengths.max())) < layout.span:
+            if not padding and (longest := int(dataset.episode_lengths.max())) < span:
                 which = "" if len(datasets) == 1 else f" of dataset {i}"
                 raise ValueError(
-                    f"no window fits: layout spans {layout.span} environment steps (horizon={layout.horizon}, "
+                    f"no window fits: layout spans {span} environment steps (horizon={layout.horizon}, "
                     f"stride={layout.stride}), the longest episode{which} has {longest}: {advice}"
                 )
-        self._offsets = torch.arange(layout.horizon) * layout.stride
+        self._offsets = (torch.arange(layout.horizon) - layout.present) * layout.stride
         self._parts = [_Rows(dataset, layout, normalizer, padding) for dataset in datasets]
 
     def __len__(self) -> int:
@@ -80,7 +81,7 @@ class WindowSampler:
 
 
 class _Rows:
-    """The packed rows of one dataset, and where its windows start and its episodes end."""
+    """The packed rows of one dataset, the present rows of its windows, and where their episodes begin and end."""
 
     def __init__(
         self, dataset: TrajectoryDataset, layout: TrajectoryLayout, normalizer: Normalizer, padding: bool
@@ -98,10 +99,11 @@ class _Rows:
         self.starts = torch.as_tensor(dataset.window_starts(layout, padding=padding))
         lengths = torch.tensor(dataset.episode_lengths)
         last_row = lengths.cumsum(0) - 1
-        self.last = last_row[torch.searchsorted(last_row, self.starts)]
+        episode = torch.searchsorted(last_row, self.starts)
+        self.first, self.last = (last_row - lengths + 1)[episode], last_row[episode]
 
     def draw(self, n: int, offsets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(self.starts), (n,), generator=generator)
         index = self.starts[chosen, None] + offsets
-        last = self.last[chosen, None]
-        return self.rows[torch.minimum(index, last)], index <= last
+        first, last = self.first[chosen, None], self.last[chosen, None]
+        return self.rows[index.clamp(first, last)], index <= last

@@ -11,14 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import gymnasium as gym
-import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.planning import CHUNK, Planner
-from rrpolicy.common.typing import Array
 from rrpolicy.data.collect import collect
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.pipeline.recipes import Recipe, total_timesteps
@@ -59,8 +57,12 @@ def extract_on_policy(
         if make_env is None:
             starts = events.draw(2 * N_PLANS, generator)
         else:
-            states = np.concatenate([_visited(agent, make_env, seed + 1000 * (index + 1)) for agent in (planner, base)])
-            starts = base.pinned_at(states[torch.randint(len(states), (2 * N_PLANS,), generator=generator).numpy()])
+            visited = TrajectoryDataset.concatenate(
+                [_visited(agent, make_env, seed + 1000 * (index + 1)) for agent in (planner, base)]
+            )
+            chosen = torch.randint(len(visited), (2 * N_PLANS,), generator=generator).numpy()
+            known = visited.windows(base.layout, chosen).observations[:, : base.layout.n_observation_rows]
+            starts = base.pinned_at(known)
         n_value_draws = extractor.n_value_draws if extractor.value_coef > 0 else 0
         for agent, own in ((planner, starts[:N_PLANS]), *zip((base, expert), starts[N_PLANS:].chunk(2), strict=True)):
             compared.append(_compared(base, expert, agent, own, generator, n_value_draws))
@@ -86,10 +88,10 @@ def _note(way: list[tuple[Tensor, Tensor]], x_t: Tensor, t: Tensor) -> None:
     way.append((x_t, t))
 
 
-def _visited(agent: Planner, make_env: Callable[[], gym.Env], seed: int) -> Array:
-    """Observations (n, obs_dim) of an agent at work, environment units."""
+def _visited(agent: Planner, make_env: Callable[[], gym.Env], seed: int) -> TrajectoryDataset:
+    """Episodes of an agent at work."""
     envs = DummyVecEnv([make_env] * N_ENVS)
     try:
-        return collect(agent, envs, N_VISITED, seed).observations
+        return collect(agent, envs, N_VISITED, seed)
     finally:
         envs.close()

@@ -22,6 +22,7 @@ from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
+from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models
 from rrpolicy.rewards.matching import eps_rms, gradient_loss, row_weights, value_spread
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
@@ -270,7 +271,8 @@ class RewardExtractor(Learner[RelativeReward]):
         if self.first_action_weight == 1:
             return weight
         entries = torch.ones(self.module.event_shape) * (1.0 if weight is None else weight)
-        entries[0, self.base.layout.action_slice] *= self.first_action_weight  # type: ignore[attr-defined]
+        layout: TrajectoryLayout = self.base.layout  # type: ignore[attr-defined]
+        entries[layout.present, layout.action_slice] *= self.first_action_weight
         return entries
 
     # ------------------------------------------------------------------ the buffer of targets

@@ -94,7 +94,7 @@ def window_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int) ->
     starts = np.asarray(data.window_starts(layout, padding=False))
     chosen = np.random.default_rng(seed).permutation(starts)[:N_SCORED]
     windows = data.windows(layout, chosen)
-    steps = data.rewards[chosen[:, None] + np.arange(layout.span)]
+    steps = data.rewards[chosen[:, None] + np.arange(layout.span - layout.past)]
     rho = reward.predict(windows.observations, windows.actions if layout.plan_actions else None)
     return Scored(rho, steps.mean(axis=1), _episodes(data, chosen))
 
