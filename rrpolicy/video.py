@@ -130,7 +130,7 @@ def _environment(env: Any, renderer: Renderer | None) -> gym.Env:
     live.close()
     try:
         return make(render_mode="rgb_array")
-    except (gym.error.Error, TypeError, ImportError) as error:
+    except (gym.error.Error, TypeError, ImportError) as error:  # a function of the user's
         raise ValueError(f"env {env!r:.80} cannot be made with render_mode 'rgb_array': {error}") from error
 
 

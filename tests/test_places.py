@@ -1,17 +1,20 @@
 """Environments and mazes as archives tell them: the id under which one is registered, a maze of bounded size; what no
 archive can tell is refused before any work."""
 
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
+import minari
 import pytest
-from small import Drift, make_dataset
+from small import SMALL, Drift, make_dataset
 from test_cli import fault, run
 
-from rrpolicy import zoo
+from rrpolicy import DiffusionAgent, zoo
 from rrpolicy.common.kinds import MAX_CELLS
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.data.writers import save_minari
@@ -31,6 +34,8 @@ n_diffusion_steps = 6
 batch_size = 4
 policy_kwargs = {width = 8, n_blocks = 1, n_fourier_features = 2}
 [base]
+total_timesteps = 2
+[expert]
 total_timesteps = 2
 [evaluation]
 n_eval_episodes = 1
@@ -85,6 +90,76 @@ def test_what_no_card_can_tell_is_refused_before_training(env_id: str, tmp_path:
 def test_tasks_have_the_registered_id(env_id: str) -> None:
     task = Task.create(env_id)
     assert task.env_id == "Pendulum-v1" and Task.from_card(task.to_card()) == task
+
+
+class Plain(Drift):
+    """Takes no render mode, and has an argument that no file can hold."""
+
+    metadata = {}  # noqa: RUF012  as in gymnasium
+
+    def __init__(self, worth: Callable[[float], float] = abs) -> None:
+        super().__init__()
+        self.worth = worth
+
+
+CREATORS: dict[str, dict[str, Any]] = {
+    "class": {"entry_point": Plain}, "function": {"entry_point": lambda **rest: Plain(**rest)},
+    "argument": {"entry_point": "test_places:Plain", "kwargs": {"worth": lambda x: x}},
+    "text": {"entry_point": "test_places:Plain"},
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("creator", CREATORS)
+def test_an_environment_that_takes_no_render_mode_goes_all_the_way(creator: str, tmp_path: Path) -> None:
+    """Collected in, trained for without --env, since the data tell, enjoyed; what it cannot do is said."""
+    gym.register("Plain-v0", max_episode_steps=10, **CREATORS[creator])
+    (tmp_path / "r.toml").write_text(RECIPE)
+    save_minari(make_dataset(), tmp_path / "data", env_spec="Plain-v0")
+    rest = ("--recipe", tmp_path / "r.toml", "--no-progress")
+    agent = tmp_path / "run" / "agent.zip"
+    run("train", "--dataset", tmp_path / "data", "--out", tmp_path / "run", *rest)
+    assert zoo.card(agent)["environment"] == "Plain-v0"
+    run("enjoy", agent, "--n-episodes", 1, *rest)
+    run("collect", "--env", "Plain-v0", "--agent", agent, "--n-transitions", 20, "--out", tmp_path / "again")
+    assert load_dataset(tmp_path / "again").metadata["env_id"] == "Plain-v0"
+    run("train", "--dataset", tmp_path / "again", "--out", tmp_path / "second", *rest)
+    assert minari.MinariDataset(tmp_path / "again").total_steps == 20
+    line = fault("record-video", agent, "--out", tmp_path / "v")
+    assert "env 'Plain-v0' cannot be made with render_mode 'rgb_array'" in line
+    assert DiffusionAgent("MlpPolicy", "Plain-v0", **SMALL).observation_space.shape == (4,)
+
+
+@pytest.mark.usefixtures("registry")
+def test_data_and_agents_name_the_environment_that_is_trained_for(tmp_path: Path) -> None:
+    gym.register("Plain-v0", Plain, max_episode_steps=10)
+    gym.register("Other-v0", Plain, max_episode_steps=10)
+    (tmp_path / "r.toml").write_text(RECIPE)
+    for name, env_id in (("plain", "Plain-v0"), ("other", "Other-v0"), ("untold", None)):
+        save_minari(make_dataset(), tmp_path / name, env_spec=env_id)
+    rest = ("--recipe", tmp_path / "r.toml", "--no-progress")
+
+    def train(*names: str, **options: Any) -> tuple[Any, ...]:
+        data = [part for name in names for part in ("--dataset", tmp_path / name)]
+        given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+        return ("train", *data, "--out", tmp_path / "run", *given, *rest)
+
+    untold = tmp_path / "untold"
+    assert f"--env is needed: {untold} do not say where they were recorded" in fault(*train("untold"))
+    line = fault(*train("plain", "other"))
+    assert line.endswith(f"--env is needed: {tmp_path / 'plain'} in Plain-v0 and {tmp_path / 'other'} in Other-v0 were "
+                         "recorded in different environments")  # fmt: skip
+    run(*train("plain", "untold"))
+    assert zoo.card(tmp_path / "run")["environment"] == "Plain-v0"
+    shutil.move(tmp_path / "run", tmp_path / "base")
+    run(*train("untold", init_from=tmp_path / "base"))  # that of the agent that is fine-tuned
+    assert zoo.card(tmp_path / "run")["environment"] == "Plain-v0"
+    run(*train("untold", env="Other-v0"))
+    assert zoo.card(tmp_path / "run")["environment"] == "Other-v0"
+    del gym.registry["Plain-v0"]
+    line = fault(*train("plain"))
+    assert "plain: the data's environment Plain-v0 is not registered here" in line
+    assert line.endswith("--env my_package:Plain-v0")
 
 
 # ---------------------------------------------------------------------- mazes

@@ -9,6 +9,7 @@ import gymnasium as gym
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from rrpolicy.common.environments import make_by_id
 from rrpolicy.common.spaces import FlatSpaces, check_spaces, flat_box, flat_box_or_none, refuse_normalised
 from rrpolicy.data.reference_scores import is_registered
 
@@ -38,11 +39,11 @@ def fitting_environment(env: Env | str, observation_space: spaces.Box, action_sp
     :param env: as for :func:`flat_environment`
     :raises ValueError: as :func:`flat_environment`, and when the spaces are others than the agent's
     """
-    made = checked_environment(env)
+    one = checked_environment(env)
     with suppress(ValueError):  # what cannot be flattened is told of as it is
-        made = flat_environment(made)
-    check_spaces(observation_space, action_space, *(space for _, space in _spaces(made)))
-    return made
+        one = flat_environment(one)
+    check_spaces(observation_space, action_space, *(space for _, space in _spaces(one)))
+    return one
 
 
 def checked_environment(env: Env | str) -> Env:
@@ -52,17 +53,12 @@ def checked_environment(env: Env | str) -> Env:
     :param env: as for :func:`flat_environment`
     :raises ValueError: for something else, an id that cannot be made, or normalised observations
     """
-    made: Any = env
-    if isinstance(env, str):
-        try:
-            made = gym.make(env)
-        except (gym.error.Error, ImportError) as error:
-            raise ValueError(f"env {env!r} cannot be made: {error}") from error
-    if not isinstance(made, gym.Env | VecEnv):
+    one: Any = make_by_id(env) if isinstance(env, str) else env
+    if not isinstance(one, gym.Env | VecEnv):
         kinds = "a gymnasium.Env, a VecEnv of Stable-Baselines3 or an id"
         raise ValueError(f"env is a {type(env).__name__}, wanted {kinds}")
-    refuse_normalised(made, "an agent normalises observations by itself")
-    return made
+    refuse_normalised(one, "an agent normalises observations by itself")
+    return one
 
 
 def _spaces(env: Env) -> tuple[tuple[str, spaces.Space[Any]], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import gymnasium as gym
 import typer
 
 from rrpolicy import pipeline, zoo
@@ -13,7 +14,7 @@ from rrpolicy.cli.data_commands import warn_of_data
 from rrpolicy.cli.options import acting, finish, label, recipe_for, task_in_card, task_of
 from rrpolicy.cli.program import Program, echo
 from rrpolicy.common.folders import sole_use
-from rrpolicy.common.messages import at
+from rrpolicy.common.messages import at, printable
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
@@ -85,7 +86,7 @@ def demo(
 def train(
     dataset: Annotated[list[str], typer.Option("--dataset", help=f"{options.DATA_SOURCE} Repeatable.")],
     out: options.Out,
-    env: options.Env = DEFAULT_ENV_ID,
+    env: options.DataEnv = None,
     maze_map: options.MazeMap = None,
     seed: options.Seed = 0,
     total_timesteps: Annotated[
@@ -102,12 +103,13 @@ def train(
 
     \b
     Examples:
-      rrpolicy train --dataset data/base --env PointMaze_UMaze-v3 --out runs/base
+      rrpolicy train --dataset data/base --out runs/base
+      rrpolicy train --dataset mine.npz --env my_package:MyEnv-v0 --out runs/base
       rrpolicy train --dataset data/expert --init-from runs/base/agent.zip --out runs/expert
       rrpolicy train --dataset data/base --out runs/base --resume
     """
     data = [load_dataset(one) for one in dataset]
-    task = _task_of_data(data, env, maze_map, dataset)
+    task = _task_of_data(data, env, maze_map, dataset, init_from)
     warn_of_data(data, task)
     run = TrainingRun(
         task, data, out, recipe_for(task, recipe), seed, total_timesteps, init_from, checkpoint_freq
@@ -116,13 +118,39 @@ def train(
     echo(f"{agent.num_timesteps} steps: {out / 'agent.zip'}")
 
 
-def _task_of_data(data: list[TrajectoryDataset], env: str, maze_map: Path | None, names: list[str]) -> Task:
-    """The environment, in the maze and with the goal that the data were collected for, unless a maze is given."""
-    task = Task.create(env, maze_map)
+def _task_of_data(
+    data: list[TrajectoryDataset], env: str | None, maze_map: Path | None, names: list[str], init_from: str | None
+) -> Task:
+    """
+    The environment, in the maze and with the goal that the data were collected for, unless a maze is given.
+
+    :raises ValueError: when it is not given, and neither the data nor the agent that is fine-tuned tell it
+    """
+    task = Task.create(env or _home_of_data(data, maze_map, names, init_from), maze_map)
     try:
         return _as_collected(task, data, maze_map)
     except ValueError as error:  # the options have been checked
         raise ValueError(at(", ".join(names), f"maze and goal of the data: {error}")) from error
+
+
+def _home_of_data(
+    data: list[TrajectoryDataset], maze_map: Path | None, names: list[str], init_from: str | None
+) -> str:
+    """The id of the environment that the data were recorded in, else that of the agent that is fine-tuned."""
+    noted = {str(home): name for one, name in zip(data, names, strict=True) if (home := one.metadata.get("env_id"))}
+    if len(noted) > 1:
+        places = " and ".join(f"{name} in {home}" for home, name in noted.items())
+        raise ValueError(f"--env is needed: {places} were recorded in different environments")
+    for home, name in noted.items():
+        if home not in gym.registry:  # making it could import a module that the file names
+            raise ValueError(at(name, f"the data's environment {printable(home)} is not registered here, name the "
+                                      f"package that registers it: --env my_package:{printable(home)}"))  # fmt: skip
+        return home
+    if init_from is not None and (task := task_in_card(init_from, needed=False)) is not None:
+        return task.env_id
+    if maze_map is None and all(one.metadata.get("maze") is None for one in data):
+        raise ValueError(f"--env is needed: {' and '.join(names)} do not say where they were recorded")
+    return DEFAULT_ENV_ID
 
 
 def _as_collected(task: Task, data: list[TrajectoryDataset], maze_map: Path | None) -> Task:

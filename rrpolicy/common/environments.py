@@ -18,6 +18,8 @@ from stable_baselines3.common.vec_env import (
     VecVideoRecorder,
 )
 
+from rrpolicy.common.messages import printable
+
 ORIGINAL_REWARD = "original_reward"  # key of ``info`` where wrappers that pay another reward keep the environment's own
 _OBSERVERS = (VecMonitor, VecCheckNan, VecVideoRecorder)  # wrappers that change neither observations nor rewards
 
@@ -54,6 +56,26 @@ def own_copy(observation: Any) -> Any:
     if isinstance(observation, tuple):
         return tuple(own_copy(value) for value in observation)
     return np.array(observation, copy=True)
+
+
+# ---------------------------------------------------------------------- making one
+
+
+def make_by_id(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
+    """
+    Make an environment by its id, as ``gymnasium.make`` does.
+
+    :param env_id: as ``gymnasium.make`` takes it
+    :param render_mode: None for none: many environments take no such argument
+    :param kwargs: further arguments of ``gymnasium.make``
+    :raises ValueError: when there is no such environment, or it cannot be made
+    """
+    mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    try:
+        return gym.make(env_id, disable_env_checker=True, **mode, **kwargs)
+    except Exception as error:  # an environment is code of others, which raises what it likes
+        how = "".join(f" with {name} {value!r}" for name, value in mode.items())
+        raise ValueError(f"env {printable(env_id)!r} cannot be made{how}: {printable(error)}") from error
 
 
 # ---------------------------------------------------------------------- one environment, several times

@@ -50,7 +50,8 @@ def save_minari(
     :param dataset: what to write
     :param folder: created where needed; must not hold a dataset yet
     :param dataset_id: Minari id, ``namespace/name-v0``
-    :param env_spec: the environment the data came from, an id or a spec; recorded, not built
+    :param env_spec: the environment the data came from, an id or a spec; recorded, not built. Of one that is made by a
+        function, which no file can hold, the id and the time limit are recorded
     :param observation_space: a Box ``(obs_dim,)``; unbounded by default
     :param action_space: a Box ``(action_dim,)``; unbounded by default
     :param description: one sentence for people
@@ -135,6 +136,12 @@ def _spec(env_spec: EnvSpec | str | None) -> EnvSpec | None:
         raise ValueError(f"env_spec={env_spec!r}, wanted the id of a registered environment: {error}") from error
     if spec is not None and not is_env_id(spec.id):
         raise ValueError(f"env_spec={spec.id!r}, wanted an id without a module or odd characters")
+    if spec is None:
+        return None
+    try:
+        spec.to_json()
+    except (TypeError, ValueError):
+        return EnvSpec(spec.id, max_episode_steps=spec.max_episode_steps)
     return spec
 
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from rrpolicy.common.arguments import whole
 from rrpolicy.common.environments import (
     frozen,
+    make_by_id,
     make_several,
     normaliser_of,
     own_copy,
@@ -133,11 +134,7 @@ def make_env(env: str | Callable[[], gym.Env], render_mode: str | None = None) -
         return env()
     if env.startswith("PointMaze_"):
         return make_point_maze(env, render_mode=render_mode)
-    try:
-        mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}  # some take none
-        return gym.make(env, disable_env_checker=True, **mode)
-    except (gym.error.Error, ImportError) as error:
-        raise ValueError(f"env {env!r} cannot be made: {error}") from error
+    return make_by_id(env, render_mode)
 
 
 def _environments(env: Any, n: int) -> tuple[Sequence[gym.Env], Sequence[gym.Env]]:

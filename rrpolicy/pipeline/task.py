@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rrpolicy.common.environments import make_by_id
 from rrpolicy.common.kinds import PlaceFields
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import checked
@@ -121,10 +122,7 @@ class Task:
         for name, value in (("goal", self.goal), ("maze_map", self.maze_map)):
             if value is not None:
                 raise ValueError(f"{name} is for PointMaze environments, env is {self.env_id!r}")
-        try:
-            return gym.make(self.env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
-        except Exception as error:  # an environment is code of others, which raises what it likes
-            raise ValueError(f"env {printable(self.env_id)!r} cannot be made: {printable(error)}") from error
+        return make_by_id(self.env_id, render_mode, **kwargs)
 
 
 def observations_for_plans(maze: MazeGeometry, n: int, seed: int = 0) -> Array:
