@@ -109,7 +109,7 @@ MaybeOut = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Folder for results.json.", callback=folder_for_results)
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe (TOML) instead of the zoo's.")]
-DATA_SOURCE = "Minari folder or id, D4RL name or file, robomimic or npz file, LeRobot or Zarr folder."
+DATA_SOURCE = "Minari folder or id, D4RL name or file, robomimic or npz file, LeRobot folder, Zarr folder or zip file."
 AgentName = Annotated[str, typer.Argument(metavar="AGENT", help="Zoo name, or path of an archive.")]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progress bars.")]
 Reward = Annotated[str | None, typer.Option("--reward", help="Steer the agent with this reward (zoo name or path).")]

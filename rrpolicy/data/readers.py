@@ -28,10 +28,10 @@ from rrpolicy.data.minari_spaces import joined
 from rrpolicy.data.npz import from_npz
 from rrpolicy.data.replay_buffers import from_replay_buffer
 from rrpolicy.data.robomimic import from_robomimic, is_robomimic
-from rrpolicy.data.zarr_store import GROUP_FILE, from_zarr
+from rrpolicy.data.zarr_store import GROUP_FILES, from_zarr
 
 _MINARI_ID = re.compile(r"[A-Za-z][\w-]*(/[\w-]+)+-v\d+")  # a name without namespace may be a lost folder
-_HDF5_SUFFIXES, _NPZ_SUFFIX = (".hdf5", ".h5"), ".npz"
+_HDF5_SUFFIXES, _NPZ_SUFFIX, _ZIP_SUFFIX = (".hdf5", ".h5"), ".npz", ".zip"
 _BYTES_PER_EPISODE = 512  # an episode is a group of five arrays, each with a header of its own
 _FLAGS = ("terminals", "timeouts")
 _MINARI_FLAGS = ("terminations", "truncations")
@@ -52,8 +52,8 @@ Source: TypeAlias = str | os.PathLike[str] | minari.MinariDataset | ReplayBuffer
 
 def load_dataset(source: Source) -> TrajectoryDataset:
     """Read whatever ``source`` is: a Minari folder or id, an HDF5 file of D4RL, Minari or robomimic, an npz file
-    (:func:`~rrpolicy.data.from_npz` describes the layout), a folder of LeRobot, a Zarr folder of Diffusion Policy, or a
-    dataset of D4RL by name.
+    (:func:`~rrpolicy.data.from_npz` describes the layout), a folder of LeRobot, a Zarr folder or zip file of Diffusion
+    Policy, or a dataset of D4RL by name.
 
     :param source: an open Minari dataset, a replay buffer of Stable-Baselines3 or the algorithm that has one
         (:func:`~rrpolicy.data.from_replay_buffer`), a path, a Minari id such as ``"mujoco/hopper/medium-v0"``, or a
@@ -75,7 +75,7 @@ def load_dataset(source: Source) -> TrajectoryDataset:
         return _from_file(path)
     if (path / INFO_FILE).is_file():
         return from_lerobot(path)
-    if (path / GROUP_FILE).is_file():
+    if any((path / name).is_file() for name in GROUP_FILES):
         return from_zarr(path)
     if not path.exists() and _MINARI_ID.fullmatch(text) and not get_dataset_path(text).exists():
         download_minari(text)
@@ -85,8 +85,10 @@ def load_dataset(source: Source) -> TrajectoryDataset:
 def _from_file(path: Path) -> TrajectoryDataset:
     if path.suffix.lower() == _NPZ_SUFFIX:
         return from_npz(path)
+    if path.suffix.lower() == _ZIP_SUFFIX:
+        return from_zarr(path)
     if path.suffix.lower() not in _HDF5_SUFFIXES:
-        wanted = (*_HDF5_SUFFIXES, _NPZ_SUFFIX)
+        wanted = (*_HDF5_SUFFIXES, _NPZ_SUFFIX, _ZIP_SUFFIX)
         raise FileFault(path, f"suffix {path.suffix!r}, wanted a Minari folder or a file {wanted}")
     with open_hdf5(path) as file:
         is_minari, is_demos = file.has("episode_0"), is_robomimic(file)

@@ -7,6 +7,7 @@ import json
 import os
 import pickle  # to write what must not be read
 import shutil
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -117,6 +118,16 @@ def shipped(name: str) -> Target:
     files = files_of(lambda folder: shutil.copytree(TESTS / name, folder, dirs_exist_ok=True))
     mutators = {file: text(json_file) if file.endswith(("json", "array")) else anything for file in files}
     return Target(name, files, mutators, load_dataset, learned_from)
+
+
+def zarr_zip() -> Target:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in shipped("zarr_v3").files.items():
+            archive.writestr(name, content)
+    mutator: Mutator = partial(several, ((1.0, zip_file), (1.0, anything)))
+    return Target("zarr-zip", {"d.zip": buffer.getvalue()}, {"d.zip": mutator},
+                  lambda folder: load_dataset(folder / "d.zip"), learned_from)  # fmt: skip
 
 
 def npz() -> Target:

@@ -34,6 +34,8 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "npz": files.npz,
     "lerobot": partial(files.shipped, "lerobot_v3"),
     "zarr": partial(files.shipped, "zarr_v2"),
+    "zarr-3": partial(files.shipped, "zarr_v3"),
+    "zarr-zip": files.zarr_zip,
     "minari": files.minari,
     "recording": files.recording,
     "sb3-ppo": partial(files.sb3, "sb3-ppo"),
