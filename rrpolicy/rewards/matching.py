@@ -52,15 +52,16 @@ def eps_rms(targets: Targets, process: DiffusionProcess, pinned: Tensor) -> Tens
     x0_per_eps = process.sigma(levels) / process.alpha(levels)
     n_free = int((~pinned).sum())
     squares = (targets.eps_difference**2).flatten(1).sum(dim=1) / n_free * x0_per_eps[targets.t] ** 2
-    return level_means(squares, targets.t, len(levels)).sqrt() / x0_per_eps
+    return level_means(squares, targets.t, process.sigma(levels)).sqrt() / x0_per_eps
 
 
-def value_spread(targets: Targets, n_levels: int) -> Tensor:
+def value_spread(targets: Targets, process: DiffusionProcess) -> Tensor:
     """Mean absolute deviation (T,) of values at each level; 1 where there are none."""
+    sigma = process.sigma(torch.arange(process.n_diffusion_steps))
     if targets.value is None:
-        return torch.ones(n_levels)
+        return torch.ones_like(sigma)
     deviation = (targets.value - targets.value.median()).abs()
-    return level_means(deviation, targets.t, n_levels)
+    return level_means(deviation, targets.t, sigma)
 
 
 def row_weights(targets: Targets, rms: Tensor, pinned: Tensor) -> Tensor:

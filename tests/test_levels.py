@@ -1,0 +1,75 @@
+"""ρ of clean events does not depend on how finely a model divides its noise: 20 to 1000 levels, of both schedules."""
+
+import pytest
+import torch
+
+from rrpolicy.diffusion.analytic import GaussianMixtureModel
+from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.rewards.extractor import RewardExtractor
+from rrpolicy.rewards.targets import draw_levels
+
+CASES = [(20, "cosine"), (50, "cosine"), (50, "linear"), (100, "cosine"), (1000, "cosine"), (1000, "linear")]
+WEIGHTS = (torch.tensor([0.4, 0.3, 0.2, 0.1]), torch.tensor([0.1, 0.2, 0.3, 0.4]))
+
+
+@pytest.mark.parametrize(("n_levels", "schedule"), CASES)
+def test_units_are_those_of_each_level(n_levels: int, schedule: str) -> None:
+    """Of two shifted Gaussians the score difference is a constant: α Δm / (α² v + σ²)."""
+    process, v = DiffusionProcess(n_levels, schedule, "eps"), 0.02  # type: ignore[arg-type]
+    shift = torch.tensor([0.3, -0.1])
+    models = [GaussianMixtureModel(mean[None], v, torch.ones(1), process) for mean in (torch.zeros(2), shift)]
+    data = torch.cat([model.sample(2000, torch.Generator().manual_seed(0)) for model in models])
+    reward = RewardExtractor(*models, window_kwargs={"width": 8}, value_coef=0.0, seed=0).learn(data, 1).reward
+    levels = torch.arange(n_levels)
+    alpha, sigma = process.alpha(levels), process.sigma(levels)
+    exact = alpha * shift.square().mean().sqrt() / (alpha**2 * v + sigma**2)
+    error = (reward.gradient_scale / exact).log().abs()
+    cleanest = error[:1] if n_levels <= 50 else error[: n_levels // 50]
+    assert float(error[n_levels // 10 :].max()) < 1.0 and float(error.median()) < 0.1
+    assert float(cleanest.max()) < 1.4  # a factor of 4; if all near indices were neighbours, one of 40 at 1000 levels
+
+
+def test_of_many_levels_the_cleanest_are_drawn_often_enough() -> None:
+    drawn = draw_levels(1000, 100_000, torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn, minlength=1000) / 100_000
+    assert len(counts) == 1000 and 0.06 < float(counts[:20].sum()) < 0.08  # a fiftieth, and a twentieth beside it
+    torch.testing.assert_close(counts[20:].mean(), torch.tensor(0.95 / 1000), rtol=0.01, atol=0)
+    generator = torch.Generator().manual_seed(1)
+    few = draw_levels(50, 1000, generator)
+    assert torch.equal(few, torch.randint(50, (1000,), generator=torch.Generator().manual_seed(1)))  # uniform
+    assert torch.equal(torch.randint(9, (5,), generator=generator), _after(1000, 50, 1))
+
+
+def _after(n: int, n_levels: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    torch.randint(n_levels, (n,), generator=generator)
+    return torch.randint(9, (5,), generator=generator)
+
+
+def agreement(n_levels: int, schedule: str, total_timesteps: int, seed: int = 0) -> tuple[float, float]:
+    """Pearson's correlation and slope of ρ of clean samples with their log density ratio, for two mixtures."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(4, 2, generator=generator)
+    means = 1.5 * means / means.norm(dim=1, keepdim=True)
+    moved = means + 0.3 * torch.randn(4, 2, generator=generator) / 2**0.5
+    process = DiffusionProcess(n_levels, schedule, "eps")  # type: ignore[arg-type]
+    models = [GaussianMixtureModel(m, 0.02, w, process) for m, w in zip((means, moved), WEIGHTS, strict=True)]
+    samples = torch.cat([model.sample(1500, generator) for model in models])
+    reward = RewardExtractor(*models, heads=["window"], seed=0).learn(None, total_timesteps, log_interval=0).reward
+    x, t = process.alpha(0) * samples, torch.zeros(len(samples), dtype=torch.int64)
+    with torch.no_grad():
+        rho, exact = reward(x, t), models[1].log_prob(x, t) - models[0].log_prob(x, t)
+    return float(torch.corrcoef(torch.stack([rho, exact]))[0, 1]), float(torch.cov(torch.stack([rho, exact]))[0, 1] /
+                                                                         exact.var())  # fmt: skip
+
+
+def test_a_thousand_levels_are_learned_as_few_are() -> None:
+    correlation, slope = agreement(1000, "cosine", 700)
+    assert correlation >= 0.99 and 0.8 < slope < 1.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_levels", "schedule"), CASES)
+def test_clean_events_are_scored_alike_by_default_settings(n_levels: int, schedule: str) -> None:
+    correlation, slope = agreement(n_levels, schedule, 1500)
+    assert correlation >= 0.99 and 0.85 < slope < 1.15
