@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from tqdm.auto import tqdm, trange
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.arguments import as_seed
 from rrpolicy.common.learner import MaybeCallback, as_callbacks
 from rrpolicy.common.progress import ProgressLog
 from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
@@ -30,7 +31,7 @@ from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.common.weights import check_layers
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.data.report import actions_outside
+from rrpolicy.data.report import check_actions
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv, RewardType
 from rrpolicy.evaluation import EnvSource, Evaluation, evaluate_policy
 from rrpolicy.rewards.bounded import AveragedReward, DistanceReward
@@ -225,11 +226,8 @@ def clone_behaviour(
     :return: a policy that acts at every environment step
     :raises ValueError: when actions of the dataset lie outside these bounds
     """
-    spaces = _spaces(dataset.observation_dim, dataset.action_dim, action_space)
-    if actions_outside(dataset, spaces[1]) > 0:
-        low, high = dataset.actions.min(), dataset.actions.max()
-        raise ValueError(f"actions ({dataset.action_dim},) reach from {low:g} to {high:g}, outside {spaces[1]}: wanted "
-                         "action_space, the environment's")  # fmt: skip
+    seed, spaces = as_seed(seed), _spaces(dataset.observation_dim, dataset.action_dim, action_space)
+    check_actions(dataset, spaces[1], "action_space, the environment's")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers = {"pi": list(net_arch), "vf": []}

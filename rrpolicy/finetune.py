@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Self, cast
 
 import gymnasium as gym
@@ -22,10 +23,13 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from tqdm.auto import tqdm
 
+from rrpolicy.agents.environment import flat_environment
+from rrpolicy.common.arguments import as_seed, whole
 from rrpolicy.common.environments import make_several
 from rrpolicy.common.spaces import refuse_normalised
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.report import check_actions
 from rrpolicy.data.transitions import Transitions, terminals, transitions
 from rrpolicy.evaluation import evaluate_policy
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -62,8 +66,7 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         for name, least in (("total_timesteps", 0), ("n_cloning_steps", 0), ("n_critic_steps", 0), ("eval_freq", 1),
                             ("n_eval_episodes", 1)):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least {least}")
+            whole(name, getattr(self, name), least)
         if chosen := sorted(set(FIXED) & set(self.arguments)):
             raise ValueError(f"arguments holds {chosen}, which starting from data decides")
 
@@ -187,10 +190,12 @@ def finetune(
     :raises ValueError: when data, environment and reward do not fit, the data hold no rewards, the environment
         normalises observations, or ``make_env`` hands out one and the same environment (which is left open)
     """
+    seed, make_env = as_seed(seed), partial(_flat, make_env)
     (single,) = make_several(make_env, 1, "make_env")
     env = DummyVecEnv([lambda: single])
     try:
         refuse_normalised(env, "the dataset is in the environment's own units")
+        check_actions(dataset, cast(gym.spaces.Box, env.action_space), "data of this environment")
         paying, data = _paying(env, dataset, reward, transform)
         arguments = {"ent_coef": TEMPERATURE, **deepcopy(dict(settings.arguments))}  # SB3 writes into policy_kwargs
         model = SAC("MlpPolicy", paying, buffer_size=1, learning_starts=0, seed=seed, device="cpu", **arguments)
@@ -201,6 +206,10 @@ def finetune(
         return Finetuned(model, _learn(model, make_env, seed, settings, progress_bar))
     finally:
         env.close()
+
+
+def _flat(make_env: Callable[[], gym.Env]) -> gym.Env:
+    return cast(gym.Env, flat_environment(make_env()))
 
 
 def rho_of(reward: RelativeReward, dataset: TrajectoryDataset) -> Array:

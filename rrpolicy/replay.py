@@ -17,6 +17,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from tqdm.auto import tqdm
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.arguments import as_seed
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.spaces import flat_box
@@ -52,7 +53,7 @@ class ReplayTraining:
         flat_box(env.action_space, "action")
         self.env_id = "" if env.spec is None else env.spec.id
         self._registered = is_registered(env)
-        self.seed = seed
+        self.seed = seed = as_seed(seed)
         self.arguments = {**DEFAULTS, **arguments}
         # SB3 writes into policy_kwargs; room for what is seen is made when it is known how much is needed
         self.model = SAC("MlpPolicy", env, seed=seed, device="cpu", buffer_size=1, **deepcopy(self.arguments))

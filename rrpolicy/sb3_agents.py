@@ -23,7 +23,7 @@ from stable_baselines3.td3.policies import Actor as DeterministicActor
 from torch import Tensor, nn
 
 from rrpolicy import zoo
-from rrpolicy.common.messages import at, printable
+from rrpolicy.common.messages import RrpolicyWarning, at, printable
 from rrpolicy.common.schema import check_containers
 from rrpolicy.common.torch_files import read_weights
 from rrpolicy.common.typing import Array, State
@@ -217,7 +217,7 @@ def _statistics(
             raise ValueError(f"{path}: was trained on normalised observations, wanted {STATISTICS_FILES[0]} beside it")
         if algorithm not in _ON_POLICY:  # whose files do not tell
             what = f"no {STATISTICS_FILES[0]} lies beside it, so it acts on plain observations"
-            warnings.warn(f"{path}: {what}", stacklevel=3)
+            warnings.warn(f"{path}: {what}", category=RrpolicyWarning, stacklevel=3)
         return None
     statistics = read_statistics(found)
     if statistics is not None and statistics.mean.shape != space.shape:

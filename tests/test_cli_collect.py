@@ -45,7 +45,7 @@ def run(*arguments: object, code: int = 0) -> Any:
 
 
 def fault(*arguments: object) -> str:
-    lines = run(*arguments, code=1).stderr.splitlines()
+    lines = [line for line in run(*arguments, code=1).stderr.splitlines() if "rrpolicy: warning: " not in line]
     assert len(lines) == 1 and lines[0].startswith("rrpolicy: error: "), lines
     return lines[0]
 
@@ -186,7 +186,15 @@ def test_policies_act_only_where_they_belong(hopper: Path) -> None:
     )
 
 
-def test_training_needs_an_environment_without_a_maze_and_policies_unit_actions(tmp_path: Path) -> None:
+def test_training_needs_an_environment_without_a_maze(tmp_path: Path) -> None:
     assert "is a maze, where train-on-reward trains" in fault("--from-training", "--out", tmp_path)
-    error = fault("--from-training", "--env", "Pendulum-v1", "--policy-out", tmp_path / "x", "--out", tmp_path / "y")
-    assert "--policy-out needs actions between -1 and 1, Pendulum-v1 has" in error and not (tmp_path / "y").exists()
+
+
+def test_policies_of_a_training_keep_their_bounds_and_tell_where_they_belong(tmp_path: Path) -> None:
+    policy = tmp_path / "p.zip"
+    run("--from-training", "--env", "Pendulum-v1", "--total-timesteps", 205, "--policy-out", policy, "--no-progress",
+        "--out", tmp_path / "a")  # fmt: skip
+    assert load_trained(policy).action_space.high.tolist() == [2.0]
+    run("--agent", policy, "--n-transitions", 205, "--out", tmp_path / "b")  # where it belongs is in its card
+    data = load_dataset(tmp_path / "b")
+    assert data.metadata["env_id"] == "Pendulum-v1" and data.n_transitions == 205

@@ -184,7 +184,7 @@ def test_bad_settings_and_data_are_refused(data: TrajectoryDataset) -> None:
     with pytest.raises(ValueError, match="dataset has no rewards"):
         finetune(make_env, data.with_rewards(None), None, 0, TINY)
     for name, value in (("total_timesteps", -1), ("eval_freq", 0), ("n_eval_episodes", 0)):
-        with pytest.raises(ValueError, match=f"{name} is {value}, it must be at least"):
+        with pytest.raises(ValueError, match=f"{name} is {value}, it must be a whole number of at least"):
             replace(SETTINGS, **{name: value})
     with pytest.raises(ValueError, match=r"arguments holds \['learning_starts'\]"):
         FinetuneSettings(arguments={"learning_starts": 3})

@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import (
     EveryNTimesteps,
     LogEveryNTimesteps,
     ProgressBarCallback,
+    StopTrainingOnMaxEpisodes,
     StopTrainingOnNoModelImprovement,
     StopTrainingOnRewardThreshold,
 )
@@ -182,3 +183,10 @@ def test_a_logger_that_was_given_is_kept(tmp_path: Path) -> None:
     agent.set_logger(Logger(None, [lines]))
     agent.learn(DATASET, 2, log_interval=1)
     assert [step for step, _ in lines.seen] == [1, 2] and not (tmp_path / "log").exists()
+
+
+@every_learner
+def test_no_episode_ends_in_a_gradient_step(make: Any) -> None:
+    learner = make()
+    learner.learn(DATA if make is not make_agent else DATASET, 3, callback=StopTrainingOnMaxEpisodes(1))
+    assert learner.num_timesteps == 3

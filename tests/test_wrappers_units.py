@@ -208,6 +208,15 @@ def test_wrappers_in_other_processes_are_refused_too() -> None:
         RelativeRewardVecEnv(venv, Plain(False))
     finally:
         venv.close()
+    doubled = SubprocVecEnv([lambda: wrappers.TransformObservation(Walk(), lambda x: 2 * x, Walk().observation_space)])
+    flat = SubprocVecEnv([lambda: wrappers.FlattenObservation(Walk())])
+    try:
+        with pytest.raises(ValueError, match="wrapped in an ObservationWrapper, which cannot be followed"):
+            RelativeRewardVecEnv(doubled, Plain(False))
+        RelativeRewardVecEnv(flat, Plain(False))
+    finally:
+        doubled.close()
+        flat.close()
 
 
 def test_the_environments_own_reward_outlives_two_wrappers() -> None:

@@ -27,6 +27,7 @@ from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import MODES, Normalizer
+from rrpolicy.data.report import warn_of_actions
 from rrpolicy.data.windows import WindowSampler
 from rrpolicy.diffusion.process import DiffusionProcess, Prediction, Schedule
 from rrpolicy.diffusion.sampling import Solver
@@ -227,10 +228,10 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         advice = "make the agent with padding=True or a shorter horizon"
         self._sampler = WindowSampler(datasets, self.layout, normalizer, self.padding, advice)
         self._transitions = self._transitions_of(datasets, normalizer)
-        clip = self.planning.clip
-        if self._clip_fits_data and clip is not None:
+        if (clip := self.planning.clip) is not None and self._clip_fits_data:
             clip = clip_for(normalizer, self._sampler, clip)
         new = self._normalizer is not None and reset_num_timesteps
+        warn_of_actions(datasets, self.action_space)
         check_range(datasets, self._sampler, self.layout, normalizer, clip, new)
         loss = None if eval_dataset is None else self._held_out_loss(eval_dataset, normalizer)
         watch = held_out(loss, eval_freq, patience, total_timesteps if reset_num_timesteps else None)
@@ -262,10 +263,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
     def _transitions_of(self, datasets: Sequence[TrajectoryDataset], normalizer: Normalizer) -> WindowSampler | None:
         """What inverse dynamics is learned from; None for an agent without."""
-        if self.module.inverse_dynamics is None:
-            return None
-        advice = f"inverse dynamics is learned from rows {self.layout.stride} steps apart, make the stride smaller"
-        return WindowSampler(datasets, self.module.inverse_dynamics.transition, normalizer, advice=advice)
+        network = self.module.inverse_dynamics
+        return None if network is None else network.transitions(datasets, normalizer)
 
     def _held_out_loss(self, data: Any, normalizer: Normalizer) -> Callable[[], float]:
         datasets, _ = checked_datasets(data, 0)
@@ -348,8 +347,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         :param path: file, with or without ``.zip``
         :param env: the environment that the agent is to have, or its id; archives hold none
         :raises FileNotFoundError: when there is no such file
-        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault, or
-            when the environment is not one that the agent was made for
+        :raises ValueError: for an archive that is damaged, foreign, unsafe or of another kind, or another environment
         :raises TypeError: for a keyword that there is not, naming it
         """
         return super().load(path, device, env=None if env is None else checked_environment(env), **kwargs)

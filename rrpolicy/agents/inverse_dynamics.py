@@ -6,6 +6,7 @@ acts through it as it would through a hand-written controller.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.data.windows import WindowSampler
 
 INVERSE_DYNAMICS: Final = "inverse-dynamics"
 """What an agent calls this controller in its arguments and in its archive."""
@@ -39,6 +42,16 @@ class InverseDynamics(nn.Module):
             for _ in range(n_blocks)
         )
         self.leave = nn.Linear(width, layout.action_dim)
+
+    def transitions(self, datasets: Sequence[TrajectoryDataset], normalizer: Normalizer) -> WindowSampler:
+        """
+        What it is learned from.
+
+        :raises ValueError: when no episode has rows so far apart
+        """
+        advice = f"inverse dynamics is learned from rows {self.transition.stride} steps apart"
+        advice += ", make the stride smaller" if self.transition.stride > 1 else ""
+        return WindowSampler(datasets, self.transition, normalizer, advice=advice)
 
     def forward(self, observations: Tensor, targets: Tensor) -> Tensor:
         """

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -64,10 +65,10 @@ def check_range(
                              f"normalizer, where nothing can be planned: {ADVICE}, or pass another clip")  # fmt: skip
         if beyond := {name: share for name, share in shares.items() if share > 0}:
             warnings.warn(f"{_told(beyond)} of the data lie beyond clip={clip:g} normalised units and will never be "
-                          f"planned: pass a larger clip, or {ADVICE}", stacklevel=4)  # fmt: skip
+                          f"planned: pass a larger clip, or {ADVICE}", RrpolicyWarning, stacklevel=4)  # fmt: skip
     if new and (differs := _differing(datasets, normalizer, layout, names)):
         warnings.warn(f"{_told(differs)} of the data differ from the constant that the normalizer given holds for that "
-                      f"column, and are taken for it: {ADVICE}", stacklevel=4)  # fmt: skip
+                      f"column, and are taken for it: {ADVICE}", category=RrpolicyWarning, stacklevel=4)  # fmt: skip
 
 
 def _differing(

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -38,7 +36,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     :param arguments: default: those of the process
     """
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # stderr is for bars and for one line when something is wrong
     torch.set_num_threads(1)
     app(args=None if arguments is None else list(arguments), prog_name="rrpolicy")

@@ -10,9 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from gymnasium.spaces import Box
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rrpolicy import zoo
@@ -22,6 +20,7 @@ from rrpolicy.cli.options import acting, label
 from rrpolicy.cli.program import echo
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.folders import sole_use
+from rrpolicy.common.messages import at
 from rrpolicy.common.spaces import check_spaces, flat_box
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.collect import Driver, collect_mixture, collect_point_maze
@@ -52,7 +51,7 @@ class Algorithm(StrEnum):
 
 def collect(
     out: options.Out,
-    env: options.Env = DEFAULT_ENV_ID,
+    env: options.AgentsEnv = None,
     maze_map: options.MazeMap = None,
     goal: options.Goal = None,
     n_transitions: Annotated[int, typer.Option("--n-transitions", min=1, help="Rows.")] = 400_000,
@@ -127,7 +126,7 @@ def collect(
       rrpolicy collect --from-training --env Hopper-v5 --stop-return 1000 --policy-out runs/hopper-sac.zip \\
         --out data/hopper-medium-replay
     """
-    task = Task.create(env, maze_map, goal)
+    task = Task.create(env or _home_of_agents(agent or (), maze_map), maze_map, goal)
     how = {"action_noise": action_noise, "epsilon": epsilon, "deterministic": deterministic}
     if not agent and (any(how.values()) or n_envs is not None):
         raise ValueError("--action-noise, --epsilon, --deterministic and --n-envs need --agent")
@@ -187,6 +186,19 @@ def _from_agents(
     return _write(dataset, out, task, rows)
 
 
+def _home_of_agents(names: Sequence[str], maze_map: Path | None) -> str:
+    """The environment that the first agent's card tells, where one does."""
+    archives = [zoo.find(name) for name, _ in map(_name_and_share, names) if not is_sb3_agent(name)]
+    for path in archives if maze_map is None else ():
+        try:
+            task = Task.from_card(read_archive(path).card)
+        except ValueError as error:
+            raise ValueError(at(path, error)) from error
+        if task is not None:
+            return task.env_id
+    return DEFAULT_ENV_ID
+
+
 def _driver(text: str, task: Task, algorithm: str | None) -> Driver:
     """
     A policy to collect with, and its share of the data.
@@ -212,7 +224,9 @@ def _driver(text: str, task: Task, algorithm: str | None) -> Driver:
         raise ValueError(f"{source}: a policy for {home}, wanted one for {task.env_id}")
     policy = load_trained(source)
     seen, done = flat_box(policy.observation_space, "observation"), flat_box(policy.action_space, "action")
-    check_spaces(seen, done, env.observation_space, env.action_space)
+    unbounded = not seen.is_bounded() and seen.shape == env.observation_space.shape  # archives keep no bounds of these
+    check_spaces(flat_box(env.observation_space, "observation") if unbounded else seen, done, env.observation_space,
+                 env.action_space)  # fmt: skip
     agent: Predictor = ActionRepeat(policy) if task.is_maze else policy
     return Driver(label(name, None), agent, share, {**facts, "card": archive.card})
 
@@ -240,10 +254,6 @@ def _from_training(
         raise ValueError(f"--env {task.env_id} is a maze, where train-on-reward trains: --from-training cannot")
     checkpoint, env = out / CHECKPOINT, task.make()
     try:
-        if policy_out is not None:  # such an archive holds no other bounds
-            unit = Box(-1.0, 1.0, env.action_space.shape, np.float32)
-            if env.action_space != unit:
-                raise ValueError(f"--policy-out needs actions between -1 and 1, {task.env_id} has {env.action_space}")
         if resume and checkpoint.exists():
             run = ReplayTraining.load(checkpoint, env, seed, train_freq=train_freq)
         else:

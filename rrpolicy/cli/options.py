@@ -97,6 +97,9 @@ def parse_cells(text: str) -> list[tuple[float, float]]:
 Goal = Annotated[Any, typer.Option("--goal", parser=parse_cell, metavar="R,C", help="Goal cell, counted from 0.")]
 Env = Annotated[str, typer.Option("--env", metavar="ID", help="Environment id.")]
 MaybeEnv = Annotated[str | None, typer.Option("--env", metavar="ID", help="Environment id; default: the agent's own.")]
+AgentsEnv = Annotated[
+    str | None, typer.Option("--env", metavar="ID", help="Environment id; default: the agents' own, else a maze.")
+]
 DataEnv = Annotated[str | None, typer.Option("--env", metavar="ID", help="Environment id; default: the data's own.")]
 MazeMap = Annotated[
     Path | None, typer.Option("--maze-map", metavar="FILE", help="Text file with the maze: # wall, . free.")

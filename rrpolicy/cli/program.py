@@ -6,8 +6,12 @@ import csv
 import lzma
 import re
 import struct
+import sys
+import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import safetensors
@@ -17,7 +21,7 @@ from PIL import Image
 from typer.core import TyperGroup
 
 from rrpolicy.common.interruption import raised_signals, stop_line
-from rrpolicy.common.messages import LONGEST, printable, shown
+from rrpolicy.common.messages import LONGEST, RrpolicyWarning, printable, shown
 
 FAULTS = (  # of input, of the machine, and of what a file may have in it
     ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError, OverflowError, RecursionError,
@@ -45,7 +49,7 @@ class Program(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         received: list[int] = []
         try:
-            with raised_signals() as received:
+            with raised_signals() as received, own_warnings():
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise
@@ -57,6 +61,29 @@ class Program(TyperGroup):
             if received:  # what a signal breaks off may end with anything
                 _leave(error, received)
             raise
+
+
+@contextmanager
+def own_warnings() -> Iterator[None]:
+    """
+    This library's warnings as lines on stderr, each once; those of other libraries, which are about code, are left out
+    unless Python was told what to do with warnings (``-W``, ``PYTHONWARNINGS``).
+    """
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        warnings.simplefilter("always", RrpolicyWarning)
+        usual, seen = warnings.showwarning, set()
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **rest: Any) -> None:
+            if not issubclass(category, RrpolicyWarning):
+                usual(message, category, *place, **rest)
+            elif (line := printable(str(message), LONGEST)) not in seen:
+                seen.add(line)
+                echo(f"rrpolicy: warning: {line}", err=True)
+
+        warnings.showwarning = show
+        yield
 
 
 def _leave(error: BaseException, received: list[int]) -> None:

@@ -56,6 +56,7 @@ def held_out(
     :param total_timesteps: of a training that begins; None for one that goes on, which was measured before
     :raises ValueError: for numbers below 1, patience with nothing to wait for, or a loss that would never be measured
     """
+    whole("eval_freq", eval_freq, 1)
     if loss is not None:
         watch = HeldOut(loss, eval_freq, patience)
         if total_timesteps is not None and eval_freq > total_timesteps:

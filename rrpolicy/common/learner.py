@@ -81,7 +81,7 @@ class Learner(Archived[Module]):
         self.max_grad_norm: float = number("max_grad_norm", max_grad_norm, above=0)
         self.tensorboard_log = tensorboard_log
         self.verbose = int(verbose) if isinstance(verbose, bool) else whole("verbose", verbose, 0)
-        self.seed: int | None = native(seed)
+        self.seed = None if seed is None else whole("seed", seed, 0)
         self.device = cpu(device)
         self.num_timesteps = 0
         self._total_timesteps = 0
@@ -219,6 +219,9 @@ class Learner(Archived[Module]):
     ) -> None:
         """Take ``total_timesteps`` gradient steps; see ``learn`` of the subclasses."""
         progress_bar = flag("progress_bar", progress_bar)
+        log_interval = whole("log_interval", log_interval, 0)
+        checkpoint_freq = whole("checkpoint_freq", checkpoint_freq, 1)
+        dones = [False]  # which SB3's StopTrainingOnMaxEpisodes counts: no episode ends in a gradient step
         stop_at = self._begin(total_timesteps, flag("reset_num_timesteps", reset_num_timesteps), held_out)
         if checkpoint_path is not None:  # what no archive can hold is said before anything is learned
             check_config(self.kind, plain(self._archive_config()), "arguments")

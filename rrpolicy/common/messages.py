@@ -15,6 +15,10 @@ _REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxtuple = 2, 3, 4, 4
 _REPR.maxstring, _REPR.maxlong, _REPR.maxother = 60, 30, 80
 
 
+class RrpolicyWarning(UserWarning):
+    """Something that a user should know of the data, models or agents given; the program shows it as one line."""
+
+
 def printable(value: object, limit: int = 120) -> str:
     """
     A value as one line of printable text.

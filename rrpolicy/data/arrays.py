@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rrpolicy.common.messages import printable
+from rrpolicy.common.messages import RrpolicyWarning, printable
 
 _OWN_RANGE = 1 / 16  # of the largest value in size: what lies in less is an offset with something small on it
 _ROUNDING = 1e-10  # of the largest value in size: what lies in less is a constant with errors of arithmetic
@@ -70,7 +70,7 @@ def _check_resolution(name: str, given: np.ndarray, narrow: np.ndarray) -> None:
                 f"keeps {kept} apart: subtract an offset in float64 first, such as {first!r}, or leave the column out")
         if last - first > _TREMBLING:
             raise ValueError(told)
-        warnings.warn(told, stacklevel=5)
+        warnings.warn(told, category=RrpolicyWarning, stacklevel=5)
 
 
 def _count_different(values: np.ndarray) -> int:

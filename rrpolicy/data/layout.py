@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rrpolicy.common.arguments import whole
 from rrpolicy.common.typing import AnyArray
 
 _LARGEST = {"observation_dim": 2**16, "action_dim": 2**16, "horizon": 2**14, "stride": 10_000,
@@ -52,7 +53,7 @@ class TrajectoryLayout:
         if self.longest_execution < 1 and self.n_observation_rows > 1:
             raise ValueError(f"n_observation_rows={self.n_observation_rows} leaves no row to plan of {self.horizon}")
         if self.observation_columns is not None:
-            columns = tuple(int(column) for column in self.observation_columns)
+            columns = tuple(whole("observation_columns", column) for column in self.observation_columns)
             inside = all(0 <= column < self.observation_dim for column in columns)
             if not columns or not inside or len(set(columns)) < len(columns):
                 wanted = f"at least one and distinct, from 0 to {self.observation_dim - 1}"

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.common.typing import AnyArray
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
@@ -271,6 +272,7 @@ def _floored(name: str, mapped: Affine) -> Affine:
         warnings.warn(
             f"{name} columns {np.flatnonzero(almost).tolist()} vary by less than {ALMOST_CONSTANT:g} of their size, "
             "which is taken for rounding errors; subtract what is constant from a column whose small changes matter",
+            category=RrpolicyWarning,
             stacklevel=3,
         )
     return Affine(mapped.offset, np.where(almost, size, mapped.scale))

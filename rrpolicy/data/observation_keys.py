@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rrpolicy.common.faults import FileFault
+from rrpolicy.common.messages import RrpolicyWarning
 
 
 def chosen_keys(
@@ -32,5 +33,6 @@ def chosen_keys(
         told = f"{wrong[0]!r} is no array of numbers" if wrong else "there is none"
         raise FileFault(place, f"observation_keys: {told}, found {sorted(numbers)[:20]}, pictures are not supported")
     if wanted is None and pictures:
-        warnings.warn(f"{place}: pictures are left out of the observation: {', '.join(pictures)}", stacklevel=3)
+        told = f"{place}: pictures are left out of the observation: {', '.join(pictures)}"
+        warnings.warn(told, RrpolicyWarning, stacklevel=3)
     return keys

@@ -4,13 +4,14 @@ and whether it fits the environment. What would spoil training is a fault; every
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 
+from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.normalizer import MODES, Normalizer
@@ -167,6 +168,22 @@ def actions_outside(dataset: TrajectoryDataset, action_space: spaces.Box) -> flo
     if (shape := action_space.shape) != (dataset.action_dim,):
         raise ValueError(f"action_space has shape {shape}, wanted ({dataset.action_dim},) as the dataset's actions")
     return _outside("actions", dataset.actions, action_space).share
+
+
+def check_actions(dataset: TrajectoryDataset, action_space: spaces.Box, wanted: str) -> None:
+    """:raises ValueError: when actions lie outside a space, saying what is wanted instead"""
+    if actions_outside(dataset, action_space) > 0:
+        low, high = dataset.actions.min(), dataset.actions.max()
+        raise ValueError(f"actions ({dataset.action_dim},) reach from {low:g} to {high:g}, outside {action_space}: "
+                         f"wanted {wanted}")  # fmt: skip
+
+
+def warn_of_actions(datasets: Sequence[TrajectoryDataset], action_space: spaces.Box) -> None:
+    """Warn of actions outside a space, of which an agent in that space cannot do what it learns."""
+    for dataset in datasets:
+        if (share := actions_outside(dataset, action_space)) > 0:
+            warnings.warn(f"{share:.2%} of the dataset's actions lie outside {action_space}: an agent learns them and "
+                          "acts by what is clipped", RrpolicyWarning, stacklevel=4)  # fmt: skip
 
 
 # ---------------------------------------------------------------------- columns

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 
@@ -78,7 +79,7 @@ def terminals(dataset: TrajectoryDataset, time_limit: int | None) -> Array:
         over = finished(dataset)
         if time_limit is not None:
             over &= dataset.episode_lengths < time_limit
-        warnings.warn(_inferred(dataset, over, time_limit), stacklevel=2)
+        warnings.warn(_inferred(dataset, over, time_limit), category=RrpolicyWarning, stacklevel=2)
     else:
         over = dataset.terminated
     flags = np.zeros(len(dataset), dtype=bool)

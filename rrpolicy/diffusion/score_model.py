@@ -74,8 +74,11 @@ def check_compatible(base: ScoreModel, expert: ScoreModel) -> None:
         if mine != other:
             raise ValueError(f"base and expert differ in {field}: base has {mine}, expert has {other}")
     if base.fingerprint() != expert.fingerprint():
-        mine_parts, other_parts = base.fingerprint().split(";"), expert.fingerprint().split(";")
-        differing = [f"{a} against {b}" for a, b in zip(mine_parts, other_parts, strict=False) if a != b]
+        mine_parts, other_parts = (dict(part.partition("=")[::2] for part in model.fingerprint().split(";"))
+                                   for model in (base, expert))  # fmt: skip
+        names = dict.fromkeys((*mine_parts, *other_parts))
+        differing = [f"{name}={mine_parts.get(name, 'none')} against {other_parts.get(name, 'none')}"
+                     for name in names if mine_parts.get(name) != other_parts.get(name)]  # fmt: skip
         raise ValueError(
             "base and expert differ in their fingerprints: "
             + ("; ".join(differing) or f"{base.fingerprint()} against {expert.fingerprint()}")

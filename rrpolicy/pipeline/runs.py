@@ -22,7 +22,7 @@ from rrpolicy.common.folders import check_space, scratch_folder, sole_use
 from rrpolicy.common.learner import Learner
 from rrpolicy.common.progress import LOSS_KEY, ProgressLog
 from rrpolicy.common.schema import from_json, read_small
-from rrpolicy.common.spaces import check_spaces
+from rrpolicy.common.spaces import check_spaces, flattened_box
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.minari_head import METADATA_FILE
@@ -134,7 +134,8 @@ class TrainingRun:
         env.close()
         for one in self.data:
             widths = (one.observation_dim, one.action_dim)
-            wanted = tuple(space.shape[0] if space.shape else 0 for space in (env.observation_space, env.action_space))
+            wanted = tuple(flattened_box(space, name).shape[0] for name, space in
+                           (("observation", env.observation_space), ("action", env.action_space)))  # fmt: skip
             if widths != wanted:
                 raise ValueError(
                     f"the dataset has observations and actions of widths {widths}, {self.task.env_id} has {wanted}"

@@ -196,6 +196,8 @@ class RelativeRewardVecEnv(VecEnvWrapper):
             for kind in (*_RESCALING, gym.ActionWrapper) if needs_actions else _RESCALING:
                 if wrapped_in(self.venv, (kind,)):
                     raise ValueError(_refusal(kind.__name__, "cannot be followed into another process"))
+            if wrapped_in(self.venv, (gym.ObservationWrapper,)) and not wrapped_in(self.venv, _SAME_VALUES):
+                raise ValueError(_refusal("an ObservationWrapper", "cannot be followed into another process"))
         if needs_actions and wrapped_in(self.venv, (gym.wrappers.TransformAction, FlatSpaces)):
             self._envs = envs
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.common.spaces import flat_for
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.rewards.guidance import guided
@@ -72,6 +73,7 @@ class _Trial:
 
     @classmethod
     def of(cls, agent: Any, env: gym.Env[Any, Any], seed: int) -> _Trial:
+        env = flat_for(agent, env)
         space = env.action_space
         if not isinstance(space, gym.spaces.Box):
             raise ValueError(f"the environment's action space is {space}, wanted a Box")
