@@ -15,8 +15,8 @@ import tiny_idx
 from PIL import Image
 
 from rrpolicy.images.data import FREE_BYTES, load_images, read_idx
-from rrpolicy.images.folders import find_pictures, read_pictures, write_pictures
-from rrpolicy.images.pictures import FORMATS, FREE_PIXELS, read_picture
+from rrpolicy.images.folders import find_pictures, read_picture, write_pictures
+from rrpolicy.images.pictures import FORMATS, FREE_PIXELS, open_picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
 
@@ -29,7 +29,7 @@ def encoded(kind: str, mode: str = "RGB", **options: object) -> bytes:
 
 def refused(path: Path, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
-        read_picture(path, "RGB")
+        open_picture(path, "RGB")
     damage.is_clear(str(caught.value), path)
 
 
@@ -41,7 +41,7 @@ def test_pixels_are_those_of_pillow(tmp_path: Path, kind: str, mode: str) -> Non
         path.write_bytes(encoded(kind, "RGB" if (kind, stored) == ("JPEG", "1") else stored))
         with Image.open(path) as picture:
             wanted = np.asarray(picture.convert(mode))
-        np.testing.assert_array_equal(np.asarray(read_picture(path, mode)), wanted)
+        np.testing.assert_array_equal(np.asarray(open_picture(path, mode)), wanted)
 
 
 @pytest.mark.parametrize(("kind", "options"), [
@@ -53,7 +53,7 @@ def test_damaged_pictures_are_read_or_refused(tmp_path: Path, kind: str, options
     path.write_bytes(encoded(kind, **options))
 
     def read(one: Path) -> None:
-        assert read_pictures([one], (3, 4, 4), resize=True).shape == (1, 4, 4, 3)
+        assert read_picture(one, (3, 4, 4), resize=True).shape == (4, 4, 3)
 
     assert 0 < sum(damage.read_or_refused(path, path, 80, read)) < 80
 
@@ -74,7 +74,7 @@ def test_pictures_of_more_pixels_than_a_file_can_justify(tmp_path: Path) -> None
     path.write_bytes(png(2**10, 2**10))
     refused(path, "is not a picture that can be read")  # few enough, but they are not there
     path.write_bytes(png(2, 1, b"\0\1\2") + bytes(2**21))  # more bytes, more pixels
-    assert np.asarray(read_picture(path, "L")).tolist() == [[1, 2]]
+    assert np.asarray(open_picture(path, "L")).tolist() == [[1, 2]]
 
 
 def webp(**options: object) -> bytearray:
@@ -88,9 +88,11 @@ def test_sizes_of_webp_are_read_before_pillow_takes_their_memory(
 ) -> None:
     lossy, lossless = webp(), webp(lossless=True)
     moving = webp(save_all=True, append_images=[Image.new("RGB", (37, 21), "red")])
-    for content in (lossy, lossless, moving):
+    for content in (lossy, lossless):
         (tmp_path / "p.webp").write_bytes(content)
-        assert read_picture(tmp_path / "p.webp", "RGB").size == (37, 21)
+        assert open_picture(tmp_path / "p.webp", "RGB").size == (37, 21)
+    (tmp_path / "p.webp").write_bytes(moving)
+    refused(tmp_path / "p.webp", "has 2 frames, wanted a still picture")
     lossy[26:30] = struct.pack("<HH", 16383, 16383)
     lossless[21:25] = struct.pack("<I", 16383 | 16383 << 14)
     moving[24:30] = b"\xff\x3f\x00" * 2
@@ -98,7 +100,7 @@ def test_sizes_of_webp_are_read_before_pillow_takes_their_memory(
     for content, sides in ((lossy, "16383×16383"), (lossless, "16384×16384"), (moving, "16384×16384")):
         (tmp_path / "p.webp").write_bytes(content)
         with pytest.raises(ValueError, match=f"p.webp: has {sides} pixels"):
-            read_picture(tmp_path / "p.webp", "RGB")
+            open_picture(tmp_path / "p.webp", "RGB")
 
 
 def test_jpegs_of_many_scans(tmp_path: Path) -> None:
@@ -125,6 +127,10 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
         refused(path, "is not a regular file")
         with pytest.raises(FileNotFoundError, match="neither a picture nor a folder"):
             find_pictures([path])
+    with pytest.raises(ValueError, match=r"device\.png: is not a regular file"):
+        find_pictures([tmp_path])
+    pipe.unlink()
+    device.unlink()
     with pytest.raises(FileNotFoundError, match="holds no pictures"):
         find_pictures([tmp_path])
     idx = tmp_path / "train-images-idx3-ubyte"
@@ -139,14 +145,14 @@ def test_a_name_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "\x1b[31mred.png"
     path.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"\?\[31mred\.png: is not a picture") as caught:
-        read_pictures([path], (3, 4, 4))
+        read_picture(path, (3, 4, 4))
     assert str(caught.value).isprintable()
 
 
 def test_written_pictures_are_whole(tmp_path: Path) -> None:
     paths = write_pictures(PIXELS[None], tmp_path / "new", "sample")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["sample-0000.png"]
-    np.testing.assert_array_equal(read_pictures(paths, (3, 6, 8)), PIXELS[None])
+    np.testing.assert_array_equal(read_picture(paths[0], (3, 6, 8)), PIXELS)
 
 
 # ---------------------------------------------------------------------- idx files
@@ -197,4 +203,10 @@ def test_names_that_no_table_can_hold_are_refused(place: bytes, tmp_path: Path) 
         assert str(caught.value).isprintable()
     (tmp_path / "fine").mkdir()
     (tmp_path / "fine" / "müde ♥.png").write_bytes(encoded("PNG"))
-    assert [one.path.name for one in find_pictures([tmp_path / "fine"])] == ["müde ♥.png"]
+    assert [one.path.name for one in find_pictures([tmp_path / "fine"]).pictures] == ["müde ♥.png"]
+    found = find_pictures([tmp_path])  # beside others it is left out
+    assert [one.path.name for one in found.pictures] == ["müde ♥.png"]
+    reason = "the name of this picture is not UTF-8: rename the file or its folder"
+    assert found.left_out == [(path, reason)]
+    with pytest.raises(ValueError, match=r"caf\\xe9.*: the name of this picture is not UTF-8"):
+        find_pictures([tmp_path], strict=True)

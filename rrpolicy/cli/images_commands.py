@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from tqdm.auto import tqdm
 
 from rrpolicy import zoo
 from rrpolicy.cli import images_options as inputs
 from rrpolicy.cli import options
 from rrpolicy.cli.images_options import check_levels, image_model, load_reward, parse_levels, parse_scales, read_prompts
+from rrpolicy.cli.images_scoring import (
+    TOLD,
+    label_rows,
+    labels_of,
+    name_below,
+    scores_of,
+    tell_left_out,
+    write_csv,
+    write_left_out,
+)
 from rrpolicy.cli.options import finish
 from rrpolicy.cli.program import echo
-from rrpolicy.common.files import appearing
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.typing import Array
 from rrpolicy.demo import ImagesDemo
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
-from rrpolicy.evaluation import RESULTS_FILE, Row, result_row
+from rrpolicy.evaluation import RESULTS_FILE, result_row
 from rrpolicy.images.audit import write_audit
-from rrpolicy.images.folders import Picture, find_pictures, in_parts, read_pictures, write_pictures
+from rrpolicy.images.folders import ReadAgain, counted, find_pictures, write_pictures
 from rrpolicy.images.metrics import auroc
 from rrpolicy.images.recording import PromptPair, codec_of, explained_rows, record_prompts, record_samples
 from rrpolicy.images.reward import ImageReward
@@ -40,9 +47,7 @@ from rrpolicy.rewards.recorded import RecordedPairs
 images_app = typer.Typer(help="What one image diffusion model prefers over another.", **options.SETTINGS)
 BUFFER_BYTES = 2**28  # of recorded events in memory while a reward is learned
 MAX_BUFFER = 16_384
-CHUNK = 64  # pictures read at once
 N_NOISINGS = 2  # of each picture at each level of the audit
-THUMBNAIL = 256  # pixels that a picture keeps for the audit's page
 
 
 @images_app.callback()
@@ -173,6 +178,7 @@ def score(
     pipeline: inputs.Pipeline = None,
     levels: Annotated[str, typer.Option("--levels", help="Noise levels to average over, such as 0,20,40.")] = "0",
     resize: inputs.Resize = False,
+    strict: inputs.Strict = False,
     out: options.MaybeOut = None,
     device: inputs.Device = "cpu",
     progress: options.Progress = True,
@@ -180,23 +186,26 @@ def score(
     """
     Score pictures; the table shows the mean of each label (sub-folder), scores.csv every picture.
 
+    Files that cannot be read are left out and told, with --out in left_out.csv.
+
     \b
     Examples:
       rrpolicy images score photos --reward runs/reward/reward.zip --out runs/scores
       rrpolicy images score one.png two.png --reward runs/reward/reward.zip --pipeline models/sd-1.4 --resize
     """
-    chosen, found = parse_levels(levels), find_pictures(pictures)
+    chosen, found = parse_levels(levels), find_pictures(pictures, strict)
     scorer = load_reward(reward, pipeline, device)
     check_levels(chosen, scorer)
-    rho = _scores(scorer, found, chosen, 0, resize, progress)[0].mean(axis=0)
-    for one, value in zip(found, rho, strict=True) if len(found) <= CHUNK else ():
+    scored = scores_of(scorer, found, [(chosen, 0)], resize, strict, progress)
+    rho = scored.rho[0].mean(axis=0)
+    for one, value in zip(scored.pictures, rho, strict=True) if len(rho) <= TOLD else ():
         echo(f"{value:+.3f}  {one.path}")
-    rows = _label_rows(found, rho)
+    tell_left_out(scored.left_out, found.others)
+    rows = label_rows(scored.pictures, rho)
     if out is not None:
-        with appearing(out / "scores.csv") as file, open(file, "w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(("path", "label", "rho"))
-            writer.writerows((one.path, one.label or "", f"{value:.6g}") for one, value in zip(found, rho, strict=True))
+        values = ((one.path, one.label or "", f"{value:.6g}") for one, value in zip(scored.pictures, rho, strict=True))
+        write_csv(out / "scores.csv", ("path", "label", "rho"), values)
+        write_left_out(out, scored.left_out)
     finish(rows, out)
 
 
@@ -254,6 +263,7 @@ def audit(
     n: Annotated[int, typer.Option("--n", min=1, help="Samples at each strength.")] = 8,
     seed: options.Seed = 0,
     resize: inputs.Resize = False,
+    strict: inputs.Strict = False,
     device: inputs.Device = "cpu",
     progress: options.Progress = True,
 ) -> None:
@@ -261,7 +271,7 @@ def audit(
     Write a page about a folder of pictures: ranked, the highest and the lowest, by label and by noise level.
 
     One HTML file that loads nothing. With --unwanted it has the AUROC at each noise level; with --model, samples of
-    the model steered by the reward beside its own.
+    the model steered by the reward beside its own. Files that cannot be read are listed, also in left_out.csv.
 
     \b
     Examples:
@@ -270,27 +280,33 @@ def audit(
       rrpolicy images audit photos --reward runs/reward/reward.zip --unwanted harmful --out runs/audit
     """
     strengths, asked = parse_scales(scales), None if levels is None else parse_levels(levels)
-    found = find_pictures([pictures])
-    labels = [one.label or "unlabelled" for one in found] if any(one.label for one in found) else None
-    if missing := sorted(set(unwanted or ()) - set(labels or ())):
-        known = ", ".join(sorted(set(labels or ()))) or "none"
+    found = find_pictures([pictures], strict)
+    if missing := sorted(set(unwanted or ()) - set(labels_of(found.pictures) or ())):
+        known = ", ".join(sorted(set(labels_of(found.pictures) or ()))) or "none"
         raise ValueError(f"--unwanted {missing[0]} is no label of {pictures}, there are: {known}")
     scorer = load_reward(reward, pipeline or (model if prompts else None), device)
     last = scorer.reward.process.n_diffusion_steps - 1
     chosen = sorted({round(last * i / 10) for i in range(9)}) if asked is None else asked
     check_levels(chosen, scorer)
     source = None if model is None else image_model(model, prompts, n, GUIDANCE_SCALE, device, "float32")
-    rho, thumbnails = _scores(scorer, found, [0], 0, resize, progress)
-    at_levels, _ = _scores(scorer, found, chosen, N_NOISINGS, resize, progress)
+    scored = scores_of(scorer, found, [([0], 0), (chosen, N_NOISINGS)], resize, strict, progress)
+    (rho,), at_levels = scored.rho
     samples = {} if source is None else _side_by_side(scorer, *source, 50 if prompts else 25, strengths, seed)
+    labels = labels_of(scored.pictures)
+    low = set(unwanted or ()) & set(labels or ())  # those that are left
     page = write_audit(
-        out, thumbnails, rho[0], names=[one.path.relative_to(pictures).as_posix() for one in found], labels=labels,
-        unwanted=unwanted or (), per_level=(chosen, at_levels), samples=samples,
+        out, ReadAgain(scored.pictures, scorer.codec.image_shape, resize), rho,
+        names=[one.path.relative_to(pictures).as_posix() for one in scored.pictures], labels=labels,
+        unwanted=low, per_level=(chosen, at_levels), samples=samples,
+        left_out=[(name_below(one.path, pictures), one.reason) for one in scored.left_out],
+        not_read=counted(found.others),
     )  # fmt: skip
-    rows = _label_rows(found, rho[0])
-    if unwanted and labels is not None:
-        wanted = np.array([label not in unwanted for label in labels])
-        rows.append(estimate_row("wanted", "auroc", auroc(rho[0], wanted)))
+    write_left_out(out, scored.left_out)
+    tell_left_out(scored.left_out, found.others)
+    rows = label_rows(scored.pictures, rho)
+    if low and labels is not None:
+        wanted = np.array([label not in low for label in labels])
+        rows.append(estimate_row("wanted", "auroc", auroc(rho, wanted)))
         rows += [estimate_row("wanted", f"auroc_t{level}", auroc(at, wanted))
                  for level, at in zip(chosen, at_levels, strict=True)]  # fmt: skip
     finish(rows, out)
@@ -321,26 +337,6 @@ def demo(
         ImagesDemo(out, seed, data, n, echo).run()
 
 
-# ---------------------------------------------------------------------- pictures and their scores
-
-
-def _scores(
-    reward: ImageReward, pictures: Sequence[Picture], levels: Sequence[int], n_noisings: int, resize: bool,
-    progress: bool,
-) -> tuple[Array, list[Array]]:  # fmt: skip
-    """ρ (k, n) of the pictures, or of noised copies, at each level, and thumbnails."""
-    parts, thumbnails = [], []
-    bar = tqdm(total=len(pictures), disable=not progress, desc="pictures", unit="picture")
-    step = max(max(reward.codec.image_shape[1:]) // THUMBNAIL, 1)
-    for part in in_parts(pictures, CHUNK):
-        read = read_pictures([one.path for one in part], reward.codec.image_shape, resize)
-        parts.append(reward.per_level(read, levels, n_noisings))
-        thumbnails += [image[::step, ::step] for image in read]
-        bar.update(len(part))
-    bar.close()
-    return np.concatenate(parts, axis=1), thumbnails
-
-
 def _side_by_side(
     reward: ImageReward, model: ImageModel, n: int, n_steps: int, scales: Sequence[float], seed: int
 ) -> dict[str, Array]:
@@ -351,12 +347,3 @@ def _side_by_side(
             sample_images(model, n, n_sampling_steps=steps, reward=reward, scale=scale, seed=seed)
         for scale in scales
     }  # fmt: skip
-
-
-def _label_rows(pictures: Sequence[Picture], rho: Array) -> list[Row]:
-    """Mean ρ of each label, best first."""
-    labels: dict[str, list[float]] = {}
-    for one, value in zip(pictures, rho, strict=True):
-        labels.setdefault(one.label or "pictures", []).append(float(value))
-    rows = [result_row(label, "rho", values) for label, values in labels.items()]
-    return sorted(rows, key=lambda row: -row["mean"])

@@ -47,6 +47,7 @@ Pipeline = Annotated[
     str | None, typer.Option("--pipeline", help="Stable Diffusion folder that a reward of latents belongs to.")
 ]
 Resize = Annotated[bool, typer.Option("--resize", help="Bring pictures of another size to the model's.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse files that cannot be read, do not leave them out.")]
 SamplingSteps = Annotated[
     int | None, typer.Option("--n-sampling-steps", min=1, help="Denoising steps; default: 25, with prompts 50.")
 ]

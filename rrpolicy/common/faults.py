@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from rrpolicy.common.messages import at
+from rrpolicy.common.messages import LONGEST, at, printable
 
 
 class FileFault(ValueError):
@@ -19,6 +19,7 @@ class FileFault(ValueError):
 
     def __init__(self, place: str | os.PathLike[str], words: object) -> None:
         super().__init__(at(place, words))
+        self.words = printable(words, LONGEST)
 
 
 def regular_size(path: Path) -> int:

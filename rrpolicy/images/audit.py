@@ -26,6 +26,7 @@ PAGE_FILE = "index.html"
 N_EXTREME = 24  # images in each of the two grids
 N_RANKED = 240  # rows of the ranked list, spread evenly over all ranks
 N_SAMPLES = 16  # of each generator
+N_LEFT_OUT = 500  # rows of files that could not be read
 THUMBNAIL = 160  # pixels of an embedded picture's longer side at most
 ROW_THUMBNAIL = 80  # of those in the ranked list
 TINY = 64  # pictures up to this size keep every pixel
@@ -90,26 +91,31 @@ def write_audit(
     unwanted: Collection[str] = (),
     per_level: tuple[Sequence[int], Any] | None = None,
     samples: Mapping[str, Sequence[Array] | Array] | None = None,
+    left_out: Sequence[tuple[str, str]] = (),
+    not_read: str = "",
     title: str = "What the expert prefers",
 ) -> Path:
     """
     Write ``index.html``.
 
     :param folder: made when missing
-    :param images: n images uint8 (H, W, C) with 1 or 3 channels, of any sizes
+    :param images: n images uint8 (H, W, C) with 1 or 3 channels, of any sizes; only those that are shown are asked for
     :param scores: (n,) ρ of each image in nats
     :param names: n file names; None for numbers
     :param labels: n class names; None when the images have none
     :param unwanted: labels that should score low: with both kinds there is an AUROC
     :param per_level: noise levels (k,) and the scores (k, n) at each
     :param samples: name of a generator -> its samples, shown side by side; equal places should come from equal noise
+    :param left_out: name of each file that could not be read, and why
+    :param not_read: numbers of files that are no pictures, such as ``"12 .avif"``
     :param title: heading of the page
     :return: path of the page
     :raises ValueError: when lengths or shapes do not fit together, naming them
     """
-    audit = _Audit.checked(images, scores, names, labels, unwanted, per_level, samples or {})
+    audit = _Audit.checked(images, scores, names, labels, unwanted, per_level, samples or {}, left_out, not_read)
     sections = [
         _facts(audit), _extremes(audit), _distribution(audit), _levels(audit), _side_by_side(audit), _ranking(audit),
+        _left_out(audit),
     ]  # fmt: skip
     page = Path(folder) / PAGE_FILE
     write_text(page, _page(title, audit, sections))
@@ -120,19 +126,22 @@ def write_audit(
 class _Audit:
     """What the page shows, checked."""
 
-    images: list[Array]  # n, uint8 (H, W, C)
+    images: Sequence[Array]  # n, uint8 (H, W, C)
     scores: Array  # (n,) nats
     names: list[str]
     labels: list[str] | None
     unwanted: frozenset[str]
     levels: list[int]
     level_scores: Array  # (k, n) nats
-    samples: dict[str, list[Array]]
+    samples: dict[str, Sequence[Array]]
+    left_out: list[tuple[str, str]]
+    not_read: str
 
     @classmethod
     def checked(
-        cls, images: Any, scores: Any, names: Any, labels: Any, unwanted: Any, per_level: Any, samples: Any
-    ) -> _Audit:
+        cls, images: Any, scores: Any, names: Any, labels: Any, unwanted: Any, per_level: Any, samples: Any,
+        left_out: Any, not_read: str,
+    ) -> _Audit:  # fmt: skip
         values, n = np.asarray(scores, dtype=np.float64), len(images)
         if not n or values.shape != (n,) or not np.isfinite(values).all():
             raise ValueError(f"scores has shape {values.shape} for {n} images, wanted finite numbers ({n},), n >= 1")
@@ -148,14 +157,16 @@ class _Audit:
             raise ValueError(f"per_level has scores {at_levels.shape}, wanted finite numbers ({len(levels)}, {n})")
         order = np.argsort(np.asarray(levels, dtype=int), kind="stable")
         return cls(
-            [_picture(image) for image in images],
+            images,
             values,
-            [str(i) for i in range(n)] if names is None else [str(name) for name in names],
-            None if labels is None else [str(label) for label in labels],
-            frozenset(map(str, unwanted)),
+            [str(i) for i in range(n)] if names is None else [_text(name) for name in names],
+            None if labels is None else [_text(label) for label in labels],
+            frozenset(map(_text, unwanted)),
             [int(levels[i]) for i in order],
             at_levels[order],
-            {str(name): [_picture(image) for image in drawn] for name, drawn in samples.items()},
+            {_text(name): drawn for name, drawn in samples.items()},
+            [(_text(name), _text(reason)) for name, reason in left_out],
+            _text(not_read),
         )
 
     @property
@@ -178,6 +189,8 @@ def _facts(audit: _Audit) -> str:
     scores, wanted = audit.scores, audit.wanted
     facts = [("Images", f"{len(scores):,}", ""), ("Highest ρ", signed(scores.max()), "nats"),
              ("Lowest ρ", signed(scores.min()), "nats"), ("Below zero", f"{(scores < 0).mean():.0%}", "of all images")]
+    if audit.left_out:
+        facts.insert(1, ("Left out", f"{len(audit.left_out):,}", "files that could not be read"))
     if wanted is not None:
         area = auroc(scores, wanted)
         facts.append(("AUROC", f"{area.value:.3f}", f"95 % interval {_interval(area)}"))
@@ -267,6 +280,18 @@ def _ranked_row(audit: _Audit, rank: int, i: int) -> str:
     )
 
 
+def _left_out(audit: _Audit) -> str:
+    if not audit.left_out and not audit.not_read:
+        return ""
+    n, shown = len(audit.left_out), audit.left_out[:N_LEFT_OUT]
+    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td class="left">{escape(reason)}</td></tr>'
+                   for name, reason in shown)  # fmt: skip
+    note = f"{n:,} files that could not be read" + (f", the first {len(shown)} of them" if len(shown) < n else "")
+    table = _table(("file", "reason"), rows, note, left=("reason",), tall=True) if rows else ""
+    others = f"<p>Not looked at, by suffix: {escape(audit.not_read)}.</p>" if audit.not_read else ""
+    return _section("left-out", "Left out", "No number on this page is about these files.", others + table)
+
+
 # ---------------------------------------------------------------------- pieces of HTML
 
 
@@ -331,7 +356,8 @@ def _interval(area: Estimate) -> str:
 
 def _image(image: Array, description: str, side: int = THUMBNAIL) -> str:
     """An ``<img>`` that holds its picture: a thumbnail in JPEG, or a tiny image pixel by pixel."""
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    pixels = _picture(image)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     tiny = max(picture.size) <= TINY
     if not tiny:
         picture.thumbnail((side, side))
@@ -347,3 +373,8 @@ def _picture(image: Any) -> Array:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
         raise ValueError(f"an image is {pixels.dtype} {pixels.shape}, wanted uint8 (H, W, C) with 1 or 3 channels")
     return pixels
+
+
+def _text(value: object) -> str:
+    """A name that UTF-8 can hold, whatever bytes a file system had for it."""
+    return str(value).encode(errors="backslashreplace").decode()

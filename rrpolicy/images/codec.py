@@ -6,7 +6,8 @@ the autoencoder of Stable Diffusion (Rombach et al. 2022). Models, rewards and s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from rrpolicy.common.typing import Array
 
 CHUNK = 8  # images per call of an autoencoder
+CHUNK_VALUES = 2**23  # of images as floats at once
 MODES = {1: "L", 3: "RGB"}  # channels -> PIL's name
 
 
@@ -91,7 +93,7 @@ class PixelCodec:
         Images uint8 (B, H, W, C).
 
         :param events: clean events (B, *event_shape); what lies beyond [-1, 1] is clipped
-        :raises ValueError: for another shape
+        :raises ValueError: for another shape or NaN
         """
         _check_events(events, self.event_shape)
         return _to_uint8(nn.functional.pixel_shuffle(events, self.unshuffle))
@@ -127,13 +129,14 @@ class LatentCodec:
         Latents float32 (B, *event_shape).
 
         :param images: see :func:`as_pixels`
-        :raises ValueError: as :func:`as_pixels`, or without an autoencoder
+        :raises ValueError: as :func:`as_pixels`, without an autoencoder, or when it gives NaN
         """
         vae = self._vae()
-        pixels = 2 * as_pixels(images, self.image_shape) - 1
-        parts = [vae.encode(part.to(vae.device, vae.dtype)).latent_dist.mode().float().cpu()
-                 for part in pixels.split(CHUNK)]
-        return self.scaling_factor * torch.cat(parts)
+        parts = [vae.encode((2 * part - 1).to(vae.device, vae.dtype)).latent_dist.mode().float().cpu()
+                 for part in as_pixels(images, self.image_shape).split(CHUNK)]
+        events = torch.cat(parts)
+        self._check_finite(events, "encoder")
+        return self.scaling_factor * events
 
     @torch.no_grad()
     def decode(self, events: Tensor) -> Array:
@@ -141,17 +144,26 @@ class LatentCodec:
         Images uint8 (B, H, W, 3).
 
         :param events: clean latents (B, *event_shape)
-        :raises ValueError: for another shape, or without an autoencoder
+        :raises ValueError: for another shape or NaN, without an autoencoder, or when it gives NaN
         """
         vae = self._vae()
         _check_events(events, self.event_shape)
-        parts = [_to_uint8(vae.decode((part / self.scaling_factor).to(vae.device, vae.dtype)).sample.float().cpu())
-                 for part in events.split(CHUNK)]
+        parts = []
+        for part in events.split(CHUNK):
+            pixels = vae.decode((part / self.scaling_factor).to(vae.device, vae.dtype)).sample.float().cpu()
+            self._check_finite(pixels, "decoder")
+            parts.append(_to_uint8(pixels))
         return np.concatenate(parts)
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "latents", "event_shape": list(self.event_shape), "image_shape": list(self.image_shape),
                 "scaling_factor": self.scaling_factor}
+
+    def _check_finite(self, values: Tensor, part: str) -> None:
+        if not torch.isfinite(values).all():
+            precision = str(self.vae.dtype).removeprefix("torch.")
+            raise ValueError(f"the {part} of the autoencoder gives NaN or infinite numbers in {precision}"
+                             + (", wanted it in float32" if precision != "float32" else ""))  # fmt: skip
 
     def _vae(self) -> Any:
         if self.vae is None:
@@ -200,6 +212,24 @@ def as_pixels(images: Any, shape: tuple[int, int, int]) -> Tensor:
     return pixels
 
 
+def in_chunks(images: Any, shape: tuple[int, int, int]) -> Iterator[Any]:
+    """
+    Images of any kind, a few at a time, so that their pixels as floats take little memory.
+
+    :param images: see :func:`as_pixels`
+    :param shape: wanted (C, H, W)
+    """
+    several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray | Tensor) and images.ndim == 4)
+    if isinstance(images, np.ndarray) and images.ndim == 3:  # grey pictures without an axis for their channel
+        several = shape[0] == 1 and images.shape[-1] != 1
+    size = max(1, CHUNK_VALUES // math.prod(shape))
+    if not several or len(images) <= size:
+        yield images
+        return
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
 def _channels_first(images: Any, channels: int) -> Array:
     """PIL images or numpy arrays, channels last, as (B, C, H, W)."""
     if isinstance(images, Image.Image):
@@ -224,6 +254,8 @@ def _channels_first(images: Any, channels: int) -> Array:
 def _check_events(events: Tensor, event_shape: tuple[int, ...]) -> None:
     if tuple(events.shape[1:]) != event_shape:
         raise ValueError(f"events have shape {tuple(events.shape)}, wanted (B, {', '.join(map(str, event_shape))})")
+    if not torch.isfinite(events).all():
+        raise ValueError("events hold NaN or inf: the model that drew them goes beyond its precision")
 
 
 def _to_uint8(pixels: Tensor) -> Array:

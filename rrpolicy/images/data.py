@@ -20,7 +20,7 @@ from PIL import Image
 from rrpolicy.common.faults import FileFault, regular_size
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import MODES
-from rrpolicy.images.pictures import read_picture
+from rrpolicy.images.pictures import PICTURES, open_picture
 
 Split = Literal["train", "test"]
 
@@ -29,7 +29,6 @@ FASHION_MNIST_CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 SIZE = 16
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 TEST_SHARE = 5  # of a folder that is not split, every so many-th picture of each class is kept for testing
 _STEMS: dict[Split, str] = {"train": "train", "test": "t10k"}
 _UINT8 = 0x08  # idx's code of unsigned bytes
@@ -227,5 +226,5 @@ def _read_class_folders(
 
 
 def _read_picture(path: Path, size: int, channels: int) -> Array:
-    picture = resized(read_picture(path, MODES[channels]), size)
+    picture = resized(open_picture(path, MODES[channels]), size)
     return np.asarray(picture).reshape(size, size, channels)

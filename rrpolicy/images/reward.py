@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.typing import Array
-from rrpolicy.images.codec import Codec, codec_from_dict
+from rrpolicy.images.codec import Codec, as_pixels, codec_from_dict, in_chunks
 from rrpolicy.rewards.acceptance_ratio import zero_between
 from rrpolicy.rewards.relative_reward import RelativeReward
 
@@ -73,29 +74,41 @@ class ImageReward:
         :param images: as in :meth:`predict`
         :param levels: noise levels (k,)
         :param n_noisings: noised copies of each image to average over; 0 for their mean, α x0
-        :param seed: of the noise
+        :param seed: of the noise, which depends on it, the image and the level alone: not on other images or levels
         :return: (k, n) float32 in nats
         :raises ValueError: as :meth:`predict`
         """
-        return self.of_events(self.codec.encode(images), levels, n_noisings, seed)
+        parts = []
+        for part in in_chunks(images, self.codec.image_shape):
+            pixels = as_pixels(part, self.codec.image_shape)
+            digests = _digests((255 * pixels).round().to(torch.uint8)) if n_noisings else None
+            parts.append(self.of_events(self.codec.encode(pixels), levels, n_noisings, seed, digests))
+        return np.concatenate(parts, axis=1)
 
     @torch.no_grad()
-    def of_events(self, x0: Tensor, levels: Sequence[int], n_noisings: int = 0, seed: int = 0) -> Array:
-        """As :meth:`per_level`, for clean events (n, *event_shape)."""
+    def of_events(
+        self, x0: Tensor, levels: Sequence[int], n_noisings: int = 0, seed: int = 0,
+        digests: Sequence[bytes] | None = None,
+    ) -> Array:  # fmt: skip
+        """
+        As :meth:`per_level`, for clean events (n, *event_shape).
+
+        :param digests: (n,) of what the events were made from, on which their noise depends; None: of the events, which
+            an autoencoder rounds differently in batches of another size
+        """
         process, n_levels = self.reward.process, self.reward.process.n_diffusion_steps
         if not len(levels) or not all(0 <= level < n_levels for level in levels):
             raise ValueError(f"levels is {list(levels)}, wanted some of 0..{n_levels - 1}")
-        generator = torch.Generator().manual_seed(seed)
+        digests = _digests(x0) if n_noisings and digests is None else digests or []
         scores = torch.zeros(len(levels), len(x0))
         for row, level in enumerate(levels):
-            parts = []
-            for part in x0.split(CHUNK):
-                t = torch.full((len(part),), level, dtype=torch.int64)
-                mean = process.alpha(level) * part
-                noised = [mean + process.sigma(level) * torch.randn(part.shape, generator=generator)
-                          for _ in range(n_noisings)] or [mean]  # fmt: skip
-                parts.append(torch.stack([self.reward(x_t, t) for x_t in noised]).mean(dim=0))
-            scores[row] = torch.cat(parts)
+            for start in range(0, len(x0), CHUNK):
+                rows = slice(start, start + CHUNK)
+                mean = process.alpha(level) * x0[rows]
+                t = torch.full((len(mean),), level, dtype=torch.int64)
+                noised = [mean + process.sigma(level) * _noise(digests[rows], f"{seed} {level} {copy}", mean)
+                          for copy in range(n_noisings)] or [mean]  # fmt: skip
+                scores[row, rows] = torch.stack([self.reward(x_t, t) for x_t in noised]).mean(dim=0)
         if not bool(torch.isfinite(scores).all()):
             raise ValueError("the scores hold NaN or infinite numbers: weights are beyond what can be computed with")
         return np.asarray((scores - self.zero).numpy())
@@ -133,3 +146,14 @@ class ImageReward:
                 raise ValueError(f"it was made for {kept.to_dict()}, the codec given is {codec.to_dict()}")
             reward = RelativeReward.from_archive(archive.config["reward"], archive.tensors, archive.tensors["weights"])
             return cls(reward, codec or kept, archive.config.get("zero", 0.0))
+
+
+def _digests(values: Tensor) -> list[bytes]:
+    """One for each of values (n, ...)."""
+    return [hashlib.sha256(one.contiguous().numpy().tobytes()).digest() for one in values.cpu()]
+
+
+def _noise(digests: Sequence[bytes], key: str, like: Tensor) -> Tensor:
+    """Normal noise (n, *event_shape), each event's from its own digest."""
+    seeds = (int.from_bytes(hashlib.sha256(digest + key.encode()).digest()[:4], "little") for digest in digests)
+    return torch.stack([torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -5,6 +5,7 @@ Pixels and latents go the same way (`rewards.guidance`): the sampler sees a nois
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from rrpolicy.images.codec import Codec
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.stable_diffusion import SafeModel
 from rrpolicy.rewards.guidance import guided
+
+GRADIENT_VALUES = 2**19  # of events whose gradient is taken at once: 32 latents of Stable Diffusion
 
 
 class ImageModel(Protocol):
@@ -71,7 +74,7 @@ def sample_events(
     denoiser: Denoiser = model.path() if isinstance(model, SafeModel) else model.eps
     if reward is not None:
         _check_fits(reward, model)
-        denoiser = guided(denoiser, reward.reward, model.process, scale, max_shift)
+        denoiser = _steered(denoiser, reward, scale, max_shift)
     noise = torch.randn((n, *model.event_shape), generator=generator)
     return sample(
         denoiser,
@@ -92,6 +95,21 @@ def sample_images(model: ImageModel, n: int, **options: Any) -> Array:
     :param options: those of :func:`sample_events`
     """
     return model.codec.decode(sample_events(model, n, **options))
+
+
+def _steered(denoiser: Denoiser, reward: ImageReward, scale: float, max_shift: float | None) -> Denoiser:
+    """
+    As `rewards.guidance.guided`, with the gradient of a few events at a time, which bounds its memory; the denoiser may
+    have a prompt for each event and is asked about all of them.
+    """
+    change = guided(lambda x_t, t: torch.zeros_like(x_t), reward.reward, reward.reward.process, scale, max_shift)
+    size = max(1, GRADIENT_VALUES // math.prod(reward.reward.event_shape))
+
+    def steered(x_t: Tensor, t: Tensor) -> Tensor:
+        parts = [change(x, level) for x, level in zip(x_t.split(size), t.split(size), strict=True)]
+        return denoiser(x_t, t) + torch.cat(parts)
+
+    return steered
 
 
 def _check_fits(reward: ImageReward, model: ImageModel) -> None:

@@ -42,7 +42,7 @@ from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.evaluation import RESULTS_FILE, read_results, table, write_results
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import load_images
-from rrpolicy.images.folders import find_pictures, read_pictures
+from rrpolicy.images.folders import find_pictures, read_in_parts
 from rrpolicy.images.recording import record_samples
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.images.unet import UNetScoreModel
@@ -218,7 +218,8 @@ def pictures() -> Target:
     files = {"a.png": picture(), "b/c.jpg": picture("JPEG")}
 
     def read(folder: Path) -> Any:
-        return read_pictures([one.path for one in find_pictures([folder])], (3, 8, 8), resize=True)
+        parts = read_in_parts(find_pictures([folder]).pictures, (3, 8, 8), resize=True, strict=True)
+        return np.concatenate([part.images for part in parts])
 
     return Target("pictures", files, {name: picture_file for name in files}, read, lambda images: images)
 

@@ -1,0 +1,102 @@
+"""How the image commands score many pictures: a few at a time, and files that cannot be read are left out and told."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from rrpolicy.cli.program import echo
+from rrpolicy.common.faults import FileFault
+from rrpolicy.common.files import appearing
+from rrpolicy.common.typing import Array
+from rrpolicy.evaluation import Row, result_row
+from rrpolicy.images.folders import Found, LeftOut, Part, Picture, counted, path_text, read_in_parts
+from rrpolicy.images.reward import ImageReward
+
+TOLD = 64  # pictures, and files left out, that are printed
+
+
+class Scored(NamedTuple):
+    """The pictures that could be read, ρ (k, n) for each way of asking, and what was left out."""
+
+    pictures: list[Picture]
+    rho: list[Array]
+    left_out: list[LeftOut]
+
+
+def scores_of(
+    reward: ImageReward, found: Found, asked: Sequence[tuple[Sequence[int], int]], resize: bool, strict: bool,
+    progress: bool,
+) -> Scored:  # fmt: skip
+    """
+    Score pictures a few at a time, of which nothing but their scores is kept.
+
+    :param asked: levels (k,) and the number of noised copies at each
+    """
+    pictures, left_out = [], list(found.left_out)
+    parts: list[list[Array]] = [[] for _ in asked]
+    with tqdm(total=len(found.pictures), disable=not progress, desc="pictures", unit="picture") as bar:
+        for part in read_in_parts(found.pictures, reward.codec.image_shape, resize, strict):
+            for kept, (levels, n_noisings) in zip(parts, asked, strict=True) if part.pictures else ():
+                kept.append(_named(reward, part, levels, n_noisings))
+            pictures += part.pictures
+            left_out += part.left_out
+            bar.update(len(part.pictures) + len(part.left_out))
+    return Scored(pictures, [np.concatenate(kept, axis=1) for kept in parts], left_out)
+
+
+def _named(reward: ImageReward, part: Part, levels: Sequence[int], n_noisings: int) -> Array:
+    """:raises ValueError: when an autoencoder gives NaN, naming the first picture for which it does"""
+    try:
+        return reward.per_level(part.images, levels, n_noisings)
+    except ValueError:
+        for one, image in zip(part.pictures, part.images, strict=True):
+            try:
+                reward.codec.encode(image)
+            except ValueError as error:
+                raise FileFault(path_text(one.path), error) from error
+        raise
+
+
+def tell_left_out(left_out: Sequence[LeftOut], others: Mapping[str, int]) -> None:
+    """Print which files were not scored, and why."""
+    for one in left_out[:TOLD]:
+        echo(f"left out: {path_text(one.path)}: {one.reason}")
+    if len(left_out) > TOLD:
+        echo(f"left out: {len(left_out) - TOLD:,} more")
+    if others:
+        echo(f"not looked at, by suffix: {counted(others)}")
+
+
+def write_left_out(out: Path, left_out: Sequence[LeftOut]) -> None:
+    write_csv(out / "left_out.csv", ("path", "reason"), ((path_text(one.path), one.reason) for one in left_out))
+
+
+def write_csv(path: Path, heading: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+    with appearing(path) as file, open(file, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(heading)
+        writer.writerows(lines)
+
+
+def labels_of(pictures: Sequence[Picture]) -> list[str] | None:
+    """The label of each picture; None when none has one."""
+    return [one.label or "unlabelled" for one in pictures] if any(one.label for one in pictures) else None
+
+
+def name_below(path: Path, folder: Path) -> str:
+    return path_text(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def label_rows(pictures: Sequence[Picture], rho: Array) -> list[Row]:
+    """Mean ρ of each label, best first."""
+    labels: dict[str, list[float]] = {}
+    for one, value in zip(pictures, rho, strict=True):
+        labels.setdefault(one.label or "pictures", []).append(float(value))
+    rows = [result_row(label, "rho", values) for label, values in labels.items()]
+    return sorted(rows, key=lambda row: -row["mean"])
