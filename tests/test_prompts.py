@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rrpolicy.cli.images_options import read_prompts
+from rrpolicy.cli.prompt_files import read_prompts
 
 
 @pytest.mark.parametrize(("name", "content", "wanted"), [

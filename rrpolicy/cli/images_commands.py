@@ -12,7 +12,7 @@ import typer
 from rrpolicy import zoo
 from rrpolicy.cli import images_options as inputs
 from rrpolicy.cli import options
-from rrpolicy.cli.images_options import check_levels, image_model, load_reward, parse_levels, parse_scales, read_prompts
+from rrpolicy.cli.images_options import check_levels, image_model, load_reward, parse_levels, parse_scales
 from rrpolicy.cli.images_scoring import (
     TOLD,
     label_rows,
@@ -25,6 +25,7 @@ from rrpolicy.cli.images_scoring import (
 )
 from rrpolicy.cli.options import finish
 from rrpolicy.cli.program import echo
+from rrpolicy.cli.prompt_files import read_prompts
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.typing import Array
 from rrpolicy.demo import ImagesDemo

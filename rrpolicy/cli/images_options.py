@@ -11,9 +11,7 @@ import typer
 
 from rrpolicy import zoo
 from rrpolicy.cli import options
-from rrpolicy.common.messages import at
-from rrpolicy.common.schema import read_small
-from rrpolicy.common.tables import read_table
+from rrpolicy.cli.prompt_files import read_prompts, tell_cut
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel
 from rrpolicy.images.stable_diffusion import StableDiffusion
@@ -40,7 +38,7 @@ class Precision(StrEnum):
 Device = Annotated[str, typer.Option("--device", help="Where the models compute: cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[Precision, typer.Option("--dtype", help="Precision of the models.")]
 Prompts = Annotated[
-    Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt per line, or CSV with a column prompt.")
+    Path | None, typer.Option("--prompts", metavar="FILE", help="One per line, or prompt in CSV, TSV or JSONL.")
 ]
 Reward = Annotated[str, typer.Option("--reward", help="Archive of an image reward: path or zoo name.")]
 Pipeline = Annotated[
@@ -55,38 +53,6 @@ GuidanceScale = Annotated[
     float,
     typer.Option("--guidance-scale", callback=options.finite, help="Of classifier-free guidance, with prompts."),
 ]
-
-
-def read_prompts(path: Path) -> list[str]:
-    """
-    Prompts of a text file (one per line) or of a CSV file's column ``prompt``.
-
-    :raises FileNotFoundError: when there is no such file
-    :raises ValueError: for a file that is no text, too large, damaged, or without prompts, naming it
-    """
-    found = _column(path) if path.suffix.lower() == ".csv" else _lines(path)
-    prompts = [prompt for prompt in found if prompt]
-    if not prompts:
-        raise ValueError(f"{path} holds no prompts: wanted one per line, or CSV with a column named prompt")
-    return prompts
-
-
-def _column(path: Path) -> list[str]:
-    heading, *lines = read_table(path) or [[]]
-    if "prompt" not in heading:
-        return []
-    index = len(heading) - 1 - heading[::-1].index("prompt")
-    return [line[index].strip() for line in lines if len(line) > index]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = read_small(path).decode()
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ValueError(at(path, f"holds no prompts that can be read: {error}")) from error
-    return [line.strip() for line in text.replace("\r", "\n").split("\n")]
 
 
 def parse_levels(text: str) -> list[int]:
@@ -133,4 +99,6 @@ def image_model(
             raise ValueError(f"{name} is a text-to-image pipeline: give --prompts")
         return UNetScoreModel.from_pretrained(name, device=device, dtype=dtype), n
     texts = read_prompts(prompts)[:n]
-    return StableDiffusion.from_pretrained(name, device, dtype).prompted(texts, guidance_scale), len(texts)
+    pipeline = StableDiffusion.from_pretrained(name, device, dtype)
+    tell_cut(texts, pipeline)
+    return pipeline.prompted(texts, guidance_scale), len(texts)

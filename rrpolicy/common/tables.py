@@ -14,18 +14,19 @@ _MAX_CELL = 2**16
 _MOST = 2**19  # lines and cells, since a short one takes some hundred bytes in memory
 
 
-def read_table(path: str | os.PathLike[str]) -> list[list[str]]:
+def read_table(path: str | os.PathLike[str], delimiter: str = ",") -> list[list[str]]:
     """
     The lines of a CSV file, the heading first; lines may differ in length.
 
-    :param path: UTF-8
+    :param path: UTF-8, with a byte order mark or without
+    :param delimiter: between cells
     :raises FileNotFoundError: when there is no such file
     :raises ValueError: for a file that is no text, too large, or damaged, naming it
     """
     try:
         lines, n_cells = [], 0
-        with io.TextIOWrapper(io.BytesIO(read_small(path, MAX_BYTES)), encoding="utf-8", newline="") as text:
-            for line in csv.reader(text):
+        with io.TextIOWrapper(io.BytesIO(read_small(path, MAX_BYTES)), encoding="utf-8-sig", newline="") as text:
+            for line in csv.reader(text, delimiter=delimiter):
                 lines.append(line)
                 n_cells += len(line)
                 if max(len(lines), n_cells) > _MOST:

@@ -6,6 +6,7 @@ nothing that a folder names is imported.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import logging
@@ -159,8 +160,13 @@ def has_part(name: str | Path, part: str) -> bool:
     path = Path(name)
     if path.is_dir():
         return (path / part).is_dir()
-    if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+    if path.exists() or str(name).count("/") != 1 or len(path.parts) != 2 or str(name).startswith((".", "/", "~")):
         raise ValueError(f"{name} is neither a folder of a diffusers model nor a hub name owner/model")
+    first, last = path.parts
+    for near in (first, *difflib.get_close_matches(first, [place.name for place in Path().iterdir()])):
+        if (near == first and Path(near).is_dir()) or (Path(near) / last).is_dir():
+            hint = f"; {near}/{last} is" if near != first else f", and as {first}/ is here it is not asked of the hub"
+            raise ValueError(f"{name} is no folder that is here{hint}")
     return True
 
 
