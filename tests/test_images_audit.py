@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrpolicy.images.audit import N_EXTREME, N_RANKED, POLICY, write_audit
+from rrpolicy.images.audit import N_EXTREME, N_LEFT_OUT, N_RANKED, POLICY, write_audit
 from rrpolicy.images.charts import curve, histograms, signed
 from rrpolicy.images.metrics import auroc
 
@@ -94,6 +94,38 @@ def test_the_page_is_whole_without_labels_levels_and_samples(tmp_path: Path) -> 
     assert [(picture.size, picture.format) for picture in pictures] == [((107, 160), "JPEG")] * 2 + [((53, 80), "JPEG")]
     only = written(tmp_path, unwanted=["bad", "good"])
     assert "AUROC" not in only
+
+
+class Counting(list[Any]):
+    """Images that count how often they are asked for."""
+
+    asked = 0
+
+    def __getitem__(self, i: Any) -> Any:
+        self.asked += 1
+        return super().__getitem__(i)
+
+    def __iter__(self) -> Any:
+        raise AssertionError("all images at once")
+
+
+def test_only_images_that_are_shown_are_asked_for(tmp_path: Path) -> None:
+    images = Counting([np.zeros((2, 2, 3), np.uint8)] * 2000)
+    write_audit(tmp_path, images, np.arange(2000))
+    assert images.asked == 2 * N_EXTREME + N_RANKED
+
+
+def test_files_that_were_left_out_are_listed(tmp_path: Path) -> None:
+    assert 'id="left-out"' not in written(tmp_path)
+    some = [(f"{EVIL}/{os.fsdecode(bytes([233]))}.png", "the file is empty"), ("b.jpg", "is a JPEG of 33 scans")]
+    page = written(tmp_path, left_out=some, not_read="3 .avif", names=[os.fsdecode(b"\xe9")] * 40)
+    rows = re.findall(r'<th scope="row">([^<]*)</th><td class="left">([^<]*)</td>', section(page, "left-out"))
+    assert [unescape(name) for name, _ in rows] == [f"{EVIL}/\\udce9.png", "b.jpg"] and rows[1][1] == some[1][1]
+    assert "<dt>Left out</dt><dd>2<small>" in page and "by suffix: 3 .avif." in page and "\\udce9" in page
+    many = section(written(tmp_path, left_out=some * 1000), "left-out")
+    assert many.count('scope="row"') == N_LEFT_OUT
+    assert f"2,000 files that could not be read, the first {N_LEFT_OUT} of them" in many
+    assert "<table" not in section(written(tmp_path, not_read="3 .avif"), "left-out")
 
 
 def test_a_histogram_has_its_bars_where_the_values_are() -> None:

@@ -1,7 +1,10 @@
 """The image commands from two models to an audit, their help, and one line for every fault."""
 
+import csv
 import json
+import os
 import signal
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +18,11 @@ from tiny_images import unet, write_codec, write_ddpm, write_stable_diffusion
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
+from rrpolicy.cli.images_scoring import scores_of
 from rrpolicy.common.folders import sole_use
 from rrpolicy.evaluation import read_results
+from rrpolicy.images.codec import PixelCodec
+from rrpolicy.images.folders import find_pictures
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.rewards.recorded import RecordedPairs
@@ -134,6 +140,107 @@ def test_pictures_are_scored_by_label(world: Path, tmp_path: Path) -> None:
     assert "bright/0.png" in result.output
     one = run("score", world / "pictures" / "dark" / "1.png", "--reward", world / "reward", "--no-progress").output
     assert "1.png" in one and "pictures" in one
+
+
+def damaged(folder: Path) -> Path:
+    """Pictures in two sub-folders, three that are none, one whose name is not UTF-8, and what is no picture."""
+    write_pictures(folder)
+    for name, content in (("dark/cut.png", (folder / "dark" / "0.png").read_bytes()[:-60]), ("dark/empty.png", b""),
+                          ("page.png", b"<html>"), ("notes.txt", b"x"), ("a.avif", b"")):  # fmt: skip
+        (folder / name).write_bytes(content)
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes((folder / "dark" / "0.png").read_bytes())
+    return folder
+
+
+def test_what_cannot_be_read_is_left_out_of_scores(world: Path, tmp_path: Path) -> None:
+    pictures, out = damaged(tmp_path / "pictures"), tmp_path / "out"
+    result = run("score", pictures, "--reward", world / "reward", "--out", out, "--no-progress")
+    assert {(row["agent"], row["n"]) for row in read_results(out)} == {("dark", 3), ("bright", 3)}
+    told = [line for line in result.output.splitlines() if line.startswith(("left out: ", "not looked at"))]
+    assert [line.rsplit("/", 1)[-1].split(":")[0] for line in told[:4]] == [
+        "caf\\xe9.png", "cut.png", "empty.png", "page.png"]  # fmt: skip
+    assert "the file is empty" in told[2] and told[4:] == ["not looked at, by suffix: 1 .avif, 1 .txt"]
+    lines = list(csv.reader((out / "left_out.csv").read_text().splitlines()))
+    assert lines[0] == ["path", "reason"] and len(lines) == 5 and lines[1][0].endswith("/caf\\xe9.png")
+    assert len((out / "scores.csv").read_text().splitlines()) == 7
+    run("score", pictures / "dark" / "0.png", "--reward", world / "reward", "--out", out, "--no-progress")
+    assert (out / "left_out.csv").read_text() == "path,reason\n"  # of this run, not of the one before
+
+
+def test_what_cannot_be_read_stands_on_the_audit_s_page(world: Path, tmp_path: Path) -> None:
+    pictures, out = damaged(tmp_path / "pictures"), tmp_path / "out"
+    result = run("audit", pictures, "--reward", world / "reward", "--unwanted", "dark", "--levels", "0,3", "--out", out,
+                 "--no-progress")  # fmt: skip
+    page = (out / "index.html").read_text()
+    rows = page.split('<h2 id="left-out">')[1]
+    assert "4 files that could not be read" in rows and "Not looked at, by suffix: 1 .avif, 1 .txt." in rows
+    for name in ("caf\\xe9.png", "dark/cut.png", "dark/empty.png", "page.png"):
+        assert f'<th scope="row">{name}</th>' in rows
+    assert "left out: " in result.output and len((out / "left_out.csv").read_text().splitlines()) == 5
+    assert {(row["agent"], row["metric"]) for row in read_results(out)} >= {("dark", "rho"), ("wanted", "auroc_t3")}
+
+
+def test_a_label_of_which_nothing_can_be_read(world: Path, tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    for path in (pictures / "dark").iterdir():
+        path.write_bytes(b"")
+    run("audit", pictures, "--reward", world / "reward", "--unwanted", "dark", "--levels", "0", "--out", tmp_path,
+        "--no-progress")  # fmt: skip
+    assert [row["metric"] for row in read_results(tmp_path)] == ["rho"]
+    assert "dark/1.png" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["score", "audit"])
+def test_strict_refuses_the_first_that_cannot_be_read(command: str, world: Path, tmp_path: Path) -> None:
+    pictures, out = damaged(tmp_path / "pictures"), tmp_path / "out"
+    options = ("--reward", world / "reward", "--strict", "--out", out, "--no-progress")
+    assert "xe9.png: the name of this picture is not UTF-8" in fault(command, pictures, *options)
+    next(pictures.glob("caf*")).unlink()
+    assert "cut.png: is not a picture that can be read" in fault(command, pictures, *options)
+    assert not out.exists()
+    run(command, write_pictures(tmp_path / "whole"), *options)
+
+
+@pytest.mark.parametrize("command", ["score", "audit"])
+def test_nan_of_an_encoder_names_the_file(
+    command: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = PixelCodec.encode
+
+    def overflowing(codec: PixelCodec, images: Any) -> torch.Tensor:
+        events = encode(codec, images)
+        if (events.mean(dim=(1, 2, 3)) > 0.98).any():
+            raise ValueError("the encoder of the autoencoder gives NaN")
+        return events
+
+    pictures = write_pictures(tmp_path / "pictures")
+    Image.new("L", (8, 8), 255).save(pictures / "bright" / "white.png")
+    monkeypatch.setattr(PixelCodec, "encode", overflowing)
+    said = fault(command, pictures, "--reward", world / "reward", "--out", tmp_path / "out", "--no-progress")
+    assert "bright/white.png: the encoder of the autoencoder gives NaN" in said
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(world: Path, tmp_path: Path) -> None:
+    Image.new("L", (64, 64)).save(tmp_path / "0.png")
+    for i in range(1, 640):
+        os.link(tmp_path / "0.png", tmp_path / f"{i}.png")
+    found = find_pictures([tmp_path])
+    reward = ImageReward.load(world / "reward" / "reward.zip")
+    reward.codec, reward.reward = PixelCodec((1, 64, 64), 2), lambda x_t, t: x_t.mean(dim=(1, 2, 3))
+    reward.reward.process = UNetScoreModel.from_pretrained(world / "base").process
+
+    def peak(n: int) -> int:
+        some = found._replace(pictures=found.pictures[:n])
+        tracemalloc.start()
+        try:
+            scored = scores_of(reward, some, [([0], 0), ([0, 9], 1)], False, False, progress=False)
+            assert scored.rho[0].shape == (1, n) and scored.rho[1].shape == (2, n)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(64)
+    assert peak(640) - peak(128) < 64 * 64 * 64 // 2  # each picture has 4 KiB, and there are 512 more
 
 
 def test_sampling_and_steering(world: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Codecs: whatever an image comes as, the same event; and images that do not fit get one clear line."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -93,3 +94,41 @@ def test_latents_without_their_autoencoder_say_so() -> None:
     for call in (lambda: codec.encode(np.zeros((1, 16, 16, 3))), lambda: codec.decode(torch.zeros(1, 4, 8, 8))):
         with pytest.raises(ValueError, match="give the pipeline they belong to"):
             call()
+
+
+class Overflowing:
+    """An autoencoder one part of which gives NaN for the brightest picture, or for its latent."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, part: str, dtype: torch.dtype) -> None:
+        self.part, self.dtype = part, dtype
+
+    def encode(self, pixels: torch.Tensor) -> Any:
+        latents = pixels[:, :1].mean(dim=(2, 3), keepdim=True)
+        latents = torch.where((latents > 0.99) & (self.part == "encoder"), torch.nan, latents)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latents))
+
+    def decode(self, latents: torch.Tensor) -> Any:
+        broken = (latents > 0.99) & (self.part == "decoder")
+        return SimpleNamespace(sample=torch.where(broken, torch.inf, latents).expand(-1, 3, 2, 2))
+
+
+@pytest.mark.parametrize(("dtype", "words"), [
+    (torch.bfloat16, r"in bfloat16, wanted it in float32$"), (torch.float32, r"in float32$"),
+])  # fmt: skip
+def test_nan_is_refused_with_part_and_precision(dtype: torch.dtype, words: str) -> None:
+    white, grey = np.full((1, 2, 2, 3), 255, np.uint8), np.full((1, 2, 2, 3), 128, np.uint8)
+    for part, call in (("encoder", lambda codec: codec.encode(np.concatenate([grey, white]))),
+                       ("decoder", lambda codec: codec.decode(torch.tensor([0.5, 1.0]).view(2, 1, 1, 1)))):  # fmt: skip
+        codec = LatentCodec(Overflowing(part, dtype), (1, 1, 1), (3, 2, 2), scaling_factor=1)
+        with pytest.raises(ValueError, match=f"the {part} of the autoencoder gives NaN or infinite numbers {words}"):
+            call(codec)
+        np.testing.assert_allclose(codec.decode(codec.encode(grey)), grey, atol=1)
+
+
+def test_events_that_a_model_broke_are_refused() -> None:
+    for codec in (PixelCodec((1, 4, 4)), LatentCodec(Overflowing("", torch.float32), (1, 4, 4), (3, 8, 8))):
+        for broken in (torch.nan, torch.inf):
+            with pytest.raises(ValueError, match="events hold NaN or inf: the model that drew them"):
+                codec.decode(torch.full((1, 1, 4, 4), broken))

@@ -219,6 +219,28 @@ def test_what_is_neither_a_folder_nor_a_hub_name_is_refused(name: str) -> None:
             bridge.from_pretrained(name)
 
 
+def test_a_misspelt_folder_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.getaddrinfo", asked)
+    monkeypatch.setattr("rrpolicy.images.unet.load_part", asked)
+    monkeypatch.setattr("rrpolicy.images.stable_diffusion.load_part", asked)
+    for bridge in (UNetScoreModel, StableDiffusion):
+        with pytest.raises(ValueError, match="there is no folder models/bsae; as models/ is here"):
+            bridge.from_pretrained("models/bsae")
+        with pytest.raises(ValueError, match="there is no folder modles/base, but models/base"):
+            bridge.from_pretrained("modles/base")
+        for hub in ("owner/base", "modles/other"):  # nothing here is called so
+            with pytest.raises(AssertionError, match="the network was asked"):
+                bridge.from_pretrained(hub)
+        with pytest.raises(ValueError, match="neither a folder"):
+            bridge.from_pretrained("models2/")
+
+
 def test_networks_of_another_kind_are_refused(tmp_path: Path) -> None:
     process, codec = DiffusionProcess(20, "cosine", "eps"), PixelCodec((1, 8, 8))
     with pytest.raises(ValueError, match="conditioned on class labels"):

@@ -96,6 +96,50 @@ def test_noised_copies_average_to_the_expectation(unet_model: UNetScoreModel) ->
     assert (np.abs(many - values.mean(dim=0).numpy()) < error.numpy()).all()
 
 
+def test_noise_is_the_picture_s_own(model: ImageModel) -> None:
+    reward, shape = make_reward(model), model.codec.image_shape
+    images = np.random.default_rng(1).integers(0, 256, (4, *shape[1:], shape[0]), dtype=np.uint8)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    scores = reward.per_level(images, [5, 10], 2)
+    assert np.ptp(scores, axis=1).min() > 0.01
+    np.testing.assert_allclose(reward.per_level(images[::-1], [5, 10], 2), scores[:, ::-1], **close)  # order
+    np.testing.assert_allclose(reward.per_level(images[2:3], [10], 2)[0], scores[1, 2:3], **close)  # other levels
+    many = reward.per_level(np.repeat(images[:1], 130, axis=0), [5, 10], 2)  # in several chunks
+    np.testing.assert_allclose(many, np.repeat(scores[:, :1], 130, axis=1), **close)
+    pictures = [Image.fromarray(image.squeeze()) for image in images]
+    for kind in (pictures, images / 255, torch.as_tensor(images).permute(0, 3, 1, 2)):
+        np.testing.assert_allclose(reward.per_level(kind, [5, 10], 2), scores, **close)
+    assert not np.allclose(reward.per_level(images, [5, 10], 2, seed=1), scores, atol=1e-3)
+    x0 = model.codec.encode(images)
+    events = reward.of_events(x0, [5], 2)
+    np.testing.assert_allclose(reward.of_events(x0.flip(0), [5], 2), events[:, ::-1], **close)
+
+
+def test_pixels_are_encoded_a_few_at_a_time(unet_model: UNetScoreModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    reward, sizes = make_reward(unet_model), []
+    images = np.repeat(IMAGES, 5, axis=0)
+    kinds = [images, images[..., 0], list(images), torch.as_tensor(images).permute(0, 3, 1, 2), IMAGES[0],
+             [Image.fromarray(image[..., 0]) for image in images], IMAGES[0, ..., 0]]  # fmt: skip
+    wanted = [reward.predict(kind) for kind in kinds]
+    monkeypatch.setattr("rrpolicy.images.codec.CHUNK_VALUES", 4 * 64)
+    encode = reward.codec.encode
+    monkeypatch.setattr(reward.codec, "encode", lambda part: sizes.append(len(part)) or encode(part))
+    for kind, scores in zip(kinds, wanted, strict=True):
+        np.testing.assert_allclose(reward.predict(kind), scores, rtol=1e-5, atol=1e-6)
+        assert sum(sizes) == len(scores) and max(sizes) <= 4
+        sizes.clear()
+
+
+def test_gradients_are_taken_a_few_at_a_time(model: ImageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    reward, sizes, n = make_reward(model), [], 2
+    wanted = sample_events(model, n, 3, reward, solver="ddpm")
+    gradient = reward.reward.gradient
+    monkeypatch.setattr("rrpolicy.images.sampling.GRADIENT_VALUES", 1)
+    monkeypatch.setattr(reward.reward, "gradient", lambda x_t, t: sizes.append(len(x_t)) or gradient(x_t, t))
+    torch.testing.assert_close(sample_events(model, n, 3, reward, solver="ddpm"), wanted, rtol=1e-4, atol=1e-5)
+    assert sizes == [1] * 6
+
+
 def test_wrong_levels_and_codecs_are_refused(unet_model: UNetScoreModel, tmp_path: Path) -> None:
     reward = make_reward(unet_model)
     with pytest.raises(ValueError, match=r"images have shape \(0, 1, 8, 8\)"):

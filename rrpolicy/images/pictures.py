@@ -74,7 +74,8 @@ def _instead(content: bytes) -> str:
     """What a file is that is no picture."""
     if not content:
         return "the file is empty"
-    return "it holds macOS metadata" if content.startswith(_APPLE_DOUBLE) else f"it is none of {', '.join(FORMATS)}"
+    macos = content.startswith(_APPLE_DOUBLE)
+    return "it holds macOS metadata" if macos else f"it is none of {', '.join(FORMATS)}, or a damaged one"
 
 
 # ---------------------------------------------------------------------- what is refused before it is decoded

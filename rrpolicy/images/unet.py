@@ -163,10 +163,11 @@ def has_part(name: str | Path, part: str) -> bool:
     if path.exists() or str(name).count("/") != 1 or len(path.parts) != 2 or str(name).startswith((".", "/", "~")):
         raise ValueError(f"{name} is neither a folder of a diffusers model nor a hub name owner/model")
     first, last = path.parts
-    for near in (first, *difflib.get_close_matches(first, [place.name for place in Path().iterdir()])):
-        if (near == first and Path(near).is_dir()) or (Path(near) / last).is_dir():
-            hint = f"; {near}/{last} is" if near != first else f", and as {first}/ is here it is not asked of the hub"
-            raise ValueError(f"{name} is no folder that is here{hint}")
+    if Path(first).is_dir():
+        raise ValueError(f"there is no folder {name}; as {first}/ is here, it is not taken for a hub name")
+    for near in difflib.get_close_matches(first, [place.name for place in Path().iterdir()]):
+        if (Path(near) / last).is_dir():
+            raise ValueError(f"there is no folder {name}, but {near}/{last}")
     return True
 
 
