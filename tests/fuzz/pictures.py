@@ -39,7 +39,8 @@ def picture(form: str = "PNG", mode: str = "L", size: tuple[int, int] = (8, 8)) 
 
 def picture_file(content: bytes, rng: Rng) -> Mutation:
     """A picture damaged, of another kind, or with a size that is not its own."""
-    return several(((1.5, anything), (1.0, _other), (1.0, _size), (0.5, _chunk), (0.3, _special)), content, rng)
+    kinds = ((1.5, anything), (1.0, _other), (1.0, _size), (0.5, _chunk), (0.3, _special), (0.5, _shown))
+    return several(kinds, content, rng)
 
 
 def _other(content: bytes, rng: Rng) -> Mutation:
@@ -70,6 +71,22 @@ def _chunk(content: bytes, rng: Rng) -> Mutation:
     inner = pick(rng, (b"", _PACKED, rng.bytes(30), b"II*\0" + rng.bytes(30), bytes(26)))
     chunk = struct.pack(">I", len(inner)) + name + inner + struct.pack(">I", zlib.crc32(name + inner))
     return body[:33] + chunk * pick(rng, (1, 2, 500)) + body[33:], f"chunks {name.decode()} of {len(inner)} bytes"
+
+
+def _shown(content: bytes, rng: Rng) -> Mutation:
+    """What decides how a picture is shown: orientation, a transparent colour, frames; damaged or not."""
+    form, mode = pick(rng, ("PNG", "JPEG", "WEBP", "TIFF", "GIF")), pick(rng, ("L", "P", "RGB", "I;16"))
+    n = pick(rng, (1, 2, 9))
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = pick(rng, (0, 1, 5, 8, 9, 65535))
+    options = {"save_all": True, "append_images": [Image.new("L", (8, 8), i) for i in range(1, n)]} if n > 1 else {}
+    clear = {} if mode in ("I;16", "RGB") else {"transparency": int(rng.integers(256))}
+    try:
+        Image.open(io.BytesIO(picture("PNG", mode))).save(buffer, form, exif=exif, **options, **clear)
+    except Exception:  # Pillow's formats do not hold all of this
+        return _chunk(content, rng)
+    words = f"a {form} of mode {mode}, {n} frames, orientation {exif[0x0112]}"
+    return (buffer.getvalue(), words) if rng.random() < 0.5 else anything(buffer.getvalue(), rng)
 
 
 def _special(content: bytes, rng: Rng) -> Mutation:
