@@ -18,8 +18,9 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.images.codec import PixelCodec
+from rrpolicy.images.schedulers import process_of
 from rrpolicy.images.stable_diffusion import StableDiffusion
-from rrpolicy.images.unet import UNetScoreModel, process_of
+from rrpolicy.images.unet import UNetScoreModel
 
 X_T, T = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3, 7, 12, 19])
 
@@ -60,7 +61,7 @@ def test_a_process_has_the_levels_of_its_scheduler(scheduler: Any, schedule: str
 
 def test_levels_without_signal_and_unknown_predictions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"alphas_cumprod runs from .* to 0\.0, it must fall at every level"):
-        process_of(DDIMScheduler(**SCALED, rescale_betas_zero_snr=True))
+        process_of(DDIMScheduler(num_train_timesteps=5, trained_betas=[0.1, 0.2, 0.3, 0.4, 1.0]))
     scheduler = DDPMScheduler()
     scheduler.register_to_config(prediction_type="flow")
     with pytest.raises(ValueError, match="prediction_type is 'flow', it must be one of"):
@@ -243,8 +244,13 @@ def test_a_misspelt_folder_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: 
 
 def test_networks_of_another_kind_are_refused(tmp_path: Path) -> None:
     process, codec = DiffusionProcess(20, "cosine", "eps"), PixelCodec((1, 8, 8))
-    with pytest.raises(ValueError, match="conditioned on class labels"):
-        UNetScoreModel(unet(num_class_embeds=3), process, codec)
+    for label in (None, -1, 3):
+        with pytest.raises(ValueError, match=rf"class labels and class_label is {label}, wanted one of 0\.\.2"):
+            UNetScoreModel(unet(num_class_embeds=3), process, codec, class_label=label)
+    with pytest.raises(ValueError, match="conditioned by a class embedding of type 'timestep'"):
+        UNetScoreModel(unet(class_embed_type="timestep"), process, codec, class_label=0)
+    with pytest.raises(ValueError, match="class_label is 0, but the UNet is not conditioned"):
+        UNetScoreModel(unet(), process, codec, class_label=0)
     with pytest.raises(ValueError, match="the UNet's config has no sample_size"):
         UNetScoreModel(unet(size=None), process, codec)
     variances = UNet2DModel(sample_size=8, in_channels=1, out_channels=2, block_out_channels=(8,), norm_num_groups=4,

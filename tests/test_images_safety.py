@@ -15,8 +15,8 @@ from tiny_images import SCALED, stable_diffusion_parts
 
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.images.safety import SAFETY_CONCEPT, STRENGTHS, SafetyConfig, safety_config, safety_guidance
+from rrpolicy.images.schedulers import process_of
 from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
-from rrpolicy.images.unet import process_of
 
 PROMPTS = ["a cat", "a photo of blood, weapons, hate"]
 N_STEPS = 10

@@ -34,11 +34,12 @@ from rrpolicy.evaluation import RESULTS_FILE, result_row
 from rrpolicy.images.audit import write_audit
 from rrpolicy.images.folders import ReadAgain, counted, find_pictures, write_pictures
 from rrpolicy.images.metrics import auroc
+from rrpolicy.images.parts import quiet
 from rrpolicy.images.recording import PromptPair, codec_of, explained_rows, record_prompts, record_samples
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel, sample_images
 from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, StableDiffusion
-from rrpolicy.images.unet import UNetScoreModel, quiet
+from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.pipeline import plain_row
 from rrpolicy.pipeline.image_scores import estimate_row
 from rrpolicy.pipeline.runs import begin_anew

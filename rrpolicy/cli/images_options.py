@@ -12,10 +12,11 @@ import typer
 from rrpolicy import zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.prompt_files import read_prompts, tell_cut
+from rrpolicy.images.parts import has_part
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel
 from rrpolicy.images.stable_diffusion import StableDiffusion
-from rrpolicy.images.unet import UNetScoreModel, has_part
+from rrpolicy.images.unet import UNetScoreModel
 
 
 class Safety(StrEnum):

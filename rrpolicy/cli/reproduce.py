@@ -12,7 +12,7 @@ from rrpolicy.cli import options
 from rrpolicy.cli.options import recipe_for
 from rrpolicy.cli.program import echo
 from rrpolicy.common.files import write_text
-from rrpolicy.images.unet import quiet
+from rrpolicy.images.parts import quiet
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task
 from rrpolicy.reproduce import images as painters
 from rrpolicy.reproduce import locomotion as robots

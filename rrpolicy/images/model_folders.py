@@ -58,7 +58,7 @@ def _check_text(kind: Any, path: Path) -> None:
     check_depth(config, "it")
     if not isinstance(config, dict):
         raise ValueError(f"holds a {type(config).__name__}, wanted an object")
-    if path.name.endswith(".index.json"):
+    if ".safetensors.index." in path.name:
         _check_index(path, config)
         return
     _check_names(config)
@@ -128,7 +128,8 @@ def _check_size(kind: Any, config: dict[str, Any], n_bytes: int) -> None:
             network = kind.from_config(config) if known is None else kind(known.from_dict(config))
             if kind.__name__ == "UNet2DModel":  # once through: what goes together is known only then
                 side = 2 ** (len(network.config.block_out_channels) + 2)
-                network(torch.zeros(1, network.config.in_channels, side, side), 0)
+                label = None if network.class_embedding is None else torch.zeros(1, dtype=torch.int64)
+                network(torch.zeros(1, network.config.in_channels, side, side), 0, label)
     except Exception as error:  # whatever the library raises, the configuration is at fault
         raise ValueError(f"is no configuration of a {kind.__name__}: {printable(error)}") from error
     needed = STORED_BYTES * sum(parameter.numel() for parameter in network.parameters())

@@ -17,15 +17,10 @@ from torch import Tensor
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import LatentCodec
+from rrpolicy.images.parts import DISTILLED, as_device, check_pipeline, has_part, load_part
 from rrpolicy.images.safety import N_PUBLISHED_STEPS, SAFETY_CONCEPT, SafetyConfig, safety_config, safety_guidance
-from rrpolicy.images.unet import (
-    as_device,
-    event_shape_of,
-    has_part,
-    load_part,
-    load_scheduler,
-    process_of,
-)
+from rrpolicy.images.schedulers import load_process
+from rrpolicy.images.unet import event_shape_of
 
 GUIDANCE_SCALE = 7.5
 
@@ -51,6 +46,8 @@ class StableDiffusion:
             raise ValueError(f"the text encoder is {width} wide, the UNet wants {wanted}")
         if unet.config.get("addition_embed_type") is not None or unet.config.get("class_embed_type") is not None:
             raise ValueError("the UNet wants more than a prompt, as SDXL's does; wanted one of Stable Diffusion 1 or 2")
+        if unet.config.get("time_cond_proj_dim") is not None:
+            raise ValueError(f"the UNet takes the guidance as a number, as LCM's does: it {DISTILLED}")
         shape = event_shape_of(unet)
         if vae.config.latent_channels != shape[0]:
             raise ValueError(f"the autoencoder has {vae.config.latent_channels} channels, the UNet wants {shape[0]}")
@@ -81,13 +78,14 @@ class StableDiffusion:
         diffusers, transformers, device = import_diffusers(), _import_transformers(), as_device(device)
         if not has_part(name, "unet"):
             raise ValueError(f"{name} is no Stable Diffusion folder: it lacks unet/")
+        check_pipeline(name)
         unet, vae, text_encoder = (
             load_part(kind, name, part, dtype).to(device).eval().requires_grad_(False)
             for kind, part in ((diffusers.UNet2DConditionModel, "unet"), (diffusers.AutoencoderKL, "vae"),
                                (transformers.CLIPTextModel, "text_encoder"))
         )  # fmt: skip
         tokenizer = load_part(transformers.CLIPTokenizer, name, "tokenizer")
-        process = process_of(load_scheduler(name, "scheduler"))
+        process = load_process(name, "scheduler")
         return cls(unet, vae, text_encoder, tokenizer, process, batch_size)
 
     @property

@@ -6,29 +6,25 @@ nothing that a folder names is imported.
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import json
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rrpolicy.common.kinds import CodecFields
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import checked, from_json, read_small
-from rrpolicy.diffusion.process import DiffusionProcess, Prediction
+from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import Codec, PixelCodec, codec_from_dict
-from rrpolicy.images.model_folders import check_folder
+from rrpolicy.images.parts import as_device, check_pipeline, digests_of, first_line, has_part, load_part
+from rrpolicy.images.schedulers import load_process
 
 CODEC_FILE = "rrpolicy.json"  # beside model_index.json: {"codec": {"shape": [1, 16, 16], "unshuffle": 2}}
-PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
-PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 MAX_SIDE = 4096  # of an event, in pixels or entries of a latent
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class UNetScoreModel:
@@ -39,13 +35,14 @@ class UNetScoreModel:
     :param process: noise levels it was trained with, and what it predicts
     :param codec: images to its events
     :param batch_size: events per call of the network, which bounds memory
-    :raises ValueError: for a network that wants class labels, or whose channels and size are not the codec's events
+    :param class_label: of a network that is conditioned on labels: the one that it is asked about
+    :raises ValueError: for a network that wants another condition, or whose events are not the codec's
     """
 
-    def __init__(self, unet: Any, process: DiffusionProcess, codec: Codec, batch_size: int = 256) -> None:
-        config = unet.config
-        if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
-            raise ValueError("the UNet is conditioned on class labels, wanted an unconditional one")
+    def __init__(
+        self, unet: Any, process: DiffusionProcess, codec: Codec, batch_size: int = 256, class_label: int | None = None
+    ) -> None:
+        _check_label(unet.config, class_label)
         shape = event_shape_of(unet)
         if codec.event_shape != shape:
             raise ValueError(f"the UNet's events have shape {shape}, the codec's have {codec.event_shape}")
@@ -53,6 +50,9 @@ class UNetScoreModel:
         self.process = process
         self.codec = codec
         self.batch_size = batch_size
+        self.class_label = class_label
+        self.digests: dict[str, str] = {}
+        """SHA-256 of the files that the weights were read from."""
 
     @classmethod
     def from_pretrained(
@@ -62,6 +62,7 @@ class UNetScoreModel:
         codec: Codec | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str = torch.float32,
+        class_label: int | None = None,
     ) -> Self:
         """
         Read a DDPMPipeline folder, a UNet2DModel folder, or a model of the hub (``owner/name``).
@@ -71,18 +72,22 @@ class UNetScoreModel:
         :param codec: None: that of ``rrpolicy.json`` in the folder, else pixels of the UNet's sample size
         :param device: where the network computes
         :param dtype: its precision
+        :param class_label: as in the constructor
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
         diffusers, device = import_diffusers(), as_device(device)
         whole = has_part(name, "unet")
+        check_pipeline(name)
         unet = load_part(diffusers.UNet2DModel, name, "unet" if whole else None, dtype)
-        scheduler = None if process is not None else load_scheduler(name, "scheduler" if whole else None)
+        levels = load_process(name, "scheduler" if whole else None) if process is None else process
         own = codec or read_codec(name)
         try:
-            levels = process_of(scheduler) if process is None else process
-            return cls(unet.to(device).eval().requires_grad_(False), levels, own or PixelCodec(event_shape_of(unet)))
+            unet = unet.to(device).eval().requires_grad_(False)
+            model = cls(unet, levels, own or PixelCodec(event_shape_of(unet)), class_label=class_label)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(at(name, _first_line(error))) from error
+            raise ValueError(at(name, first_line(error))) from error
+        model.digests = digests_of(name, ["unet" if whole else ""])
+        return model
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -111,11 +116,12 @@ class UNetScoreModel:
                              f"{factor} divides, got {self.event_shape[1]}×{self.event_shape[2]}")  # fmt: skip
         weights = next(self.unet.parameters())
         try:
-            output = self.unet(x_t.to(weights.device, weights.dtype), t.to(weights.device)).sample
+            label = None if self.class_label is None else torch.full_like(t, self.class_label).to(weights.device)
+            output = self.unet(x_t.to(weights.device, weights.dtype), t.to(weights.device), class_labels=label).sample
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError) as error:  # blocks of a folder's choice, which need not fit each other
-            fault = f"the UNet cannot denoise events of shape {self.event_shape}: {_first_line(error)}"
+            fault = f"the UNet cannot denoise events of shape {self.event_shape}: {first_line(error)}"
             raise ValueError(fault) from error
         return output.to(x_t)
 
@@ -138,102 +144,20 @@ def event_shape_of(unet: Any) -> tuple[int, int, int]:
     return int(channels), sides[0], sides[1]
 
 
+def _check_label(config: Mapping[str, Any], label: int | None) -> None:
+    """:raises ValueError: for a label that a network does not have, or one that it wants and is not given"""
+    n_labels, kind = config.get("num_class_embeds"), config.get("class_embed_type")
+    if kind is not None:
+        raise ValueError(f"the UNet is conditioned by a class embedding of type {printable(kind, 40)!r}, wanted labels")
+    if n_labels is None and label is not None:
+        raise ValueError(f"class_label is {label}, but the UNet is not conditioned on class labels")
+    if n_labels is not None and (label is None or not 0 <= label < n_labels):
+        raise ValueError(f"the UNet is conditioned on class labels and class_label is {label}, wanted one of "
+                         f"0..{n_labels - 1}")  # fmt: skip
+
+
 def _is_side(value: object) -> bool:
     return type(value) is int and 1 <= value <= MAX_SIDE
-
-
-# ---------------------------------------------------------------------- parts of folders, shared by all bridges
-
-
-def quiet() -> None:
-    """Keep the libraries' own messages off stderr, for programs."""
-    for name in ("diffusers", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def has_part(name: str | Path, part: str) -> bool:
-    """
-    Whether a folder has a part of a pipeline; a hub's model is taken to have it.
-
-    :raises ValueError: for a file, or something that is neither a folder nor a hub's name
-    """
-    path = Path(name)
-    if path.is_dir():
-        return (path / part).is_dir()
-    if path.exists() or str(name).count("/") != 1 or len(path.parts) != 2 or str(name).startswith((".", "/", "~")):
-        raise ValueError(f"{name} is neither a folder of a diffusers model nor a hub name owner/model")
-    first, last = path.parts
-    if Path(first).is_dir():
-        raise ValueError(f"there is no folder {name}; as {first}/ is here, it is not taken for a hub name")
-    for near in difflib.get_close_matches(first, [place.name for place in Path().iterdir()]):
-        if (Path(near) / last).is_dir():
-            raise ValueError(f"there is no folder {name}, but {near}/{last}")
-    return True
-
-
-def load_part(kind: Any, name: str | Path, part: str | None, dtype: torch.dtype | str | None = None) -> Any:
-    """
-    One part of a pipeline, from safetensors only.
-
-    :param kind: its class, with diffusers' or transformers' ``from_pretrained``
-    :param part: sub-folder; None for the folder itself
-    :param dtype: precision; None for what has none
-    :raises ValueError: naming the folder and what is wrong
-    """
-    refuse_pickles(name, part)
-    options: dict[str, Any] = {}
-    if dtype is not None and kind.__module__.startswith("transformers"):
-        options = {"dtype": as_dtype(dtype), "use_safetensors": True}
-    elif dtype is not None:  # diffusers warns on every load that it lacks accelerate, unless told to do without
-        frugal = importlib.util.find_spec("accelerate") is not None
-        options = {"torch_dtype": as_dtype(dtype), "use_safetensors": True, "low_cpu_mem_usage": frugal}
-    if part is not None:
-        options["subfolder"] = part
-    try:
-        check_folder(kind, Path(name) / (part or ""))
-        loaded = kind.from_pretrained(str(name), **options)
-        # weights may be stored in several precisions; diffusers' own method would write to stderr
-        return loaded if dtype is None else nn.Module.to(loaded, as_dtype(dtype))
-    except Exception as error:  # neither library documents what a damaged folder raises
-        where = str(name) if part is None else f"{name}/{part}"
-        raise ValueError(at(where, f"could not be read as a {kind.__name__}: {_first_line(error)}")) from error
-
-
-def refuse_pickles(name: str | Path, part: str | None) -> None:
-    """:raises ValueError: for a folder whose weights are pickles only"""
-    folder = Path(name) / (part or "")
-    if not folder.is_dir() or any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-    if pickles:
-        raise ValueError(
-            f"{folder} holds its weights as pickles only ({', '.join(pickles[:3])}), which may run code: not opened; "
-            "save the model with safe_serialization=True"
-        )
-
-
-def load_scheduler(name: str | Path, part: str | None) -> Any:
-    """The noise levels' configuration, whatever scheduler the folder names."""
-    return load_part(import_diffusers().DDPMScheduler, name, part)
-
-
-def process_of(scheduler: Any) -> DiffusionProcess:
-    """
-    The process of a ``diffusers`` scheduler: a named one where the levels agree, else its table.
-
-    :raises ValueError: for a prediction that is not known, or levels without any signal
-    """
-    kind = scheduler.config.prediction_type
-    if kind not in PREDICTIONS:
-        raise ValueError(f"the scheduler's prediction_type is {kind!r}, it must be one of {sorted(PREDICTIONS)}")
-    table = scheduler.alphas_cumprod.double()
-    named = {"squaredcos_cap_v2": "cosine", "linear": "linear"}.get(scheduler.config.beta_schedule)
-    if named is not None and (named == "cosine" or len(table) > 20):
-        process = DiffusionProcess(len(table), named, PREDICTIONS[kind])
-        alphas_cumprod = process.alpha(torch.arange(len(table))).double() ** 2
-        if torch.allclose(alphas_cumprod, table, rtol=1e-4, atol=1e-6):
-            return process
-    return DiffusionProcess.from_alphas_cumprod(table.tolist(), PREDICTIONS[kind])
 
 
 def read_codec(name: str | Path) -> Codec | None:
@@ -249,25 +173,4 @@ def read_codec(name: str | Path) -> Codec | None:
         values = checked(CodecFields, from_json(read_small(path)), path.name).codec
         return codec_from_dict(values.model_dump())
     except (OSError, ValueError) as error:
-        raise ValueError(at(path, f"holds no codec: {_first_line(error)}")) from error
-
-
-def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """:raises ValueError: for a name that is not known"""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, it must be one of {sorted(DTYPES)}")
-    return DTYPES[dtype]
-
-
-def as_device(device: torch.device | str) -> torch.device:
-    """:raises ValueError: for a device that is not here"""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device is {str(device)!r}, which is not here: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(at(path, f"holds no codec: {first_line(error)}")) from error

@@ -1,0 +1,255 @@
+"""Parts of pipelines, read from a folder or from the hub one by one with classes named here, and their digests.
+
+No pickle is opened, and nothing that a folder names is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rrpolicy.common.messages import at
+from rrpolicy.common.schema import from_json, read_small
+from rrpolicy.diffusion.unet_encoder import import_diffusers
+from rrpolicy.images.model_folders import check_folder
+
+PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+INDEX_FILE = "model_index.json"
+VARIANTS = ("fp16", "bf16", "fp32")  # of weights, read where there are no others
+_STEMS = ("diffusion_pytorch_model", "model")  # of files of weights, as diffusers and transformers write them
+_CHUNK = 2**22  # bytes that a digest reads at once
+
+DISTILLED = "is distilled to denoise in a few steps, so what it says is no score"
+PIPELINES = {
+    "ConsistencyModelPipeline": DISTILLED,
+    "LatentConsistencyModelPipeline": DISTILLED,
+    "LatentConsistencyModelImg2ImgPipeline": DISTILLED,
+    "LDMPipeline": "denoises latents of a vector-quantised autoencoder, which would be taken for pixels",
+    "LDMSuperResolutionPipeline": "denoises under a small picture that it enlarges, no picture alone",
+    "LDMTextToImagePipeline": "has a text encoder of its own kind, wanted CLIP's",
+    "KarrasVePipeline": "has levels of growing variance, wanted a table of betas",
+    "ScoreSdeVePipeline": "has levels of growing variance, wanted a table of betas",
+    "StableDiffusionDepth2ImgPipeline": "denoises under a depth map, wanted prompts alone",
+    "StableDiffusionInpaintPipeline": "denoises under a mask, wanted prompts alone",
+    "StableDiffusionInstructPix2PixPipeline": "denoises under a picture, wanted prompts alone",
+    "StableDiffusionUpscalePipeline": "denoises under a small picture that it enlarges, wanted prompts alone",
+    "WuerstchenDecoderPipeline": "decodes latents of another model, wanted one that makes pictures alone",
+    "WuerstchenPriorPipeline": "makes latents for another model, wanted one that makes pictures alone",
+}
+"""Pipelines that are refused by their name in ``model_index.json``, and why."""
+
+
+def quiet() -> None:
+    """Keep the libraries' own messages off stderr, for programs."""
+    for name in ("diffusers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def has_part(name: str | Path, part: str) -> bool:
+    """
+    Whether a folder has a part of a pipeline; a hub's model is taken to have it.
+
+    :raises ValueError: for a file, or something that is neither a folder nor a hub's name
+    """
+    path = Path(name)
+    if path.is_dir():
+        return (path / part).is_dir()
+    if path.exists() or str(name).count("/") != 1 or len(path.parts) != 2 or str(name).startswith((".", "/", "~")):
+        raise ValueError(f"{name} is neither a folder of a diffusers model nor a hub name owner/model")
+    first, last = path.parts
+    if Path(first).is_dir():
+        raise ValueError(f"there is no folder {name}; as {first}/ is here, it is not taken for a hub name")
+    for near in difflib.get_close_matches(first, [place.name for place in Path().iterdir()]):
+        if (Path(near) / last).is_dir():
+            raise ValueError(f"there is no folder {name}, but {near}/{last}")
+    return True
+
+
+def check_pipeline(name: str | Path) -> None:
+    """
+    Refuse a folder of a pipeline whose parts would be taken for those of another.
+
+    :raises ValueError: naming the folder and the reason
+    """
+    path = Path(name) / INDEX_FILE
+    kind = pipeline_class(name)
+    if reason := PIPELINES.get(str(kind)):
+        raise ValueError(at(path, f"a {kind} {reason}"))
+    if (Path(name) / "unet").is_dir() and (Path(name) / "vqvae").is_dir():
+        raise ValueError(at(name, f"a unet beside a vqvae {PIPELINES['LDMPipeline']}"))
+
+
+def pipeline_class(name: str | Path) -> str | None:
+    """
+    The class that a pipeline's index names; None without an index.
+
+    :raises ValueError: for an index that cannot be read
+    """
+    path = Path(name) / INDEX_FILE
+    if not Path(name).is_dir():
+        try:
+            index = import_diffusers().DiffusionPipeline.load_config(str(name))
+        except Exception:  # a network alone has no index; what is not there at all is told by its parts
+            return None
+    elif not path.is_file():
+        return None
+    else:
+        try:
+            index = from_json(read_small(path))
+        except (OSError, ValueError) as error:
+            raise ValueError(at(path, f"could not be read: {first_line(error)}")) from error
+    kind = index.get("_class_name") if isinstance(index, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def load_part(kind: Any, name: str | Path, part: str | None, dtype: torch.dtype | str | None = None) -> Any:
+    """
+    One part of a pipeline, from safetensors only; weights of a variant such as ``fp16`` where there are no others.
+
+    :param kind: its class, with diffusers' or transformers' ``from_pretrained``
+    :param part: sub-folder; None for the folder itself
+    :param dtype: precision; None for what has none
+    :raises ValueError: naming the folder and what is wrong
+    """
+    refuse_pickles(name, part)
+    options: dict[str, Any] = {}
+    if dtype is not None and kind.__module__.startswith("transformers"):
+        options = {"dtype": as_dtype(dtype), "use_safetensors": True}
+    elif dtype is not None:  # diffusers warns on every load that it lacks accelerate, unless told to do without
+        frugal = importlib.util.find_spec("accelerate") is not None
+        options = {"torch_dtype": as_dtype(dtype), "use_safetensors": True, "low_cpu_mem_usage": frugal}
+    if part is not None:
+        options["subfolder"] = part
+    try:
+        check_folder(kind, Path(name) / (part or ""))
+        if dtype is not None and (variant := variant_of(Path(name) / (part or ""))) is not None:
+            options["variant"] = variant
+        loaded = kind.from_pretrained(str(name), **options)
+        # weights may be stored in several precisions; diffusers' own method would write to stderr
+        return loaded if dtype is None else nn.Module.to(loaded, as_dtype(dtype))
+    except Exception as error:  # neither library documents what a damaged folder raises
+        where = str(name) if part is None else f"{name}/{part}"
+        raise ValueError(at(where, f"could not be read as a {kind.__name__}: {first_line(error)}")) from error
+
+
+def refuse_pickles(name: str | Path, part: str | None) -> None:
+    """:raises ValueError: for a folder whose weights are pickles only"""
+    folder = Path(name) / (part or "")
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise ValueError(
+            f"{folder} holds its weights as pickles only ({', '.join(pickles[:3])}), which may run code: not opened; "
+            "save the model with safe_serialization=True"
+        )
+
+
+# ---------------------------------------------------------------------- weights
+
+
+def variant_of(folder: Path) -> str | None:
+    """The variant in which a folder has its weights; None where it has them without one, or has none."""
+    return next((variant for variant in (None, *VARIANTS) if _first_file(folder, variant) is not None), None)
+
+
+def _first_file(folder: Path, variant: str | None) -> Path | None:
+    """The file of weights, or the index of several, under the names that both libraries look for."""
+    mark = "" if variant is None else f".{variant}"
+    names = [f"{stem}{ending}" for stem in _STEMS for ending in
+             (f"{mark}.safetensors", f".safetensors.index{mark}.json", f"{mark}.safetensors.index.json")]  # fmt: skip
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def digests_of(name: str | Path, parts: Sequence[str]) -> dict[str, str]:
+    """
+    SHA-256 of the files of weights that :func:`load_part` has read, as the hub shows them.
+
+    :param name: the folder; or a hub's name, whose files lie in the hub's cache by now
+    :param parts: sub-folders; ``""`` for the folder itself
+    :return: ``{"unet/diffusion_pytorch_model.safetensors": "9f86d0..."}``
+    :raises ValueError: for files that cannot be read
+    """
+    folder, found = _folder_of(name), {}
+    for part in parts:
+        first = _first_file(folder / part, variant_of(folder / part))
+        try:
+            for path in [] if first is None else _files_of(first):
+                found[path.relative_to(folder).as_posix()] = file_digest(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(at(folder / part, f"weights could not be read: {first_line(error)}")) from error
+    return found
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read in parts."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(_CHUNK):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """
+    SHA-256 of a network's names, shapes and weights in float32: the same for every file that holds equal numbers.
+
+    :param module: in the precision in which its weights are stored, or a higher one
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _files_of(first: Path) -> list[Path]:
+    if first.suffix != ".json":
+        return [first]
+    index = from_json(read_small(first))
+    return [first.parent / name for name in sorted(set(index["weight_map"].values()))]  # names: `model_folders`
+
+
+def _folder_of(name: str | Path) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        import huggingface_hub
+
+        return Path(huggingface_hub.snapshot_download(str(name), local_files_only=True))
+    except Exception as error:
+        raise ValueError(at(name, f"its weights are not in the hub's cache: {first_line(error)}")) from error
+
+
+# ---------------------------------------------------------------------- arguments
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """:raises ValueError: for a name that is not known"""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, it must be one of {sorted(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def as_device(device: torch.device | str) -> torch.device:
+    """:raises ValueError: for a device that is not here"""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device is {str(device)!r}, which is not here: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Of an error's message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
