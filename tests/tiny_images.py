@@ -33,7 +33,7 @@ def write_codec(folder: Path, **values: Any) -> None:
     (folder / "rrpolicy.json").write_text(json.dumps({"codec": values}))
 
 
-def stable_diffusion_parts(folder: Path, seed: int = 0, size: int = 8) -> dict[str, Any]:
+def stable_diffusion_parts(folder: Path, seed: int = 0, size: int = 8, vae_seed: int = 0) -> dict[str, Any]:
     """Random parts of a Stable Diffusion pipeline whose images are (3, 2 * size, 2 * size)."""
     torch.manual_seed(seed)
     network = UNet2DConditionModel(
@@ -41,10 +41,12 @@ def stable_diffusion_parts(folder: Path, seed: int = 0, size: int = 8) -> dict[s
         cross_attention_dim=32, attention_head_dim=8, norm_num_groups=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
+    torch.manual_seed(vae_seed)
     vae = AutoencoderKL(
         block_out_channels=(32, 64), in_channels=3, out_channels=3, latent_channels=4, norm_num_groups=8,
         sample_size=2 * size, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     )  # fmt: skip
+    torch.manual_seed(seed + 1000)
     config = CLIPTextConfig(
         hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, vocab_size=1000,
         max_position_embeddings=24, bos_token_id=0, eos_token_id=1,

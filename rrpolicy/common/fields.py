@@ -189,6 +189,8 @@ class LatentCodecFields(Fields):
     event_shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
     image_shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
     scaling_factor: Positive
+    shift_factor: Number = 0.0
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 def bounded_event(value: list[int]) -> list[int]:

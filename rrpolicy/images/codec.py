@@ -6,6 +6,7 @@ the autoencoder of Stable Diffusion (Rombach et al. 2022). Models, rewards and s
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rrpolicy.common.typing import Array
+from rrpolicy.images.parts import weights_digest
 
 CHUNK = 8  # images per call of an autoencoder
 CHUNK_VALUES = 2**23  # of images as floats at once
@@ -110,18 +112,28 @@ class LatentCodec:
     :param event_shape: (C, H, W) of the latents
     :param image_shape: (3, H, W) of the images
     :param scaling_factor: latents are multiplied by it
+    :param shift_factor: which is subtracted from them before
+    :param digest: SHA-256 of the autoencoder's weights, see `images.parts.weights_digest`; None: that of ``vae``
     """
 
     clip: float | None = None
 
     def __init__(
-        self, vae: Any, event_shape: Sequence[int], image_shape: Sequence[int], scaling_factor: float = 0.18215
+        self,
+        vae: Any,
+        event_shape: Sequence[int],
+        image_shape: Sequence[int],
+        scaling_factor: float = 0.18215,
+        shift_factor: float = 0.0,
+        digest: str | None = None,
     ) -> None:
         channels, height, width = (int(size) for size in image_shape)
         self.vae = vae
         self.event_shape = tuple(int(size) for size in event_shape)
         self.image_shape = (channels, height, width)
         self.scaling_factor = float(scaling_factor)
+        self.shift_factor = float(shift_factor)
+        self.digest = weights_digest(vae) if digest is None and vae is not None else digest
 
     @torch.no_grad()
     def encode(self, images: Any) -> Tensor:
@@ -136,7 +148,7 @@ class LatentCodec:
                  for part in as_pixels(images, self.image_shape).split(CHUNK)]
         events = torch.cat(parts)
         self._check_finite(events, "encoder")
-        return self.scaling_factor * events
+        return self.scaling_factor * (events - self.shift_factor)
 
     @torch.no_grad()
     def decode(self, events: Tensor) -> Array:
@@ -148,16 +160,19 @@ class LatentCodec:
         """
         vae = self._vae()
         _check_events(events, self.event_shape)
-        parts = []
-        for part in events.split(CHUNK):
-            pixels = vae.decode((part / self.scaling_factor).to(vae.device, vae.dtype)).sample.float().cpu()
+        latents, parts = events / self.scaling_factor + self.shift_factor, []
+        for part in latents.split(CHUNK):
+            pixels = vae.decode(part.to(vae.device, vae.dtype)).sample.float().cpu()
             self._check_finite(pixels, "decoder")
             parts.append(_to_uint8(pixels))
         return np.concatenate(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "latents", "event_shape": list(self.event_shape), "image_shape": list(self.image_shape),
-                "scaling_factor": self.scaling_factor}
+        return {
+            "kind": "latents", "event_shape": list(self.event_shape), "image_shape": list(self.image_shape),
+            "scaling_factor": self.scaling_factor, **({"shift_factor": self.shift_factor} if self.shift_factor else {}),
+            **({} if self.digest is None else {"digest": self.digest}),
+        }  # fmt: skip
 
     def _check_finite(self, values: Tensor, part: str) -> None:
         if not torch.isfinite(values).all():
@@ -181,8 +196,34 @@ def codec_from_dict(values: Mapping[str, Any]) -> Codec:
     if kind == "pixels":
         return PixelCodec(values["shape"], values.get("unshuffle", 1))
     if kind == "latents":
-        return LatentCodec(None, values["event_shape"], values["image_shape"], values["scaling_factor"])
+        return LatentCodec(None, values["event_shape"], values["image_shape"], values["scaling_factor"],
+                           values.get("shift_factor", 0.0), values.get("digest"))  # fmt: skip
     raise ValueError(f"codec is {kind!r}, it must be 'pixels' or 'latents'")
+
+
+def codec_parts(codec: Codec) -> str:
+    """A codec's part of a fingerprint; an autoencoder stands by the beginning of its digest."""
+    values = codec.to_dict()
+    digest = values.pop("digest", None)
+    return f"codec={json.dumps(values)}" + ("" if digest is None else f";autoencoder={digest[:16]}")
+
+
+def check_codec(given: Codec, wanted: Codec, what: str = "it") -> None:
+    """
+    Refuse a codec that makes other events than those a reward was made for.
+
+    Archives that were written before autoencoders had digests are compared without.
+
+    :param what: was made for the codec that is wanted
+    :raises ValueError: naming what differs
+    """
+    mine, theirs = given.to_dict(), wanted.to_dict()
+    digests = [values.pop("digest", None) for values in (mine, theirs)]
+    if mine != theirs:
+        raise ValueError(f"{what} was made for the codec {theirs}, the codec given is {mine}")
+    if None not in digests and digests[0] != digests[1]:
+        raise ValueError(f"{what} was made for latents of the autoencoder {digests[1][:16]}, the codec given is of one "
+                         f"with other weights, {digests[0][:16]}")  # fmt: skip
 
 
 def as_pixels(images: Any, shape: tuple[int, int, int]) -> Tensor:

@@ -120,7 +120,7 @@ def record_samples(
     settings = {
         "kind": "samples", "codec": codec.to_dict(), "n_samples": n_samples, "n_noisings": n_noisings,
         "n_value_draws": n_value_draws, "n_sampling_steps": n_sampling_steps, "shard_size": shard_size, "seed": seed,
-        "models": about or {},
+        "models": about or {}, **_digests(base, expert),
     }  # fmt: skip
     return record(folder, base, settings, -(-n_samples // n_each), make, half, progress_bar)
 
@@ -163,7 +163,7 @@ def record_prompts(
     settings = {
         "kind": "prompts", "codec": pair.base.codec.to_dict(), "prompts": prompts, "pair": pair.to_dict(),
         "n_sampling_steps": n_sampling_steps, "n_value_draws": n_value_draws, "shard_size": shard_size, "seed": seed,
-        "models": about or {},
+        "models": about or {}, **_digests(pair.base, pair.expert),
     }  # fmt: skip
     model = pair.base.prompted("")
     return record(folder, model, settings, -(-len(prompts) // shard_size), make, half, progress_bar)
@@ -241,6 +241,13 @@ def codec_of(pairs: RecordedPairs) -> Codec:
         fault = f"its codec makes events of shape {codec.event_shape}, its pairs have {pairs.model.event_shape}"
         raise ValueError(at(pairs.folder / MANIFEST, fault))
     return codec
+
+
+def _digests(base: object, expert: object) -> dict[str, Any]:
+    """Digests of the files of weights, for models that were read from files: others must not go on in the folder."""
+    found = {name: digests for name, model in (("base", base), ("expert", expert))
+             if (digests := getattr(model, "digests", None))}  # fmt: skip
+    return {"digests": found} if found else {}
 
 
 def _generator(seed: int, shard: int) -> torch.Generator:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.typing import Array
-from rrpolicy.images.codec import Codec, as_pixels, codec_from_dict, in_chunks
+from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict, in_chunks
 from rrpolicy.rewards.acceptance_ratio import zero_between
 from rrpolicy.rewards.relative_reward import RelativeReward
 
@@ -142,8 +142,8 @@ class ImageReward:
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
             kept = codec_from_dict(archive.config["codec"])
-            if codec is not None and codec.to_dict() != kept.to_dict():
-                raise ValueError(f"it was made for {kept.to_dict()}, the codec given is {codec.to_dict()}")
+            if codec is not None:
+                check_codec(codec, kept)
             reward = RelativeReward.from_archive(archive.config["reward"], archive.tensors, archive.tensors["weights"])
             return cls(reward, codec or kept, archive.config.get("zero", 0.0))
 

@@ -16,7 +16,7 @@ from rrpolicy.common.typing import Array
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Solver, sample
 from rrpolicy.diffusion.score_model import Denoiser
-from rrpolicy.images.codec import Codec
+from rrpolicy.images.codec import Codec, check_codec
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.stable_diffusion import SafeModel
 from rrpolicy.rewards.guidance import guided
@@ -116,8 +116,8 @@ def _check_fits(reward: ImageReward, model: ImageModel) -> None:
     process, other = model.process, reward.reward.process
     for name, mine, wanted in (
         ("events of shape", tuple(model.event_shape), reward.reward.event_shape),
-        ("the codec", model.codec.to_dict(), reward.codec.to_dict()),
         ("noise levels", (process.n_diffusion_steps, process.schedule), (other.n_diffusion_steps, other.schedule)),
     ):
         if mine != wanted:
             raise ValueError(f"the reward was made for {name} {wanted}, the model has {mine}")
+    check_codec(model.codec, reward.codec, "the reward")

@@ -6,18 +6,17 @@ is Ho & Salimans 2022, equation 6, and safety guidance is that of `images.safety
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
-from rrpolicy.images.codec import LatentCodec
-from rrpolicy.images.parts import DISTILLED, as_device, check_pipeline, has_part, load_part
+from rrpolicy.images.codec import LatentCodec, codec_parts
+from rrpolicy.images.parts import DISTILLED, as_device, as_dtype, check_pipeline, digests_of, has_part, load_part
 from rrpolicy.images.safety import N_PUBLISHED_STEPS, SAFETY_CONCEPT, SafetyConfig, safety_config, safety_guidance
 from rrpolicy.images.schedulers import load_process
 from rrpolicy.images.unet import event_shape_of
@@ -30,7 +29,7 @@ class StableDiffusion:
     A text-to-image pipeline with one text encoder (Stable Diffusion 1 and 2).
 
     :param unet: ``UNet2DConditionModel``
-    :param vae: ``AutoencoderKL``
+    :param vae: ``AutoencoderKL``, in the precision in which its weights are stored, or a higher one
     :param text_encoder: ``CLIPTextModel``
     :param tokenizer: ``CLIPTokenizer``
     :param process: noise levels it was trained with, and what it predicts
@@ -58,6 +57,8 @@ class StableDiffusion:
         self.tokenizer = tokenizer
         self.process = process
         self.batch_size = batch_size
+        self.digests: dict[str, str] = {}
+        """SHA-256 of the files that the weights were read from."""
 
     @classmethod
     def from_pretrained(
@@ -80,13 +81,18 @@ class StableDiffusion:
             raise ValueError(f"{name} is no Stable Diffusion folder: it lacks unet/")
         check_pipeline(name)
         unet, vae, text_encoder = (
-            load_part(kind, name, part, dtype).to(device).eval().requires_grad_(False)
-            for kind, part in ((diffusers.UNet2DConditionModel, "unet"), (diffusers.AutoencoderKL, "vae"),
-                               (transformers.CLIPTextModel, "text_encoder"))
+            load_part(kind, name, part, precision).to(device).eval().requires_grad_(False)
+            for kind, part, precision in (
+                (diffusers.UNet2DConditionModel, "unet", dtype), (diffusers.AutoencoderKL, "vae", torch.float32),
+                (transformers.CLIPTextModel, "text_encoder", dtype)
+            )
         )  # fmt: skip
         tokenizer = load_part(transformers.CLIPTokenizer, name, "tokenizer")
         process = load_process(name, "scheduler")
-        return cls(unet, vae, text_encoder, tokenizer, process, batch_size)
+        pipeline = cls(unet, vae, text_encoder, tokenizer, process, batch_size)
+        nn.Module.to(vae, as_dtype(dtype))  # its digest is that of single precision, whatever it computes in
+        pipeline.digests = digests_of(name, ("unet", "vae", "text_encoder"))
+        return pipeline
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -94,7 +100,7 @@ class StableDiffusion:
 
     def fingerprint(self) -> str:
         """Equal for two pipelines whose latents are of the same kind and noised alike."""
-        return f"event_shape={self.event_shape};codec={json.dumps(self.codec.to_dict())};process={self.process}"
+        return f"event_shape={self.event_shape};{codec_parts(self.codec)};process={self.process}"
 
     def prompted(self, prompts: Sequence[str] | str, guidance_scale: float = GUIDANCE_SCALE) -> PromptedModel:
         """

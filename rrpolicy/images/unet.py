@@ -6,7 +6,6 @@ nothing that a folder names is imported.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +18,7 @@ from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import checked, from_json, read_small
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
-from rrpolicy.images.codec import Codec, PixelCodec, codec_from_dict
+from rrpolicy.images.codec import Codec, PixelCodec, codec_from_dict, codec_parts
 from rrpolicy.images.parts import as_device, check_pipeline, digests_of, first_line, has_part, load_part
 from rrpolicy.images.schedulers import load_process
 
@@ -107,7 +106,7 @@ class UNetScoreModel:
 
     def fingerprint(self) -> str:
         """Equal for two models that share shape, codec and noise levels."""
-        return f"event_shape={self.event_shape};codec={json.dumps(self.codec.to_dict())};process={self.process}"
+        return f"event_shape={self.event_shape};{codec_parts(self.codec)};process={self.process}"
 
     def _output(self, x_t: Tensor, t: Tensor) -> Tensor:
         factor = 2 ** (len(self.unet.config.block_out_channels) - 1)
