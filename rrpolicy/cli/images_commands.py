@@ -13,6 +13,7 @@ from rrpolicy import zoo
 from rrpolicy.cli import images_options as inputs
 from rrpolicy.cli import options
 from rrpolicy.cli.images_options import check_levels, image_model, load_reward, parse_levels, parse_scales
+from rrpolicy.cli.images_pairs import ExpertOptions, prompt_pair, unet_pair
 from rrpolicy.cli.images_scoring import (
     TOLD,
     label_rows,
@@ -35,10 +36,10 @@ from rrpolicy.images.audit import write_audit
 from rrpolicy.images.folders import ReadAgain, counted, find_pictures, write_pictures
 from rrpolicy.images.metrics import auroc
 from rrpolicy.images.parts import quiet
-from rrpolicy.images.recording import PromptPair, codec_of, explained_rows, record_prompts, record_samples
+from rrpolicy.images.recording import codec_of, explained_rows, record_prompts, record_samples
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel, sample_images
-from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, StableDiffusion
+from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE
 from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.pipeline import plain_row
 from rrpolicy.pipeline.image_scores import estimate_row
@@ -63,9 +64,16 @@ def record(
     base: Annotated[str, typer.Option("--base", help="The weak model: folder or hub name.")],
     out: options.Out,
     expert: Annotated[str | None, typer.Option("--expert", help="The strong model: folder or hub name.")] = None,
+    expert_unet: Annotated[
+        str | None, typer.Option("--expert-unet", help="Expert is the base with the network of this folder.")
+    ] = None,
+    expert_lora: Annotated[
+        Path | None, typer.Option("--expert-lora", metavar="FILE", help="Expert is the base with this LoRA.")
+    ] = None,
     safety: Annotated[
         inputs.Safety | None, typer.Option("--safety", help="Expert is the base with safety guidance this strong.")
     ] = None,
+    class_label: inputs.ClassLabel = None,
     prompts: inputs.Prompts = None,
     n_samples: Annotated[int, typer.Option("--n-samples", min=1, help="Of each model, without prompts.")] = 1500,
     n_noisings: Annotated[int, typer.Option("--n-noisings", min=1, help="Of each sample, without prompts.")] = 11,
@@ -84,19 +92,21 @@ def record(
     Write what two models say to disk, in shards; a recording that was stopped goes on when it is called again.
 
     Without prompts: two DDPMPipeline or UNet2DModel folders at their own samples. With prompts: Stable Diffusion along
-    its denoising, against another checkpoint (--expert) or itself with safety guidance (--safety).
+    its denoising, against another checkpoint (--expert), itself with a changed network (--expert-unet, --expert-lora)
+    or itself with safety guidance (--safety).
 
     \b
     Examples:
       rrpolicy images record --base models/all --expert models/harmless --out runs/pairs
       rrpolicy images record --base models/sd-1.4 --safety strong --prompts prompts.txt --out runs/sld --device cuda
       rrpolicy images record --base models/sd-1.4 --expert models/sd-1.5 --prompts prompts.csv --out runs/checkpoints
+      rrpolicy images record --base models/sd-1.5 --expert-lora erased.safetensors --prompts prompts.txt --out runs/lora
     """
-    about = {"base": base, "expert": expert or f"{base} with {safety} safety guidance", "dtype": dtype.value}
+    chosen = ExpertOptions(expert, expert_unet, expert_lora, None if safety is None else safety.value)
+    about = {"base": base, "expert": chosen.describe(base), "dtype": dtype.value,
+             **({} if class_label is None else {"class_label": class_label})}  # fmt: skip
     if prompts is None:
-        if expert is None or safety is not None:
-            raise ValueError("without --prompts give --expert, and no --safety: safety guidance needs prompts")
-        unets = [UNetScoreModel.from_pretrained(name, device=device, dtype=dtype) for name in (base, expert)]
+        unets = unet_pair(base, chosen, class_label, device, dtype)
         with sole_use(out):
             pairs = record_samples(
                 unets[0], unets[1], unets[0].codec, out, n_samples, n_noisings,
@@ -105,9 +115,7 @@ def record(
             )  # fmt: skip
     else:
         texts = read_prompts(prompts)
-        weak = StableDiffusion.from_pretrained(base, device, dtype)
-        strong = None if expert is None else StableDiffusion.from_pretrained(expert, device, dtype)
-        pair = PromptPair(weak, strong, None if safety is None else safety.value, guidance_scale)
+        pair = prompt_pair(base, chosen, class_label, guidance_scale, device, dtype)
         with sole_use(out):
             pairs = record_prompts(pair, texts, out, n_sampling_steps or 50, n_value_draws or 0, half=half, seed=seed,
                                    progress_bar=progress, about=about)  # fmt: skip
@@ -216,6 +224,7 @@ def sample(
     model: Annotated[str, typer.Option("--model", help="Folder or hub name of the model to sample from.")],
     out: options.Out,
     reward: Annotated[str | None, typer.Option("--reward", help="Steer the model with this image reward.")] = None,
+    class_label: inputs.ClassLabel = None,
     scale: Annotated[
         float, typer.Option("--scale", min=0, callback=options.finite, help="Strength of the steering.")
     ] = 1.0,
@@ -236,7 +245,7 @@ def sample(
       rrpolicy images sample --model models/all --reward runs/reward/reward.zip --scale 2 --out runs/steered
       rrpolicy images sample --model models/sd-1.4 --prompts prompts.txt --reward runs/sld/reward.zip --out runs/safe
     """
-    source, n = image_model(model, prompts, n, guidance_scale, device, dtype)
+    source, n = image_model(model, prompts, n, guidance_scale, device, dtype, class_label)
     scorer = None if reward is None else ImageReward.load(zoo.find(reward), source.codec)
     steps = n_sampling_steps or min(50 if prompts else 25, source.process.n_diffusion_steps)
     with sole_use(out):

@@ -13,9 +13,9 @@ from rrpolicy import zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.prompt_files import read_prompts, tell_cut
 from rrpolicy.images.parts import has_part
+from rrpolicy.images.pipelines import load_pipeline
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel
-from rrpolicy.images.stable_diffusion import StableDiffusion
 from rrpolicy.images.unet import UNetScoreModel
 
 
@@ -44,6 +44,9 @@ Prompts = Annotated[
 Reward = Annotated[str, typer.Option("--reward", help="Archive of an image reward: path or zoo name.")]
 Pipeline = Annotated[
     str | None, typer.Option("--pipeline", help="Stable Diffusion folder that a reward of latents belongs to.")
+]
+ClassLabel = Annotated[
+    int | None, typer.Option("--class-label", min=0, help="Of a model conditioned on labels: the one to ask about.")
 ]
 Resize = Annotated[bool, typer.Option("--resize", help="Bring pictures of another size to the model's.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse files that cannot be read, do not leave them out.")]
@@ -87,19 +90,25 @@ def parse_scales(text: str) -> list[float]:
 
 def load_reward(name: str, pipeline: str | None, device: str) -> ImageReward:
     """An image reward, ready to score pictures; that of latents with its pipeline's autoencoder."""
-    codec = None if pipeline is None else StableDiffusion.from_pretrained(pipeline, device).codec
+    codec = None if pipeline is None else load_pipeline(pipeline, device).codec
     return ImageReward.load(zoo.find(name), codec)
 
 
 def image_model(
-    name: str, prompts: Path | None, n: int, guidance_scale: float, device: str, dtype: str
+    name: str,
+    prompts: Path | None,
+    n: int,
+    guidance_scale: float,
+    device: str,
+    dtype: str,
+    class_label: int | None = None,
 ) -> tuple[ImageModel, int]:
     """A model of either kind and how many pictures it is to draw."""
     if prompts is None:
         if has_part(name, "text_encoder") and Path(name).is_dir():
             raise ValueError(f"{name} is a text-to-image pipeline: give --prompts")
-        return UNetScoreModel.from_pretrained(name, device=device, dtype=dtype), n
+        return UNetScoreModel.from_pretrained(name, device=device, dtype=dtype, class_label=class_label), n
     texts = read_prompts(prompts)[:n]
-    pipeline = StableDiffusion.from_pretrained(name, device, dtype)
+    pipeline = load_pipeline(name, device, dtype)
     tell_cut(texts, pipeline)
     return pipeline.prompted(texts, guidance_scale), len(texts)

@@ -42,7 +42,7 @@ def check_folder(kind: Any, folder: Path) -> None:
             if not path.is_file() and not path.is_dir():
                 raise ValueError("is no regular file")
             if path.suffix == ".safetensors":
-                _check_types(path)
+                check_types(path)
             elif path.suffix in (".json", ".txt") and path.is_file():
                 _check_text(kind, path)
         except (OSError, ValueError, safetensors.SafetensorError) as error:
@@ -110,7 +110,7 @@ def _check_numbers(name: str, value: Any) -> None:
             _check_numbers(inner, one)
 
 
-def _check_types(path: Path) -> None:
+def check_types(path: Path) -> None:
     """
     :raises ValueError: for weights of a type that no network computes in
     """

@@ -21,7 +21,7 @@ from rrpolicy.diffusion.sampling import sample
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.images.codec import Codec, codec_from_dict
 from rrpolicy.images.safety import SafetyConfig, safety_config
-from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, SafeModel, StableDiffusion
+from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, SafeModel, TextToImage
 from rrpolicy.rewards.events import own_samples
 from rrpolicy.rewards.recorded import MANIFEST, RecordedPairs, record
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -34,7 +34,7 @@ Both = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 @dataclass(frozen=True)
 class PromptPair:
     """
-    Two versions of Stable Diffusion that are compared prompt by prompt.
+    Two versions of a pipeline that are compared prompt by prompt.
 
     :param base: the pipeline whose denoising is followed
     :param expert: another checkpoint; None for the base with safety guidance
@@ -43,8 +43,8 @@ class PromptPair:
     :raises ValueError: when neither or both of ``expert`` and ``safety`` are given, or the pipelines do not fit
     """
 
-    base: StableDiffusion
-    expert: StableDiffusion | None = None
+    base: TextToImage
+    expert: TextToImage | None = None
     safety: str | SafetyConfig | None = None
     guidance_scale: float = GUIDANCE_SCALE
 

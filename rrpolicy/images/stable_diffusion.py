@@ -6,25 +6,151 @@ is Ho & Salimans 2022, equation 6, and safety guidance is that of `images.safety
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.messages import at
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import LatentCodec, codec_parts
-from rrpolicy.images.parts import DISTILLED, as_device, as_dtype, check_pipeline, digests_of, has_part, load_part
+from rrpolicy.images.lora import with_lora
+from rrpolicy.images.parts import (
+    DISTILLED,
+    as_device,
+    as_dtype,
+    check_pipeline,
+    digests_of,
+    file_digest,
+    has_part,
+    load_part,
+)
 from rrpolicy.images.safety import N_PUBLISHED_STEPS, SAFETY_CONCEPT, SafetyConfig, safety_config, safety_guidance
 from rrpolicy.images.schedulers import load_process
 from rrpolicy.images.unet import event_shape_of
 
 GUIDANCE_SCALE = 7.5
 
+Condition = tuple[Tensor, ...]
+"""An embedded prompt, as a network takes it; the first axis of each tensor counts events."""
 
-class StableDiffusion:
+
+class TextToImage:
+    """
+    What pipelines with prompts have in common: latents, their noise levels, and a network that denoises them.
+
+    :param network: what denoises, in the attribute that ``network_part`` names
+    :param vae: ``AutoencoderKL``, in the precision in which its weights are stored, or a higher one
+    :param event_shape: (C, H, W) of the latents
+    :param process: noise levels it was trained with, and what it predicts
+    :param batch_size: events per call of the network, each with up to three prompts, which bounds memory
+    :raises ValueError: for an autoencoder of other latents
+    """
+
+    network_part: ClassVar[str] = "unet"
+    """The network's folder in a pipeline."""
+
+    def __init__(
+        self, network: Any, vae: Any, event_shape: tuple[int, int, int], process: DiffusionProcess, batch_size: int
+    ) -> None:
+        config, (channels, height, width) = vae.config, event_shape
+        if config.latent_channels != channels:
+            raise ValueError(f"the autoencoder has {config.latent_channels} channels, the UNet wants {channels}")
+        factor, shift = 2 ** (len(config.block_out_channels) - 1), config.get("shift_factor") or 0.0
+        self.codec = LatentCodec(vae, event_shape, (3, height * factor, width * factor), config.scaling_factor, shift)
+        self.network = network
+        self.process = process
+        self.batch_size = batch_size
+        self.digests: dict[str, str] = {}
+        """SHA-256 of the files that the weights were read from."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.codec.event_shape
+
+    def fingerprint(self) -> str:
+        """Equal for two pipelines whose latents are of the same kind and noised alike."""
+        return f"event_shape={self.event_shape};{codec_parts(self.codec)};process={self.process}"
+
+    def prompted(self, prompts: Sequence[str] | str, guidance_scale: float = GUIDANCE_SCALE) -> PromptedModel:
+        """
+        The score model of some prompts.
+
+        :param prompts: one for each event that it will be asked about, or a single one for them all
+        :param guidance_scale: of classifier-free guidance; 1 is the prompt's own prediction
+        """
+        return PromptedModel(self, prompts, guidance_scale)
+
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        """Prompts as the network reads them, each tensor (n, ...); what exceeds an encoder's length is cut off."""
+        raise NotImplementedError
+
+    def nothing(self) -> Condition:
+        """What the network reads where there is no prompt, each tensor (1, ...)."""
+        return self.embed([""])
+
+    def noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Predicted noise (B, *event_shape) under one condition for each event, by one call of the network."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def predictions(self, x_t: Tensor, t: Tensor, conditions: Sequence[Condition]) -> list[Tensor]:
+        """
+        Noise predicted under each of several conditions.
+
+        :param x_t: (B, *event_shape)
+        :param t: (B,)
+        :param conditions: embedded prompts, each tensor (B, ...)
+        :return: for each condition (B, *event_shape), on the device and in the precision of ``x_t``
+        """
+        n, outputs = len(conditions), []
+        for i in range(0, len(x_t), self.batch_size):
+            rows = slice(i, i + self.batch_size)
+            joined = tuple(torch.cat([part[rows] for part in parts]) for parts in zip(*conditions, strict=True))
+            output = self.noise(x_t[rows].repeat(n, 1, 1, 1), t[rows].repeat(n), joined)
+            outputs.append(output.unflatten(0, (n, -1)))
+        return list(torch.cat(outputs, dim=1))
+
+    # ------------------------------------------------------------------ other networks in its place
+
+    def with_network(self, name: str | Path) -> Self:
+        """
+        The same pipeline with another network in the place of its own, as fine-tuning often leaves it.
+
+        :param name: folder of the network, or of a pipeline that has it
+        :raises ValueError: for a folder that is none, or a network of another shape
+        """
+        part, mine = self.network_part if has_part(name, self.network_part) else None, self.network
+        other = load_part(type(mine), name, part, mine.dtype).to(mine.device).eval().requires_grad_(False)
+        shapes = [{key: tuple(value.shape) for key, value in network.state_dict().items()} for network in (mine, other)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(at(name, f"its {type(mine).__name__} has weights of other shapes than the base's"))
+        digests = {key: value for key, value in self.digests.items() if not key.startswith(f"{self.network_part}/")}
+        for path, digest in digests_of(name, [part or ""]).items():
+            digests[f"{self.network_part}/{Path(path).name}"] = digest
+        return self._changed(other, digests)
+
+    def with_lora(self, path: str | Path) -> Self:
+        """
+        The same pipeline with a low-rank change (LoRA) added to its network's weights.
+
+        :param path: safetensors as diffusers, peft or kohya write them
+        :raises ValueError: for a file that is none, or changes other weights than those of the network
+        """
+        changed = with_lora(self.network, path, self.network_part)
+        return self._changed(changed, {**self.digests, Path(path).name: file_digest(Path(path))})
+
+    def _changed(self, network: Any, digests: Mapping[str, str]) -> Self:
+        changed = copy.copy(self)
+        changed.network, changed.digests = network, dict(digests)
+        return changed
+
+
+class StableDiffusion(TextToImage):
     """
     A text-to-image pipeline with one text encoder (Stable Diffusion 1 and 2).
 
@@ -45,20 +171,10 @@ class StableDiffusion:
             raise ValueError(f"the text encoder is {width} wide, the UNet wants {wanted}")
         if unet.config.get("addition_embed_type") is not None or unet.config.get("class_embed_type") is not None:
             raise ValueError("the UNet wants more than a prompt, as SDXL's does; wanted one of Stable Diffusion 1 or 2")
-        if unet.config.get("time_cond_proj_dim") is not None:
-            raise ValueError(f"the UNet takes the guidance as a number, as LCM's does: it {DISTILLED}")
-        shape = event_shape_of(unet)
-        if vae.config.latent_channels != shape[0]:
-            raise ValueError(f"the autoencoder has {vae.config.latent_channels} channels, the UNet wants {shape[0]}")
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.codec = LatentCodec(vae, shape, (3, shape[1] * factor, shape[2] * factor), vae.config.scaling_factor)
-        self.unet = unet
+        check_score(unet)
+        super().__init__(unet, vae, event_shape_of(unet), process, batch_size)
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
-        self.process = process
-        self.batch_size = batch_size
-        self.digests: dict[str, str] = {}
-        """SHA-256 of the files that the weights were read from."""
 
     @classmethod
     def from_pretrained(
@@ -76,76 +192,68 @@ class StableDiffusion:
         :param dtype: their precision
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
-        diffusers, transformers, device = import_diffusers(), _import_transformers(), as_device(device)
+        diffusers, transformers = import_diffusers(), import_transformers()
         if not has_part(name, "unet"):
             raise ValueError(f"{name} is no Stable Diffusion folder: it lacks unet/")
-        check_pipeline(name)
-        unet, vae, text_encoder = (
-            load_part(kind, name, part, precision).to(device).eval().requires_grad_(False)
-            for kind, part, precision in (
-                (diffusers.UNet2DConditionModel, "unet", dtype), (diffusers.AutoencoderKL, "vae", torch.float32),
-                (transformers.CLIPTextModel, "text_encoder", dtype)
-            )
-        )  # fmt: skip
+        kinds = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL,
+                 "text_encoder": transformers.CLIPTextModel}  # fmt: skip
+        parts = load_networks(name, kinds, device, dtype)
         tokenizer = load_part(transformers.CLIPTokenizer, name, "tokenizer")
-        process = load_process(name, "scheduler")
-        pipeline = cls(unet, vae, text_encoder, tokenizer, process, batch_size)
-        nn.Module.to(vae, as_dtype(dtype))  # its digest is that of single precision, whatever it computes in
-        pipeline.digests = digests_of(name, ("unet", "vae", "text_encoder"))
+        pipeline = cls(**parts, tokenizer=tokenizer, process=load_process(name, "scheduler"), batch_size=batch_size)
+        nn.Module.to(parts["vae"], as_dtype(dtype))  # its digest is that of single precision, whatever it computes in
+        pipeline.digests = digests_of(name, list(kinds))
         return pipeline
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        return self.codec.event_shape
-
-    def fingerprint(self) -> str:
-        """Equal for two pipelines whose latents are of the same kind and noised alike."""
-        return f"event_shape={self.event_shape};{codec_parts(self.codec)};process={self.process}"
-
-    def prompted(self, prompts: Sequence[str] | str, guidance_scale: float = GUIDANCE_SCALE) -> PromptedModel:
-        """
-        The score model of some prompts.
-
-        :param prompts: one for each event that it will be asked about, or a single one for them all
-        :param guidance_scale: of classifier-free guidance; 1 is the prompt's own prediction
-        """
-        return PromptedModel(self, prompts, guidance_scale)
+    def unet(self) -> Any:
+        """The network that denoises."""
+        return self.network
 
     @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts as the UNet reads them (n, tokens, width); what exceeds the encoder's length is cut off."""
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        """The text encoder's last layer (n, tokens, width)."""
         length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         tokens = self.tokenizer(
             list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(self.text_encoder.device) if masked else None
-        return self.text_encoder(tokens.input_ids.to(self.text_encoder.device), attention_mask=mask)[0]
+        return (self.text_encoder(tokens.input_ids.to(self.text_encoder.device), attention_mask=mask)[0],)
 
-    @torch.no_grad()
-    def predictions(self, x_t: Tensor, t: Tensor, conditions: Sequence[Tensor]) -> list[Tensor]:
-        """
-        Noise predicted under each of several conditions.
+    def noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Predicted noise (B, *event_shape) under one prompt for each event."""
+        inputs = x_t.to(self.unet.device, self.unet.dtype)
+        output = self.unet(inputs, t.to(self.unet.device), encoder_hidden_states=condition[0]).sample
+        return self.process.eps_from_output(x_t, t, output.to(x_t))
 
-        :param x_t: (B, *event_shape)
-        :param t: (B,)
-        :param conditions: embedded prompts, each (B, tokens, width)
-        :return: for each condition (B, *event_shape), on the device and in the precision of ``x_t``
-        """
-        n, outputs = len(conditions), []
-        for i in range(0, len(x_t), self.batch_size):
-            rows = slice(i, i + self.batch_size)
-            inputs = x_t[rows].to(self.unet.device, self.unet.dtype).repeat(n, 1, 1, 1)
-            levels = t[rows].to(self.unet.device).repeat(n)
-            hidden = torch.cat([condition[rows] for condition in conditions])
-            output = self.unet(inputs, levels, encoder_hidden_states=hidden).sample.to(x_t)
-            outputs.append(output.unflatten(0, (n, -1)))
-        return [self.process.eps_from_output(x_t, t, output) for output in torch.cat(outputs, dim=1)]
+
+def load_networks(
+    name: str | Path, kinds: Mapping[str, Any], device: torch.device | str, dtype: torch.dtype | str
+) -> dict[str, Any]:
+    """
+    The networks of a pipeline by their folders, ready to compute; the autoencoder in single precision.
+
+    :param kinds: class of each folder's network
+    :raises ValueError: for a pipeline that is refused by its name, and as :func:`load_part`
+    """
+    check_pipeline(name)
+    where, precision = as_device(device), as_dtype(dtype)
+    return {
+        part: load_part(kind, name, part, torch.float32 if part == "vae" else precision)
+        .to(where).eval().requires_grad_(False)
+        for part, kind in kinds.items()
+    }  # fmt: skip
+
+
+def check_score(unet: Any) -> None:
+    """:raises ValueError: for a UNet that was distilled with its guidance"""
+    if unet.config.get("time_cond_proj_dim") is not None:
+        raise ValueError(f"the UNet takes the guidance as a number, as LCM's does: it {DISTILLED}")
 
 
 class PromptedModel:
     """
-    Stable Diffusion for given prompts, by classifier-free guidance: a score model.
+    A pipeline for given prompts, by classifier-free guidance: a score model.
 
     :param pipeline: the pipeline
     :param prompts: one for each event, or a single one for them all
@@ -156,7 +264,7 @@ class PromptedModel:
     clip: float | None = None
 
     def __init__(
-        self, pipeline: StableDiffusion, prompts: Sequence[str] | str, guidance_scale: float = GUIDANCE_SCALE
+        self, pipeline: TextToImage, prompts: Sequence[str] | str, guidance_scale: float = GUIDANCE_SCALE
     ) -> None:
         self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not self.prompts:
@@ -165,7 +273,7 @@ class PromptedModel:
         self.guidance_scale = guidance_scale
         self.process = pipeline.process
         self.codec = pipeline.codec
-        self._nothing, self._text = pipeline.embed([""]), pipeline.embed(self.prompts)
+        self._nothing, self._text = pipeline.nothing(), pipeline.embed(self.prompts)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -183,7 +291,7 @@ class PromptedModel:
         """The unconditional prediction moved along ``guidance``."""
         return unconditional + self.guidance_scale * guidance
 
-    def conditions(self, n: int) -> list[Tensor]:
+    def conditions(self, n: int) -> list[Condition]:
         """
         No prompt and the prompts, embedded, for ``n`` events.
 
@@ -191,7 +299,7 @@ class PromptedModel:
         """
         if len(self.prompts) not in (1, n):
             raise ValueError(f"x_t has {n} events for {len(self.prompts)} prompts, wanted one for each or one for all")
-        return [self._nothing.expand(n, -1, -1), self._text.expand(n, -1, -1)]
+        return [expanded(self._nothing, n), expanded(self._text, n)]
 
 
 class SafeModel:
@@ -239,7 +347,7 @@ class SafeModel:
     def predictions(self, x_t: Tensor, t: Tensor) -> list[Tensor]:
         """Predictions without a prompt, with the prompts, and with the unsafe concept."""
         n = len(x_t)
-        return self.base.pipeline.predictions(x_t, t, [*self.base.conditions(n), self._concept.expand(n, -1, -1)])
+        return self.base.pipeline.predictions(x_t, t, [*self.base.conditions(n), expanded(self._concept, n)])
 
 
 class SafePath:
@@ -266,7 +374,13 @@ class SafePath:
         return base.guided(unconditional, guidance), base.guided(unconditional, safe)
 
 
-def _import_transformers() -> Any:
+def expanded(condition: Condition, n: int) -> Condition:
+    """A condition of one event, or of ``n``, for ``n`` events."""
+    return tuple(part.expand(n, *part.shape[1:]) for part in condition)
+
+
+def import_transformers() -> Any:
+    """:raises ValueError: when the extra ``images`` is not installed"""
     try:
         import transformers
     except ImportError as error:
