@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 WORDS = ("a", "cat", "dog", "photo", "of", "blood", "weapons", "hate")
 SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # Stable Diffusion's levels
@@ -69,9 +69,26 @@ def write_stable_diffusion(folder: Path, seed: int = 0, **kwargs: Any) -> Path:
     return folder
 
 
-def _tokenizer(folder: Path) -> CLIPTokenizer:
+def write_stable_diffusion_xl(folder: Path, seed: int = 0, **index: Any) -> Path:
+    """A pipeline folder as ``StableDiffusionXLPipeline.save_pretrained`` leaves it; pictures of 16 × 16."""
+    parts = stable_diffusion_parts(folder, seed)
+    torch.manual_seed(seed)
+    config = {**parts["unet"].config, "cross_attention_dim": 64, "addition_embed_type": "text_time",
+              "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 6 * 8 + 24}  # fmt: skip
+    config.pop("_use_default_values", None)  # names entries whose values would be left out again
+    parts["unet"] = UNet2DConditionModel.from_config(config).eval()
+    second = CLIPTextConfig(**{**parts["text_encoder"].config.to_dict(), "projection_dim": 24})
+    parts["text_encoder_2"] = CLIPTextModelWithProjection(second).eval()
+    parts["tokenizer_2"] = _tokenizer(folder, "tokenizer_2")
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline", **index}))
+    return folder
+
+
+def _tokenizer(folder: Path, name: str = "tokenizer") -> CLIPTokenizer:
     """Byte pairs learned from nothing: letters, and a few whole words."""
-    files = folder / "tokenizer"
+    files = folder / name
     files.mkdir(parents=True, exist_ok=True)
     letters = "abcdefghijklmnopqrstuvwxyz,"
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]

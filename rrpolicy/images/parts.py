@@ -94,21 +94,30 @@ def pipeline_class(name: str | Path) -> str | None:
 
     :raises ValueError: for an index that cannot be read
     """
+    kind = read_index(name).get("_class_name")
+    return kind if isinstance(kind, str) else None
+
+
+def read_index(name: str | Path) -> dict[str, Any]:
+    """
+    The entries of ``model_index.json``, none of which is imported; empty where there is none.
+
+    :raises ValueError: for an index that cannot be read
+    """
     path = Path(name) / INDEX_FILE
     if not Path(name).is_dir():
         try:
             index = import_diffusers().DiffusionPipeline.load_config(str(name))
         except Exception:  # a network alone has no index; what is not there at all is told by its parts
-            return None
+            return {}
     elif not path.is_file():
-        return None
+        return {}
     else:
         try:
             index = from_json(read_small(path))
         except (OSError, ValueError) as error:
             raise ValueError(at(path, f"could not be read: {first_line(error)}")) from error
-    kind = index.get("_class_name") if isinstance(index, dict) else None
-    return kind if isinstance(kind, str) else None
+    return dict(index) if isinstance(index, dict) else {}
 
 
 def load_part(kind: Any, name: str | Path, part: str | None, dtype: torch.dtype | str | None = None) -> Any:

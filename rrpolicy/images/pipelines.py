@@ -9,8 +9,12 @@ import torch
 
 from rrpolicy.images.parts import has_part, pipeline_class
 from rrpolicy.images.stable_diffusion import StableDiffusion, TextToImage
+from rrpolicy.images.stable_diffusion_xl import StableDiffusionXL
 
-KINDS: dict[str, Callable[..., TextToImage]] = {"StableDiffusionPipeline": StableDiffusion.from_pretrained}
+KINDS: dict[str, Callable[..., TextToImage]] = {
+    "StableDiffusionPipeline": StableDiffusion.from_pretrained,
+    "StableDiffusionXLPipeline": StableDiffusionXL.from_pretrained,
+}
 """By the class in ``model_index.json``; folders that name none, or another, are read as Stable Diffusion 1 or 2."""
 
 
