@@ -53,7 +53,7 @@ def stable_diffusion_parts(folder: Path, seed: int = 0, size: int = 8, vae_seed:
     )  # fmt: skip
     return {
         "unet": network.eval(), "vae": vae.eval(), "text_encoder": CLIPTextModel(config).eval(),
-        "tokenizer": _tokenizer(folder),
+        "tokenizer": tokenizer(folder),
         "scheduler": DDIMScheduler(num_train_timesteps=1000, clip_sample=False, steps_offset=1, **SCALED),
     }  # fmt: skip
 
@@ -79,14 +79,14 @@ def write_stable_diffusion_xl(folder: Path, seed: int = 0, **index: Any) -> Path
     parts["unet"] = UNet2DConditionModel.from_config(config).eval()
     second = CLIPTextConfig(**{**parts["text_encoder"].config.to_dict(), "projection_dim": 24})
     parts["text_encoder_2"] = CLIPTextModelWithProjection(second).eval()
-    parts["tokenizer_2"] = _tokenizer(folder, "tokenizer_2")
+    parts["tokenizer_2"] = tokenizer(folder, "tokenizer_2")
     for name, part in parts.items():
         part.save_pretrained(folder / name)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline", **index}))
     return folder
 
 
-def _tokenizer(folder: Path, name: str = "tokenizer") -> CLIPTokenizer:
+def tokenizer(folder: Path, name: str = "tokenizer") -> CLIPTokenizer:
     """Byte pairs learned from nothing: letters, and a few whole words."""
     files = folder / name
     files.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ def record(
         int | None, typer.Option("--n-value-draws", min=0, help="Per value target; default: 2, with prompts 0 (none).")
     ] = None,
     n_sampling_steps: inputs.SamplingSteps = None,
-    guidance_scale: inputs.GuidanceScale = GUIDANCE_SCALE,
+    guidance_scale: inputs.GuidanceScale = None,
     half: Annotated[bool, typer.Option("--half", help="Store events in half precision.")] = False,
     seed: options.Seed = 0,
     device: inputs.Device = "cpu",
@@ -116,6 +116,9 @@ def record(
     else:
         texts = read_prompts(prompts)
         pair = prompt_pair(base, chosen, class_label, guidance_scale, device, dtype)
+        if pair.base.note is not None:
+            echo(f"note: {pair.base.note}")
+            about["note"] = pair.base.note
         with sole_use(out):
             pairs = record_prompts(pair, texts, out, n_sampling_steps or 50, n_value_draws or 0, half=half, seed=seed,
                                    progress_bar=progress, about=about)  # fmt: skip
@@ -231,7 +234,7 @@ def sample(
     prompts: inputs.Prompts = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Pictures; with prompts, of the first so many.")] = 16,
     n_sampling_steps: inputs.SamplingSteps = None,
-    guidance_scale: inputs.GuidanceScale = GUIDANCE_SCALE,
+    guidance_scale: inputs.GuidanceScale = None,
     seed: options.Seed = 0,
     device: inputs.Device = "cpu",
     dtype: inputs.Dtype = inputs.Precision.float32,

@@ -54,8 +54,8 @@ SamplingSteps = Annotated[
     int | None, typer.Option("--n-sampling-steps", min=1, help="Denoising steps; default: 25, with prompts 50.")
 ]
 GuidanceScale = Annotated[
-    float,
-    typer.Option("--guidance-scale", callback=options.finite, help="Of classifier-free guidance, with prompts."),
+    float | None,
+    typer.Option("--guidance-scale", callback=options.finite, help="With prompts; default: the pipeline's usual one."),
 ]
 
 
@@ -98,7 +98,7 @@ def image_model(
     name: str,
     prompts: Path | None,
     n: int,
-    guidance_scale: float,
+    guidance_scale: float | None,
     device: str,
     dtype: str,
     class_label: int | None = None,

@@ -62,7 +62,7 @@ def unet_pair(
 
 
 def prompt_pair(
-    base: str, expert: ExpertOptions, class_label: int | None, guidance_scale: float, device: str, dtype: str
+    base: str, expert: ExpertOptions, class_label: int | None, guidance_scale: float | None, device: str, dtype: str
 ) -> PromptPair:
     """
     Two versions of a pipeline.

@@ -144,7 +144,8 @@ def load_part(kind: Any, name: str | Path, part: str | None, dtype: torch.dtype 
             options["variant"] = variant
         loaded = kind.from_pretrained(str(name), **options)
         # weights may be stored in several precisions; diffusers' own method would write to stderr
-        return loaded if dtype is None else nn.Module.to(loaded, as_dtype(dtype))
+        kept = getattr(kind, "_keep_in_fp32_modules", None)  # T5, some of whose layers overflow in half precision
+        return loaded if dtype is None or kept else nn.Module.to(loaded, as_dtype(dtype))
     except Exception as error:  # neither library documents what a damaged folder raises
         where = str(name) if part is None else f"{name}/{part}"
         raise ValueError(at(where, f"could not be read as a {kind.__name__}: {first_line(error)}")) from error

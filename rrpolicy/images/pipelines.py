@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from rrpolicy.images.flow_models import Flux, StableDiffusion3
 from rrpolicy.images.parts import has_part, pipeline_class
 from rrpolicy.images.stable_diffusion import StableDiffusion, TextToImage
 from rrpolicy.images.stable_diffusion_xl import StableDiffusionXL
@@ -14,6 +15,8 @@ from rrpolicy.images.stable_diffusion_xl import StableDiffusionXL
 KINDS: dict[str, Callable[..., TextToImage]] = {
     "StableDiffusionPipeline": StableDiffusion.from_pretrained,
     "StableDiffusionXLPipeline": StableDiffusionXL.from_pretrained,
+    "StableDiffusion3Pipeline": StableDiffusion3.from_pretrained,
+    "FluxPipeline": Flux.from_pretrained,
 }
 """By the class in ``model_index.json``; folders that name none, or another, are read as Stable Diffusion 1 or 2."""
 

@@ -21,7 +21,7 @@ from rrpolicy.diffusion.sampling import sample
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.images.codec import Codec, codec_from_dict
 from rrpolicy.images.safety import SafetyConfig, safety_config
-from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE, SafeModel, TextToImage
+from rrpolicy.images.stable_diffusion import SafeModel, TextToImage
 from rrpolicy.rewards.events import own_samples
 from rrpolicy.rewards.recorded import MANIFEST, RecordedPairs, record
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -39,14 +39,14 @@ class PromptPair:
     :param base: the pipeline whose denoising is followed
     :param expert: another checkpoint; None for the base with safety guidance
     :param safety: strength of the safety guidance, when there is no other checkpoint
-    :param guidance_scale: of classifier-free guidance, of both
+    :param guidance_scale: of classifier-free guidance, of both; None: the usual one of the base's kind
     :raises ValueError: when neither or both of ``expert`` and ``safety`` are given, or the pipelines do not fit
     """
 
     base: TextToImage
     expert: TextToImage | None = None
     safety: str | SafetyConfig | None = None
-    guidance_scale: float = GUIDANCE_SCALE
+    guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
         if (self.expert is None) == (self.safety is None):
@@ -68,7 +68,8 @@ class PromptPair:
     def to_dict(self) -> dict[str, Any]:
         """JSON values that name the pair but for its weights."""
         safety = None if self.safety is None else vars(safety_config(self.safety))
-        return {"safety": safety, "guidance_scale": self.guidance_scale}
+        scale = self.base.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        return {"safety": safety, "guidance_scale": scale}
 
 
 def record_samples(

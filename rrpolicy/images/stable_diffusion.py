@@ -53,6 +53,10 @@ class TextToImage:
 
     network_part: ClassVar[str] = "unet"
     """The network's folder in a pipeline."""
+    guidance_scale: ClassVar[float] = GUIDANCE_SCALE
+    """Usual strength of classifier-free guidance."""
+    note: ClassVar[str | None] = None
+    """What is to be known of the scores of this kind of pipeline."""
 
     def __init__(
         self, network: Any, vae: Any, event_shape: tuple[int, int, int], process: DiffusionProcess, batch_size: int
@@ -76,14 +80,14 @@ class TextToImage:
         """Equal for two pipelines whose latents are of the same kind and noised alike."""
         return f"event_shape={self.event_shape};{codec_parts(self.codec)};process={self.process}"
 
-    def prompted(self, prompts: Sequence[str] | str, guidance_scale: float = GUIDANCE_SCALE) -> PromptedModel:
+    def prompted(self, prompts: Sequence[str] | str, guidance_scale: float | None = None) -> PromptedModel:
         """
         The score model of some prompts.
 
         :param prompts: one for each event that it will be asked about, or a single one for them all
-        :param guidance_scale: of classifier-free guidance; 1 is the prompt's own prediction
+        :param guidance_scale: of classifier-free guidance; 1 is the prompt's own prediction; None: the usual one
         """
-        return PromptedModel(self, prompts, guidance_scale)
+        return PromptedModel(self, prompts, self.guidance_scale if guidance_scale is None else guidance_scale)
 
     def embed(self, prompts: Sequence[str]) -> Condition:
         """Prompts as the network reads them, each tensor (n, ...); what exceeds an encoder's length is cut off."""
@@ -284,7 +288,10 @@ class PromptedModel:
 
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Predicted noise (B, *event_shape), guided towards the prompts."""
-        unconditional, text = self.pipeline.predictions(x_t, t, self.conditions(len(x_t)))
+        conditions = self.conditions(len(x_t))
+        if self.guidance_scale == 1:
+            return self.pipeline.predictions(x_t, t, conditions[1:])[0]
+        unconditional, text = self.pipeline.predictions(x_t, t, conditions)
         return self.guided(unconditional, text - unconditional)
 
     def guided(self, unconditional: Tensor, guidance: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class StableDiffusionXL(TextToImage):
     :param batch_size: events per call of the UNet, each with up to three prompts, which bounds memory
     :raises ValueError: for parts that do not fit together
     """
+
+    guidance_scale: ClassVar[float] = 5.0
 
     def __init__(
         self,
