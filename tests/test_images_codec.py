@@ -104,6 +104,9 @@ class Overflowing:
     def __init__(self, part: str, dtype: torch.dtype) -> None:
         self.part, self.dtype = part, dtype
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {}
+
     def encode(self, pixels: torch.Tensor) -> Any:
         latents = pixels[:, :1].mean(dim=(2, 3), keepdim=True)
         latents = torch.where((latents > 0.99) & (self.part == "encoder"), torch.nan, latents)

@@ -101,7 +101,7 @@ def test_a_recording_is_not_gone_on_with_by_other_weights(kind: str, world: Path
     changed = {name: tensor + 1e-3 for name, tensor in safetensors.torch.load_file(path).items()}
     safetensors.torch.save_file(changed, path)
     said = fault(*arguments)
-    assert f"holds a recording with other settings: about.digests.expert.{WEIGHTS} is {sha256(path)[:5]}" in said
+    assert "holds a recording with" in said and f"there it was {wanted[:20]}" in said
     assert (tmp_path / "pairs" / "shard-00000.safetensors").read_bytes() == before
 
 
@@ -113,7 +113,7 @@ def test_pipelines_with_another_autoencoder_are_no_pair(world: Path) -> None:
     check_compatible(base.prompted(""), expert.prompted(""))
     digests = [weights_digest(pipeline.codec.vae)[:16] for pipeline in (base, other)]
     assert digests[0] != digests[1]
-    with pytest.raises(ValueError, match=f"autoencoder={digests[0]} against autoencoder={digests[1]}$"):
+    with pytest.raises(ValueError, match=f"autoencoder={digests[0]} against {digests[1]}$"):
         check_compatible(base.prompted(""), other.prompted(""))
     said = fault("record", "--base", world / "sd", "--expert", world / "other", "--prompts", world / "prompts.txt",
                  "--out", world / "refused", "--no-progress")  # fmt: skip

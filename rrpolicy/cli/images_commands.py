@@ -26,7 +26,7 @@ from rrpolicy.cli.images_scoring import (
 )
 from rrpolicy.cli.options import finish
 from rrpolicy.cli.program import echo
-from rrpolicy.cli.prompt_files import read_prompts
+from rrpolicy.cli.prompt_files import read_prompts, tell_cut
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.typing import Array
 from rrpolicy.demo import ImagesDemo
@@ -116,6 +116,7 @@ def record(
     else:
         texts = read_prompts(prompts)
         pair = prompt_pair(base, chosen, class_label, guidance_scale, device, dtype)
+        tell_cut(texts, pair.base)
         if pair.base.note is not None:
             echo(f"note: {pair.base.note}")
             about["note"] = pair.base.note

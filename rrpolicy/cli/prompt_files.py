@@ -11,7 +11,7 @@ from rrpolicy.common.faults import FileFault
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import from_json, read_small
 from rrpolicy.common.tables import MAX_BYTES, read_table
-from rrpolicy.images.stable_diffusion import StableDiffusion
+from rrpolicy.images.stable_diffusion import TextToImage
 
 DELIMITERS = (",", ";", "\t")
 OTHER_KINDS = (".json", ".yaml", ".yml", ".xml", ".html", ".parquet", ".xlsx", ".ods")  # whose lines are no prompts
@@ -45,10 +45,9 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def tell_cut(prompts: Sequence[str], pipeline: StableDiffusion) -> None:
+def tell_cut(prompts: Sequence[str], pipeline: TextToImage) -> None:
     """Say on stderr how many prompts are longer than the text encoder reads."""
-    length = min(pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings)
-    n = sum(len(tokens) > length for tokens in pipeline.tokenizer(list(prompts)).input_ids)
+    n, length = pipeline.n_cut(prompts)
     if n:
         echo(f"{n} of {len(prompts)} prompts are cut after {length} tokens, all that the text encoder reads", err=True)
 
