@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrpolicy.images.audit import N_EXTREME, N_LEFT_OUT, N_RANKED, POLICY, write_audit
+from rrpolicy.images.audit import N_EXTREME, N_LEFT_OUT, N_RANKED, write_audit
 from rrpolicy.images.charts import curve, histograms, signed
+from rrpolicy.images.evidence import LIMITS, Evidence
 from rrpolicy.images.metrics import auroc
+from rrpolicy.images.page import POLICY
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (375, 1280)
@@ -249,3 +251,40 @@ def test_the_browser_test_sees_what_is_wrong(tmp_path: Path) -> None:
     report, console = browsed(written(tmp_path).replace("</main>", wide), tmp_path)
     assert report["375"]["scroll"] >= 900 and report["1280"]["scroll"] <= 1280
     assert report["375"]["broken"] == 1 and "Content Security Policy" in console
+
+
+# ---------------------------------------------------------------------- what may be said
+
+
+SCORES = np.array([3.0, -1.0, -2.0])
+
+
+def page_of(folder: Path, evidence: Evidence) -> str:
+    images = [np.full((4, 4, 1), 80 * i, np.uint8) for i in range(3)]
+    return unescape(write_audit(folder, images, SCORES, evidence=evidence).read_text(encoding="utf-8"))
+
+
+def test_an_order_has_no_unit_no_zero_and_no_preference(tmp_path: Path) -> None:
+    page = page_of(tmp_path, Evidence(in_nats=False, has_zero=False, level=40))
+    assert "orders pictures, here at noise level 40" in page and "It has no unit, no zero and no sign." in page
+    body = page[page.index("<body") :]
+    for word in ("nats", "prefer", "Below zero", "avoid", "log density"):
+        assert word not in body.replace(LIMITS[0], ""), word
+    assert body.count('class="is-high"') == 3  # the middle is the median: two above or at it, one of them shown twice
+
+
+def test_without_a_zero_signs_are_not_spoken_of(tmp_path: Path) -> None:
+    page = page_of(tmp_path, Evidence(in_nats=True, has_zero=False))
+    assert "in nats" in page and "differences mean something, signs do not" in page
+    assert "Below zero" not in page and "What the expert prefers" not in page
+    calibrated = page_of(tmp_path, Evidence())
+    assert "Below zero" in calibrated and "At zero the two make a picture equally often" in calibrated
+    assert "What the expert prefers" in calibrated
+
+
+def test_the_page_says_where_its_numbers_come_from(tmp_path: Path) -> None:
+    odd = b"\xe9".decode(errors="surrogateescape")
+    facts = (("base", "models/<b>all</b>"), ("R² of score differences", "0.91"), ("name", odd))
+    page = write_audit(tmp_path, [np.zeros((4, 4, 1), np.uint8)], [1.0], evidence=Evidence(facts=facts)).read_text()
+    assert "models/&lt;b&gt;all&lt;/b&gt;" in page and "<td class=\"left\">0.91</td>" in page and "\\udce9" in page
+    assert all(limit in unescape(page) for limit in LIMITS) and len(LIMITS) == 5

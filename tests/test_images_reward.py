@@ -74,14 +74,35 @@ def test_a_score_is_rho_of_the_clean_image(unet_model: UNetScoreModel) -> None:
 
 
 def test_the_zero_lies_between_samples_and_is_kept(unet_model: UNetScoreModel, tmp_path: Path) -> None:
-    reward = make_reward(unet_model)
+    order = make_reward(unet_model)
+    assert not order.in_nats and "no unit" in order.unit
+    with pytest.raises(ValueError, match="learned without values: it orders images, and has no zero"):
+        order.with_zero_between(IMAGES[:1], IMAGES[1:2])
+    reward = ImageReward(order.reward, order.codec, in_nats=True)
     before = reward.per_level(IMAGES, [0, 10])
     found = reward.with_zero_between(IMAGES[:1], IMAGES[1:2])
     assert found.predict(IMAGES[:2]).sum() == pytest.approx(0, abs=1e-4)  # of one image each it is the middle
     assert found.with_zero_between(IMAGES[:1], IMAGES[1:2]).zero == pytest.approx(found.zero, abs=1e-4)
     np.testing.assert_allclose(found.per_level(IMAGES, [0, 10]), before - found.zero, rtol=1e-4, atol=1e-5)
     found.save(tmp_path / "reward")
-    np.testing.assert_array_equal(ImageReward.load(tmp_path / "reward").predict(IMAGES), found.predict(IMAGES))
+    loaded = ImageReward.load(tmp_path / "reward")
+    np.testing.assert_array_equal(loaded.predict(IMAGES), found.predict(IMAGES))
+    assert loaded.in_nats and loaded.unit == "nats" and loaded.level == 0
+    events = [reward.codec.encode(images) for images in (IMAGES[:1], IMAGES[1:2])]
+    assert reward.with_zero_between_events(*events).zero == pytest.approx(found.zero, abs=1e-4)
+
+
+def test_an_order_is_taken_at_its_own_level_and_has_no_zero(unet_model: UNetScoreModel, tmp_path: Path) -> None:
+    order = make_reward(unet_model)
+    middle = ImageReward(order.reward, order.codec, in_nats=False, level=10)
+    np.testing.assert_array_equal(middle.predict(IMAGES), order.per_level(IMAGES, [10])[0])
+    middle.save(tmp_path / "order")
+    loaded = ImageReward.load(tmp_path / "order")
+    assert (loaded.level, loaded.in_nats, loaded.zero) == (10, False, 0.0)
+    for wrong, words in (({"level": -1}, "level is -1"), ({"level": 10**6}, "level is 1000000"),
+                         ({"level": 1.5}, "level is 1.5"), ({"zero": 1.0}, "zero is 1.0, wanted 0")):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            ImageReward(order.reward, order.codec, in_nats=False, **wrong)
 
 
 def test_noised_copies_average_to_the_expectation(unet_model: UNetScoreModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -29,17 +30,18 @@ from rrpolicy.cli.program import echo
 from rrpolicy.cli.prompt_files import read_prompts, tell_cut
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.typing import Array
+from rrpolicy.common.version import __version__
 from rrpolicy.demo import ImagesDemo
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.evaluation import RESULTS_FILE, result_row
 from rrpolicy.images.audit import write_audit
+from rrpolicy.images.evidence import Evidence
 from rrpolicy.images.folders import ReadAgain, counted, find_pictures, write_pictures
 from rrpolicy.images.metrics import auroc
 from rrpolicy.images.parts import quiet
-from rrpolicy.images.recording import codec_of, explained_rows, record_prompts, record_samples
+from rrpolicy.images.recording import codec_of, explained_rows, finished_reward, record_prompts, record_samples
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel, sample_images
-from rrpolicy.images.stable_diffusion import GUIDANCE_SCALE
 from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.pipeline import plain_row
 from rrpolicy.pipeline.image_scores import estimate_row
@@ -76,9 +78,11 @@ def record(
     class_label: inputs.ClassLabel = None,
     prompts: inputs.Prompts = None,
     n_samples: Annotated[int, typer.Option("--n-samples", min=1, help="Of each model, without prompts.")] = 1500,
-    n_noisings: Annotated[int, typer.Option("--n-noisings", min=1, help="Of each sample, without prompts.")] = 11,
+    n_noisings: Annotated[
+        int, typer.Option("--n-noisings", min=0, help="Of each sample; 0, with prompts: along the denoising.")
+    ] = 11,
     n_value_draws: Annotated[
-        int | None, typer.Option("--n-value-draws", min=0, help="Per value target; default: 2, with prompts 0 (none).")
+        int | None, typer.Option("--n-value-draws", min=0, help="Per value; default: 2, with prompts 1; 0: none.")
     ] = None,
     n_sampling_steps: inputs.SamplingSteps = None,
     guidance_scale: inputs.GuidanceScale = None,
@@ -121,8 +125,10 @@ def record(
             echo(f"note: {pair.base.note}")
             about["note"] = pair.base.note
         with sole_use(out):
-            pairs = record_prompts(pair, texts, out, n_sampling_steps or 50, n_value_draws or 0, half=half, seed=seed,
-                                   progress_bar=progress, about=about)  # fmt: skip
+            pairs = record_prompts(
+                pair, texts, out, n_sampling_steps or 50, n_noisings, 1 if n_value_draws is None else n_value_draws,
+                half=half, seed=seed, progress_bar=progress, about=about,
+            )  # fmt: skip
     echo(f"{len(pairs)} pairs in {len(pairs.shards)} shards: {out}")
 
 
@@ -166,10 +172,18 @@ def extract(
         remaining = max(total_timesteps - extractor.num_timesteps, 0)
         extractor.learn(train, remaining, reset_num_timesteps=not resume, progress_bar=progress,
                         checkpoint_path=checkpoint, checkpoint_freq=checkpoint_freq)  # fmt: skip
+        explained = explained_rows(extractor.reward, held_out)
+        reward, found = finished_reward(extractor, pairs, held_out, codec)
         about = {name: value for name, value in pairs.about.items() if name not in ("prompts", "space", "codec")}
-        reward = ImageReward(extractor.reward, codec)
-        reward.save(out / "reward.zip", card={"recording": about, "steps": extractor.num_timesteps, "seed": seed})
-        finish([plain_row("reward", name, value) for name, value in explained_rows(extractor.reward, held_out)], out)
+        facts = {
+            "recording": about, "n_prompts": len(pairs.about.get("prompts") or ()) or None, "pairs": len(pairs),
+            "steps": extractor.num_timesteps, "seed": seed, "version": __version__,
+            "date": datetime.date.today().isoformat(), "r2": round(dict(explained).get("r2", 0.0), 4), **found,
+        }  # fmt: skip
+        reward.save(out / "reward.zip", card=facts)
+        echo(f"scores are {'in nats' if reward.in_nats else 'an order: the recording has no values'}"
+             + (f", zero from {facts['calibration']}" if "calibration" in facts else ""))  # fmt: skip
+        finish([plain_row("reward", name, value) for name, value in explained], out)
 
 
 def _new_extractor(
@@ -190,7 +204,9 @@ def score(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Files and folders.")],
     reward: inputs.Reward,
     pipeline: inputs.Pipeline = None,
-    levels: Annotated[str, typer.Option("--levels", help="Noise levels to average over, such as 0,20,40.")] = "0",
+    levels: Annotated[
+        str | None, typer.Option("--levels", help="Noise levels to average over: 0,20,40; default: the reward's.")
+    ] = None,
     resize: inputs.Resize = False,
     strict: inputs.Strict = False,
     out: options.MaybeOut = None,
@@ -207,14 +223,16 @@ def score(
       rrpolicy images score photos --reward runs/reward/reward.zip --out runs/scores
       rrpolicy images score one.png two.png --reward runs/reward/reward.zip --pipeline models/sd-1.4 --resize
     """
-    chosen, found = parse_levels(levels), find_pictures(pictures, strict)
+    asked, found = None if levels is None else parse_levels(levels), find_pictures(pictures, strict)
     scorer = load_reward(reward, pipeline, device)
+    chosen = [scorer.level] if asked is None else asked
     check_levels(chosen, scorer)
     scored = scores_of(scorer, found, [(chosen, 0)], resize, strict, progress)
     rho = scored.rho[0].mean(axis=0)
     for one, value in zip(scored.pictures, rho, strict=True) if len(rho) <= TOLD else ():
         echo(f"{value:+.3f}  {one.path}")
     tell_left_out(scored.left_out, found.others)
+    echo(f"rho: {scorer.unit}")
     rows = label_rows(scored.pictures, rho)
     if out is not None:
         values = ((one.path, one.label or "", f"{value:.6g}") for one, value in zip(scored.pictures, rho, strict=True))
@@ -303,8 +321,8 @@ def audit(
     last = scorer.reward.process.n_diffusion_steps - 1
     chosen = sorted({round(last * i / 10) for i in range(9)}) if asked is None else asked
     check_levels(chosen, scorer)
-    source = None if model is None else image_model(model, prompts, n, GUIDANCE_SCALE, device, "float32")
-    scored = scores_of(scorer, found, [([0], 0), (chosen, N_NOISINGS)], resize, strict, progress)
+    source = None if model is None else image_model(model, prompts, n, None, device, "float32")
+    scored = scores_of(scorer, found, [([scorer.level], 0), (chosen, N_NOISINGS)], resize, strict, progress)
     (rho,), at_levels = scored.rho
     samples = {} if source is None else _side_by_side(scorer, *source, 50 if prompts else 25, strengths, seed)
     labels = labels_of(scored.pictures)
@@ -315,6 +333,11 @@ def audit(
         unwanted=low, per_level=(chosen, at_levels), samples=samples,
         left_out=[(name_below(one.path, pictures), one.reason) for one in scored.left_out],
         not_read=counted(found.others),
+        evidence=Evidence.of(
+            scorer, zoo.card(reward), archive=reward, pictures=pictures,
+            sizes="brought to the model's by resizing" if resize else "the model's own",
+            audited_on=datetime.date.today().isoformat(), version_of_rrpolicy=__version__,
+        ),
     )  # fmt: skip
     write_left_out(out, scored.left_out)
     tell_left_out(scored.left_out, found.others)

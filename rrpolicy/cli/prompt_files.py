@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rrpolicy.cli.program import echo
 from rrpolicy.common.faults import FileFault
@@ -46,10 +47,18 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def tell_cut(prompts: Sequence[str], pipeline: TextToImage) -> None:
-    """Say on stderr how many prompts are longer than the text encoder reads."""
-    n, length = pipeline.n_cut(prompts)
+    """Say on stderr how many prompts are longer than what the text encoder that reads most reads."""
+    length, reader = max(_lengths(pipeline), key=lambda one: one[0])
+    n = sum(len(tokens) > length for tokens in reader(list(prompts)).input_ids)
     if n:
         echo(f"{n} of {len(prompts)} prompts are cut after {length} tokens, all that the text encoder reads", err=True)
+
+
+def _lengths(pipeline: TextToImage) -> Iterator[tuple[int, Any]]:
+    """How many tokens each text encoder reads, and its tokenizer."""
+    for tokenizer, encoder in zip(pipeline.tokenizers, pipeline.text_encoders, strict=True):
+        positions = getattr(encoder.config, "max_position_embeddings", None)
+        yield pipeline.n_tokens if positions is None else min(tokenizer.model_max_length, positions), tokenizer
 
 
 def _text(path: Path, limit: int = 2**22) -> str:

@@ -173,6 +173,8 @@ class ImageRewardFields(Fields):
     reward: RewardFields
     codec: PixelCodecFields | LatentCodecFields
     zero: Number = 0.0
+    in_nats: bool | None = None
+    level: Annotated[int, Field(ge=0, lt=10_000)] = 0
 
 
 class CodecFields(Fields):

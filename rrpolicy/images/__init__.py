@@ -10,6 +10,7 @@ from rrpolicy.images.safety import SafetyConfig
 from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
 from rrpolicy.images.stable_diffusion_xl import StableDiffusionXL
+from rrpolicy.images.steering import steer
 from rrpolicy.images.unet import UNetScoreModel
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "record_prompts",
     "record_samples",
     "sample_images",
+    "steer",
 ]

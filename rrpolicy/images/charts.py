@@ -46,13 +46,18 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def histograms(scores: Any, groups: Mapping[str, Any], unwanted: Collection[str] = ()) -> str:
+def histograms(
+    scores: Any, groups: Mapping[str, Any], unwanted: Collection[str] = (), axis: str = "ρ in nats",
+    has_zero: bool = True,
+) -> str:  # fmt: skip
     """
     One histogram per group over a shared axis, each scaled to its own height, with a dot at its mean.
 
-    :param scores: (n,) nats
+    :param scores: (n,)
     :param groups: name -> bool (n,), in the order they are drawn
     :param unwanted: groups drawn in the warning colour
+    :param axis: what the scores are
+    :param has_zero: whether their zero means something and is marked
     :return: HTML
     """
     values = np.asarray(scores, dtype=np.float64)
@@ -60,7 +65,7 @@ def histograms(scores: Any, groups: Mapping[str, Any], unwanted: Collection[str]
     margin = 0.03 * (high - low) or 0.5
     low, high = low - margin, high + margin
     x, ticks = _scale(low, high), _ticks(low, high)
-    grid = "".join(_upright(x(tick), "mark" if tick == 0 else "grid") for tick in ticks)
+    grid = "".join(_upright(x(tick), "mark" if tick == 0 and has_zero else "grid") for tick in ticks)
     edges = np.linspace(low, high, N_BINS + 1)
     rows = []
     for name, mask in groups.items():
@@ -73,7 +78,7 @@ def histograms(scores: Any, groups: Mapping[str, Any], unwanted: Collection[str]
                      for tick in ticks)  # fmt: skip
     return (
         f'<div class="rows" role="img" aria-label="Histograms of ρ; the table below has the numbers">{"".join(rows)}'
-        f'<div class="ticks">{labels}</div><div class="axis">ρ in nats</div></div>'
+        f'<div class="ticks">{labels}</div><div class="axis">{escape(axis)}</div></div>'
     )
 
 

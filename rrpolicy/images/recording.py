@@ -1,7 +1,8 @@
 """What two image models say, written to disk once, so that a reward can be learned without them.
 
-Unconditional models are asked about their own samples, noised again; prompted ones along the base's own denoising
-(DDIM, Song et al. 2021), where one pass gives base and expert. Every shard is drawn from a seed of its own.
+Both models are asked about their own samples (DDIM, Song et al. 2021), noised again, which are kept for the zero of ρ;
+those with prompts at samples of the same prompts, or along the base's denoising as in Nuti et al. 2023, section 5.3.
+Every shard is drawn from a seed of its own.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from rrpolicy.common.messages import at
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.images.codec import Codec, codec_from_dict
+from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.safety import SafetyConfig, safety_config
 from rrpolicy.images.stable_diffusion import SafeModel, TextToImage
 from rrpolicy.rewards.events import own_samples
-from rrpolicy.rewards.recorded import MANIFEST, RecordedPairs, record
+from rrpolicy.rewards.extractor import RewardExtractor
+from rrpolicy.rewards.recorded import MANIFEST, RecordedPairs, Shard, record
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.targets import Targets, make_targets, value_targets
 
@@ -111,12 +114,11 @@ def record_samples(
             raise ValueError(f"{name} is {value}, it must be positive")
     n_each, models = shard_size // 2, (base, expert)
 
-    def make(shard: int) -> Targets:
+    def make(shard: int) -> Shard:
         generator = _generator(seed, shard)
         n = min(n_each, n_samples - shard * n_each)
-        samples = torch.cat([own_samples(model, n, generator=generator, n_steps=n_sampling_steps) for model in models])
-        noised = make_targets(base, expert, samples.repeat_interleave(n_noisings, dim=0), generator, n_value_draws)
-        return Targets(None, noised.x_t, noised.t, noised.eps_difference, noised.value)
+        samples = [own_samples(model, n, generator=generator, n_steps=n_sampling_steps) for model in models]
+        return _noised_again(base, expert, samples, n_noisings, generator, n_value_draws)
 
     settings = {
         "kind": "samples", "codec": codec.to_dict(), "n_samples": n_samples, "n_noisings": n_noisings,
@@ -131,7 +133,8 @@ def record_prompts(
     prompts: Sequence[str],
     folder: str | Path,
     n_sampling_steps: int = 50,
-    n_value_draws: int = 0,
+    n_noisings: int = 11,
+    n_value_draws: int = 1,
     shard_size: int = 4,
     half: bool = False,
     seed: int = 0,
@@ -139,14 +142,16 @@ def record_prompts(
     about: dict[str, Any] | None = None,
 ) -> RecordedPairs:
     """
-    Compare two versions of Stable Diffusion along the base's denoising of each prompt.
+    Compare two versions of a pipeline at the samples that each draws for a prompt, from the same noise.
 
     :param pair: base and expert
     :param prompts: what to draw
     :param folder: as in :func:`record_samples`
-    :param n_sampling_steps: denoising steps (DDIM), each of which leaves one pair
+    :param n_sampling_steps: denoising steps (DDIM)
+    :param n_noisings: levels to which each sample is noised; 0 for pairs along the base's denoising instead, one for
+        each step, and no samples: without a zero, and clean events are hardly seen
     :param n_value_draws: later noise levels per value target, 0 for gradients alone; each costs two passes of either
-    :param shard_size: prompts per shard: what is in memory at once, ``n_sampling_steps`` times
+    :param shard_size: prompts per shard: what is in memory at once, ``2 n_noisings`` times
     :param half: store latents in half precision
     :param seed: of the initial noise
     :param about: further JSON values to keep, such as the models' names
@@ -157,17 +162,36 @@ def record_prompts(
     if not prompts or shard_size < 1:
         raise ValueError(f"there are {len(prompts)} prompts and shard_size is {shard_size}, wanted at least 1 of each")
 
-    def make(shard: int) -> Targets:
-        some = prompts[shard * shard_size : (shard + 1) * shard_size]
-        return _along_denoising(*pair.models(some), len(some), n_sampling_steps, n_value_draws, _generator(seed, shard))
+    def make(shard: int) -> Shard:
+        some, generator = prompts[shard * shard_size : (shard + 1) * shard_size], _generator(seed, shard)
+        base, expert, both = pair.models(some)
+        if not n_noisings:
+            return Shard(_along_denoising(base, expert, both, len(some), n_sampling_steps, n_value_draws, generator))
+        noise = torch.randn((len(some), *base.event_shape), generator=generator)
+        levels = base.process.timesteps(n_sampling_steps)
+        samples = [sample(model.path() if isinstance(model, SafeModel) else model.eps, base.process, noise, levels,
+                          clip=getattr(model, "clip", None)) for model in (base, expert)]  # fmt: skip
+        base, expert, _ = pair.models([one for one in some * 2 for _ in range(n_noisings)])
+        return _noised_again(base, expert, samples, n_noisings, generator, n_value_draws)
 
     settings = {
         "kind": "prompts", "codec": pair.base.codec.to_dict(), "prompts": prompts, "pair": pair.to_dict(),
-        "n_sampling_steps": n_sampling_steps, "n_value_draws": n_value_draws, "shard_size": shard_size, "seed": seed,
-        "models": about or {}, **_digests(pair.base, pair.expert),
+        "n_sampling_steps": n_sampling_steps, "n_noisings": n_noisings, "n_value_draws": n_value_draws,
+        "shard_size": shard_size, "seed": seed, "models": about or {}, **_digests(pair.base, pair.expert),
     }  # fmt: skip
     model = pair.base.prompted("")
     return record(folder, model, settings, -(-len(prompts) // shard_size), make, half, progress_bar)
+
+
+def _noised_again(
+    base: ScoreModel, expert: ScoreModel, samples: Sequence[Tensor], n_noisings: int, generator: torch.Generator,
+    n_value_draws: int,
+) -> Shard:
+    """Pairs at clean events of base and expert, each noised ``n_noisings`` times."""
+    events = torch.cat(list(samples)).repeat_interleave(n_noisings, dim=0)
+    noised = make_targets(base, expert, events, generator, n_value_draws)
+    pairs = Targets(None, noised.x_t, noised.t, noised.eps_difference, noised.value)
+    return Shard(pairs, (samples[0], samples[1]))
 
 
 def _along_denoising(
@@ -211,18 +235,60 @@ def explained_rows(
     :param seed: of the draw
     :return: names and numbers; a band where the models do not differ is left out
     """
+    last = pairs.model.process.n_diffusion_steps
+    return [("r2" if (low, high) == (0, last) else f"r2_t{low}-{high - 1}", share)
+            for low, high, share in _explained(reward, pairs, n, (1, n_bands), seed)]  # fmt: skip
+
+
+def best_level(reward: RelativeReward, pairs: RecordedPairs, n: int = 2048, n_bands: int = 10, seed: int = 0) -> int:
+    """
+    The noise level at which ρ explains recorded pairs best: where a reward without values orders images.
+
+    :param pairs: held out from learning
+    :return: the middle of the band of levels with the largest R²
+    """
+    bands = _explained(reward, pairs, n, (n_bands,), seed)
+    low, high, _ = max(bands, key=lambda band: band[2], default=(0, 1, 0.0))
+    return (low + high - 1) // 2
+
+
+def _explained(
+    reward: RelativeReward, pairs: RecordedPairs, n: int, divisions: Sequence[int], seed: int
+) -> list[tuple[int, int, float]]:
+    """Bands of levels and R² in each: all levels divided by each number, without those where the models agree."""
     drawn = pairs.draw(n, torch.Generator().manual_seed(seed))
-    process, rows = pairs.model.process, []
+    process, found = pairs.model.process, []
     gradient = torch.cat([reward.gradient(x, t) for x, t in zip(drawn.x_t.split(256), drawn.t.split(256), strict=True)])
     residual = process.levels(gradient, drawn.t)[1] * gradient - drawn.eps_difference
     errors, totals = ((part**2).flatten(1).sum(dim=1) for part in (residual, drawn.eps_difference))
-    edges = [round(i * process.n_diffusion_steps / n_bands) for i in range(n_bands + 1)]
-    bands = {"r2": torch.ones_like(drawn.t, dtype=torch.bool)}
-    bands |= {f"r2_t{low}-{high - 1}": (drawn.t >= low) & (drawn.t < high) for low, high in pairwise(edges)}
-    for name, inside in bands.items():
-        if float(totals[inside].sum()) > 0:
-            rows.append((name, 1 - float(errors[inside].sum() / totals[inside].sum())))
-    return rows
+    for n_bands in divisions:
+        edges = [round(i * process.n_diffusion_steps / n_bands) for i in range(n_bands + 1)]
+        for low, high in pairwise(edges):
+            inside = (drawn.t >= low) & (drawn.t < high)
+            if float(totals[inside].sum()) > 0:
+                found.append((low, high, 1 - float(errors[inside].sum() / totals[inside].sum())))
+    return found
+
+
+def finished_reward(
+    extractor: RewardExtractor, pairs: RecordedPairs, held_out: RecordedPairs, codec: Codec
+) -> tuple[ImageReward, dict[str, Any]]:
+    """
+    What was extracted from a recording, as a reward of images: in nats with a zero, or an order, as the pairs allow.
+
+    :param held_out: those of the pairs that were not learned from
+    :return: the reward, and facts about it for its card
+    """
+    learned = {name for name, _ in pairs.shards} - {name for name, _ in held_out.shards}
+    facts: dict[str, Any] = {"held_out": f"{'held-out' if learned else 'the same'} {len(held_out)} pairs"}
+    if not (extractor.value_coef > 0 and pairs.about["n_value_draws"]):
+        level = best_level(extractor.reward, held_out)
+        return ImageReward(extractor.reward, codec, in_nats=False, level=level), facts
+    reward, samples = ImageReward(extractor.reward, codec, in_nats=True), pairs.samples()
+    if samples is None:
+        return reward, facts
+    facts["calibration"] = f"{len(samples[0])} samples of the base and {len(samples[1])} of the expert"
+    return reward.with_zero_between_events(*samples), facts
 
 
 def codec_of(pairs: RecordedPairs) -> Codec:

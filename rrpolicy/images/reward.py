@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.arguments import flag, whole
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict, in_chunks
 from rrpolicy.rewards.acceptance_ratio import zero_between
@@ -27,21 +28,39 @@ class ImageReward:
     """
     ρ of images, in nats: how much likelier the expert makes an image than the base does.
 
+    Without values ρ is no such number but an order of images, at one noise level: it has no unit, no zero and no sign.
+
     :param reward: ρ of the codec's events
     :param codec: images to events; that of latents needs its pipeline's autoencoder
     :param zero: nats that are subtracted from every score, as :meth:`with_zero_between` finds them
-    :raises ValueError: when the two do not fit
+    :param in_nats: whether values were matched; None: as far as the reward itself tells (``value_units``)
+    :param level: noise level at which clean images are scored
+    :raises ValueError: when they do not fit
     """
 
     kind: ClassVar[str] = "image-reward"
 
-    def __init__(self, reward: RelativeReward, codec: Codec, zero: float = 0.0) -> None:
+    def __init__(
+        self, reward: RelativeReward, codec: Codec, zero: float = 0.0, in_nats: bool | None = None, level: int = 0
+    ) -> None:
         shape = tuple(codec.event_shape)
         if shape != reward.event_shape:
             raise ValueError(f"the codec's events have shape {shape}, the reward's {reward.event_shape}")
         self.reward = reward
         self.codec = codec
         self.zero = zero
+        self.in_nats = reward.value_units if in_nats is None else flag("in_nats", in_nats)
+        n_levels = reward.process.n_diffusion_steps
+        if not 0 <= whole("level", level) < n_levels:
+            raise ValueError(f"level is {level}, wanted one of 0..{n_levels - 1}")
+        if zero and not self.in_nats:
+            raise ValueError(f"zero is {zero}, wanted 0 for a reward without values, which has none")
+        self.level = int(level)
+
+    @property
+    def unit(self) -> str:
+        """What scores are given in, for tables: ``"nats"``, or that they are an order alone."""
+        return "nats" if self.in_nats else f"order at noise level {self.level}, no unit"
 
     def with_zero_between(self, base_images: Any, expert_images: Any) -> ImageReward:
         """
@@ -51,21 +70,31 @@ class ImageReward:
 
         :param base_images: samples of the base, any images that :meth:`predict` takes
         :param expert_images: samples of the expert
-        :raises ValueError: as :meth:`predict`, and without samples of both
+        :raises ValueError: as :meth:`predict`, without samples of both, and for a reward without values
         """
-        zero = zero_between(*(self.predict(images) for images in (base_images, expert_images)))
-        return ImageReward(self.reward, self.codec, self.zero + zero)
+        return self._with_zero(*(self.predict(images) for images in (base_images, expert_images)))
+
+    def with_zero_between_events(self, base_events: Tensor, expert_events: Tensor) -> ImageReward:
+        """As :meth:`with_zero_between`, for clean events (n, *event_shape)."""
+        return self._with_zero(*(self.of_events(events, [self.level])[0] for events in (base_events, expert_events)))
+
+    def _with_zero(self, rho_base: Array, rho_expert: Array) -> ImageReward:
+        if not self.in_nats:
+            raise ValueError("the reward was learned without values: it orders images, and has no zero")
+        zero = self.zero + zero_between(rho_base, rho_expert)
+        return ImageReward(self.reward, self.codec, zero, self.in_nats, self.level)
 
     def predict(self, images: Any, levels: Sequence[int] | None = None) -> Array:
         """
         Score clean images.
 
         :param images: PIL images, numpy arrays or tensors, see `images.codec.as_pixels`
-        :param levels: noise levels to average over, without noise; None for the cleanest one, t = 0
-        :return: (n,) float32 in nats
+        :param levels: noise levels to average over, without noise; None for the reward's own, which is the cleanest one
+            where it has values, t = 0, and else the one that explains the two models best
+        :return: (n,) float32 in nats, or an order alone, as :attr:`unit` tells
         :raises ValueError: for images of another size or range, or levels that there are not
         """
-        return self.per_level(images, [0] if levels is None else levels).mean(axis=0)
+        return self.per_level(images, [self.level] if levels is None else levels).mean(axis=0)
 
     def per_level(self, images: Any, levels: Sequence[int], n_noisings: int = 0, seed: int = 0) -> Array:
         """
@@ -125,7 +154,8 @@ class ImageReward:
         """
         weights = {name: value.half() if half and value.is_floating_point() else value
                    for name, value in self.reward.state_dict().items()}
-        config = {"reward": self.reward.to_config(), "codec": self.codec.to_dict(), "zero": self.zero}
+        config = {"reward": self.reward.to_config(), "codec": self.codec.to_dict(), "zero": self.zero,
+                  "in_nats": self.in_nats, "level": self.level}  # fmt: skip
         write_archive(path, self.kind, config, {"weights": weights}, card)
 
     @classmethod
@@ -145,7 +175,8 @@ class ImageReward:
             if codec is not None:
                 check_codec(codec, kept)
             reward = RelativeReward.from_archive(archive.config["reward"], archive.tensors, archive.tensors["weights"])
-            return cls(reward, codec or kept, archive.config.get("zero", 0.0))
+            about = {name: archive.config[name] for name in ("zero", "in_nats", "level") if name in archive.config}
+            return cls(reward, codec or kept, **about)
 
 
 def _digests(values: Tensor) -> list[bytes]:

@@ -57,10 +57,10 @@ class TextToImage:
     """Usual strength of classifier-free guidance."""
     note: ClassVar[str | None] = None
     """What is to be known of the scores of this kind of pipeline."""
-    text_encoders: tuple[Any, ...]
-    tokenizers: tuple[Any, ...]
     n_tokens: ClassVar[int] = 77
     """Tokens that an encoder without a bound of its own is given."""
+    text_encoders: tuple[Any, ...]
+    tokenizers: tuple[Any, ...]
 
     def __init__(
         self, network: Any, vae: Any, event_shape: tuple[int, int, int], process: DiffusionProcess, batch_size: int
@@ -79,16 +79,6 @@ class TextToImage:
     @property
     def event_shape(self) -> tuple[int, ...]:
         return self.codec.event_shape
-
-    def n_cut(self, prompts: Sequence[str]) -> tuple[int, int]:
-        """Prompts that are longer than what the text encoder that reads most reads, and how many tokens that are."""
-        longest = 0
-        for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
-            positions = getattr(encoder.config, "max_position_embeddings", None)
-            length = self.n_tokens if positions is None else min(tokenizer.model_max_length, positions)
-            if length > longest:
-                longest, reader = length, tokenizer
-        return sum(len(tokens) > longest for tokens in reader(list(prompts)).input_ids), longest
 
     def fingerprint(self) -> str:
         """Equal for two pipelines whose latents are of the same kind and noised alike."""

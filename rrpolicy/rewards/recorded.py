@@ -33,9 +33,23 @@ SETTINGS, MANIFEST = "settings.json", "manifest.json"
 N_SHARDS_PER_DRAW = 16
 MAX_MANIFEST_BYTES = 2**23  # it may hold every prompt
 _NEEDED = ("x_t", "t", "eps_difference")
+_SAMPLES = ("base_samples", "expert_samples")
 _SHARD = re.compile(r"shard-\d{5,9}\.safetensors")
 _LEVELS = (torch.int64, torch.int32)
 _EVENTS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """
+    What one shard of a recording holds.
+
+    :param pairs: of the two models
+    :param samples: clean events of base and expert (n, *event_shape), where they were drawn
+    """
+
+    pairs: Targets
+    samples: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,24 @@ class RecordedPairs:
         name, rows = self.shards[index]
         return read_shard(self.folder / name, rows, self.model)
 
+    def samples(self, n: int = 2048) -> tuple[Tensor, Tensor] | None:
+        """
+        Clean events of base and expert, up to ``n`` of each, from which the zero of a reward is found.
+
+        :return: (m, *event_shape) of each, normalised; None for a recording that holds none
+        :raises ValueError: for a truncated or foreign file, naming it
+        """
+        parts: list[tuple[Tensor, Tensor]] = []
+        for name, _ in self.shards:
+            found = _read_samples(self.folder / name, self.model.event_shape)
+            if found is None:
+                return None
+            parts.append(found)
+            if sum(len(base) for base, _ in parts) >= n:
+                break
+        base, expert = (torch.cat(one)[:n] for one in zip(*parts, strict=True))
+        return base, expert
+
     def split(self) -> tuple[RecordedPairs, RecordedPairs]:
         """Shards to learn from, and about a tenth of them held out; of a single shard both halves are that shard."""
         n_held_out = max(len(self.shards) // 10, 1)
@@ -142,7 +174,7 @@ def record(
     model: ScoreModel,
     about: Mapping[str, Any],
     n_shards: int,
-    make: Callable[[int], Targets],
+    make: Callable[[int], Shard | Targets],
     half: bool = False,
     progress_bar: bool = False,
 ) -> RecordedPairs:
@@ -153,7 +185,7 @@ def record(
     :param model: gives the space, which both models share
     :param about: JSON values that determine what is recorded
     :param n_shards: how many there are
-    :param make: the pairs of a shard, from its number alone
+    :param make: a shard, or its pairs alone, from its number alone
     :param half: store events in half precision
     :raises ValueError: when the folder holds a recording with other settings, or for pairs with NaN
     """
@@ -169,9 +201,10 @@ def record(
         path = folder / f"shard-{i:05d}.safetensors"
         rows = _rows_on_disk(path, model.event_shape)
         if rows is None:
-            targets = make(i)
-            rows = len(targets)
-            _write_shard(path, targets, half)
+            made = make(i)
+            shard = made if isinstance(made, Shard) else Shard(made)
+            rows = len(shard.pairs)
+            _write_shard(path, shard, half)
         shards.append((path.name, rows))
     write_json(folder / MANIFEST, {**settings, "shards": shards})
     return RecordedPairs.open(folder)
@@ -205,12 +238,14 @@ def _differences(mine: Any, other: Any, name: str = "") -> Iterator[tuple[str, A
         yield name, mine, other
 
 
-def _write_shard(path: Path, targets: Targets, half: bool) -> None:
-    tensors = {name: value for name in (*_NEEDED, "value", "x0") if (value := getattr(targets, name)) is not None}
+def _write_shard(path: Path, shard: Shard, half: bool) -> None:
+    names = (*_NEEDED, "value", "x0")
+    tensors = {name: value for name in names if (value := getattr(shard.pairs, name)) is not None}
+    tensors |= dict(zip(_SAMPLES, shard.samples or (), strict=False))
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{path.name}: the models' {name} holds NaN or inf; in half precision, try float32")
-        if half and name in ("x_t", "eps_difference", "x0"):
+        if half and name in ("x_t", "eps_difference", "x0", *_SAMPLES):
             tensors[name] = tensor.half()
     content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     with appearing(path) as unfinished:
@@ -270,3 +305,21 @@ def read_shard(path: Path, n_rows: int, model: RecordedModel) -> Targets:
         None if x0 is None else x0.float(), tensors["x_t"].float(), tensors["t"].long(),
         tensors["eps_difference"].float(), None if value is None else value.float(),
     )  # fmt: skip
+
+
+def _read_samples(path: Path, event_shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
+    """Clean events of one shard; None where it holds none."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            if not set(_SAMPLES) <= set(file.keys()):
+                return None
+            base, expert = (file.get_tensor(name) for name in _SAMPLES)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        fault = f"is a truncated, damaged or missing shard ({printable(error, 100)}); record it again"
+        raise ValueError(at(path, fault)) from error
+    for name, tensor in zip(_SAMPLES, (base, expert), strict=True):
+        if tuple(tensor.shape[1:]) != event_shape or tensor.dtype not in _EVENTS or not len(tensor):
+            raise ValueError(f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, wanted events {event_shape}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{path}: {name} holds NaN or infinite values, wanted finite ones; record it again")
+    return base.float(), expert.float()

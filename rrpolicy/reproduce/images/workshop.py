@@ -144,7 +144,7 @@ class Workshop:
         """
         The extracted reward, on policy where the recipe has rounds, and the CPU-seconds of the extraction alone.
 
-        Its zero lies between the samples of the two models.
+        Its zero lies between the samples of the two models, where values were matched.
         """
         events = torch.cat([self.samples(unit, part)[0] for part in PARTS])
 
@@ -155,13 +155,15 @@ class Workshop:
                 pairs = self._pairs_where_steered(unit, extractor)
                 steps = total_timesteps(self.recipe, "rounds")
                 extractor.learn(events, steps, log_interval=0, reset_num_timesteps=False, pairs=pairs)
-            return ImageReward(extractor.reward, self.codec)
+            return ImageReward(extractor.reward, self.codec, in_nats=extractor.value_coef > 0)
 
         # an expert from scratch does not depend on the base's section, its reward does
         parts = (*dict.fromkeys((*_SECTIONS["base"], *_SECTIONS[unit.case])), "samples", "extraction")
         parts += ("rounds",) if "rounds" in self.recipe else ()
         reward, seconds = self._kept(self._path(unit.name, "reward", parts), make, ImageReward.load)
-        return reward.with_zero_between(*(self.codec.decode(self.samples(unit, part)[0]) for part in PARTS)), seconds
+        if reward.in_nats:
+            reward = reward.with_zero_between(*(self.codec.decode(self.samples(unit, part)[0]) for part in PARTS))
+        return reward, seconds
 
     def untrained(self, unit: Unit) -> ImageReward:
         """The reward before its extraction."""
