@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from rrpolicy.agents.environment import flat_environment
 from rrpolicy.common.arguments import as_seed, whole
-from rrpolicy.common.environments import make_several
+from rrpolicy.common.environments import Copying, make_several, refuse_normalised_rewards
 from rrpolicy.common.spaces import refuse_normalised
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -188,13 +188,14 @@ def finetune(
     :param transform: what is paid for ρ (n,) in nats; None: :class:`SquashedReward` fitted on the dataset
     :param progress_bar: show one
     :raises ValueError: when data, environment and reward do not fit, the data hold no rewards, the environment
-        normalises observations, or ``make_env`` hands out one and the same environment (which is left open)
+        normalises observations or rewards, or ``make_env`` hands out one and the same environment (which is left open)
     """
     seed, make_env = as_seed(seed), partial(_flat, make_env)
     (single,) = make_several(make_env, 1, "make_env")
-    env = DummyVecEnv([lambda: single])
+    env = DummyVecEnv([lambda: Copying(single)])
     try:
         refuse_normalised(env, "the dataset is in the environment's own units")
+        refuse_normalised_rewards(env)
         check_actions(dataset, cast(gym.spaces.Box, env.action_space), "data of this environment")
         paying, data = _paying(env, dataset, reward, transform)
         arguments = {"ent_coef": TEMPERATURE, **deepcopy(dict(settings.arguments))}  # SB3 writes into policy_kwargs

@@ -19,6 +19,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from rrpolicy.agents.planning import Planner
+from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.environments import make_several, own_copy
 from rrpolicy.common.files import appearing
 from rrpolicy.common.seeding import seeded
@@ -68,7 +69,7 @@ def record_video(
     path: str | Path,
     n_steps: int | None = None,
     seed: int = 0,
-    fps: int = 30,
+    fps: float = 30,
     deterministic: bool = True,
     overlay: bool = True,
     *,
@@ -97,9 +98,10 @@ def record_video(
     :raises ValueError: naming the argument that is out of range, or when the environment cannot be drawn, draws what
         is no picture or pictures of several sizes, or has no end
     """
-    for name, value in (("n_steps", n_steps), ("fps", fps), ("steps_per_frame", steps_per_frame)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}, it must be at least 1")
+    n_steps = None if n_steps is None else whole("n_steps", n_steps, 1)
+    steps_per_frame, seed = whole("steps_per_frame", steps_per_frame, 1), whole("seed", seed, 0)
+    fps, size = number("fps", fps, 1), whole("size", size)
+    deterministic, overlay = flag("deterministic", deterministic), flag("overlay", overlay)
     if size < 32 or size % 2:
         raise ValueError(f"size is {size}, it must be an even number of at least 32")
     target = _mp4(path)
@@ -304,7 +306,7 @@ def _mp4(path: str | Path) -> Path:
     return target
 
 
-def _encode(pictures: Iterable[Array], path: Path, fps: int) -> int:
+def _encode(pictures: Iterable[Array], path: Path, fps: float) -> int:
     """
     Write (h, w, 3) uint8 pictures of one size; how many there were.
 
@@ -333,7 +335,7 @@ class _Encoder:
     :param size: width and height of all pictures
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], fps: int) -> None:
+    def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
         pictures = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*size), "-r", str(fps), "-i", "-"]
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *pictures, "-an", *ENCODING, f"file:{path}"]
         self._process = subprocess.Popen(

@@ -1,20 +1,28 @@
 """Helpers for environments that the library did not make: copies of reused buffers, rewards that are arrays, checks for
-one environment given several times, and the wrappers around single and vectorised environments."""
+one environment given several times, and the wrappers around single and vectorised environments with what they do to
+rewards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorWrapper
+from gymnasium.wrappers import vector
 from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
     VecCheckNan,
     VecEnv,
     VecEnvWrapper,
+    VecExtractDictObs,
+    VecFrameStack,
     VecMonitor,
     VecNormalize,
+    VecTransposeImage,
     VecVideoRecorder,
 )
 
@@ -22,6 +30,13 @@ from rrpolicy.common.messages import printable
 
 ORIGINAL_REWARD = "original_reward"  # key of ``info`` where wrappers that pay another reward keep the environment's own
 _OBSERVERS = (VecMonitor, VecCheckNan, VecVideoRecorder)  # wrappers that change neither observations nor rewards
+_REWARDS_KEPT = (  # wrappers under which returns are those of the environments; VecNormalize is undone
+    *_OBSERVERS, VecNormalize, VecFrameStack, VecTransposeImage, VecExtractDictObs, vector.RecordEpisodeStatistics,
+    vector.RecordVideo, vector.HumanRendering, vector.DictInfoToList, vector.ClipAction, vector.RescaleAction,
+    vector.NormalizeObservation, vector.RescaleObservation, vector.DtypeObservation, vector.FlattenObservation,
+    vector.ReshapeObservation,
+)  # fmt: skip
+_STATISTICS = {gym.wrappers.NormalizeObservation: "obs_rms", gym.wrappers.NormalizeReward: "return_rms"}
 
 # ---------------------------------------------------------------------- values
 
@@ -56,6 +71,44 @@ def own_copy(observation: Any) -> Any:
     if isinstance(observation, tuple):
         return tuple(own_copy(value) for value in observation)
     return np.array(observation, copy=True)
+
+
+class Copying(gym.Wrapper[Any, Any, Any, Any]):
+    """
+    An environment that returns what vectorised environments can hold: observations that are copies, rewards that are
+    numbers, ends that are booleans, and a new ``info`` each time.
+
+    :param env: an environment that may fill its arrays again, and pay an array of one number
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return deepcopy(observation), dict(info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return deepcopy(observation), single_number(reward), bool(terminated), bool(truncated), dict(info)
+
+
+@contextmanager
+def copying(env: Any) -> Iterator[None]:
+    """
+    Within the block the environments of a vectorised one are in :class:`Copying`, so that the last observation of an
+    episode is not overwritten by the first one of the next.
+
+    :param env: a vectorised environment of Stable-Baselines3 or gymnasium; one whose environments live in other
+        processes is left as it is
+    """
+    base: Any = env.unwrapped
+    if not isinstance(base, DummyVecEnv | SyncVectorEnv):
+        yield
+        return
+    held = base.envs
+    base.envs = [Copying(one) for one in held]
+    try:
+        yield
+    finally:
+        base.envs = held
 
 
 # ---------------------------------------------------------------------- making one
@@ -139,11 +192,11 @@ def wrappers_of(env: gym.Env) -> Iterator[gym.Wrapper]:
         env = env.env
 
 
-def vec_wrappers_of(venv: VecEnv) -> Iterator[VecEnvWrapper]:
-    """Wrappers around a vectorised environment of Stable-Baselines3, outermost first."""
-    while isinstance(venv, VecEnvWrapper):
+def vec_wrappers_of(venv: Any) -> Iterator[Any]:
+    """Wrappers around a vectorised environment of Stable-Baselines3 or gymnasium, outermost first."""
+    while isinstance(venv, VecEnvWrapper | VectorWrapper):
         yield venv
-        venv = venv.venv
+        venv = venv.venv if isinstance(venv, VecEnvWrapper) else venv.env
 
 
 def single_environments(env: Any) -> list[gym.Env]:
@@ -158,27 +211,73 @@ def wrapped_in(env: Any, classes: Iterable[type]) -> type | None:
     """
     Search the wrappers of single environments.
 
-    :param env: an environment, or a vectorised one of Stable-Baselines3 (in other processes too) or gymnasium
-    :param classes: of wrappers of single environments
+    :param env: an environment, or a vectorised one of Stable-Baselines3 or gymnasium
+    :param classes: of wrappers of single environments; in other processes of gymnasium only its two normalisers are
+        found
     :return: the first of these classes that an environment is wrapped in
     """
     if isinstance(env, VecEnv):
         return next((kind for kind in classes if any(env.env_is_wrapped(kind))), None)
+    if isinstance(env.unwrapped, AsyncVectorEnv):  # which tells attributes, not classes
+        told = {kind: env.unwrapped.call("has_wrapper_attr", name) for kind, name in _STATISTICS.items()}
+        return next((kind for kind in classes if any(told.get(kind, ()))), None)
     around = [wrapper for one in single_environments(env) for wrapper in wrappers_of(one)]
     return next((kind for kind in classes if any(isinstance(wrapper, kind) for wrapper in around)), None)
+
+
+def keeps_rewards(env: VecEnv | gym.vector.VectorEnv[Any, Any, Any]) -> bool:
+    """
+    Whether the returns that are counted in a vectorised environment are those of the environments in it: its class and
+    every wrapper around it are known to leave rewards as they are, to be undone, or, by an attribute
+    ``keeps_original_reward``, to tell the originals.
+    """
+    known = type(env.unwrapped) in (DummyVecEnv, SyncVectorEnv)
+    return known and all(isinstance(one, _REWARDS_KEPT) or _tells(one) for one in vec_wrappers_of(env))
+
+
+def _tells(wrapper: Any) -> bool:
+    return bool(getattr(type(wrapper), "keeps_original_reward", False))  # wrappers of SB3 pass attributes through
+
+
+def refuse_normalised_rewards(env: Any) -> None:
+    """
+    Check that rewards are not normalised in a way that cannot be undone.
+
+    :param env: an environment, or a vectorised one of Stable-Baselines3 or gymnasium
+    :raises ValueError: when it is in gymnasium's ``NormalizeReward``, unless a wrapper inside that tells the originals
+    """
+    kinds, around = (gym.wrappers.NormalizeReward, vector.NormalizeReward), list(vec_wrappers_of(env))
+    singles = single_environments(env)
+    for chain in [[*around, *wrappers_of(one)] for one in singles] or [around]:
+        inside = max((index + 1 for index, one in enumerate(chain) if _tells(one)), default=0)
+        if any(isinstance(one, kinds) for one in chain[inside:]):
+            raise ValueError(no_originals("NormalizeReward"))
+    if not singles and wrapped_in(env, kinds[:1]):
+        raise ValueError(no_originals("NormalizeReward"))
+
+
+def no_originals(name: str) -> str:
+    """Message for a wrapper that keeps no originals."""
+    return (
+        f"env is wrapped in {name}, whose originals cannot be recorded: wanted the environment without it, or in "
+        "VecNormalize of Stable-Baselines3"
+    )
 
 
 def normaliser_of(venv: VecEnv) -> VecNormalize | None:
     """
     The ``VecNormalize`` whose originals are the environment's own units.
 
-    :raises ValueError: when a wrapper around it changes what it gives, so that the originals are not what is given
+    :raises ValueError: when a wrapper around it changes what it gives, so that the originals are not what is given, or
+        it is around another one
     """
     around: list[VecEnvWrapper] = []
     for wrapper in vec_wrappers_of(venv):
         if isinstance(wrapper, VecNormalize):
             if changing := [type(one).__name__ for one in around if not isinstance(one, _OBSERVERS)]:
                 raise ValueError(f"env has {changing[0]} around VecNormalize, wanted VecNormalize as outermost wrapper")
+            if any(isinstance(one, VecNormalize) for one in vec_wrappers_of(wrapper.venv)):
+                raise ValueError("env has VecNormalize around VecNormalize, wanted one of them")
             return wrapper
         around.append(wrapper)
     return None

@@ -12,6 +12,8 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from rrpolicy.common.arguments import whole
+
 
 @contextmanager
 def seeded(seed: int, agent: Any = None) -> Iterator[None]:
@@ -22,7 +24,7 @@ def seeded(seed: int, agent: Any = None) -> Iterator[None]:
     :param agent: one with ``set_random_seed`` is seeded by it, unless it is of Stable-Baselines3, whose policies draw
         from torch's global generator and whose algorithms would also seed their environment
     """
-    seed = int(seed)
+    seed = whole("seed", seed)
     numpy_state, python_state = np.random.get_state(), random.getstate()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):

@@ -12,10 +12,15 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.environments import (
     ORIGINAL_REWARD,
+    copying,
     frozen,
+    keeps_rewards,
+    no_originals,
     normaliser_of,
+    refuse_normalised_rewards,
     single_environments,
     single_number,
     wrapped_in,
@@ -63,6 +68,7 @@ def collect_point_maze(
     :raises ValueError: if the goal is not in a free cell or a number is out of range, naming it
     """
     maze = MazeGeometry.parse(maze)
+    seed = whole("seed", seed, 0)
     _check_numbers(n_transitions, action_noise, dwell, goal_offset, episode_length)
     streams = Streams(WaypointController(maze, jitter=jitter), np.random.default_rng(seed), action_noise)
     if goal is None:
@@ -74,7 +80,7 @@ def collect_point_maze(
     observations, actions = streams.record(int(lengths.max()))
     keep = np.arange(lengths.max()) < lengths[:, None]
     cell = None if goal is None else [float(value) for value in goal]
-    metadata = {"source": "waypoint controller", "maze": list(maze.rows), "goal": cell, "seed": int(seed)}
+    metadata = {"source": "waypoint controller", "maze": list(maze.rows), "goal": cell, "seed": seed}
     cut = np.ones(len(lengths), dtype=bool)  # nothing ends in this simulator, streams are cut off
     return TrajectoryDataset(observations[keep], actions[keep], lengths, metadata=metadata, truncated=cut)
 
@@ -106,8 +112,8 @@ def collect(
     :raises ValueError: if a number is out of range, the spaces are not flat, or observations or rewards are normalised
         in a way that cannot be undone, naming the wrapper
     """
-    if n_transitions < 1:
-        raise ValueError(f"n_transitions must be at least 1, got {n_transitions!r}")
+    n_transitions, seed = whole("n_transitions", n_transitions, 1), whole("seed", seed, 0)
+    deterministic = flag("deterministic", deterministic)
     venv = _vectorised(agent, env)
     _flat_box(venv.observation_space, "observation_space")
     noise = _ActionNoise(_flat_box(venv.action_space, "action_space"), action_noise, epsilon, seed)
@@ -115,8 +121,8 @@ def collect(
     state, begins = None, np.ones(venv.num_envs, dtype=bool)
     open_episodes = [_Episode() for _ in range(venv.num_envs)]
     episodes: list[_Episode] = []
-    with seeded(seed, agent), frozen(source.normaliser):
-        venv.seed(int(seed))
+    with seeded(seed, agent), frozen(source.normaliser), copying(venv):
+        venv.seed(seed)
         observations = source.reset()
         for _ in range(-(-n_transitions // venv.num_envs)):
             actions, state = agent.predict(observations, state=state, episode_start=begins, deterministic=deterministic)
@@ -129,7 +135,7 @@ def collect(
                     episodes.append(episode)
                     open_episodes[i] = _Episode()
     metadata = {
-        "source": "roll-outs of an agent", "seed": int(seed), "n_envs": venv.num_envs, "deterministic": deterministic,
+        "source": "roll-outs of an agent", "seed": seed, "n_envs": venv.num_envs, "deterministic": deterministic,
         "action_noise": float(action_noise), "epsilon": float(epsilon),
         "returns": [sum(reward for *_, reward in episode.rows) for episode in episodes],
     }  # fmt: skip
@@ -141,7 +147,7 @@ def _vectorised(agent: Predictor, env: gym.Env | VecEnv) -> VecEnv:
         return env
     if not isinstance(env, gym.Env):
         raise ValueError(f"env is a {type(env).__name__}, wanted a gymnasium.Env or a VecEnv of Stable-Baselines3")
-    single = gym.wrappers.TransformReward(flat_for(agent, env), single_number)  # some pay an array of one number
+    single = flat_for(agent, env)
     return DummyVecEnv([lambda: single])
 
 
@@ -155,11 +161,9 @@ class _Originals:
     def __init__(self, agent: Predictor, venv: VecEnv) -> None:
         check_units(agent, venv)
         self.normaliser, self._venv = normaliser_of(venv), venv
-        if kind := wrapped_in(venv, (gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward)):
-            raise ValueError(
-                f"env is wrapped in {kind.__name__}, whose originals cannot be recorded: wanted the environment "
-                "without it, or in VecNormalize of Stable-Baselines3"
-            )
+        if wrapped_in(venv, (gym.wrappers.NormalizeObservation,)):
+            raise ValueError(no_originals("NormalizeObservation"))
+        refuse_normalised_rewards(venv)
 
     def reset(self) -> np.ndarray:
         """Reset all: observations (n_envs, obs_dim) for the agent."""
@@ -222,6 +226,7 @@ def collect_mixture(
     shares = np.array([driver.share for driver in drivers], dtype=np.float64)
     if not shares.size or not np.isfinite(shares).all() or (shares <= 0).any():
         raise ValueError(f"the shares of agents are {shares.tolist()}, wanted at least one, all above 0")
+    n_transitions, seed = whole("n_transitions", n_transitions, 1), whole("seed", seed, 0)
     counts = np.diff(np.rint(np.cumsum(shares) / shares.sum() * n_transitions).astype(int), prepend=0)
     if counts.min() < 1:
         raise ValueError(f"n_transitions={n_transitions} gives an agent of shares {shares.tolist()} no transition")
@@ -231,14 +236,15 @@ def collect_mixture(
         for index, (driver, count) in enumerate(zip(drivers, counts, strict=True))
     ]
     scored = bool(held := single_environments(env)) and all(_is_task(one, env_id) for one in held)
+    scored = scored and (isinstance(env, gym.Env) or keeps_rewards(env))
     agents = [
         {"name": driver.name, **driver.facts, "share": float(share), "n_transitions": part.n_transitions,
          "n_episodes": part.n_episodes, **_outcome(env_id if scored else None, part.metadata["returns"])}
         for driver, share, part in zip(drivers, shares / shares.sum(), parts, strict=True)
     ]  # fmt: skip
     common = {key: value for key, value in parts[0].metadata.items() if key != "returns"}
-    whole = TrajectoryDataset.concatenate(parts)
-    return replace(whole, metadata={**common, "env_id": env_id, "agents": agents})
+    joined = TrajectoryDataset.concatenate(parts)
+    return replace(joined, metadata={**common, "env_id": env_id, "agents": agents})
 
 
 def _is_task(env: gym.Env, env_id: str | None) -> bool:
@@ -257,9 +263,8 @@ class _ActionNoise:
     """What is done to an agent's actions before they are executed and recorded."""
 
     def __init__(self, space: gym.spaces.Box, action_noise: float, epsilon: float, seed: int) -> None:
-        if not (np.isfinite(action_noise) and action_noise >= 0):
-            raise ValueError(f"action_noise must be at least 0, got {action_noise!r}")
-        if not 0 <= epsilon <= 1:
+        action_noise, epsilon = number("action_noise", action_noise, 0), number("epsilon", epsilon, 0)
+        if epsilon > 1:
             raise ValueError(f"epsilon must be in [0, 1], got {epsilon!r}")
         if epsilon and not space.is_bounded():
             raise ValueError(f"epsilon={epsilon!r} needs a bounded action space, got {space}")
@@ -281,16 +286,14 @@ def _check_numbers(
     n_transitions: int, action_noise: float, dwell: tuple[int, int], goal_offset: float, episode_length: int | None
 ) -> None:
     """Raise ValueError for arguments out of range."""
-    if n_transitions < 1:
-        raise ValueError(f"n_transitions must be at least 1, got {n_transitions!r}")
-    if not action_noise >= 0:
-        raise ValueError(f"action_noise must be at least 0, got {action_noise!r}")
+    whole("n_transitions", n_transitions, 1)
+    number("action_noise", action_noise, 0)
     if not 0 <= dwell[0] <= dwell[1]:
         raise ValueError(f"dwell must be two numbers of steps, the fewest first, got {dwell!r}")
     if not 0 <= goal_offset < 0.5:
         raise ValueError(f"goal_offset must be in [0, 0.5) cells, got {goal_offset!r}")
-    if episode_length is not None and episode_length < 1:
-        raise ValueError(f"episode_length must be at least 1, got {episode_length!r}")
+    if episode_length is not None:
+        whole("episode_length", episode_length, 1)
 
 
 def _flat_box(space: gym.Space, name: str) -> gym.spaces.Box:
@@ -305,10 +308,10 @@ def _dataset_of(episodes: list[_Episode], n_transitions: int, metadata: Mapping[
     """The first n transitions of recorded episodes."""
     stops = np.cumsum([len(episode.rows) for episode in episodes])
     lengths = np.diff(np.minimum(stops, n_transitions), prepend=0)
-    kept, whole = lengths > 0, stops <= n_transitions
+    kept, complete = lengths > 0, stops <= n_transitions
     rows = [row for episode in episodes for row in episode.rows][:n_transitions]
     observations, actions, rewards = (np.array(column) for column in zip(*rows, strict=True))
     told = [episode.ends for episode in episodes if episode.ends is not None]
-    ends = (np.asarray(told) & whole[:, None])[kept] if len(told) == len(episodes) else None
+    ends = (np.asarray(told) & complete[:, None])[kept] if len(told) == len(episodes) else None
     terminated, truncated = (None, None) if ends is None else (ends[:, 0], ends[:, 1])
     return TrajectoryDataset(observations, actions, lengths[kept], rewards, dict(metadata), terminated, truncated)

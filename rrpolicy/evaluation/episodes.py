@@ -50,6 +50,11 @@ class Episodes:
         self._reported = False
         self._observations: list[list[Any]] | None = [[] for _ in range(n_episodes)] if record_observations else None
 
+    @property
+    def recorded(self) -> bool:
+        """Whether observations are kept."""
+        return self._observations is not None
+
     def length(self, episode: int) -> int:
         """Steps of an episode so far."""
         return int(self._lengths[episode])

@@ -11,13 +11,16 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
-from rrpolicy.common.arguments import whole
+from rrpolicy.common.arguments import flag, whole
 from rrpolicy.common.environments import (
+    copying,
     frozen,
+    keeps_rewards,
     make_by_id,
     make_several,
     normaliser_of,
     own_copy,
+    refuse_normalised_rewards,
     refuse_repeated,
     single_environments,
     wrapped_in,
@@ -71,12 +74,17 @@ def evaluate_policy(
         episode without a time limit that exceeds ``MAX_EPISODE_STEPS`` (100 000) is an error
     :return: returns, successes, lengths and seeds (and observations), in the order of the seeds
     :raises ValueError: for numbers below 1, an ``env`` that is none of these or gives one environment several times,
-        normalised observations for an agent that acts in the environment's units, or rewards that are not one number
+        normalised observations for an agent that acts in the environment's units, rewards that are not one number or
+        are normalised in a way that cannot be undone, or last observations that are lost in other processes
     """
     counts = {"n_eval_episodes": n_eval_episodes, "n_envs": n_envs, "max_episode_steps": max_episode_steps}
     for name, value in counts.items():
         if value is not None:
             whole(name, value, 1)
+    seed, deterministic = whole("seed", seed, 0), flag("deterministic", deterministic)
+    progress_bar, record_observations = (
+        flag("progress_bar", progress_bar), flag("record_observations", record_observations)
+    )  # fmt: skip
     vectorised = env if isinstance(env, VecEnv | VectorEnv) else None
     envs, made = ([], []) if vectorised is not None else _environments(env, min(n_eval_episodes, n_envs or MAX_ENVS))
     singles = envs if vectorised is None else single_environments(vectorised)
@@ -84,6 +92,7 @@ def evaluate_policy(
         refuse_repeated(singles)
         for one in envs if vectorised is None else [vectorised]:
             check_units(agent, one)
+            refuse_normalised_rewards(one)
         limit = _time_limit(singles, max_episode_steps)
         limited = limit is not None or (
             bool(singles) and all(wrapped_in(one, (gym.wrappers.TimeLimit,)) for one in singles)
@@ -92,7 +101,8 @@ def evaluate_policy(
         longest = None if limit is None else limit * n_eval_episodes
         with seeded(seed, agent), tqdm(total=longest, unit="step", leave=False, disable=not progress_bar) as bar:
             if vectorised is not None:
-                with frozen(normaliser_of(vectorised) if isinstance(vectorised, VecEnv) else None):
+                normaliser = normaliser_of(vectorised) if isinstance(vectorised, VecEnv) else None
+                with frozen(normaliser), copying(vectorised):
                     run_vectorised(vectorised, agent, episodes, deterministic, bar)
             else:
                 slots = [flat_for(agent, one) for one in envs[:n_eval_episodes]]
@@ -100,7 +110,8 @@ def evaluate_policy(
     finally:
         for one in made:
             one.close()
-    return episodes.result(*_identity(singles, max_episode_steps))
+    env_id, registered = _identity(singles, max_episode_steps)
+    return episodes.result(env_id, registered and (vectorised is None or keeps_rewards(vectorised)))
 
 
 def _time_limit(envs: Sequence[gym.Env], max_episode_steps: int | None) -> int | None:
@@ -165,28 +176,32 @@ class _Runner:
         self._envs = list(envs)
         self._episodes = [0] * len(envs)
         self._current: list[Any] = [None] * len(envs)
+        self._running = np.ones(len(envs), dtype=bool)
         for slot in range(len(envs)):
             self._begin(slot)
 
     def run(self, agent: Predictor, deterministic: bool, bar: Any) -> None:
         state: State | None = None
+        axes: tuple[int, ...] | None = ()
         starts = np.ones(len(self._envs), dtype=bool)
-        while self._envs:
+        while self._running.any():
+            first = state is None
             actions, state = agent.predict(stack_observations(self._current), state, starts, deterministic)
+            if first:
+                axes = () if state is None else _axes(state, len(self._envs))
             starts = np.zeros(len(self._envs), dtype=bool)
-            over = []
-            bar.update(len(self._envs))
+            bar.update(int(self._running.sum()))
             for slot, (env, action) in enumerate(zip(self._envs, actions, strict=True)):
+                if not self._running[slot]:
+                    continue
                 observation, reward, terminated, truncated, info = env.step(action)
                 episode = self._episodes[slot]
                 self._seen(slot, observation)
                 if self._record.step(episode, reward, bool(terminated or truncated), info):
-                    starts[slot] = True
                     bar.update(self._limit - self._record.length(episode) if self._limit else 0)
-                    if not self._begin(slot):
-                        over.append(slot)
-            if over:
-                state, starts = self._leave(over, state, starts)
+                    self._running[slot] = starts[slot] = self._begin(slot)
+            if axes is not None and not self._running.all():
+                state, starts = self._leave(state, axes, starts)
 
     def _begin(self, slot: int) -> bool:
         """Start the next episode in a slot, if there is one."""
@@ -202,16 +217,27 @@ class _Runner:
         self._current[slot] = own_copy(observation)  # environments may share the array that they fill
         self._record.seen(self._episodes[slot], observation)
 
-    def _leave(self, over: list[int], state: State | None, starts: Array) -> tuple[State | None, Array]:
+    def _leave(self, state: State | None, axes: tuple[int, ...], starts: Array) -> tuple[State | None, Array]:
         """Drop the slots that have nothing left to do, with their part of the agent's memory."""
-        stay = np.setdiff1d(np.arange(len(self._envs)), over)
-        n_envs = len(self._envs)
-        if state is not None:  # sb3-contrib's recurrent policies keep n_envs on the second axis
-            state = tuple(np.take(array, stay, axis=0 if len(array) == n_envs else 1) for array in state)
-        self._envs, self._episodes, self._current = (
-            [values[slot] for slot in stay] for values in (self._envs, self._episodes, self._current)
-        )
+        stay = np.flatnonzero(self._running)
+        if state is not None:
+            state = tuple(np.take(array, stay, axis) for array, axis in zip(state, axes, strict=True))
+        self._envs, self._episodes = [self._envs[slot] for slot in stay], [self._episodes[slot] for slot in stay]
+        self._current = [self._current[slot] for slot in stay]
+        self._running = self._running[stay]
         return state, starts[stay]
+
+
+def _axes(state: State, n_envs: int) -> tuple[int, ...] | None:
+    """
+    The axis of each array of an agent's memory along which the environments lie: the first, or the second as in
+    sb3-contrib's recurrent policies. None where that cannot be told from the shapes: then no environment is dropped.
+    """
+    fitting = [{axis for axis, size in enumerate(np.shape(array)[:2]) if size == n_envs} for array in state]
+    common = set[int]({0, 1}).intersection(*fitting)
+    if len(common) == 1:
+        fitting = [common] * len(fitting)
+    return tuple(min(axes) for axes in fitting) if all(len(axes) == 1 for axes in fitting) else None
 
 
 def stack_observations(observations: list[Any]) -> Any:

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from rrpolicy.common.environments import (
     ORIGINAL_REWARD,
+    copying,
     own_copy,
     single_environments,
     single_number,
@@ -173,6 +174,8 @@ class RelativeRewardVecEnv(VecEnvWrapper):
         innermost environments' units cannot be seen, naming it
     """
 
+    keeps_original_reward = True
+
     def __init__(
         self, venv: VecEnv, reward: StepReward, transform: Transform | None = None, *, wrapped_units: bool = False
     ) -> None:
@@ -180,7 +183,6 @@ class RelativeRewardVecEnv(VecEnvWrapper):
         self._transition_reward = _TransitionReward(reward, venv.observation_space, transform)
         self._envs: Sequence[gym.Env] = ()  # whose wrappers the actions have to be followed through
         self._wrapped_units = wrapped_units
-        self._ends: dict[int, tuple[Array, Array]] = {}  # last observations as SB3 keeps them, and copies
         if not wrapped_units:
             self._check_units()
 
@@ -202,8 +204,9 @@ class RelativeRewardVecEnv(VecEnvWrapper):
             self._envs = envs
 
     def reset(self) -> VecEnvObs:
-        observations = self.venv.reset()
-        self._left, self._ends = own_copy(observations), {}
+        with copying(self.venv):
+            observations = self.venv.reset()
+        self._left = own_copy(observations)
         return observations
 
     def step_async(self, actions: Array) -> None:
@@ -211,8 +214,8 @@ class RelativeRewardVecEnv(VecEnvWrapper):
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        observations, originals, dones, infos = self.venv.step_wait()
-        self._check_ends(dones)
+        with copying(self.venv):  # so that last observations are those of the episodes
+            observations, originals, dones, infos = self.venv.step_wait()
         reached = own_copy(observations)
         following = reached.copy()
         for i in np.flatnonzero(dones):  # SB3 has reset these already and keeps where they really ended
@@ -221,18 +224,6 @@ class RelativeRewardVecEnv(VecEnvWrapper):
         self._left = following
         own = [{ORIGINAL_REWARD: single_number(one), **info} for info, one in zip(infos, originals, strict=True)]
         return observations, values.astype(np.float32), dones, own
-
-    def _check_ends(self, dones: Array) -> None:
-        """:raises ValueError: when an environment overwrites its last observation, which SB3 keeps without a copy"""
-        for i, (kept, values) in self._ends.items():
-            if not np.array_equal(kept, values):
-                raise ValueError(
-                    f"environment {i} fills the array of its last observation again, so that the end of its episodes "
-                    "is lost: wanted one that returns copies"
-                )
-        stored: Sequence[Any] = getattr(self.venv.unwrapped, "buf_infos", ())  # of DummyVecEnv, in this process
-        ends = [(i, stored[i].get("terminal_observation")) for i in np.flatnonzero(dones).tolist() if stored]
-        self._ends = {i: (kept, np.array(kept)) for i, kept in ends if isinstance(kept, np.ndarray)}
 
     def _executed(self) -> Array:
         """Actions (n_envs, act_dim) as the reward takes them."""
