@@ -91,13 +91,16 @@ def test_rooms_without_a_door() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_transitions": 0}, "n_transitions must be at least 1, got 0"),
+        ({"n_transitions": 0}, "n_transitions is 0, it must be a whole number of at least 1"),
+        ({"n_transitions": 10.5}, "n_transitions is 10.5, it must be a whole number of at least 1"),
+        ({"seed": 1.5}, "seed is 1.5, it must be a whole number of at least 0"),
         ({"goal": (2, 2)}, "goal .* lies in a wall"),
         ({"action_noise": -1.0}, "action_noise"),
         ({"dwell": (5, 2)}, "dwell"),
         ({"goal_offset": 0.5}, "goal_offset"),
         ({"jitter": 0.7}, "jitter"),
         ({"episode_length": 0}, "episode_length"),
+        ({"episode_length": 9.5}, "episode_length is 9.5, it must be a whole number"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
@@ -205,7 +208,7 @@ def test_noise_and_shares_out_of_range_are_refused() -> None:
     env, endless = short_maze(), gym.make("Pendulum-v1")
     endless.action_space = gym.spaces.Box(-np.inf, np.inf, (1,))
     for arguments, words in (
-        ({"action_noise": -1.0}, "action_noise must be at least 0"),
+        ({"action_noise": -1.0}, "action_noise is -1.0, it must be a finite number of at least 0"),
         ({"action_noise": np.nan}, "action_noise"),
         ({"epsilon": 1.5}, r"epsilon must be in \[0, 1\]"),
     ):

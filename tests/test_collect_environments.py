@@ -1,5 +1,6 @@
 """What is recorded is in the environment's own units, whatever is wrapped around it and however it hands things out."""
 
+import json
 import random
 from typing import Any
 
@@ -10,9 +11,10 @@ from gymnasium import wrappers
 from small import Drift, make_agent
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
+from test_evaluation_rewards import Stake
 from test_spaces import Shapes
 from test_wrappers import Walk
-from test_wrappers_units import OneBuffer, Reusing
+from test_wrappers_units import OneBuffer, Refilled, Reusing
 
 from rrpolicy.common.spaces import FlatSpaces
 from rrpolicy.data.collect import Driver, collect, collect_mixture
@@ -31,7 +33,7 @@ class Steady:
 PATH = [[0.5 * k, 0.0] for k in range(5)]
 
 
-@pytest.mark.parametrize("env", [Walk(), Reusing(), OneBuffer([Walk])])
+@pytest.mark.parametrize("env", [Walk(), Reusing(), OneBuffer([Walk]), DummyVecEnv([Reusing])])
 def test_arrays_that_are_filled_again_are_copied(env: Any) -> None:
     data = collect(Steady(0.5, 0.0), env, 10)
     assert data.observations.tolist() == PATH * 2 and data.rewards is not None and data.rewards.tolist() == [7.0] * 10
@@ -101,6 +103,42 @@ def test_arrays_as_rewards_and_the_environments_own_reward() -> None:
         collect(Steady(0.5, 0.0), wrappers.TransformReward(Walk(), lambda _: np.ones(3)), 5)  # type: ignore[arg-type]
 
 
+def test_vectorised_environments_of_the_users_may_pay_arrays() -> None:
+    data = collect(Steady(0.5, 0.0), DummyVecEnv([Refilled] * 2), 20)
+    assert data.rewards is not None and data.rewards.tolist() == [7.0] * 20
+    assert data.observations.tolist() == PATH * 4 and data.metadata["returns"] == [35.0] * 4
+    with pytest.raises(ValueError, match=r"reward is a ndarray of shape \(3,\)"):
+        collect(Steady(0.5, 0.0), DummyVecEnv([lambda: wrappers.TransformReward(Walk(), lambda _: np.ones(3))]), 5)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_plain_in_what_is_kept() -> None:
+    one, other = (
+        collect(make_agent(seed=1), Drift(), kind(20), seed=kind(3), deterministic=flag, action_noise=noise)
+        for kind, flag, noise in ((int, True, 0.25), (np.int64, np.bool_(True), np.float32(0.25)))
+    )
+    assert np.array_equal(one.actions, other.actions) and one.metadata == other.metadata
+    assert json.loads(json.dumps(other.metadata))["deterministic"] is True
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"n_transitions": 10.5}, "n_transitions is 10.5, it must be a whole number of at least 1"),
+    ({"n_transitions": np.nan}, "n_transitions is nan, it must be a whole number"),
+    ({"seed": 1.5}, "seed is 1.5, it must be a whole number of at least 0"),
+    ({"seed": True}, "seed is True, it must be a whole number"),
+    ({"seed": -1}, "seed is -1, it must be a whole number of at least 0"),
+    ({"deterministic": "False"}, "deterministic is 'False', it must be True or False"),
+    ({"action_noise": True}, "action_noise is True, it must be a number"),
+    ({"epsilon": "0.1"}, "epsilon is '0.1', it must be a number"),
+])  # fmt: skip
+def test_what_is_no_such_number_is_refused_before_work(arguments: dict[str, Any], words: str) -> None:
+    env = Walk()
+    for run in (lambda **given: collect(Steady(0.5, 0.0), env, **given),
+                lambda **given: collect_mixture([Driver("a", Steady(0.5, 0.0))], env, **given)):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^{words}"):
+            run(**{"n_transitions": 10, **arguments})
+    assert not hasattr(env, "n")  # it was not reset
+
+
 def test_agents_of_vectors_are_recorded_in_dictionaries_and_grids() -> None:
     agent = make_agent()
     one, other = (collect(agent, env, 10, deterministic=True) for env in (Shapes(), FlatSpaces(Shapes())))
@@ -128,6 +166,8 @@ class Still:
     (lambda: DummyVecEnv([lambda: gym.make("Hopper-v5", healthy_reward=5.0)]), False),
     (lambda: gym.make("Hopper-v4"), False),  # another one than is said
     (lambda: DummyVecEnv([lambda: gym.make("Hopper-v5")]), True),
+    (lambda: VecMonitor(DummyVecEnv([lambda: gym.make("Hopper-v5")])), True),
+    (lambda: Stake(DummyVecEnv([lambda: gym.make("Hopper-v5")])), False),
 ])  # fmt: skip
 def test_mixtures_are_scored_where_the_environment_is_the_registered_one(make: Any, scored: bool) -> None:
     env = make()

@@ -55,8 +55,8 @@ class Scripted(gym.Env):
 class Counter:
     """Acts by what it remembers: the number of steps since the episode began, on the given axis of its state."""
 
-    def __init__(self, axis: int = 0) -> None:
-        self.axis = axis
+    def __init__(self, axis: int = 0, n_layers: int = 50) -> None:
+        self.axis, self.n_layers = axis, n_layers
         self.batches: list[int] = []
 
     def predict(
@@ -69,7 +69,7 @@ class Counter:
         count = np.zeros(len(seen)) if state is None else (state[0] if self.axis == 0 else state[0][0, :, 0])
         count = np.where(episode_start, 0.0, count)
         assert (count == seen[:, 1]).all()  # the memory belongs to the environment that it is handed back for
-        following = count + 1 if self.axis == 0 else np.stack([count + 1] * 50)[..., None]
+        following = count + 1 if self.axis == 0 else np.stack([count + 1] * self.n_layers)[..., None]
         return count[:, None], (following,)
 
 
@@ -121,6 +121,30 @@ def test_environments_made_here_are_closed_even_when_the_agent_fails() -> None:
 def test_memory_on_the_second_axis_and_dictionaries() -> None:
     result = evaluate_policy(Counter(axis=1), lambda: Scripted(dictionary=True), n_eval_episodes=11, seed=10, n_envs=4)
     np.testing.assert_array_equal(result.returns, RETURNS)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_memory_of_recurrent_layers_belongs_to_its_environment(n_layers: int, n_envs: int) -> None:
+    """(n_layers, n_envs, width), as sb3-contrib's policies keep it, also where two of the sizes are equal."""
+    agent = Counter(1, n_layers)
+    result = evaluate_policy(agent, Scripted, n_eval_episodes=11, seed=10, n_envs=n_envs)
+    np.testing.assert_array_equal(result.returns, RETURNS)
+    assert agent.batches[0] == n_envs and (n_envs == 1 or (agent.batches[-1] < n_envs) == (n_layers != n_envs))
+
+
+def test_a_row_of_the_memory_tells_along_which_axis_a_square_one_lies() -> None:
+    class Square(Counter):
+        def predict(self, observation: Any, state: Any = None, *arguments: Any) -> tuple[np.ndarray, Any]:
+            if state is not None:
+                assert (state[1] == state[0][:, None]).all()
+            actions, (count,) = super().predict(observation, state, *arguments)
+            return actions, (count, np.repeat(count[:, None], 3, axis=1))
+
+    agent = Square()
+    result = evaluate_policy(agent, Scripted, n_eval_episodes=11, seed=10, n_envs=3)
+    np.testing.assert_array_equal(result.returns, RETURNS)
+    assert agent.batches[0] == 3 > agent.batches[-1]
 
 
 class Whim:
@@ -179,6 +203,13 @@ def test_ids_make_environments_and_point_mazes_are_flat() -> None:
         ({"n_envs": True}, "n_envs is True, it must be a whole number"),
         ({"max_episode_steps": float("nan")}, "max_episode_steps is nan, it must be a whole number"),
         ({"n_envs": 0}, "n_envs is 0"),
+        ({"seed": 1.5}, "seed is 1.5, it must be a whole number of at least 0"),
+        ({"seed": True}, "seed is True, it must be a whole number"),
+        ({"seed": -1}, "seed is -1, it must be a whole number of at least 0"),
+        ({"seed": None}, "seed is None, it must be a whole number"),
+        ({"deterministic": "False"}, "deterministic is 'False', it must be True or False"),
+        ({"record_observations": "False"}, "record_observations is 'False', it must be True or False"),
+        ({"progress_bar": 2}, "progress_bar is 2, it must be True or False"),
         ({"env": []}, "env must be"),
         ({"env": 7}, "env must be"),
     ],

@@ -116,6 +116,9 @@ def test_rewards_may_be_arrays_of_one_number_in_a_reused_buffer() -> None:
         return buffer
 
     assert evaluate_policy(Zero(), lambda: Counting(pay), 2).returns.tolist() == [LENGTH * (LENGTH + 1) / 2] * 2
+    for kind in (DummyVecEnv, gym.vector.SyncVectorEnv):
+        vectorised = kind([lambda: Counting(pay)] * 2)
+        assert evaluate_policy(Zero(), vectorised, 2).returns.tolist() == [LENGTH * (LENGTH + 1) / 2] * 2
     assert evaluate_policy(Zero(), lambda: Counting(np.float32), 1).returns.tolist() == [21.0]
     assert evaluate_policy(Zero(), lambda: Counting(torch.tensor), 1).returns.tolist() == [21.0]
 
@@ -130,6 +133,9 @@ def test_rewards_may_be_arrays_of_one_number_in_a_reused_buffer() -> None:
 def test_other_rewards_are_refused_by_name(reward: Any, words: str) -> None:
     with pytest.raises(ValueError, match=f"the environment's {words}.*wanted one number"):
         evaluate_policy(Zero(), lambda: Counting(reward), 1)
+    for kind in (DummyVecEnv, gym.vector.SyncVectorEnv):
+        with pytest.raises(ValueError, match=f"the environment's {words}.*wanted one number"):
+            evaluate_policy(Zero(), kind([lambda: Counting(reward)]), 1)
 
 
 def test_episodes_without_a_time_limit_end_when_told_or_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import vector
 from small import Drift, make_agent
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnvWrapper,
+    VecMonitor,
+)
 
 from rrpolicy.evaluation import evaluate_policy
 
@@ -128,3 +134,150 @@ def test_gymnasiums_own_vector_environments_take_their_seed() -> None:
     made = evaluate_policy(Right(), gym.make_vec("CartPole-v1", 3, vectorization_mode="sync"), 5, seed=2)
     assert made.lengths.tolist() == evaluate_policy(Right(), "CartPole-v1", 5, seed=2).lengths.tolist()
     assert made.env_id == "CartPole-v1" and made.registered
+
+
+# ---------------------------------------------------------------------- arrays that are filled again
+
+
+class Refilled(Fading):
+    """Fills one array again, which all environments of a process share, and one ``info``; rewards and ends are arrays,
+    too."""
+
+    buffer = np.zeros(2)
+    told: dict[str, Any] = {}  # noqa: RUF012
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *ends, info = super().step(action)
+        self.told.clear()
+        self.told.update(info)
+        return observation, np.array([reward]), *(np.array([end]) for end in ends), self.told
+
+    def _shown(self) -> np.ndarray:
+        self.buffer[:] = super()._shown()
+        return self.buffer
+
+
+@pytest.mark.parametrize("kind", VECTORISED)
+def test_every_observation_is_the_episodes_own_where_arrays_are_filled_again(kind: str) -> None:
+    vectorised = VECTORISED[kind](Refilled, 3)
+    inside = list(vectorised.unwrapped.envs)
+    alone = evaluate_policy(Memory(), Fading, N_EPISODES, 3, record_observations=True)
+    same(evaluate_policy(Memory(), vectorised, N_EPISODES, 3, record_observations=True), alone)
+    assert list(vectorised.unwrapped.envs) == inside  # they are only copied from meanwhile
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_in_other_processes_lost_observations_are_an_error_if_they_are_wanted(kind: str) -> None:
+    vectorised = PROCESSES[kind](Refilled, 2)
+    result = evaluate_policy(Memory(), vectorised, N_EPISODES, 3)
+    alone = evaluate_policy(Memory(), Fading, N_EPISODES, 3)
+    assert result.returns == pytest.approx(alone.returns) and result.lengths.tolist() == alone.lengths.tolist()
+    with pytest.raises(ValueError, match="the last observation of every episode is the first one of the next"):
+        evaluate_policy(Memory(), vectorised, N_EPISODES, 3, record_observations=True)
+    vectorised.close()
+
+
+class Elsewhere(VecEnvWrapper):
+    """Gives the first observation of the next episode as the last one."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        for i in np.flatnonzero(dones):
+            infos[i]["terminal_observation"] = observations[i]
+        return observations, rewards, dones, infos
+
+
+def test_what_never_changes_is_not_lost() -> None:
+    class Constant(Fading):
+        def _shown(self) -> np.ndarray:
+            return np.ones(2)
+
+    result = evaluate_policy(Memory(), Elsewhere(DummyVecEnv([Constant] * 2)), 4, record_observations=True)
+    assert result.observations is not None and all((seen == 1).all() for seen in result.observations)
+    with pytest.raises(ValueError, match="the last observation of every episode"):
+        evaluate_policy(Memory(), Elsewhere(DummyVecEnv([Fading] * 2)), 4, record_observations=True)
+
+
+# ---------------------------------------------------------------------- actions in parts
+
+
+class Parts(gym.Env):
+    """Actions in parts; pays a number in which each of their entries has a digit."""
+
+    def __init__(self, pairs: bool = False) -> None:
+        one, grid = gym.spaces.Box(-9, 9, (1,), np.float32), gym.spaces.Box(-9, 9, (2, 1), np.float32)
+        self.pairs = pairs
+        self.observation_space = gym.spaces.Box(-9, 9, (1,), np.float32)
+        self.action_space = (
+            gym.spaces.Tuple([one, gym.spaces.Dict(b=grid)]) if pairs else gym.spaces.Dict({"z": one, "a": grid})
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.n = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        assert self.action_space.contains(action)
+        self.n += 1
+        one, grid = (action[0], action[1]["b"]) if self.pairs else (action["z"], action["a"])
+        return np.zeros(1, np.float32), float(100 * one[0] + 10 * grid[0, 0] + grid[1, 0]), self.n == 2, False, {}
+
+
+class Digits:
+    """Acts in vectors: environment i gets i, i + 1 and i + 2."""
+
+    observation_space = gym.spaces.Box(-9, 9, (1,), np.float32)
+    action_space = gym.spaces.Box(-9, 9, (3,), np.float32)
+
+    def predict(self, observation: Any, *_: Any) -> Any:
+        return np.arange(len(observation), dtype=np.float32)[:, None] + np.arange(3, dtype=np.float32), None
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("kind", VECTORISED)
+def test_vectors_of_actions_are_taken_apart_as_in_single_environments(kind: str, pairs: bool) -> None:
+    wanted = [12.0, 123.0, 234.0] if pairs else [201.0, 312.0, 423.0]  # a Dict's keys are in order, a before z
+    single = evaluate_policy(Digits(), lambda: Parts(pairs), 3)
+    result = evaluate_policy(Digits(), VECTORISED[kind](lambda: Parts(pairs), 3), 3)
+    assert single.returns.tolist() == result.returns.tolist() == [2 * value for value in wanted]
+
+
+def test_actions_that_cannot_be_taken_apart_are_refused() -> None:
+    class Wide(Digits):
+        def predict(self, observation: Any, *_: Any) -> Any:
+            return np.zeros((len(observation), 4), np.float32), None
+
+    class Button(Parts):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = gym.spaces.Dict(z=gym.spaces.Discrete(3))
+
+    with pytest.raises(ValueError, match=r"actions have shape \(2, 4\), wanted \(2, 3\) for the action space Dict"):
+        evaluate_policy(Wide(), SyncVectorEnv([Parts] * 2), 2)
+    with pytest.raises(ValueError, match="Discrete actions are not supported"):
+        evaluate_policy(Digits(), SyncVectorEnv([Button] * 2), 2)
+
+
+def test_infos_may_come_as_a_list() -> None:
+    for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
+        compare(Fading, vector.DictInfoToList(SyncVectorEnv([Fading] * 3, autoreset_mode=mode)), Memory())
+
+
+# ---------------------------------------------------------------------- numbers of numpy
+
+
+@pytest.mark.parametrize("make", [Drift, lambda: Drift, lambda: DummyVecEnv([Drift] * 2),
+                                  lambda: SyncVectorEnv([Drift] * 2)])  # fmt: skip
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_seeds_and_flags_may_be_numpys(make: Any, kind: Any) -> None:
+    def run(seed: Any, flag: Any) -> Any:
+        agent = make_agent(seed=1)
+        return evaluate_policy(agent, make(), kind(3), seed=seed, deterministic=flag, record_observations=flag)
+
+    one, other = run(3, True), run(kind(3), np.bool_(True))
+    assert one.returns.tolist() == other.returns.tolist() and other.seeds.tolist() == [3, 4, 5]
+    assert one.observations is not None and np.array_equal(one.observations[0], other.observations[0])

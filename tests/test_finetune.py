@@ -113,6 +113,29 @@ def test_the_environment_pays_what_the_data_were_paid(data: TrajectoryDataset, p
     assert seen.sum() == 20  # half of a batch is what came since
 
 
+def test_environments_may_pay_an_array_and_fill_one_again(data: TrajectoryDataset) -> None:
+    class Refilled(gym.Wrapper[Any, Any, Any, Any]):
+        buffer = np.zeros(2)
+
+        def reset(self, **kwargs: Any) -> Any:
+            self.buffer[:], info = self.env.reset(**kwargs)
+            return self.buffer, info
+
+        def step(self, action: Any) -> Any:
+            self.buffer[:], reward, *rest = self.env.step(action)
+            return self.buffer, np.array([reward]), *rest
+
+    plain, other = (
+        finetune(make, data, None, 1, replace(TINY, total_timesteps=14)).model.replay_buffer
+        for make in (make_env, lambda: Refilled(make_env()))
+    )
+    assert plain is not None and other is not None
+    for name in ("observations", "next_observations", "rewards", "dones"):
+        assert np.array_equal(getattr(plain, name), getattr(other, name))
+    with pytest.raises(ValueError, match="wrapped in NormalizeReward"):
+        finetune(lambda: gym.wrappers.NormalizeReward(make_env()), data, None, 1, TINY)
+
+
 def test_the_actor_begins_as_a_clone_and_stays_one_while_the_critic_learns(data: TrajectoryDataset) -> None:
     skilled = replace(data, actions=np.clip(1.5 * data.observations[:, :1], -2, 2))
     observations = np.random.default_rng(1).uniform(-1, 1, (64, 2))

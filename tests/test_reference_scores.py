@@ -81,7 +81,7 @@ def test_the_registered_environment_has_a_score(make: Callable[[], gym.Env]) -> 
     lambda: hopper(frame_skip=8),
     lambda: gym.wrappers.TimeLimit(hopper(), 20),
     lambda: gym.wrappers.TransformReward(hopper(), lambda reward: 10 * reward),
-    lambda: gym.wrappers.NormalizeReward(hopper()),
+    lambda: gym.wrappers.ClipReward(hopper(), -1.0, 1.0),
     lambda: gym.wrappers.RepeatAction(hopper(), 2),
     lambda: gym.wrappers.TransformAction(hopper(), lambda action: action / 2, None),
     HopperEnv,  # without an id
@@ -91,6 +91,14 @@ def test_other_tasks_have_none(make: Callable[[], gym.Env]) -> None:
     assert not is_registered(env)
     result = evaluate_policy(Still(), env, 1, max_episode_steps=3)
     assert result.normalized_scores is None and [row["metric"] for row in result.rows("still")] == ["return"]
+    env.close()
+
+
+def test_normalised_rewards_are_no_returns_and_have_no_score() -> None:
+    env = gym.wrappers.NormalizeReward(hopper())
+    assert not is_registered(env)
+    with pytest.raises(ValueError, match="wrapped in NormalizeReward, whose originals cannot be recorded"):
+        evaluate_policy(Still(), env, 1, max_episode_steps=3)
     env.close()
 
 

@@ -262,26 +262,43 @@ def test_bounds_are_fitted_on_datasets() -> None:
         BoundedReward.fit(reward, data, data.actions)
 
 
-def test_a_last_observation_that_is_overwritten_is_refused() -> None:
-    class Refilled(Walk):
-        buffer = np.zeros(2, np.float32)
+class Refilled(Walk):
+    """Fills one array in resets and in steps, and pays an array."""
 
-        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-            self.buffer[:] = super().reset(seed=seed)[0]
-            return self.buffer, {}
+    def __init__(self, n_steps: int = N_STEPS) -> None:
+        self.buffer, self.n_steps = np.zeros(2, np.float32), n_steps
 
-        def step(self, action: Any) -> Any:
-            observation, *rest = super().step(action)
-            self.buffer[:] = observation
-            return self.buffer, *rest
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.buffer[:] = super().reset(seed=seed)[0]
+        return self.buffer, {}
 
-    for kind, lost in ((Walk, False), (Refilled, True)):
-        env = RelativeRewardVecEnv(VecMonitor(DummyVecEnv([kind])), Plain(False))
+    def step(self, action: Any) -> Any:
+        observation, reward, *_ = super().step(action)
+        self.buffer[:] = observation
+        return self.buffer, np.array([reward]), False, self.n == self.n_steps, {}
+
+
+@pytest.mark.parametrize("first", [0.0, 0.5])  # where the next episode begins with no move, nothing changes at first
+def test_the_last_observation_is_the_episodes_own_where_arrays_are_filled_again(first: float) -> None:
+    path = np.cumsum([first, 0.5, 0.5, 0.5, 0.5])
+    for kind in (Walk, Refilled):
+        base = DummyVecEnv([kind] * 2)
+        inside = list(base.envs)
+        env = RelativeRewardVecEnv(VecMonitor(base), Plain(False))
         env.reset()
-        steps = iter([np.full((1, 2), 0.5, np.float32)] * (2 * N_STEPS))
-        if lost:
-            with pytest.raises(ValueError, match="environment 0 fills the array of its last observation again"):
-                for step in steps:
-                    env.step(step)
-        else:
-            assert [float(env.step(step)[1][0]) for step in steps] == [50.0, 100.0, 150.0, 200.0, 250.0] * 2
+        values, ends = [], []
+        for k in range(3 * N_STEPS):
+            action = first if k % N_STEPS == 0 else 0.5
+            _, rewards, dones, infos = env.step(np.full((2, 2), action, np.float32))
+            values.append(float(rewards[1]))
+            ends += [info["terminal_observation"].tolist() for info, done in zip(infos, dones, strict=True) if done]
+            assert infos[0][ORIGINAL_REWARD] == 7.0
+        assert values == pytest.approx(100 * np.tile(path, 3)) and ends == [[path[-1]] * 2] * 6
+        assert base.envs == inside
+
+
+def test_episodes_of_one_step_in_an_array_that_is_filled_again() -> None:
+    env = RelativeRewardVecEnv(DummyVecEnv([lambda: Refilled(1)]), Plain(False))
+    env.reset()
+    for move in (0.0, 0.25, -0.5):
+        assert env.step(np.full((1, 2), move, np.float32))[1].tolist() == [100 * move]

@@ -176,6 +176,7 @@ class _Runner:
         self._envs = list(envs)
         self._episodes = [0] * len(envs)
         self._current: list[Any] = [None] * len(envs)
+        self._first: list[Any] = [None] * len(envs)  # observations of the episodes
         self._running = np.ones(len(envs), dtype=bool)
         for slot in range(len(envs)):
             self._begin(slot)
@@ -192,14 +193,17 @@ class _Runner:
             starts = np.zeros(len(self._envs), dtype=bool)
             bar.update(int(self._running.sum()))
             for slot, (env, action) in enumerate(zip(self._envs, actions, strict=True)):
-                if not self._running[slot]:
+                if not self._running[slot]:  # begins again and again, so that its memory fits what it is shown
+                    starts[slot] = True
                     continue
                 observation, reward, terminated, truncated, info = env.step(action)
                 episode = self._episodes[slot]
                 self._seen(slot, observation)
                 if self._record.step(episode, reward, bool(terminated or truncated), info):
                     bar.update(self._limit - self._record.length(episode) if self._limit else 0)
-                    self._running[slot] = starts[slot] = self._begin(slot)
+                    starts[slot] = True
+                    if not self._begin(slot):
+                        self._running[slot], self._current[slot] = False, self._first[slot]
             if axes is not None and not self._running.all():
                 state, starts = self._leave(state, axes, starts)
 
@@ -210,6 +214,7 @@ class _Runner:
         self._episodes[slot] = self._begun
         observation, _ = self._envs[slot].reset(seed=self._record.seed + self._begun)
         self._seen(slot, observation)
+        self._first[slot] = self._current[slot]
         self._begun += 1
         return True
 
@@ -223,7 +228,7 @@ class _Runner:
         if state is not None:
             state = tuple(np.take(array, stay, axis) for array, axis in zip(state, axes, strict=True))
         self._envs, self._episodes = [self._envs[slot] for slot in stay], [self._episodes[slot] for slot in stay]
-        self._current = [self._current[slot] for slot in stay]
+        self._current, self._first = [self._current[slot] for slot in stay], [self._first[slot] for slot in stay]
         self._running = self._running[stay]
         return state, starts[stay]
 

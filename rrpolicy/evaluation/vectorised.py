@@ -125,7 +125,7 @@ class _StableBaselines:
 
     def step(self, actions: Any) -> _Step:
         observations, rewards, dones, infos = self._venv.step(actions)
-        observations = own_copy(observations)
+        observations, dones = own_copy(observations), np.array(dones, dtype=bool).reshape(self.num_envs)
         reached, repeated = self._own_units(observations), []
         for i in np.flatnonzero(dones).tolist():
             last = infos[i].get("terminal_observation", _row(observations, i))
@@ -134,7 +134,7 @@ class _StableBaselines:
             reached[i] = last if self._normaliser is None else self._normaliser.unnormalize_obs(last)
         if self._normaliser is not None:
             rewards = self._normaliser.get_original_reward()
-        return _Step(observations, reached, np.array(rewards), np.array(dones, dtype=bool), infos, repeated)
+        return _Step(observations, reached, np.array(rewards), dones, infos, repeated)
 
     def _own_units(self, observations: Any) -> list[Any]:
         original = observations if self._normaliser is None else self._normaliser.get_original_obs()
