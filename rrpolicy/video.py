@@ -22,7 +22,7 @@ from rrpolicy.agents.planning import Planner
 from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.environments import make_several, own_copy
 from rrpolicy.common.files import appearing
-from rrpolicy.common.seeding import seeded
+from rrpolicy.common.seeding import checked_seed, seeded
 from rrpolicy.common.spaces import check_units, flat_for
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.envs.maze import MazeGeometry
@@ -99,7 +99,7 @@ def record_video(
         is no picture or pictures of several sizes, or has no end
     """
     n_steps = None if n_steps is None else whole("n_steps", n_steps, 1)
-    steps_per_frame, seed = whole("steps_per_frame", steps_per_frame, 1), whole("seed", seed, 0)
+    steps_per_frame, seed = whole("steps_per_frame", steps_per_frame, 1), checked_seed(seed)
     fps, size = number("fps", fps, 1), whole("size", size)
     deterministic, overlay = flag("deterministic", deterministic), flag("overlay", overlay)
     if size < 32 or size % 2:

@@ -14,6 +14,22 @@ from stable_baselines3.common.policies import BasePolicy
 
 from rrpolicy.common.arguments import whole
 
+MAX_SEED = 2**62  # seeds count up from it, in 64 bits
+
+
+def checked_seed(seed: Any) -> int:
+    """
+    A seed as an argument.
+
+    :param seed: a whole number of Python or numpy from 0 to 2^62
+    :return: it, of Python, as environments want it
+    :raises ValueError: for anything else
+    """
+    number = whole("seed", seed, 0)
+    if number > MAX_SEED:
+        raise ValueError(f"seed is {seed!r:.60}, it must be at most 2^62")
+    return number
+
 
 @contextmanager
 def seeded(seed: int, agent: Any = None) -> Iterator[None]:

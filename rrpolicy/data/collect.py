@@ -25,7 +25,7 @@ from rrpolicy.common.environments import (
     single_number,
     wrapped_in,
 )
-from rrpolicy.common.seeding import seeded
+from rrpolicy.common.seeding import checked_seed, seeded
 from rrpolicy.common.spaces import check_units, flat_box, flat_for
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -68,7 +68,7 @@ def collect_point_maze(
     :raises ValueError: if the goal is not in a free cell or a number is out of range, naming it
     """
     maze = MazeGeometry.parse(maze)
-    seed = whole("seed", seed, 0)
+    seed = checked_seed(seed)
     _check_numbers(n_transitions, action_noise, dwell, goal_offset, episode_length)
     streams = Streams(WaypointController(maze, jitter=jitter), np.random.default_rng(seed), action_noise)
     if goal is None:
@@ -112,7 +112,7 @@ def collect(
     :raises ValueError: if a number is out of range, the spaces are not flat, or observations or rewards are normalised
         in a way that cannot be undone, naming the wrapper
     """
-    n_transitions, seed = whole("n_transitions", n_transitions, 1), whole("seed", seed, 0)
+    n_transitions, seed = whole("n_transitions", n_transitions, 1), checked_seed(seed)
     deterministic = flag("deterministic", deterministic)
     venv = _vectorised(agent, env)
     _flat_box(venv.observation_space, "observation_space")
@@ -226,7 +226,7 @@ def collect_mixture(
     shares = np.array([driver.share for driver in drivers], dtype=np.float64)
     if not shares.size or not np.isfinite(shares).all() or (shares <= 0).any():
         raise ValueError(f"the shares of agents are {shares.tolist()}, wanted at least one, all above 0")
-    n_transitions, seed = whole("n_transitions", n_transitions, 1), whole("seed", seed, 0)
+    n_transitions, seed = whole("n_transitions", n_transitions, 1), checked_seed(seed)
     counts = np.diff(np.rint(np.cumsum(shares) / shares.sum() * n_transitions).astype(int), prepend=0)
     if counts.min() < 1:
         raise ValueError(f"n_transitions={n_transitions} gives an agent of shares {shares.tolist()} no transition")

@@ -25,7 +25,7 @@ from rrpolicy.common.environments import (
     single_environments,
     wrapped_in,
 )
-from rrpolicy.common.seeding import seeded
+from rrpolicy.common.seeding import checked_seed, seeded
 from rrpolicy.common.spaces import check_units, flat_for
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.reference_scores import is_registered
@@ -57,7 +57,9 @@ def evaluate_policy(
     called where there is one, except for algorithms of Stable-Baselines3, which would also seed their environment.
 
     Returns are sums of the environment's own reward: ``info["original_reward"]`` where a wrapper reports it, and the
-    unnormalised reward of ``VecNormalize``, whose statistics are kept constant.
+    unnormalised reward of ``VecNormalize``, whose statistics are kept constant. Rewards that other wrappers change
+    count as they are paid, and such episodes have no normalised score. Environments may fill one array again and again,
+    and pay arrays of one number.
 
     :param agent: anything with ``predict``
     :param env: an environment's id or a function that makes one: several copies run together and are planned for in
@@ -65,7 +67,7 @@ def evaluate_policy(
         episodes run one after another; or a vectorised environment of Stable-Baselines3 or gymnasium, each of whose
         environments runs one episode of a round
     :param n_eval_episodes: episodes
-    :param seed: of the first episode, and of the global generators meanwhile
+    :param seed: of the first episode, and of the global generators meanwhile; a whole number of at least 0
     :param deterministic: passed to ``predict``
     :param n_envs: copies to make, at most one per episode; default up to 64
     :param progress_bar: show one
@@ -81,7 +83,7 @@ def evaluate_policy(
     for name, value in counts.items():
         if value is not None:
             whole(name, value, 1)
-    seed, deterministic = whole("seed", seed, 0), flag("deterministic", deterministic)
+    seed, deterministic = checked_seed(seed), flag("deterministic", deterministic)
     progress_bar, record_observations = (
         flag("progress_bar", progress_bar), flag("record_observations", record_observations)
     )  # fmt: skip
