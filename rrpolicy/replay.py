@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import as_seed
+from rrpolicy.common.environments import Copying, refuse_normalised_rewards
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.spaces import flat_box
@@ -51,12 +52,13 @@ class ReplayTraining:
     def __init__(self, env: gym.Env, seed: int = 0, **arguments: Any) -> None:
         flat_box(env.observation_space, "observation")
         flat_box(env.action_space, "action")
+        refuse_normalised_rewards(env)
         self.env_id = "" if env.spec is None else env.spec.id
         self._registered = is_registered(env)
         self.seed = seed = as_seed(seed)
         self.arguments = {**DEFAULTS, **arguments}
         # SB3 writes into policy_kwargs; room for what is seen is made when it is known how much is needed
-        self.model = SAC("MlpPolicy", env, seed=seed, device="cpu", buffer_size=1, **deepcopy(self.arguments))
+        self.model = SAC("MlpPolicy", Copying(env), seed=seed, device="cpu", buffer_size=1, **deepcopy(self.arguments))
         self._buffer = ReplayBuffer(1, self.model.observation_space, self.model.action_space, "cpu")
         self._saved_at = 0
 

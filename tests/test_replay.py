@@ -57,6 +57,30 @@ def test_all_that_was_seen_becomes_data() -> None:
     assert data.metadata["algorithm"] == "SAC" and data.metadata["arguments"] == {**DEFAULTS, **QUICK}
 
 
+def test_environments_may_pay_an_array_and_fill_one_again() -> None:
+    class Refilled(gym.Wrapper[Any, Any, Any, Any]):
+        buffer = np.zeros(3, np.float32)
+
+        def reset(self, **kwargs: Any) -> Any:
+            self.buffer[:], info = self.env.reset(**kwargs)
+            return self.buffer, info
+
+        def step(self, action: Any) -> Any:
+            self.buffer[:], reward, *rest = self.env.step(action)
+            return self.buffer, np.array([reward]), *rest
+
+    runs = []
+    for env in (pendulum(), Refilled(pendulum())):
+        runs.append(ReplayTraining(env, seed=3, **QUICK))  # which seeds the global generators
+        runs[-1].train(50)
+    plain, other = (run.model.replay_buffer for run in runs)
+    assert plain is not None and other is not None
+    for name in ("observations", "next_observations", "actions", "rewards", "dones"):
+        assert np.array_equal(getattr(plain, name), getattr(other, name))
+    with pytest.raises(ValueError, match="wrapped in NormalizeReward"):
+        ReplayTraining(gym.wrappers.NormalizeReward(pendulum()))
+
+
 def test_steps_between_two_gradient_steps() -> None:
     """They are never cut, so the run may see a few steps more, and has room for them."""
     run = start(train_freq=3)

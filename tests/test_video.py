@@ -112,6 +112,15 @@ def test_steps_run_over_several_episodes(maze: gym.Env, tmp_path: Path) -> None:
     assert fewer.n_frames == 4 + 4 + 2  # steps 0 4 8 10, then 0 2 6 10, then 0 4
 
 
+def test_numbers_may_be_numpys(maze: gym.Env, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{kind.__name__}.mp4" for kind in (int, np.int64)]
+    for kind, flag, path in zip((int, np.int64), (True, np.bool_(True)), paths, strict=True):
+        numbers = {"n_steps": kind(5), "seed": kind(3), "fps": kind(7), "size": kind(64), "steps_per_frame": kind(2)}
+        assert record_video(Still(), maze, path, deterministic=flag, overlay=flag, **numbers).n_frames == 4
+    (metadata, one), (_, other) = map(read, paths)
+    assert metadata["fps"] == 7 and np.array_equal(one, other)
+
+
 def test_an_interrupted_video_leaves_what_was_there(maze: gym.Env, tmp_path: Path) -> None:
     (tmp_path / "video.mp4").write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt):
