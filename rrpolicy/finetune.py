@@ -23,10 +23,9 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from tqdm.auto import tqdm
 
-from rrpolicy.agents.environment import flat_environment
 from rrpolicy.common.arguments import as_seed, whole
 from rrpolicy.common.environments import Copying, make_several, refuse_normalised_rewards
-from rrpolicy.common.spaces import refuse_normalised
+from rrpolicy.common.spaces import FlatSpaces, flat_box_or_none, refuse_normalised
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.report import check_actions
@@ -210,7 +209,9 @@ def finetune(
 
 
 def _flat(make_env: Callable[[], gym.Env]) -> gym.Env:
-    return cast(gym.Env, flat_environment(make_env()))
+    env = make_env()
+    flat = all(flat_box_or_none(space) for space in (env.observation_space, env.action_space))
+    return env if flat else FlatSpaces(env)
 
 
 def rho_of(reward: RelativeReward, dataset: TrajectoryDataset) -> Array:

@@ -113,7 +113,7 @@ def test_pipelines_with_another_autoencoder_are_no_pair(world: Path) -> None:
     check_compatible(base.prompted(""), expert.prompted(""))
     digests = [weights_digest(pipeline.codec.vae)[:16] for pipeline in (base, other)]
     assert digests[0] != digests[1]
-    with pytest.raises(ValueError, match=f"autoencoder={digests[0]} against {digests[1]}$"):
+    with pytest.raises(ValueError, match=f"autoencoder={digests[0]} against autoencoder={digests[1]}$"):
         check_compatible(base.prompted(""), other.prompted(""))
     said = fault("record", "--base", world / "sd", "--expert", world / "other", "--prompts", world / "prompts.txt",
                  "--out", world / "refused", "--no-progress")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from rrpolicy.cli import options
 from rrpolicy.cli.program import LONGEST, echo
-from rrpolicy.common.messages import printable
+from rrpolicy.common.messages import RrpolicyWarning, printable
 from rrpolicy.common.spaces import flattened_box
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
@@ -63,7 +64,7 @@ def warn_of_data(datasets: Sequence[TrajectoryDataset], task: Task) -> None:
         found = _report(dataset, task, CLIP)
         if len(found.outside) == 2:
             for fault in found.faults:
-                _tell("warning", name + fault)
+                warnings.warn(name + fault, RrpolicyWarning, stacklevel=2)
 
 
 def _tell(kind: str, text: str) -> None:

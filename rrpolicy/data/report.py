@@ -140,11 +140,7 @@ def report(
             faults.append(f"{name} have {arrays[name].shape[1]} columns, the environment's have {space.shape[0]}")
         elif space is not None:
             outside.append(_outside(name, arrays[name], space))
-    faults += [
-        f"{one.name}: {one.share:.2%} of the rows lie outside the environment's space, most in column {one.column}, "
-        f"which has {one.low:.5g} to {one.high:.5g}"
-        for one in outside if one.share > 0
-    ]  # fmt: skip
+    faults += [_told(one) for one in outside if one.share > 0]
     lengths, done = dataset.episode_lengths, None if dataset.rewards is None else finished(dataset)
     returns = None if done is None or not done.any() else episode_returns(dataset)[done]
     home = env_id or dataset.metadata.get("env_id") or dataset.metadata.get("source")
@@ -165,9 +161,18 @@ def actions_outside(dataset: TrajectoryDataset, action_space: spaces.Box) -> flo
     :param action_space: the environment's
     :raises ValueError: when the widths differ
     """
+    return _checked_actions(dataset, action_space).share
+
+
+def _checked_actions(dataset: TrajectoryDataset, action_space: spaces.Box) -> Outside:
     if (shape := action_space.shape) != (dataset.action_dim,):
         raise ValueError(f"action_space has shape {shape}, wanted ({dataset.action_dim},) as the dataset's actions")
-    return _outside("actions", dataset.actions, action_space).share
+    return _outside("actions", dataset.actions, action_space)
+
+
+def _told(one: Outside) -> str:
+    where = f"most in column {one.column}, which has {one.low:.5g} to {one.high:.5g}"
+    return f"{one.name}: {one.share:.2%} of the rows lie outside the environment's space, {where}"
 
 
 def check_actions(dataset: TrajectoryDataset, action_space: spaces.Box, wanted: str) -> None:
@@ -181,9 +186,8 @@ def check_actions(dataset: TrajectoryDataset, action_space: spaces.Box, wanted: 
 def warn_of_actions(datasets: Sequence[TrajectoryDataset], action_space: spaces.Box) -> None:
     """Warn of actions outside a space, of which an agent in that space cannot do what it learns."""
     for dataset in datasets:
-        if (share := actions_outside(dataset, action_space)) > 0:
-            warnings.warn(f"{share:.2%} of the dataset's actions lie outside {action_space}: an agent learns them and "
-                          "acts by what is clipped", RrpolicyWarning, stacklevel=4)  # fmt: skip
+        if (found := _checked_actions(dataset, action_space)).share > 0:
+            warnings.warn(_told(found), RrpolicyWarning, stacklevel=4)
 
 
 # ---------------------------------------------------------------------- columns

@@ -77,7 +77,8 @@ def check_compatible(base: ScoreModel, expert: ScoreModel) -> None:
         mine_parts, other_parts = (dict(part.partition("=")[::2] for part in model.fingerprint().split(";"))
                                    for model in (base, expert))  # fmt: skip
         names = dict.fromkeys((*mine_parts, *other_parts))
-        differing = [f"{name}={mine_parts.get(name, 'none')} against {other_parts.get(name, 'none')}"
+        differing = [" against ".join(f"{name}={parts[name]}" if name in parts else f"no {name}"
+                                      for parts in (mine_parts, other_parts))
                      for name in names if mine_parts.get(name) != other_parts.get(name)]  # fmt: skip
         raise ValueError(
             "base and expert differ in their fingerprints: "
