@@ -67,7 +67,7 @@ class Parts(gym.Env[Any, Any]):
 
 def test_actions_outside_the_space_are_told_with_their_share() -> None:
     agent = DiffusionAgent("MlpPolicy", Drift(), **SMALL)
-    with pytest.warns(RrpolicyWarning, match=r"actions: 25\.00% of the rows lie outside .* column 1, which has .* to 3$"):
+    with pytest.warns(RrpolicyWarning, match=r"actions: 25\.00% of the rows lie outside .* column 1, .* to 3$"):
         agent.learn(rough(), 1)
 
 
