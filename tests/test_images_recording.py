@@ -208,7 +208,7 @@ def test_memory_is_flat_in_the_number_of_prompts(
     pair = PromptPair(pipeline, safety=EAGER)
 
     def recorded_prompts(n: int) -> RecordedPairs:
-        return record_prompts(pair, ["a cat"] * n, tmp_path / str(n), n_sampling_steps=4, shard_size=4)
+        return record_prompts(pair, ["a cat"] * n, tmp_path / str(n), 4, n_noisings=2, n_value_draws=0, shard_size=4)
 
     few, many = (peak(monkeypatch, "save", lambda n=n: recorded_prompts(n)) for n in (8, 32))
     assert few >= SHARD_BYTES and many <= 1.05 * few  # x_t and Δε of one shard, and no more with more

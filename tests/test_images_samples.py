@@ -1,6 +1,9 @@
 """Samples of the two models that a recording keeps, from which the zero of a reward is found, for prompts as well."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -8,8 +11,11 @@ import torch
 from test_images_recording import EAGER, PROMPTS, folder, pipeline, record_mixtures
 from tiny_images import write_stable_diffusion
 
+from rrpolicy import RewardExtractor, zoo
 from rrpolicy.diffusion.sampling import sample
-from rrpolicy.images.recording import PromptPair, record_prompts
+from rrpolicy.images.data import load_images
+from rrpolicy.images.metrics import auroc
+from rrpolicy.images.recording import PromptPair, finished_reward, record_prompts
 from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
 
 __all__ = ["folder", "pipeline"]  # fixtures
@@ -59,3 +65,41 @@ def test_samples_are_checked_when_they_are_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match="truncated, damaged or missing shard"):
         pairs.samples()
+
+
+class ZooPair:
+    """The zoo's base and expert as if they had prompts, which they do not read."""
+
+    def __init__(self) -> None:
+        self.base_model, self.expert_model = (zoo.load(f"FashionMNIST/{name}") for name in ("base", "expert"))
+        model = self.base_model
+        self.expert = None
+        self.base = SimpleNamespace(codec=model.codec, event_shape=model.event_shape, prompted=lambda text: model)
+
+    def models(self, prompts: Sequence[str]) -> tuple[Any, Any, Any]:
+        return self.base_model, self.expert_model, None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.slow
+def test_clean_pictures_are_ranked_by_a_reward_of_prompts(tmp_path: Path) -> None:
+    """By default settings of a recording with prompts, a pass on clean pictures tells removed classes from others."""
+    try:
+        test = load_images(None, "test")
+    except FileNotFoundError:
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    pair: Any = ZooPair()
+    pairs = record_prompts(pair, [str(i) for i in range(512)], tmp_path, shard_size=64)
+    train, held_out = pairs.split()
+    extractor = RewardExtractor(
+        pair.base_model, pair.expert_model, ["window"], batch_size=64, value_coef=0.3, value_units=True,
+        window_kwargs={"network": "unet-encoder"}, seed=0,
+    )  # fmt: skip
+    extractor.learn(train, 1500, log_interval=0)
+    reward, facts = finished_reward(extractor, pairs, held_out, pair.base.codec)
+    assert facts["calibration"] == "512 samples of the base and 512 of the expert" and reward.in_nats
+    wanted = ~test.mask(zoo.card("FashionMNIST/reward")["unwanted"])[:2000]
+    area = auroc(reward.predict(test.images[:2000]), wanted)
+    assert area.value >= 0.96, area
