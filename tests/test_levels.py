@@ -6,7 +6,6 @@ import torch
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.extractor import RewardExtractor
-from rrpolicy.rewards.targets import draw_levels
 
 CASES = [(20, "cosine"), (50, "cosine"), (50, "linear"), (100, "cosine"), (1000, "cosine"), (1000, "linear")]
 WEIGHTS = (torch.tensor([0.4, 0.3, 0.2, 0.1]), torch.tensor([0.1, 0.2, 0.3, 0.4]))
@@ -26,24 +25,8 @@ def test_units_are_those_of_each_level(n_levels: int, schedule: str) -> None:
     error = (reward.gradient_scale / exact).log().abs()
     cleanest = error[:1] if n_levels <= 50 else error[: n_levels // 50]
     assert float(error[n_levels // 10 :].max()) < 1.0 and float(error.median()) < 0.1
-    assert float(cleanest.max()) < 1.4  # a factor of 4; if all near indices were neighbours, one of 40 at 1000 levels
-
-
-def test_of_many_levels_the_cleanest_are_drawn_often_enough() -> None:
-    drawn = draw_levels(1000, 100_000, torch.Generator().manual_seed(0))
-    counts = torch.bincount(drawn, minlength=1000) / 100_000
-    assert len(counts) == 1000 and 0.06 < float(counts[:20].sum()) < 0.08  # a fiftieth, and a twentieth beside it
-    torch.testing.assert_close(counts[20:].mean(), torch.tensor(0.95 / 1000), rtol=0.01, atol=0)
-    generator = torch.Generator().manual_seed(1)
-    few = draw_levels(50, 1000, generator)
-    assert torch.equal(few, torch.randint(50, (1000,), generator=torch.Generator().manual_seed(1)))  # uniform
-    assert torch.equal(torch.randint(9, (5,), generator=generator), _after(1000, 50, 1))
-
-
-def _after(n: int, n_levels: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    torch.randint(n_levels, (n,), generator=generator)
-    return torch.randint(9, (5,), generator=generator)
+    # a factor of 5 and of 3; if all near indices were neighbours, one of 40 at 1000 levels
+    assert float(cleanest.max()) < (1.6 if n_levels <= 50 else 1.1)
 
 
 def agreement(n_levels: int, schedule: str, total_timesteps: int, seed: int = 0) -> tuple[float, float]:

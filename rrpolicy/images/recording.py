@@ -142,7 +142,7 @@ def record_prompts(
     about: dict[str, Any] | None = None,
 ) -> RecordedPairs:
     """
-    Compare two versions of a pipeline at the samples that each draws for a prompt, from the same noise.
+    Compare two versions of a pipeline at the samples that each draws for a prompt.
 
     :param pair: base and expert
     :param prompts: what to draw
@@ -167,10 +167,11 @@ def record_prompts(
         base, expert, both = pair.models(some)
         if not n_noisings:
             return Shard(_along_denoising(base, expert, both, len(some), n_sampling_steps, n_value_draws, generator))
-        noise = torch.randn((len(some), *base.event_shape), generator=generator)
-        levels = base.process.timesteps(n_sampling_steps)
-        samples = [sample(model.path() if isinstance(model, SafeModel) else model.eps, base.process, noise, levels,
-                          clip=getattr(model, "clip", None)) for model in (base, expert)]  # fmt: skip
+        levels, samples = base.process.timesteps(n_sampling_steps), []
+        for model in (base, expert):  # each from noise of its own, which gives twice as many places to compare them at
+            noise = torch.randn((len(some), *base.event_shape), generator=generator)
+            denoiser = model.path() if isinstance(model, SafeModel) else model.eps
+            samples.append(sample(denoiser, base.process, noise, levels, clip=getattr(model, "clip", None)))
         base, expert, _ = pair.models([one for one in some * 2 for _ in range(n_noisings)])
         return _noised_again(base, expert, samples, n_noisings, generator, n_value_draws)
 
