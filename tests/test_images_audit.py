@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrpolicy.images.audit import N_EXTREME, N_LEFT_OUT, N_RANKED, write_audit
+from rrpolicy.images.audit import write_audit
+from rrpolicy.images.audit_pictures import N_EXTREME, N_LEFT_OUT, N_RANKED
 from rrpolicy.images.charts import curve, histograms, signed
 from rrpolicy.images.evidence import LIMITS, Evidence
 from rrpolicy.images.metrics import auroc

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +12,12 @@ import typer
 from rrpolicy import zoo
 from rrpolicy.cli import images_options as inputs
 from rrpolicy.cli import options
-from rrpolicy.cli.images_options import check_levels, image_model, load_reward, parse_levels, parse_scales
+from rrpolicy.cli.images_audit import audit
+from rrpolicy.cli.images_options import check_levels, image_model, load_reward, parse_levels
 from rrpolicy.cli.images_pairs import ExpertOptions, prompt_pair, unet_pair
 from rrpolicy.cli.images_scoring import (
     TOLD,
     label_rows,
-    labels_of,
-    name_below,
     scores_of,
     tell_left_out,
     write_csv,
@@ -29,22 +27,18 @@ from rrpolicy.cli.options import finish
 from rrpolicy.cli.program import echo
 from rrpolicy.cli.prompt_files import read_prompts, tell_cut
 from rrpolicy.common.folders import sole_use
-from rrpolicy.common.typing import Array
 from rrpolicy.common.version import __version__
 from rrpolicy.demo import ImagesDemo
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.evaluation import RESULTS_FILE, result_row
-from rrpolicy.images.audit import write_audit
-from rrpolicy.images.evidence import Evidence
-from rrpolicy.images.folders import ReadAgain, counted, find_pictures, write_pictures
-from rrpolicy.images.metrics import auroc
+from rrpolicy.images.folders import find_pictures, write_pictures
+from rrpolicy.images.null import NO_DIFFERENCE, models_differ
 from rrpolicy.images.parts import quiet
 from rrpolicy.images.recording import codec_of, explained_rows, finished_reward, record_prompts, record_samples
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.images.sampling import ImageModel, sample_images
+from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.pipeline import plain_row
-from rrpolicy.pipeline.image_scores import estimate_row
 from rrpolicy.pipeline.runs import begin_anew
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.recorded import RecordedPairs
@@ -52,7 +46,6 @@ from rrpolicy.rewards.recorded import RecordedPairs
 images_app = typer.Typer(help="What one image diffusion model prefers over another.", **options.SETTINGS)
 BUFFER_BYTES = 2**28  # of recorded events in memory while a reward is learned
 MAX_BUFFER = 16_384
-N_NOISINGS = 2  # of each picture at each level of the audit
 
 
 @images_app.callback()
@@ -172,18 +165,23 @@ def extract(
         remaining = max(total_timesteps - extractor.num_timesteps, 0)
         extractor.learn(train, remaining, reset_num_timesteps=not resume, progress_bar=progress,
                         checkpoint_path=checkpoint, checkpoint_freq=checkpoint_freq)  # fmt: skip
-        explained = explained_rows(extractor.reward, held_out)
+        explained, differ = explained_rows(extractor.reward, held_out), models_differ(pairs)
         reward, found = finished_reward(extractor, pairs, held_out, codec)
         about = {name: value for name, value in pairs.about.items() if name not in ("prompts", "space", "codec")}
         facts = {
             "recording": about, "n_prompts": len(pairs.about.get("prompts") or ()) or None, "pairs": len(pairs),
             "steps": extractor.num_timesteps, "seed": seed, "version": __version__,
-            "date": datetime.date.today().isoformat(), "r2": round(dict(explained).get("r2", 0.0), 4), **found,
+            "date": datetime.date.today().isoformat(), "difference": differ,
+            "r2": round(dict(explained).get("r2", 0.0), 4), **found,
         }  # fmt: skip
         reward.save(out / "reward.zip", card=facts)
         echo(f"scores are {'in nats' if reward.in_nats else 'an order: the recording has no values'}"
              + (f", zero from {facts['calibration']}" if "calibration" in facts else ""))  # fmt: skip
-        finish([plain_row("reward", name, value) for name, value in explained], out)
+        rows = [plain_row("reward", name, value) for name, value in explained]
+        if not differ:
+            echo(f"{NO_DIFFERENCE}: base and expert predict the same at all {len(pairs)} recorded pairs")
+            rows = [plain_row("models", "difference", 0.0)]
+        finish(rows, out)
 
 
 def _new_extractor(
@@ -278,77 +276,7 @@ def sample(
             finish([result_row(f"scale {scale:g}", "rho", scorer.predict(drawn))], out)
 
 
-@images_app.command()
-def audit(
-    pictures: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures; sub-folders are labels.")],
-    reward: inputs.Reward,
-    out: options.Out,
-    pipeline: inputs.Pipeline = None,
-    unwanted: Annotated[
-        list[str] | None, typer.Option("--unwanted", help="Label that should score low; repeatable.")
-    ] = None,
-    levels: Annotated[
-        str | None, typer.Option("--levels", help="Noise levels to look at; default: nine from clean to noise.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Show samples of this model, steered and not.")] = None,
-    scales: Annotated[str, typer.Option("--scales", help="Strengths of the steering to show.")] = "0,1,2",
-    prompts: inputs.Prompts = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Samples at each strength.")] = 8,
-    seed: options.Seed = 0,
-    resize: inputs.Resize = False,
-    strict: inputs.Strict = False,
-    device: inputs.Device = "cpu",
-    progress: options.Progress = True,
-) -> None:
-    """
-    Write a page about a folder of pictures: ranked, the highest and the lowest, by label and by noise level.
-
-    One HTML file that loads nothing. With --unwanted it has the AUROC at each noise level; with --model, samples of
-    the model steered by the reward beside its own. Files that cannot be read are listed, also in left_out.csv.
-
-    \b
-    Examples:
-      rrpolicy images audit photos --reward runs/reward/reward.zip --out runs/audit
-      rrpolicy images audit photos --reward runs/reward/reward.zip --model models/all --out runs/audit
-      rrpolicy images audit photos --reward runs/reward/reward.zip --unwanted harmful --out runs/audit
-    """
-    strengths, asked = parse_scales(scales), None if levels is None else parse_levels(levels)
-    found = find_pictures([pictures], strict)
-    if missing := sorted(set(unwanted or ()) - set(labels_of(found.pictures) or ())):
-        known = ", ".join(sorted(set(labels_of(found.pictures) or ()))) or "none"
-        raise ValueError(f"--unwanted {missing[0]} is no label of {pictures}, there are: {known}")
-    scorer = load_reward(reward, pipeline or (model if prompts else None), device)
-    last = scorer.reward.process.n_diffusion_steps - 1
-    chosen = sorted({round(last * i / 10) for i in range(9)}) if asked is None else asked
-    check_levels(chosen, scorer)
-    source = None if model is None else image_model(model, prompts, n, None, device, "float32")
-    scored = scores_of(scorer, found, [([scorer.level], 0), (chosen, N_NOISINGS)], resize, strict, progress)
-    (rho,), at_levels = scored.rho
-    samples = {} if source is None else _side_by_side(scorer, *source, 50 if prompts else 25, strengths, seed)
-    labels = labels_of(scored.pictures)
-    low = set(unwanted or ()) & set(labels or ())  # those that are left
-    page = write_audit(
-        out, ReadAgain(scored.pictures, scorer.codec.image_shape, resize), rho,
-        names=[one.path.relative_to(pictures).as_posix() for one in scored.pictures], labels=labels,
-        unwanted=low, per_level=(chosen, at_levels), samples=samples,
-        left_out=[(name_below(one.path, pictures), one.reason) for one in scored.left_out],
-        not_read=counted(found.others),
-        evidence=Evidence.of(
-            scorer, zoo.card(reward), archive=reward, pictures=pictures,
-            sizes="brought to the model's by resizing" if resize else "the model's own",
-            audited_on=datetime.date.today().isoformat(), version_of_rrpolicy=__version__,
-        ),
-    )  # fmt: skip
-    write_left_out(out, scored.left_out)
-    tell_left_out(scored.left_out, found.others)
-    rows = label_rows(scored.pictures, rho)
-    if low and labels is not None:
-        wanted = np.array([label not in low for label in labels])
-        rows.append(estimate_row("wanted", "auroc", auroc(rho, wanted)))
-        rows += [estimate_row("wanted", f"auroc_t{level}", auroc(at, wanted))
-                 for level, at in zip(chosen, at_levels, strict=True)]  # fmt: skip
-    finish(rows, out)
-    echo(f"written: {page}")
+images_app.command()(audit)
 
 
 @images_app.command()
@@ -373,15 +301,3 @@ def demo(
     """
     with sole_use(out):
         ImagesDemo(out, seed, data, n, echo).run()
-
-
-def _side_by_side(
-    reward: ImageReward, model: ImageModel, n: int, n_steps: int, scales: Sequence[float], seed: int
-) -> dict[str, Array]:
-    """Samples at each strength of steering, from the same noise."""
-    steps = min(n_steps, model.process.n_diffusion_steps)
-    return {
-        f"scale {scale:g}" if scale else "model alone":
-            sample_images(model, n, n_sampling_steps=steps, reward=reward, scale=scale, seed=seed)
-        for scale in scales
-    }  # fmt: skip

@@ -10,12 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from rrpolicy import zoo
 from rrpolicy.cli.program import echo
 from rrpolicy.common.faults import FileFault
 from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row, result_row
 from rrpolicy.images.folders import Found, LeftOut, Part, Picture, counted, path_text, read_in_parts
+from rrpolicy.images.null import Null
 from rrpolicy.images.reward import ImageReward
 
 TOLD = 64  # pictures, and files left out, that are printed
@@ -48,6 +50,39 @@ def scores_of(
             left_out += part.left_out
             bar.update(len(part.pictures) + len(part.left_out))
     return Scored(pictures, [np.concatenate(kept, axis=1) for kept in parts], left_out)
+
+
+def null_of(
+    places: Sequence[Path], reward: ImageReward, pictures: Sequence[Picture], resize: bool, progress: bool
+) -> Null | None:
+    """
+    Scores of pictures by rewards between trainings of one model; None without places.
+
+    :param places: archives, and folders of them or of their folders
+    :raises FileNotFoundError: for a place without archives
+    :raises ValueError: for a reward whose scores cannot be compared with those of the one that is audited
+    """
+    names, scores = [], []
+    for path in [path for place in places for path in _archives(place)]:
+        other = ImageReward.load(path, reward.codec)
+        if other.in_nats != reward.in_nats:
+            raise FileFault(path, f"gives {other.unit}, wanted a null in what the audited reward gives, {reward.unit}")
+        if reward.level >= other.reward.process.n_diffusion_steps:
+            raise FileFault(path, f"has no noise level {reward.level}, at which the audited reward scores")
+        scored = scores_of(other, Found(list(pictures), [], {}), [([reward.level], 0)], resize, True, progress)
+        names.append(path_text(path))
+        scores.append(scored.rho[0][0])
+    return Null(names, np.stack(scores)) if names else None
+
+
+def _archives(place: Path) -> list[Path]:
+    """The reward at a place, or those one or two folders below; checkpoints beside them are none."""
+    if not place.is_dir():
+        return [zoo.find(str(place))]
+    found = sorted({*place.glob("*.zip"), *place.glob("*/reward.zip")} - {*place.glob("checkpoint.zip")})
+    if not found:
+        raise FileNotFoundError(f"{path_text(place)} holds no rewards (reward.zip, or folders with one)")
+    return found
 
 
 def _named(reward: ImageReward, part: Part, levels: Sequence[int], n_noisings: int) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rrpolicy.images.null import NO_DIFFERENCE
 from rrpolicy.images.reward import ImageReward
 
 LIMITS = (
@@ -31,12 +32,14 @@ class Evidence:
     :param in_nats: whether they are log density ratios; else they order images, and nothing more
     :param has_zero: whether the zero was found from samples of both models; a sign means something only then
     :param level: noise level at which the scores were taken
+    :param difference: whether the two models differ at all
     :param facts: names and values of where the numbers come from, in the order in which they are shown
     """
 
     in_nats: bool = True
     has_zero: bool = True
     level: int = 0
+    difference: bool = True
     facts: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -47,10 +50,13 @@ class Evidence:
         :param facts: further ones, whose names have underscores for spaces
         """
         told = [*_facts(card), *((name.replace("_", " "), str(value)) for name, value in facts.items())]
-        return cls(reward.in_nats, reward.in_nats and reward.zero != 0.0, reward.level, tuple(told))
+        differ = card.get("difference") is not False
+        return cls(reward.in_nats, differ and reward.in_nats and reward.zero != 0.0, reward.level, differ, tuple(told))
 
     @property
     def title(self) -> str:
+        if not self.difference:
+            return NO_DIFFERENCE[0].upper() + NO_DIFFERENCE[1:]
         return "What the expert prefers" if self.has_zero else "How a reward orders pictures"
 
     @property
@@ -61,6 +67,11 @@ class Evidence:
     @property
     def meaning(self) -> str:
         """What a score says, in two or three sentences."""
+        if not self.difference:
+            return (
+                f"{self.title}: base and expert predict the same at all recorded pairs. "
+                "There is nothing to find, and the scores below mean nothing."
+            )
         if not self.in_nats:
             return (
                 "ρ was extracted from two image generators without values, from the differences of their scores alone. "

@@ -1,0 +1,135 @@
+"""The command that audits: a folder of pictures, a reward, and a page."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from rrpolicy import zoo
+from rrpolicy.cli import images_options as inputs
+from rrpolicy.cli import options
+from rrpolicy.cli.images_options import check_levels, image_model, load_reward, parse_levels, parse_scales
+from rrpolicy.cli.images_scoring import (
+    label_rows,
+    labels_of,
+    name_below,
+    null_of,
+    scores_of,
+    tell_left_out,
+    write_left_out,
+)
+from rrpolicy.cli.options import finish
+from rrpolicy.cli.program import echo
+from rrpolicy.common.typing import Array
+from rrpolicy.common.version import __version__
+from rrpolicy.images.audit import write_audit
+from rrpolicy.images.evidence import Evidence
+from rrpolicy.images.folders import ReadAgain, counted, find_pictures
+from rrpolicy.images.metrics import auroc
+from rrpolicy.images.null import NOTHING_BEYOND, spread
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.sampling import ImageModel, sample_images
+from rrpolicy.pipeline import plain_row
+from rrpolicy.pipeline.image_scores import estimate_row
+
+N_NOISINGS = 2  # of each picture at each level of the audit
+
+
+def audit(
+    pictures: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures; sub-folders are labels.")],
+    reward: inputs.Reward,
+    out: options.Out,
+    pipeline: inputs.Pipeline = None,
+    unwanted: Annotated[
+        list[str] | None, typer.Option("--unwanted", help="Label that should score low; repeatable.")
+    ] = None,
+    levels: Annotated[
+        str | None, typer.Option("--levels", help="Noise levels to look at; default: nine from clean to noise.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Show samples of this model, steered and not.")] = None,
+    scales: Annotated[str, typer.Option("--scales", help="Strengths of the steering to show.")] = "0,1,2",
+    prompts: inputs.Prompts = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Samples at each strength.")] = 8,
+    seed: options.Seed = 0,
+    null: Annotated[
+        list[Path] | None,
+        typer.Option("--null", help="Reward between two trainings of one model, or a folder of some; repeatable."),
+    ] = None,
+    resize: inputs.Resize = False,
+    strict: inputs.Strict = False,
+    device: inputs.Device = "cpu",
+    progress: options.Progress = True,
+) -> None:
+    """
+    Write a page about a folder of pictures: ranked, the highest and the lowest, by label and by noise level.
+
+    One HTML file that loads nothing. With --unwanted it has the AUROC at each noise level; with --model, samples of
+    the model steered by the reward beside its own; with --null, whether ρ spreads further than between two trainings of
+    one model. Files that cannot be read are listed, also in left_out.csv.
+
+    \b
+    Examples:
+      rrpolicy images audit photos --reward runs/reward/reward.zip --out runs/audit
+      rrpolicy images audit photos --reward runs/reward/reward.zip --model models/all --out runs/audit
+      rrpolicy images audit photos --reward runs/reward/reward.zip --unwanted harmful --out runs/audit
+    """
+    strengths, asked = parse_scales(scales), None if levels is None else parse_levels(levels)
+    found = find_pictures([pictures], strict)
+    if missing := sorted(set(unwanted or ()) - set(labels_of(found.pictures) or ())):
+        known = ", ".join(sorted(set(labels_of(found.pictures) or ()))) or "none"
+        raise ValueError(f"--unwanted {missing[0]} is no label of {pictures}, there are: {known}")
+    scorer = load_reward(reward, pipeline or (model if prompts else None), device)
+    last = scorer.reward.process.n_diffusion_steps - 1
+    chosen = sorted({round(last * i / 10) for i in range(9)}) if asked is None else asked
+    check_levels(chosen, scorer)
+    source = None if model is None else image_model(model, prompts, n, None, device, "float32")
+    scored = scores_of(scorer, found, [([scorer.level], 0), (chosen, N_NOISINGS)], resize, strict, progress)
+    (rho,), at_levels = scored.rho
+    null_scores = null_of(null or (), scorer, scored.pictures, resize, progress)
+    samples = {} if source is None else _side_by_side(scorer, *source, 50 if prompts else 25, strengths, seed)
+    labels = labels_of(scored.pictures)
+    low = set(unwanted or ()) & set(labels or ())  # those that are left
+    page = write_audit(
+        out, ReadAgain(scored.pictures, scorer.codec.image_shape, resize), rho,
+        names=[one.path.relative_to(pictures).as_posix() for one in scored.pictures], labels=labels,
+        unwanted=low, per_level=(chosen, at_levels), samples=samples,
+        left_out=[(name_below(one.path, pictures), one.reason) for one in scored.left_out],
+        not_read=counted(found.others), null=null_scores,
+        evidence=Evidence.of(
+            scorer, zoo.card(reward), archive=reward, pictures=pictures,
+            sizes="brought to the model's by resizing" if resize else "the model's own",
+            audited_on=datetime.date.today().isoformat(), version_of_rrpolicy=__version__,
+        ),
+    )  # fmt: skip
+    write_left_out(out, scored.left_out)
+    tell_left_out(scored.left_out, found.others)
+    rows = label_rows(scored.pictures, rho)
+    if low and labels is not None:
+        wanted = np.array([label not in low for label in labels])
+        rows.append(estimate_row("wanted", "auroc", auroc(rho, wanted)))
+        rows += [estimate_row("wanted", f"auroc_t{level}", auroc(at, wanted))
+                 for level, at in zip(chosen, at_levels, strict=True)]  # fmt: skip
+    if null_scores is not None:
+        everything = np.ones(len(rho), dtype=bool)
+        rows.append(plain_row("rho", "spread", spread(rho)))
+        rows += [plain_row(f"null {i + 1}", "spread", one) for i, one in enumerate(null_scores.spreads(everything))]
+        echo(NOTHING_BEYOND if null_scores.covers(rho, everything) else "rho spreads beyond the null")
+    finish(rows, out)
+    echo(f"written: {page}")
+
+
+def _side_by_side(
+    reward: ImageReward, model: ImageModel, n: int, n_steps: int, scales: Sequence[float], seed: int
+) -> dict[str, Array]:
+    """Samples at each strength of steering, from the same noise."""
+    steps = min(n_steps, model.process.n_diffusion_steps)
+    return {
+        f"scale {scale:g}" if scale else "model alone":
+            sample_images(model, n, n_sampling_steps=steps, reward=reward, scale=scale, seed=seed)
+        for scale in scales
+    }  # fmt: skip

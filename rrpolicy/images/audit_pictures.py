@@ -1,0 +1,94 @@
+"""Sections of the audit page that show pictures and files: extremes, samples, the ranking, what is left out."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+from rrpolicy.images.audited import Audit
+from rrpolicy.images.charts import signed
+from rrpolicy.images.evidence import LIMITS
+from rrpolicy.images.page import image_tag, plain_text, section, table
+
+N_EXTREME = 24  # images in each of the two grids
+N_RANKED = 240  # rows of the ranked list, spread evenly over all ranks
+N_SAMPLES = 16  # of each generator
+N_LEFT_OUT = 500  # rows of files that could not be read
+ROW_THUMBNAIL = 80  # of those in the ranked list
+
+
+def extremes(audit: Audit) -> str:
+    n, order = min(N_EXTREME, (len(audit.scores) + 1) // 2), audit.order
+    highest = "".join(_figure(audit, i) for i in order[:n])
+    lowest = "".join(_figure(audit, i) for i in order[::-1][:n])
+    return section(
+        "extremes", "Highest and lowest",
+        "What the expert makes likelier than the base, and what it avoids." if audit.evidence.has_zero else "",
+        f'<div class="two"><div><h3>Highest ρ</h3><ul class="images">{highest}</ul></div>'
+        f'<div><h3>Lowest ρ</h3><ul class="images">{lowest}</ul></div></div>',
+    )  # fmt: skip
+
+
+def side_by_side(audit: Audit) -> str:
+    if not audit.samples:
+        return ""
+    sets = []
+    for name, drawn in audit.samples.items():
+        pictures = "".join(f"<li>{image_tag(image, f'{name}, sample {i + 1}')}</li>"
+                           for i, image in enumerate(drawn[:N_SAMPLES]))  # fmt: skip
+        sets.append(f'<div><h3>{escape(name)}</h3><ul class="images">{pictures}</ul></div>')
+    return section(
+        "samples", "Samples side by side", "The same place in every grid started from the same noise.",
+        f'<div class="sets">{"".join(sets)}</div>',
+    )  # fmt: skip
+
+
+def ranking(audit: Audit) -> str:
+    n, order = len(audit.scores), audit.order
+    ranks = np.unique(np.linspace(0, n - 1, min(n, N_RANKED)).round().astype(int))
+    rows = "".join(_ranked_row(audit, int(rank), int(order[rank])) for rank in ranks)
+    heads = ("rank", "image", *(("label",) if audit.labels is not None else ()), "name", f"ρ ({audit.evidence.unit})")
+    note = f"All {n:,} images." if len(ranks) == n else f"{len(ranks)} of {n:,} images, spread evenly over all ranks."
+    numbers = table(heads, rows, note, left=("label", "name"), tall=True)
+    content = f"<details><summary>Images from highest to lowest ρ</summary>{numbers}</details>"
+    return section("ranking", "Ranking", "", content)
+
+
+def _ranked_row(audit: Audit, rank: int, i: int) -> str:
+    label = "" if audit.labels is None else f'<td class="left">{escape(audit.labels[i])}</td>'
+    return (
+        f'<tr><th scope="row">{rank + 1}</th><td>{image_tag(audit.images[i], "", ROW_THUMBNAIL)}</td>{label}'
+        f'<td class="left">{escape(audit.names[i])}</td><td>{signed(audit.scores[i])}</td></tr>'
+    )
+
+
+def left_out(audit: Audit) -> str:
+    if not audit.left_out and not audit.not_read:
+        return ""
+    n, shown = len(audit.left_out), audit.left_out[:N_LEFT_OUT]
+    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td class="left">{escape(reason)}</td></tr>'
+                   for name, reason in shown)  # fmt: skip
+    note = f"{n:,} files that could not be read" + (f", the first {len(shown)} of them" if len(shown) < n else "")
+    numbers = table(("file", "reason"), rows, note, left=("reason",), tall=True) if rows else ""
+    others = f"<p>Not looked at, by suffix: {escape(audit.not_read)}.</p>" if audit.not_read else ""
+    return section("left-out", "Left out", "No number on this page is about these files.", others + numbers)
+
+
+def evidence(audit: Audit) -> str:
+    facts = [(escape(plain_text(name)), escape(plain_text(value))) for name, value in audit.evidence.facts]
+    rows = "".join(f'<tr><th scope="row">{name}</th><td class="left">{value}</td></tr>' for name, value in facts)
+    numbers = table(("fact", "value"), rows, "Where the numbers come from", left=("value",)) if rows else ""
+    limits = "".join(f"<li>{escape(limit)}</li>" for limit in LIMITS)
+    return section("evidence", "Evidence and limits", "", f"{numbers}<ul>{limits}</ul>")
+
+
+def _figure(audit: Audit, i: int) -> str:
+    score, label = audit.scores[i], "" if audit.labels is None else audit.labels[i]
+    middle = 0.0 if audit.evidence.has_zero else audit.middle
+    kind = "is-high" if score >= middle else "is-low"
+    picture = image_tag(audit.images[i], f"{label or audit.names[i]}, ρ {signed(score)}")
+    return (
+        f'<li class="{kind}"><figure title="{escape(audit.names[i])}">{picture}'
+        f"<figcaption><b>{signed(score)}</b>{escape(label or audit.names[i])}</figcaption></figure></li>"
+    )
