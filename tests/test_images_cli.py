@@ -136,7 +136,7 @@ def test_pictures_are_scored_by_label(world: Path, tmp_path: Path) -> None:
     rows = read_results(tmp_path)
     assert {(row["agent"], row["metric"], row["n"]) for row in rows} == {("dark", "rho", 3), ("bright", "rho", 3)}
     lines = (tmp_path / "scores.csv").read_text().splitlines()
-    assert lines[0] == "path,label,rho" and len(lines) == 7 and "bright/0.png,bright," in lines[1]
+    assert lines[0] == "path,label,rho,flags" and len(lines) == 7 and "bright/0.png,bright," in lines[1]
     assert "bright/0.png" in result.output
     one = run("score", world / "pictures" / "dark" / "1.png", "--reward", world / "reward", "--no-progress").output
     assert "1.png" in one and "pictures" in one

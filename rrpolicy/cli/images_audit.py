@@ -21,7 +21,9 @@ from rrpolicy.cli.images_scoring import (
     null_of,
     scores_of,
     tell_left_out,
+    tell_unlike,
     write_left_out,
+    write_scores,
 )
 from rrpolicy.cli.options import finish
 from rrpolicy.cli.program import echo
@@ -94,12 +96,13 @@ def audit(
     samples = {} if source is None else _side_by_side(scorer, *source, 50 if prompts else 25, strengths, seed)
     labels = labels_of(scored.pictures)
     low = set(unwanted or ()) & set(labels or ())  # those that are left
+    names = [name_below(one.path, pictures) for one in scored.pictures]
     page = write_audit(
         out, ReadAgain(scored.pictures, scorer.codec.image_shape, resize), rho,
-        names=[one.path.relative_to(pictures).as_posix() for one in scored.pictures], labels=labels,
+        names=names, labels=labels,
         unwanted=low, per_level=(chosen, at_levels), samples=samples,
         left_out=[(name_below(one.path, pictures), one.reason) for one in scored.left_out],
-        not_read=counted(found.others), null=null_scores,
+        not_read=counted(found.others), unlike=scored.unlike, null=null_scores,
         evidence=Evidence.of(
             scorer, zoo.card(reward), archive=reward, pictures=pictures,
             sizes="brought to the model's by resizing" if resize else "the model's own",
@@ -108,17 +111,18 @@ def audit(
     )  # fmt: skip
     write_left_out(out, scored.left_out)
     tell_left_out(scored.left_out, found.others)
-    rows = label_rows(scored.pictures, rho)
-    if low and labels is not None:
-        wanted = np.array([label not in low for label in labels])
-        rows.append(estimate_row("wanted", "auroc", auroc(rho, wanted)))
-        rows += [estimate_row("wanted", f"auroc_t{level}", auroc(at, wanted))
+    tell_unlike(scored)
+    write_scores(out, scored, names, rho)
+    rows, kept = label_rows(scored, rho), ~scored.unlike
+    wanted = np.array([label not in low for label in labels or [""] * len(rho)])[kept]
+    if wanted.any() and not wanted.all():
+        rows.append(estimate_row("wanted", "auroc", auroc(rho[kept], wanted)))
+        rows += [estimate_row("wanted", f"auroc_t{level}", auroc(at[kept], wanted))
                  for level, at in zip(chosen, at_levels, strict=True)]  # fmt: skip
     if null_scores is not None:
-        everything = np.ones(len(rho), dtype=bool)
-        rows.append(plain_row("rho", "spread", spread(rho)))
-        rows += [plain_row(f"null {i + 1}", "spread", one) for i, one in enumerate(null_scores.spreads(everything))]
-        echo(NOTHING_BEYOND if null_scores.covers(rho, everything) else "rho spreads beyond the null")
+        rows.append(plain_row("rho", "spread", spread(rho[kept])))
+        rows += [plain_row(f"null {i + 1}", "spread", one) for i, one in enumerate(null_scores.spreads(kept))]
+        echo(NOTHING_BEYOND if null_scores.covers(rho, kept) else "rho spreads beyond the null")
     finish(rows, out)
     echo(f"written: {page}")
 

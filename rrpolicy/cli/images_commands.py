@@ -20,8 +20,9 @@ from rrpolicy.cli.images_scoring import (
     label_rows,
     scores_of,
     tell_left_out,
-    write_csv,
+    tell_unlike,
     write_left_out,
+    write_scores,
 )
 from rrpolicy.cli.options import finish
 from rrpolicy.cli.program import echo
@@ -214,7 +215,8 @@ def score(
     """
     Score pictures; the table shows the mean of each label (sub-folder), scores.csv every picture.
 
-    Files that cannot be read are left out and told, with --out in left_out.csv.
+    Files that cannot be read are left out and told, with --out in left_out.csv. Pictures unlike anything that the two
+    models make are flagged in scores.csv, and no mean is about them.
 
     \b
     Examples:
@@ -231,10 +233,10 @@ def score(
         echo(f"{value:+.3f}  {one.path}")
     tell_left_out(scored.left_out, found.others)
     echo(f"rho: {scorer.unit}")
-    rows = label_rows(scored.pictures, rho)
+    tell_unlike(scored)
+    rows = label_rows(scored, rho)
     if out is not None:
-        values = ((one.path, one.label or "", f"{value:.6g}") for one, value in zip(scored.pictures, rho, strict=True))
-        write_csv(out / "scores.csv", ("path", "label", "rho"), values)
+        write_scores(out, scored, (str(one.path) for one in scored.pictures), rho)
         write_left_out(out, scored.left_out)
     finish(rows, out)
 

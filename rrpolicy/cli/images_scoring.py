@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from rrpolicy import zoo
@@ -20,15 +21,20 @@ from rrpolicy.images.folders import Found, LeftOut, Part, Picture, counted, path
 from rrpolicy.images.null import Null
 from rrpolicy.images.reward import ImageReward
 
+UNLIKE = "unlike"  # the flag of pictures that neither model would make
 TOLD = 64  # pictures, and files left out, that are printed
 
 
 class Scored(NamedTuple):
-    """The pictures that could be read, ρ (k, n) for each way of asking, and what was left out."""
+    """
+    The pictures that could be read, ρ (k, n) for each way of asking, what was left out, and which pictures are unlike
+    anything that the two models make, bool (n,).
+    """
 
     pictures: list[Picture]
     rho: list[Array]
     left_out: list[LeftOut]
+    unlike: Array
 
 
 def scores_of(
@@ -40,16 +46,20 @@ def scores_of(
 
     :param asked: levels (k,) and the number of noised copies at each
     """
-    pictures, left_out = [], list(found.left_out)
+    pictures, left_out, unlike = [], list(found.left_out), [np.zeros(0, dtype=bool)]
     parts: list[list[Array]] = [[] for _ in asked]
     with tqdm(total=len(found.pictures), disable=not progress, desc="pictures", unit="picture") as bar:
         for part in read_in_parts(found.pictures, reward.codec.image_shape, resize, strict):
-            for kept, (levels, n_noisings) in zip(parts, asked, strict=True) if part.pictures else ():
-                kept.append(_named(reward, part, levels, n_noisings))
+            if part.pictures:
+                events, digests = _encoded(reward, part)
+                for kept, (levels, n_noisings) in zip(parts, asked, strict=True):
+                    kept.append(reward.of_events(events, levels, n_noisings, digests=digests))
+                support = reward.support
+                unlike.append(np.zeros(len(events), bool) if support is None else support.unlike(events, reward.codec))
             pictures += part.pictures
             left_out += part.left_out
             bar.update(len(part.pictures) + len(part.left_out))
-    return Scored(pictures, [np.concatenate(kept, axis=1) for kept in parts], left_out)
+    return Scored(pictures, [np.concatenate(kept, axis=1) for kept in parts], left_out, np.concatenate(unlike))
 
 
 def null_of(
@@ -85,10 +95,10 @@ def _archives(place: Path) -> list[Path]:
     return found
 
 
-def _named(reward: ImageReward, part: Part, levels: Sequence[int], n_noisings: int) -> Array:
+def _encoded(reward: ImageReward, part: Part) -> tuple[Tensor, list[bytes]]:
     """:raises ValueError: when an autoencoder gives NaN, naming the first picture for which it does"""
     try:
-        return reward.per_level(part.images, levels, n_noisings)
+        return reward.encode(part.images)
     except ValueError:
         for one, image in zip(part.pictures, part.images, strict=True):
             try:
@@ -128,10 +138,24 @@ def name_below(path: Path, folder: Path) -> str:
     return path_text(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def label_rows(pictures: Sequence[Picture], rho: Array) -> list[Row]:
-    """Mean ρ of each label, best first."""
+def label_rows(scored: Scored, rho: Array) -> list[Row]:
+    """Mean ρ of each label, best first, without the pictures that are flagged."""
     labels: dict[str, list[float]] = {}
-    for one, value in zip(pictures, rho, strict=True):
-        labels.setdefault(one.label or "pictures", []).append(float(value))
+    for one, value, flagged in zip(scored.pictures, rho, scored.unlike, strict=True):
+        if not flagged:
+            labels.setdefault(one.label or "pictures", []).append(float(value))
     rows = [result_row(label, "rho", values) for label, values in labels.items()]
     return sorted(rows, key=lambda row: -row["mean"])
+
+
+def tell_unlike(scored: Scored) -> None:
+    """Print how many pictures are flagged."""
+    if n := int(scored.unlike.sum()):
+        echo(f"{n:,} of {len(scored.unlike):,} pictures are unlike anything the two models make: flagged, not counted")
+
+
+def write_scores(out: Path, scored: Scored, names: Iterable[str], rho: Array) -> None:
+    """Every picture in ``scores.csv``: path, label, ρ, and ``unlike`` where it is flagged."""
+    lines = ((name, one.label or "", f"{value:.6g}", UNLIKE if flagged else "")
+             for name, one, value, flagged in zip(names, scored.pictures, rho, scored.unlike, strict=True))  # fmt: skip
+    write_csv(out / "scores.csv", ("path", "label", "rho", "flags"), lines)

@@ -167,6 +167,14 @@ class ImageJudgeFields(LearnerFields):
     training: ImageTrainingFields
 
 
+class SupportFields(Fields):
+    """The ranges of statistics of two models' samples."""
+
+    n: Count
+    low: Annotated[list[Number], Field(min_length=1, max_length=2**14)]
+    high: Annotated[list[Number], Field(min_length=1, max_length=2**14)]
+
+
 class ImageRewardFields(Fields):
     """An `ImageReward`."""
 
@@ -175,6 +183,7 @@ class ImageRewardFields(Fields):
     zero: Number = 0.0
     in_nats: bool | None = None
     level: Annotated[int, Field(ge=0, lt=10_000)] = 0
+    support: SupportFields | None = None
 
 
 class CodecFields(Fields):

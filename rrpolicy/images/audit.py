@@ -34,6 +34,7 @@ def write_audit(
     samples: Mapping[str, Sequence[Array] | Array] | None = None,
     left_out: Sequence[tuple[str, str]] = (),
     not_read: str = "",
+    unlike: Any = None,
     null: Null | None = None,
     title: str | None = None,
     evidence: Evidence = UNKNOWN,
@@ -51,6 +52,8 @@ def write_audit(
     :param samples: name of a generator -> its samples, shown side by side; equal places should come from equal noise
     :param left_out: name of each file that could not be read, and why
     :param not_read: numbers of files that are no pictures, such as ``"12 .avif"``
+    :param unlike: bool (n,), images that are flagged as unlike anything that the two models make: they are shown apart
+        and in the ranking, and no share, mean or area is about them
     :param null: scores of the images by rewards between two trainings of one model
     :param title: heading of the page; None: what evidence and null allow
     :param evidence: what the scores mean and where they come from
@@ -58,12 +61,12 @@ def write_audit(
     :raises ValueError: when lengths or shapes do not fit together, naming them
     """
     audit = Audit.checked(
-        images, scores, names, labels, unwanted, per_level, samples or {}, left_out, not_read, null, evidence
+        images, scores, names, labels, unwanted, per_level, samples or {}, left_out, not_read, unlike, null, evidence
     )
     sections = [
-        numbers.null(audit), numbers.facts(audit), pictures.extremes(audit), numbers.distribution(audit),
-        numbers.levels(audit), pictures.side_by_side(audit), pictures.ranking(audit), pictures.left_out(audit),
-        pictures.evidence(audit),
+        numbers.null(audit), numbers.facts(audit), pictures.extremes(audit), pictures.unlike(audit),
+        numbers.distribution(audit), numbers.levels(audit), pictures.side_by_side(audit), pictures.ranking(audit),
+        pictures.left_out(audit), pictures.evidence(audit),
     ]  # fmt: skip
     path = Path(folder) / PAGE_FILE
     write_text(path, page(

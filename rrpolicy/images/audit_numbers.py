@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from html import escape
 
 import numpy as np
 
+from rrpolicy.common.typing import Array
 from rrpolicy.images.audited import Audit
 from rrpolicy.images.charts import curve, histograms, signed
 from rrpolicy.images.metrics import Estimate, auroc, label_means
@@ -13,6 +15,7 @@ from rrpolicy.images.null import NOTHING_BEYOND, spread
 from rrpolicy.images.page import beside, plain_text, section, table
 
 ALL = "all images"
+N_LABELS = 60  # with a histogram and a row of the table
 
 
 def null(audit: Audit) -> str:
@@ -39,47 +42,64 @@ def null(audit: Audit) -> str:
 
 def facts(audit: Audit) -> str:
     """The numbers to see first."""
-    scores, wanted = audit.scores, audit.wanted
-    unit = audit.evidence.unit
-    facts = [("Images", f"{len(scores):,}", ""), ("Highest ρ", signed(scores.max()), unit),
-             ("Lowest ρ", signed(scores.min()), unit)]  # fmt: skip
-    if audit.evidence.has_zero:
-        facts.append(("Below zero", f"{(scores < 0).mean():.0%}", "of all images"))
+    scores, wanted, unit = audit.scores[audit.kept], audit.wanted, audit.evidence.unit
+    facts = [("Images", f"{len(audit.scores):,}", "")]
     if audit.left_out:
-        facts.insert(1, ("Left out", f"{len(audit.left_out):,}", "files that could not be read"))
+        facts.append(("Left out", f"{len(audit.left_out):,}", "files that could not be read"))
+    if audit.unlike.any():
+        facts.append(("Flagged", f"{audit.unlike.sum():,}", "unlike what the models make, not counted"))
+    if len(scores):
+        facts += [("Highest ρ", signed(scores.max()), unit), ("Lowest ρ", signed(scores.min()), unit)]
+        if audit.evidence.has_zero:
+            facts.append(("Below zero", f"{(scores < 0).mean():.0%}", f"of {len(scores):,} images"))
     if wanted is not None:
-        area = auroc(scores, wanted)
+        area = auroc(scores, wanted[audit.kept])
         facts.append(("AUROC", f"{area.value:.3f}", f"95 % interval {_interval(area)}"))
     items = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>" for name, value, note in facts)
     return f'<dl class="facts">{items}</dl>'
 
 
 def distribution(audit: Audit) -> str:
-    labels = audit.labels or [ALL] * len(audit.scores)
-    names = sorted(set(labels))
-    means = label_means(audit.scores, [names.index(label) for label in labels], names)
+    """A histogram and a row of the table for each label."""
+    scores = audit.scores[audit.kept]
+    if not len(scores):
+        return ""
+    every = np.array(audit.labels or [ALL] * len(audit.scores), dtype=object)
+    counts = Counter(every[audit.kept])
+    names = [name for name, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:N_LABELS]]
+    number = {name: i for i, name in enumerate(names)}
+    of_label = np.array([number.get(label, -1) for label in every[audit.kept]])
+    means = label_means(scores[of_label >= 0], of_label[of_label >= 0], names)
     means = dict(sorted(means.items(), key=lambda item: -item[1].value))
-    groups = {name: np.array([label == name for label in labels]) for name in means}
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}{"<small>unwanted</small>" if name in audit.unwanted else ""}</th>'
-        f"<td>{mean.n:,}</td><td>{signed(mean.value)}</td>"
-        f"<td>{signed(np.quantile(audit.scores[groups[name]], 0.05))}</td>"
-        f"<td>{signed(np.quantile(audit.scores[groups[name]], 0.95))}</td></tr>"
-        for name, mean in means.items()
-    )
-    caption = f"ρ ({audit.evidence.unit}) of each label: mean and quantiles"
-    numbers = table(("label", "images", "mean", "5 %", "95 %"), rows, caption)
+    groups = {name: of_label == number[name] for name in means}
+    rows = "".join(_label_row(name, mean, scores[groups[name]], audit) for name, mean in means.items())
+    caption = f"ρ ({audit.evidence.unit}) of each label: mean, its 95 % interval, and quantiles"
+    table_of = table(("label", "images", "mean", "95 % interval", "5 %", "95 %"), rows, caption, tall=len(names) > 20)
     note = "Each row has its own height; the dot is the mean."
     note += " Unwanted labels are orange." if audit.unwanted else ""
-    chart = histograms(audit.scores, groups, audit.unwanted, f"ρ, {audit.evidence.unit}", audit.evidence.has_zero)
-    return section("distribution", "Distribution of ρ", note, beside(chart, numbers))
+    note += f" The {len(names)} labels with most images, of {len(counts):,}." if len(counts) > len(names) else ""
+    none_left = sorted(set(every) - set(counts))
+    note += f" All images of {len(none_left)} further labels are flagged." if none_left else ""
+    chart = histograms(scores, groups, audit.unwanted, f"ρ, {audit.evidence.unit}", audit.evidence.has_zero)
+    return section("distribution", "Distribution of ρ", note, beside(chart, table_of))
+
+
+def _label_row(name: str, mean: Estimate, scores: Array, audit: Audit) -> str:
+    unwanted = "<small>unwanted</small>" if name in audit.unwanted else ""
+    interval = f"{signed(mean.low)} to {signed(mean.high)}" if np.isfinite(mean.low) else "–"
+    low, high = (signed(np.quantile(scores, share)) for share in (0.05, 0.95))
+    return (
+        f'<tr><th scope="row">{escape(name)}{unwanted}</th><td>{mean.n:,}</td><td>{signed(mean.value)}</td>'
+        f"<td>{interval}</td><td>{low}</td><td>{high}</td></tr>"
+    )
 
 
 def levels(audit: Audit) -> str:
+    """AUROC at each noise level."""
     wanted = audit.wanted
     if wanted is None or not audit.levels:
         return ""
-    areas = [auroc(scores, wanted) for scores in audit.level_scores]
+    areas = [auroc(scores[audit.kept], wanted[audit.kept]) for scores in audit.level_scores]
     rows = "".join(
         f'<tr><th scope="row">{level}</th><td>{area.value:.3f}</td><td>{_interval(area)}</td></tr>'
         for level, area in zip(audit.levels, areas, strict=True)

@@ -6,10 +6,12 @@ from html import escape
 
 import numpy as np
 
+from rrpolicy.common.typing import Array
 from rrpolicy.images.audited import Audit
 from rrpolicy.images.charts import signed
 from rrpolicy.images.evidence import LIMITS
 from rrpolicy.images.page import image_tag, plain_text, section, table
+from rrpolicy.images.support import NOT_CHECKED
 
 N_EXTREME = 24  # images in each of the two grids
 N_RANKED = 240  # rows of the ranked list, spread evenly over all ranks
@@ -19,7 +21,10 @@ ROW_THUMBNAIL = 80  # of those in the ranked list
 
 
 def extremes(audit: Audit) -> str:
-    n, order = min(N_EXTREME, (len(audit.scores) + 1) // 2), audit.order
+    order = audit.kept_order
+    if not len(order):
+        return ""
+    n = min(N_EXTREME, (len(order) + 1) // 2)
     highest = "".join(_figure(audit, i) for i in order[:n])
     lowest = "".join(_figure(audit, i) for i in order[::-1][:n])
     return section(
@@ -28,6 +33,24 @@ def extremes(audit: Audit) -> str:
         f'<div class="two"><div><h3>Highest ρ</h3><ul class="images">{highest}</ul></div>'
         f'<div><h3>Lowest ρ</h3><ul class="images">{lowest}</ul></div></div>',
     )  # fmt: skip
+
+
+def unlike(audit: Audit) -> str:
+    """Flagged images, and the rule by which they are."""
+    rule, flagged = audit.evidence.support, np.flatnonzero(audit.unlike)
+    if not rule and not len(flagged):
+        return ""
+    said = f"{len(flagged):,} of {len(audit.scores):,} images are flagged." if rule != NOT_CHECKED else ""
+    shown = "".join(_figure(audit, i) for i in flagged[:N_EXTREME])
+    note = f" ρ says nothing of them: no share, mean or area is about them{_first(flagged)}." if shown else ""
+    return section(
+        "unlike", "Unlike anything the two models make", escape(f"{rule} {said}{note}".strip()),
+        f'<ul class="images">{shown}</ul>' if shown else "",
+    )  # fmt: skip
+
+
+def _first(flagged: Array) -> str:
+    return f"; the first {N_EXTREME} of them are shown" if len(flagged) > N_EXTREME else ""
 
 
 def side_by_side(audit: Audit) -> str:
@@ -56,10 +79,11 @@ def ranking(audit: Audit) -> str:
 
 
 def _ranked_row(audit: Audit, rank: int, i: int) -> str:
+    flag = "<small>flagged</small>" if audit.unlike[i] else ""
     label = "" if audit.labels is None else f'<td class="left">{escape(audit.labels[i])}</td>'
     return (
         f'<tr><th scope="row">{rank + 1}</th><td>{image_tag(audit.images[i], "", ROW_THUMBNAIL)}</td>{label}'
-        f'<td class="left">{escape(audit.names[i])}</td><td>{signed(audit.scores[i])}</td></tr>'
+        f'<td class="left">{escape(audit.names[i])}</td><td>{signed(audit.scores[i])}{flag}</td></tr>'
     )
 
 

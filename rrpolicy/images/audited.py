@@ -29,13 +29,14 @@ class Audit:
     samples: dict[str, Sequence[Array]]
     left_out: list[tuple[str, str]]
     not_read: str
+    unlike: Array  # bool (n,): flagged as unlike anything that the two models make
     null: Null | None
     evidence: Evidence
 
     @classmethod
     def checked(
         cls, images: Any, scores: Any, names: Any, labels: Any, unwanted: Any, per_level: Any, samples: Any,
-        left_out: Any, not_read: str, null: Null | None, evidence: Evidence,
+        left_out: Any, not_read: str, unlike: Any, null: Null | None, evidence: Evidence,
     ) -> Audit:  # fmt: skip
         """:raises ValueError: when lengths or shapes do not fit together, naming them"""
         values, n = np.asarray(scores, dtype=np.float64), len(images)
@@ -51,6 +52,9 @@ class Audit:
         at_levels = np.asarray(at_levels, dtype=np.float64)
         if at_levels.shape != (len(levels), n) or not np.isfinite(at_levels).all():
             raise ValueError(f"per_level has scores {at_levels.shape}, wanted finite numbers ({len(levels)}, {n})")
+        flags = np.zeros(n, dtype=bool) if unlike is None else np.asarray(unlike)
+        if flags.shape != (n,) or flags.dtype != bool:
+            raise ValueError(f"unlike is {flags.dtype} {flags.shape}, wanted booleans ({n},)")
         if null is not None and null.scores.shape[1] != n:
             raise ValueError(f"null has scores {null.scores.shape}, wanted one for each of {n} images")
         order = np.argsort(np.asarray(levels, dtype=int), kind="stable")
@@ -65,6 +69,7 @@ class Audit:
             {plain_text(name): drawn for name, drawn in samples.items()},
             [(plain_text(name), plain_text(reason)) for name, reason in left_out],
             plain_text(not_read),
+            flags,
             null,
             evidence,
         )
@@ -85,18 +90,27 @@ class Audit:
         """Indices from the highest score to the lowest."""
         return np.argsort(-self.scores, kind="stable")
 
+    @property
+    def kept_order(self) -> Array:
+        """As :attr:`order`, without flagged images."""
+        return self.order[self.kept[self.order]]
+
     @cached_property
     def middle(self) -> float:
-        """The median score."""
-        return float(np.median(self.scores))
-
-    @cached_property
-    def kept(self) -> Array:
-        """Bool (n,): the images that numbers are about."""
-        return np.ones(len(self.scores), dtype=bool)
+        """The median score of the images that are kept; of all where none is."""
+        return float(np.median(self.scores[self.kept] if self.kept.any() else self.scores))
 
     @property
+    def kept(self) -> Array:
+        """Bool (n,): the images that numbers are about, those that are not flagged."""
+        kept: Array = ~self.unlike
+        return kept
+
+    @cached_property
     def wanted(self) -> Array | None:
-        """Bool (n,); None unless there are wanted and unwanted images."""
-        flags = np.array([label not in self.unwanted for label in self.labels or ()], dtype=bool)
-        return flags if flags.any() and not flags.all() else None
+        """Bool (n,); None unless there are wanted and unwanted images among those that are kept."""
+        if self.labels is None:
+            return None
+        flags = np.array([label not in self.unwanted for label in self.labels], dtype=bool)
+        kept = flags[self.kept]
+        return flags if kept.any() and not kept.all() else None

@@ -8,10 +8,11 @@ from typing import Any
 
 from rrpolicy.images.null import NO_DIFFERENCE
 from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.support import NOT_CHECKED
 
 LIMITS = (
     "ρ compares two models with one another: it says what the second makes likelier than the first, not what is good.",
-    "Of pictures that neither model would make, ρ says nothing, and no number on this page tells them apart.",
+    "Of pictures that neither model would make, ρ says nothing, and only gross ones, such as noise, can be flagged.",
     "ρ is a network that was fitted to the two models; the explained share of their differences is given below.",
     "Two trainings of one and the same model differ as well: small differences of ρ are no findings by themselves.",
     "Intervals are of the pictures shown here; they do not cover another training of the reward or of the models.",
@@ -33,6 +34,7 @@ class Evidence:
     :param has_zero: whether the zero was found from samples of both models; a sign means something only then
     :param level: noise level at which the scores were taken
     :param difference: whether the two models differ at all
+    :param support: which pictures are flagged as unlike anything that the two models make, in a sentence
     :param facts: names and values of where the numbers come from, in the order in which they are shown
     """
 
@@ -40,6 +42,7 @@ class Evidence:
     has_zero: bool = True
     level: int = 0
     difference: bool = True
+    support: str = ""
     facts: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -51,7 +54,9 @@ class Evidence:
         """
         told = [*_facts(card), *((name.replace("_", " "), str(value)) for name, value in facts.items())]
         differ = card.get("difference") is not False
-        return cls(reward.in_nats, differ and reward.in_nats and reward.zero != 0.0, reward.level, differ, tuple(told))
+        has_zero = differ and reward.in_nats and reward.zero != 0.0
+        support = NOT_CHECKED if reward.support is None else reward.support.rule
+        return cls(reward.in_nats, has_zero, reward.level, differ, support, tuple(told))
 
     @property
     def title(self) -> str:

@@ -51,7 +51,7 @@ caption { text-align: left; color: var(--faint); font-size: .9rem; padding-botto
 th, td { text-align: right; padding: .3rem .35rem; border-bottom: 1px solid var(--line); font-size: .9rem; }
 th { font-weight: 600; } td { white-space: nowrap; } th[scope=row], th.left, td.left { text-align: left; }
 th:first-child { padding-left: 0; } td:last-child, th:last-child { padding-right: 0; }
-th[scope=row] small { display: block; font-weight: 400; color: var(--low); }
+th[scope=row] small, td small { display: block; font-weight: 400; color: var(--low); }
 td.left { white-space: normal; overflow-wrap: anywhere; } td img { width: 2.5rem; margin-left: auto; }
 .beside { display: grid; gap: 1.25rem; } .beside > * { min-width: 0; }
 @media (min-width: 60rem) {

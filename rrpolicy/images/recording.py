@@ -24,6 +24,7 @@ from rrpolicy.images.codec import Codec, codec_from_dict
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.safety import SafetyConfig, safety_config
 from rrpolicy.images.stable_diffusion import SafeModel, TextToImage
+from rrpolicy.images.support import Support
 from rrpolicy.rewards.events import own_samples
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.recorded import MANIFEST, RecordedPairs, Shard, record
@@ -282,10 +283,12 @@ def finished_reward(
     """
     learned = {name for name, _ in pairs.shards} - {name for name, _ in held_out.shards}
     facts: dict[str, Any] = {"held_out": f"{'held-out' if learned else 'the same'} {len(held_out)} pairs"}
+    samples = pairs.samples()
+    support = None if samples is None else Support.of(torch.cat(samples), codec)
     if not (extractor.value_coef > 0 and pairs.about["n_value_draws"]):
         level = best_level(extractor.reward, held_out)
-        return ImageReward(extractor.reward, codec, in_nats=False, level=level), facts
-    reward, samples = ImageReward(extractor.reward, codec, in_nats=True), pairs.samples()
+        return ImageReward(extractor.reward, codec, in_nats=False, level=level, support=support), facts
+    reward = ImageReward(extractor.reward, codec, in_nats=True, support=support)
     if samples is None:
         return reward, facts
     facts["calibration"] = f"{len(samples[0])} samples of the base and {len(samples[1])} of the expert"

@@ -18,6 +18,7 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag, whole
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict, in_chunks
+from rrpolicy.images.support import Support
 from rrpolicy.rewards.acceptance_ratio import zero_between
 from rrpolicy.rewards.relative_reward import RelativeReward
 
@@ -35,14 +36,16 @@ class ImageReward:
     :param zero: nats that are subtracted from every score, as :meth:`with_zero_between` finds them
     :param in_nats: whether values were matched; None: as far as the reward itself tells (``value_units``)
     :param level: noise level at which clean images are scored
+    :param support: ranges that tell images apart which neither model would make; None: unknown
     :raises ValueError: when they do not fit
     """
 
     kind: ClassVar[str] = "image-reward"
 
     def __init__(
-        self, reward: RelativeReward, codec: Codec, zero: float = 0.0, in_nats: bool | None = None, level: int = 0
-    ) -> None:
+        self, reward: RelativeReward, codec: Codec, zero: float = 0.0, in_nats: bool | None = None, level: int = 0,
+        support: Support | None = None,
+    ) -> None:  # fmt: skip
         shape = tuple(codec.event_shape)
         if shape != reward.event_shape:
             raise ValueError(f"the codec's events have shape {shape}, the reward's {reward.event_shape}")
@@ -56,6 +59,9 @@ class ImageReward:
         if zero and not self.in_nats:
             raise ValueError(f"zero is {zero}, wanted 0 for a reward without values, which has none")
         self.level = int(level)
+        if support is not None:
+            support.unlike(torch.zeros(1, *shape), codec)
+        self.support = support
 
     @property
     def unit(self) -> str:
@@ -82,7 +88,7 @@ class ImageReward:
         if not self.in_nats:
             raise ValueError("the reward was learned without values: it orders images, and has no zero")
         zero = self.zero + zero_between(rho_base, rho_expert)
-        return ImageReward(self.reward, self.codec, zero, self.in_nats, self.level)
+        return ImageReward(self.reward, self.codec, zero, self.in_nats, self.level, self.support)
 
     def predict(self, images: Any, levels: Sequence[int] | None = None) -> Array:
         """
@@ -109,10 +115,14 @@ class ImageReward:
         """
         parts = []
         for part in in_chunks(images, self.codec.image_shape):
-            pixels = as_pixels(part, self.codec.image_shape)
-            digests = _digests((255 * pixels).round().to(torch.uint8)) if n_noisings else None
-            parts.append(self.of_events(self.codec.encode(pixels), levels, n_noisings, seed, digests))
+            events, digests = self.encode(part)
+            parts.append(self.of_events(events, levels, n_noisings, seed, digests))
         return np.concatenate(parts, axis=1)
+
+    def encode(self, images: Any) -> tuple[Tensor, list[bytes]]:
+        """Clean events of images, and a digest of each one's pixels, for :meth:`of_events`."""
+        pixels = as_pixels(images, self.codec.image_shape)
+        return self.codec.encode(pixels), _digests((255 * pixels).round().to(torch.uint8))
 
     @torch.no_grad()
     def of_events(
@@ -155,7 +165,8 @@ class ImageReward:
         weights = {name: value.half() if half and value.is_floating_point() else value
                    for name, value in self.reward.state_dict().items()}
         config = {"reward": self.reward.to_config(), "codec": self.codec.to_dict(), "zero": self.zero,
-                  "in_nats": self.in_nats, "level": self.level}  # fmt: skip
+                  "in_nats": self.in_nats, "level": self.level,
+                  "support": None if self.support is None else self.support.to_dict()}  # fmt: skip
         write_archive(path, self.kind, config, {"weights": weights}, card)
 
     @classmethod
@@ -176,7 +187,9 @@ class ImageReward:
                 check_codec(codec, kept)
             reward = RelativeReward.from_archive(archive.config["reward"], archive.tensors, archive.tensors["weights"])
             about = {name: archive.config[name] for name in ("zero", "in_nats", "level") if name in archive.config}
-            return cls(reward, codec or kept, **about)
+            support = archive.config.get("support")
+            ranges = None if support is None else Support.from_dict(support)
+            return cls(reward, codec or kept, **about, support=ranges)
 
 
 def _digests(values: Tensor) -> list[bytes]:
