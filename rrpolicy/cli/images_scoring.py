@@ -17,6 +17,7 @@ from rrpolicy.common.faults import FileFault
 from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row, result_row
+from rrpolicy.images.audited import UNLABELLED
 from rrpolicy.images.folders import Found, LeftOut, Part, Picture, counted, path_text, read_in_parts
 from rrpolicy.images.null import Null
 from rrpolicy.images.reward import ImageReward
@@ -129,9 +130,9 @@ def write_csv(path: Path, heading: Sequence[str], lines: Iterable[Sequence[objec
         writer.writerows(lines)
 
 
-def labels_of(pictures: Sequence[Picture]) -> list[str] | None:
-    """The label of each picture; None when none has one."""
-    return [one.label or "unlabelled" for one in pictures] if any(one.label for one in pictures) else None
+def labels_of(pictures: Sequence[Picture], missing: str | None = UNLABELLED) -> list[str | None] | None:
+    """The label of each picture, ``missing`` for one without; None when none has one."""
+    return [one.label or missing for one in pictures] if any(one.label for one in pictures) else None
 
 
 def name_below(path: Path, folder: Path) -> str:

@@ -28,10 +28,11 @@ def write_audit(
     scores: Any,
     *,
     names: Sequence[str] | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str | None] | None = None,
     unwanted: Collection[str] = (),
     per_level: tuple[Sequence[int], Any] | None = None,
     samples: Mapping[str, Sequence[Array] | Array] | None = None,
+    prompts: Sequence[str] = (),
     left_out: Sequence[tuple[str, str]] = (),
     not_read: str = "",
     unlike: Any = None,
@@ -46,10 +47,11 @@ def write_audit(
     :param images: n images uint8 (H, W, C) with 1 or 3 channels, of any sizes; only those that are shown are asked for
     :param scores: (n,) ρ of each image
     :param names: n file names; None for numbers
-    :param labels: n class names; None when the images have none
+    :param labels: n class names, None for an image without, which is neither wanted nor unwanted; None without any
     :param unwanted: labels that should score low: with both kinds there is an AUROC
     :param per_level: noise levels (k,) and the scores (k, n) at each
     :param samples: name of a generator -> its samples, shown side by side; equal places should come from equal noise
+    :param prompts: of the samples, one for each place; the page then has the samples prompt by prompt
     :param left_out: name of each file that could not be read, and why
     :param not_read: numbers of files that are no pictures, such as ``"12 .avif"``
     :param unlike: bool (n,), images that are flagged as unlike anything that the two models make: they are shown apart
@@ -61,12 +63,13 @@ def write_audit(
     :raises ValueError: when lengths or shapes do not fit together, naming them
     """
     audit = Audit.checked(
-        images, scores, names, labels, unwanted, per_level, samples or {}, left_out, not_read, unlike, null, evidence
-    )
+        images, scores, names, labels, unwanted, per_level, samples or {}, prompts, left_out, not_read, unlike, null,
+        evidence,
+    )  # fmt: skip
     sections = [
         numbers.null(audit), numbers.facts(audit), pictures.extremes(audit), pictures.unlike(audit),
-        numbers.distribution(audit), numbers.levels(audit), pictures.side_by_side(audit), pictures.ranking(audit),
-        pictures.left_out(audit), pictures.evidence(audit),
+        numbers.distribution(audit), numbers.levels(audit), numbers.thresholds(audit), pictures.wrong(audit),
+        pictures.side_by_side(audit), pictures.ranking(audit), pictures.left_out(audit), pictures.evidence(audit),
     ]  # fmt: skip
     path = Path(folder) / PAGE_FILE
     write_text(path, page(

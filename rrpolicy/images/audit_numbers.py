@@ -10,11 +10,12 @@ import numpy as np
 from rrpolicy.common.typing import Array
 from rrpolicy.images.audited import Audit
 from rrpolicy.images.charts import curve, histograms, signed
-from rrpolicy.images.metrics import Estimate, auroc, label_means
+from rrpolicy.images.metrics import Estimate, auroc, label_means, share
 from rrpolicy.images.null import NOTHING_BEYOND, spread
 from rrpolicy.images.page import beside, plain_text, section, table
 
 ALL = "all images"
+KEPT = (0.99, 0.95, 0.9, 0.5)  # shares of wanted images that thresholds are to keep
 N_LABELS = 60  # with a histogram and a row of the table
 
 
@@ -53,7 +54,7 @@ def facts(audit: Audit) -> str:
         if audit.evidence.has_zero:
             facts.append(("Below zero", f"{(scores < 0).mean():.0%}", f"of {len(scores):,} images"))
     if wanted is not None:
-        area = auroc(scores, wanted[audit.kept])
+        area = auroc(audit.scores[audit.judged], wanted[audit.judged])
         facts.append(("AUROC", f"{area.value:.3f}", f"95 % interval {_interval(area)}"))
     items = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>" for name, value, note in facts)
     return f'<dl class="facts">{items}</dl>'
@@ -99,7 +100,7 @@ def levels(audit: Audit) -> str:
     wanted = audit.wanted
     if wanted is None or not audit.levels:
         return ""
-    areas = [auroc(scores[audit.kept], wanted[audit.kept]) for scores in audit.level_scores]
+    areas = [auroc(scores[audit.judged], wanted[audit.judged]) for scores in audit.level_scores]
     rows = "".join(
         f'<tr><th scope="row">{level}</th><td>{area.value:.3f}</td><td>{_interval(area)}</td></tr>'
         for level, area in zip(audit.levels, areas, strict=True)
@@ -111,6 +112,31 @@ def levels(audit: Audit) -> str:
         "The chance that a wanted image scores above an unwanted one; at t = 0 the clean image is scored.",
         beside(chart, numbers),
     )  # fmt: skip
+
+
+def thresholds(audit: Audit) -> str:
+    """What some thresholds would keep of wanted and of unwanted images."""
+    if audit.wanted is None:
+        return ""
+    scores, wanted = audit.scores[audit.judged], audit.wanted[audit.judged]
+    high = np.sort(scores[wanted])
+    asked = {f"keeps {part:.0%} of wanted": float(high[int(round((1 - part) * len(high), 6))]) for part in KEPT}
+    if audit.evidence.has_zero:
+        asked["zero"] = 0.0
+    rows = "".join(
+        f'<tr><th scope="row">{signed(at)}<small>{why}</small></th>'
+        f"<td>{_share(scores[wanted] >= at)}</td><td>{_share(scores[~wanted] >= at)}</td></tr>"
+        for why, at in sorted(asked.items(), key=lambda one: one[1])
+    )
+    heads = ("threshold", "wanted kept", "unwanted kept")
+    caption = "Share of images with ρ at or above a threshold, and its 95 % interval"
+    note = "A threshold that is chosen on these images does better on them than on others."
+    return section("thresholds", "What a threshold would keep", note, table(heads, rows, caption))
+
+
+def _share(flags: Array) -> str:
+    found = share(flags)
+    return f"{found.value:.1%}<small>{found.low:.1%}–{found.high:.1%}, n = {found.n:,}</small>"
 
 
 def _interval(area: Estimate) -> str:

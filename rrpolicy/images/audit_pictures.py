@@ -14,6 +14,8 @@ from rrpolicy.images.page import image_tag, plain_text, section, table
 from rrpolicy.images.support import NOT_CHECKED
 
 N_EXTREME = 24  # images in each of the two grids
+N_WRONG = 12  # images that are ranked most wrongly, of each kind
+NAME = 40  # characters of a name under a picture, its last ones
 N_RANKED = 240  # rows of the ranked list, spread evenly over all ranks
 N_SAMPLES = 16  # of each generator
 N_LEFT_OUT = 500  # rows of files that could not be read
@@ -53,9 +55,27 @@ def _first(flagged: Array) -> str:
     return f"; the first {N_EXTREME} of them are shown" if len(flagged) > N_EXTREME else ""
 
 
+def wrong(audit: Audit) -> str:
+    """The wanted images that score lowest, and the unwanted ones that score highest."""
+    if audit.wanted is None:
+        return ""
+    order = audit.order[audit.judged[audit.order]]
+    wanted = audit.wanted[order]
+    low = "".join(_figure(audit, i) for i in order[wanted][::-1][:N_WRONG])
+    high = "".join(_figure(audit, i) for i in order[~wanted][:N_WRONG])
+    return section(
+        "wrong", "Most wrongly ranked", "Where ρ and the labels disagree most; either may be wrong.",
+        f'<div class="two"><div><h3>Lowest wanted</h3><ul class="images">{low}</ul></div>'
+        f'<div><h3>Highest unwanted</h3><ul class="images">{high}</ul></div></div>',
+    )  # fmt: skip
+
+
 def side_by_side(audit: Audit) -> str:
+    """Samples of each generator, by prompt where there are prompts."""
     if not audit.samples:
         return ""
+    if audit.prompts:
+        return _by_prompt(audit)
     sets = []
     for name, drawn in audit.samples.items():
         pictures = "".join(f"<li>{image_tag(image, f'{name}, sample {i + 1}')}</li>"
@@ -65,6 +85,20 @@ def side_by_side(audit: Audit) -> str:
         "samples", "Samples side by side", "The same place in every grid started from the same noise.",
         f'<div class="sets">{"".join(sets)}</div>',
     )  # fmt: skip
+
+
+def _by_prompt(audit: Audit) -> str:
+    rows = []
+    for i, prompt in enumerate(audit.prompts[:N_SAMPLES]):
+        pictures = "".join(
+            f"<li><figure>{image_tag(drawn[i], f'{name}, prompt {i + 1}')}"
+            f"<figcaption>{escape(name)}</figcaption></figure></li>"
+            for name, drawn in audit.samples.items()
+        )
+        rows.append(f'<div><h3>{escape(prompt)}</h3><ul class="images">{pictures}</ul></div>')
+    shown = f" The first {N_SAMPLES} of {len(audit.prompts)}." if len(audit.prompts) > N_SAMPLES else ""
+    note = f"All pictures of a prompt started from the same noise.{shown}"
+    return section("samples", "Samples by prompt", note, f'<div class="prompts">{"".join(rows)}</div>')
 
 
 def ranking(audit: Audit) -> str:
@@ -112,7 +146,9 @@ def _figure(audit: Audit, i: int) -> str:
     middle = 0.0 if audit.evidence.has_zero else audit.middle
     kind = "is-high" if score >= middle else "is-low"
     picture = image_tag(audit.images[i], f"{label or audit.names[i]}, ρ {signed(score)}")
+    name = audit.names[i] if len(audit.names[i]) <= NAME else f"…{audit.names[i][1 - NAME :]}"
+    text = f"{escape(label)}<span>{escape(name)}</span>" if label else f"<span>{escape(name)}</span>"
     return (
         f'<li class="{kind}"><figure title="{escape(audit.names[i])}">{picture}'
-        f"<figcaption><b>{signed(score)}</b>{escape(label or audit.names[i])}</figcaption></figure></li>"
+        f"<figcaption><b>{signed(score)}</b>{text}</figcaption></figure></li>"
     )

@@ -14,6 +14,8 @@ from rrpolicy.images.evidence import Evidence
 from rrpolicy.images.null import NOTHING_BEYOND, Null
 from rrpolicy.images.page import plain_text
 
+UNLABELLED = "unlabelled"
+
 
 @dataclass(frozen=True, eq=False)
 class Audit:
@@ -23,10 +25,12 @@ class Audit:
     scores: Array  # (n,)
     names: list[str]
     labels: list[str] | None
+    labelled: Array  # bool (n,)
     unwanted: frozenset[str]
     levels: list[int]
     level_scores: Array  # (k, n)
     samples: dict[str, Sequence[Array]]
+    prompts: list[str]
     left_out: list[tuple[str, str]]
     not_read: str
     unlike: Array  # bool (n,): flagged as unlike anything that the two models make
@@ -36,7 +40,7 @@ class Audit:
     @classmethod
     def checked(
         cls, images: Any, scores: Any, names: Any, labels: Any, unwanted: Any, per_level: Any, samples: Any,
-        left_out: Any, not_read: str, unlike: Any, null: Null | None, evidence: Evidence,
+        prompts: Any, left_out: Any, not_read: str, unlike: Any, null: Null | None, evidence: Evidence,
     ) -> Audit:  # fmt: skip
         """:raises ValueError: when lengths or shapes do not fit together, naming them"""
         values, n = np.asarray(scores, dtype=np.float64), len(images)
@@ -45,9 +49,11 @@ class Audit:
         for name, given in (("names", names), ("labels", labels)):
             if given is not None and len(given) != n:
                 raise ValueError(f"{name} has {len(given)} entries, wanted one for each of {n} images")
-        known = set() if labels is None else {str(label) for label in labels}
+        known = set() if labels is None else {str(label) for label in labels if label is not None}
         if missing := sorted(set(unwanted) - known):
             raise ValueError(f"unwanted is {missing}, which no image is labelled with")
+        if prompts and (wrong := {name: len(drawn) for name, drawn in samples.items() if len(drawn) != len(prompts)}):
+            raise ValueError(f"samples are {wrong}, wanted one for each of {len(prompts)} prompts")
         levels, at_levels = ([], np.zeros((0, n))) if per_level is None else per_level
         at_levels = np.asarray(at_levels, dtype=np.float64)
         if at_levels.shape != (len(levels), n) or not np.isfinite(at_levels).all():
@@ -62,11 +68,13 @@ class Audit:
             images,
             values,
             [str(i) for i in range(n)] if names is None else [plain_text(name) for name in names],
-            None if labels is None else [plain_text(label) for label in labels],
+            None if labels is None else [UNLABELLED if label is None else plain_text(label) for label in labels],
+            np.array([label is not None for label in labels or [None] * n]),
             frozenset(map(plain_text, unwanted)),
             [int(levels[i]) for i in order],
             at_levels[order],
             {plain_text(name): drawn for name, drawn in samples.items()},
+            [plain_text(prompt) for prompt in prompts],
             [(plain_text(name), plain_text(reason)) for name, reason in left_out],
             plain_text(not_read),
             flags,
@@ -106,11 +114,16 @@ class Audit:
         kept: Array = ~self.unlike
         return kept
 
+    @property
+    def judged(self) -> Array:
+        """Bool (n,): images that are kept and have a label."""
+        return np.asarray(self.kept & self.labelled)
+
     @cached_property
     def wanted(self) -> Array | None:
-        """Bool (n,); None unless there are wanted and unwanted images among those that are kept."""
+        """Bool (n,); None unless there are wanted and unwanted images among those that are judged."""
         if self.labels is None:
             return None
         flags = np.array([label not in self.unwanted for label in self.labels], dtype=bool)
-        kept = flags[self.kept]
-        return flags if kept.any() and not kept.all() else None
+        judged = flags[self.judged]
+        return flags if judged.any() and not judged.all() else None

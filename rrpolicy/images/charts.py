@@ -14,8 +14,11 @@ import numpy as np
 from rrpolicy.common.typing import Array
 
 N_BINS = 48
+LABEL = 60  # characters of a group's name, its last ones
+N_ROBUST = 8  # scores from which on single ones do not stretch the axis
+OUTER, ROOM = 0.005, 0.5  # share of scores left aside at each end, and room beyond the others, of their width
 CSS = """
-.rows { display: grid; grid-template-columns: minmax(5.2rem, auto) 1fr; column-gap: .75rem; align-items: end; }
+.rows { display: grid; grid-template-columns: fit-content(40%) minmax(0, 1fr); column-gap: .75rem; align-items: end; }
 .rows b { font-weight: 500; text-align: right; overflow-wrap: anywhere; line-height: 1.15; padding-bottom: .1rem; }
 .plot { position: relative; height: 2.6rem; border-bottom: 1px solid var(--line); }
 .plot svg, .curve svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
@@ -53,6 +56,8 @@ def histograms(
     """
     One histogram per group over a shared axis, each scaled to its own height, with a dot at its mean.
 
+    Few scores far from all others do not stretch the axis: they are drawn in its last bars, and counted below.
+
     :param scores: (n,)
     :param groups: name -> bool (n,), in the order they are drawn
     :param unwanted: groups drawn in the warning colour
@@ -61,25 +66,54 @@ def histograms(
     :return: HTML
     """
     values = np.asarray(scores, dtype=np.float64)
-    low, high = float(values.min()), float(values.max())
-    margin = 0.03 * (high - low) or 0.5
-    low, high = low - margin, high + margin
+    least, most = axis_ends(values)
+    beyond = _beyond(values, least, most)
+    margin = 0.03 * (most - least) or 0.5
+    low, high = least - margin, most + margin
     x, ticks = _scale(low, high), _ticks(low, high)
     grid = "".join(_upright(x(tick), "mark" if tick == 0 and has_zero else "grid") for tick in ticks)
     edges = np.linspace(low, high, N_BINS + 1)
     rows = []
     for name, mask in groups.items():
         of_group = values[np.asarray(mask)]
-        bars = f'<path class="bars{" low" if name in unwanted else ""}" d="{_bars(of_group, edges, x)}"/>'
-        mean = f'<i style="left:{x(float(of_group.mean())):.2f}%"></i>' if len(of_group) else ""
-        rows.append(f'<b>{escape(name)}</b><div class="plot">{_svg(grid + bars)}{mean}</div>')
+        shown = of_group.clip(low, high)
+        bars = f'<path class="bars{" low" if name in unwanted else ""}" d="{_bars(shown, edges, x)}"/>'
+        mean = f'<i style="left:{x(float(np.clip(of_group.mean(), low, high))):.2f}%"></i>' if len(of_group) else ""
+        short = name if len(name) <= LABEL else f"…{name[1 - LABEL :]}"
+        rows.append(f'<b>{escape(short)}</b><div class="plot">{_svg(grid + bars)}{mean}</div>')
     digits = _digits(ticks)
     labels = "".join(f'<span style="left:{x(tick):.2f}%">{signed(tick, digits) if tick else "0"}</span>'
                      for tick in ticks)  # fmt: skip
     return (
         f'<div class="rows" role="img" aria-label="Histograms of ρ; the table below has the numbers">{"".join(rows)}'
-        f'<div class="ticks">{labels}</div><div class="axis">{escape(axis)}</div></div>'
+        f'<div class="ticks">{labels}</div><div class="axis">{escape(axis)}{beyond}</div></div>'
     )
+
+
+def axis_ends(values: Array) -> tuple[float, float]:
+    """
+    Ends of an axis that shows nearly all values well.
+
+    :param values: (n,), n >= 1
+    :return: lowest and highest value; from 8 values on, no further than half the width beyond the inner ones, which are
+        those without 0.5 %, and at least one, at each end
+    """
+    ordered = np.sort(values)
+    low, high = float(ordered[0]), float(ordered[-1])
+    if len(ordered) < N_ROBUST:
+        return low, high
+    outer = max(1, round(OUTER * len(ordered)))
+    inner_low, inner_high = float(ordered[outer]), float(ordered[-1 - outer])
+    room = ROOM * (inner_high - inner_low)
+    return max(low, inner_low - room), min(high, inner_high + room)
+
+
+def _beyond(values: Array, low: float, high: float) -> str:
+    """How many values lie beyond the ends, and how far."""
+    below, above = int((values < low).sum()), int((values > high).sum())
+    told = [f"{n:,} {side}, {reach} {signed(end)}" for n, side, reach, end in (
+        (below, "further left", "down to", values.min()), (above, "further right", "up to", values.max())) if n]
+    return f"<br>In the last bars: {'; '.join(told)}" if told else ""
 
 
 def curve(levels: Sequence[int], values: Sequence[float], lows: Sequence[float], highs: Sequence[float]) -> str:

@@ -26,8 +26,9 @@ body { margin: 0; background: var(--ground); color: var(--ink);
 main, header, footer { max-width: 72rem; margin: 0 auto; padding: 0 1rem; }
 header { padding-top: 2rem; } footer { padding-bottom: 2.5rem; color: var(--faint); font-size: .9rem; }
 h1 { font-size: clamp(1.6rem, 5vw, 2.3rem); line-height: 1.15; margin: 0 0 .5rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.3rem; margin: 0 0 .25rem; line-height: 1.25; } h3 { font-size: 1rem; margin: 0 0 .6rem; }
-p { margin: 0 0 1rem; max-width: 44rem; } .note { color: var(--faint); }
+h2 { font-size: 1.3rem; margin: 0 0 .25rem; line-height: 1.25; } h3 { font-size: 1rem; margin: 0 0 .6rem;
+  overflow-wrap: anywhere; }
+p { margin: 0 0 1rem; max-width: 44rem; overflow-wrap: anywhere; } .note { color: var(--faint); }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: .75rem; padding: 1.25rem;
   margin: 1.25rem 0; min-width: 0; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin: 1.25rem 0; }
@@ -38,7 +39,8 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 .two { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 .two > div { min-width: 0; }
 ul.images { list-style: none; margin: 0; padding: 0; display: grid; gap: .6rem;
-  grid-template-columns: repeat(auto-fill, minmax(4rem, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(4.75rem, 1fr)); }
+.images > li { min-width: 0; } figcaption span { display: block; color: var(--faint); }
 figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.25; margin-top: .2rem; overflow-wrap: anywhere; }
 figcaption b { display: block; font-variant-numeric: tabular-nums; font-weight: 600; font-size: .9rem; }
 img { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: contain; background: #10131a;
@@ -51,15 +53,18 @@ caption { text-align: left; color: var(--faint); font-size: .9rem; padding-botto
 th, td { text-align: right; padding: .3rem .35rem; border-bottom: 1px solid var(--line); font-size: .9rem; }
 th { font-weight: 600; } td { white-space: nowrap; } th[scope=row], th.left, td.left { text-align: left; }
 th:first-child { padding-left: 0; } td:last-child, th:last-child { padding-right: 0; }
-th[scope=row] small, td small { display: block; font-weight: 400; color: var(--low); }
-td.left { white-space: normal; overflow-wrap: anywhere; } td img { width: 2.5rem; margin-left: auto; }
+th[scope=row] { overflow-wrap: anywhere; min-width: 6.5rem; } td small { color: var(--faint); }
+th[scope=row] small { color: var(--low); } th small, td small { display: block; font-weight: 400; font-size: .8rem; }
+td.left { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; } td img { width: 2.5rem; margin-left: auto; }
 .beside { display: grid; gap: 1.25rem; } .beside > * { min-width: 0; }
 @media (min-width: 60rem) {
-  .beside { grid-template-columns: minmax(0, 1fr) fit-content(26rem); gap: 2rem; align-items: start; }
+  .beside { grid-template-columns: minmax(0, 1fr) fit-content(31rem); gap: 2rem; align-items: start; }
   th, td { padding: .35rem .6rem; } }
 @media (max-width: 30rem) { .facts div:last-child:nth-child(odd) { grid-column: 1 / -1; } section { padding: 1rem; } }
 summary { cursor: pointer; font-weight: 600; padding: .25rem 0; }
 .sets { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); }
+.prompts { display: grid; gap: 1.25rem; } .prompts > div, .sets > div { min-width: 0; }
+.prompts ul.images { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 10rem)); }
 .sets ul.images { grid-template-columns: repeat(4, 1fr); gap: .35rem; }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
