@@ -32,8 +32,10 @@ p { margin: 0 0 1rem; max-width: 44rem; overflow-wrap: anywhere; } .note { color
 section { background: var(--paper); border: 1px solid var(--line); border-radius: .75rem; padding: 1.25rem;
   margin: 1.25rem 0; min-width: 0; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin: 1.25rem 0; }
-.facts div { background: var(--paper); border: 1px solid var(--line); border-radius: .75rem; padding: .8rem 1rem; }
+.facts div { min-width: 0; background: var(--paper); border: 1px solid var(--line); border-radius: .75rem;
+  padding: .8rem 1rem; }
 .facts dt { color: var(--faint); font-size: .9rem; } .facts dd { margin: 0; font-size: 1.45rem; font-weight: 600;
+  overflow-wrap: anywhere;
   font-variant-numeric: tabular-nums; line-height: 1.3; } .facts small { display: block; font-size: .8rem;
   font-weight: 400; color: var(--faint); }
 .two { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
