@@ -68,7 +68,8 @@ def test_a_model_against_itself_does_not_differ(world: Path, tmp_path: Path) -> 
     assert [(row["agent"], row["metric"], row["mean"]) for row in read_results(tmp_path / "reward")] == [
         ("models", "difference", 0.0)]  # fmt: skip
     assert zoo.card(str(tmp_path / "reward"))["difference"] is False
-    run("audit", world / "pictures", "--reward", tmp_path / "reward", "--out", tmp_path, "--no-progress")
+    said = run("audit", world / "pictures", "--reward", tmp_path / "reward", "--out", tmp_path, "--no-progress").output
+    assert NO_DIFFERENCE in said
     page = (tmp_path / "index.html").read_text()
     assert "<h1>The two models do not differ</h1>" in page and "There is nothing to find" in page
     assert "Below zero" not in page and "What the expert prefers" not in page

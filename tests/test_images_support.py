@@ -20,7 +20,7 @@ from rrpolicy.cli import app
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.evaluation import read_results
 from rrpolicy.images.audit import write_audit
-from rrpolicy.images.codec import PixelCodec
+from rrpolicy.images.codec import LatentCodec, PixelCodec
 from rrpolicy.images.data import FASHION_MNIST_FOLDER, load_images
 from rrpolicy.images.evidence import Evidence
 from rrpolicy.images.reward import ImageReward
@@ -76,6 +76,17 @@ def test_statistics_are_those_of_the_unfolded_picture() -> None:
     colour = statistics(torch.zeros(5, 3, 8, 8), PixelCodec((3, 8, 8)))
     assert colour.shape == (5, 12) and len(np.unique(colour, axis=0)) == 1
     assert statistics(torch.zeros(2, 4, 1, 1), PixelCodec((1, 2, 2), 2)).shape == (2, 3)  # nothing is two apart
+
+
+def test_latents_have_statistics_of_each_channel() -> None:
+    codec = LatentCodec(None, (4, 8, 8), (3, 16, 16))
+    smooth = torch.nn.functional.interpolate(torch.randn(300, 4, 3, 3, generator=torch.Generator().manual_seed(0)), 8,
+                                             mode="bilinear")  # fmt: skip
+    found = Support.of(smooth[:200], codec)
+    assert found is not None and len(found.low) == 16
+    noise = torch.randn(50, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert found.unlike(smooth[200:], codec).mean() <= 0.05
+    assert found.unlike(noise, codec).all() and found.unlike(torch.zeros(1, 4, 8, 8), codec).all()
 
 
 def test_ranges_are_quantiles_widened_by_a_quarter() -> None:

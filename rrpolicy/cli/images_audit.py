@@ -37,7 +37,7 @@ from rrpolicy.images.audited import UNLABELLED
 from rrpolicy.images.evidence import Evidence
 from rrpolicy.images.folders import ReadAgain, counted, find_pictures
 from rrpolicy.images.metrics import auroc
-from rrpolicy.images.null import NOTHING_BEYOND, spread
+from rrpolicy.images.null import NO_DIFFERENCE, NOTHING_BEYOND, spread
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel, sample_images
 from rrpolicy.pipeline import plain_row
@@ -114,19 +114,21 @@ def audit(
     labels = labels_of(scored.pictures, UNLABELLED if table is None else None) or [None] * len(rho)
     low = set(unwanted or ()) & set(labels)  # those that are left
     names = [name_below(one.path, pictures) for one in scored.pictures]
+    evidence = Evidence.of(
+        scorer, zoo.card(reward), archive=reward, pictures=pictures,
+        sizes="brought to the model's by resizing" if resize else "the model's own",
+        labels=("sub-folders" if any(labels) else "none") if table is None else table.told,
+        **({} if model is None else {"samples_of": " and ".join(filter(None, (model, expert)))}),
+        audited_on=datetime.date.today().isoformat(), version_of_rrpolicy=__version__,
+    )  # fmt: skip
+    if not evidence.difference:
+        echo(f"{NO_DIFFERENCE}: their scores mean nothing")
     page = write_audit(
         out, ReadAgain(scored.pictures, scorer.codec.image_shape, resize), rho,
         names=names, labels=labels if any(labels) else None, unwanted=low, per_level=(chosen, at_levels),
         samples=samples, prompts=read_prompts(prompts)[:n] if prompts and model else (),
         left_out=[(name_below(one.path, pictures), one.reason) for one in scored.left_out],
-        not_read=counted(found.others), unlike=scored.unlike, null=null_scores,
-        evidence=Evidence.of(
-            scorer, zoo.card(reward), archive=reward, pictures=pictures,
-            sizes="brought to the model's by resizing" if resize else "the model's own",
-            labels="sub-folders" if table is None else table.told,
-            **({} if model is None else {"samples_of": " and ".join(filter(None, (model, expert)))}),
-            audited_on=datetime.date.today().isoformat(), version_of_rrpolicy=__version__,
-        ),
+        not_read=counted(found.others), unlike=scored.unlike, null=null_scores, evidence=evidence,
     )  # fmt: skip
     write_left_out(out, scored.left_out)
     tell_left_out(scored.left_out, found.others)
