@@ -65,7 +65,7 @@ def test_of_many_labels_those_with_most_pictures_are_shown(tmp_path: Path) -> No
 def test_thresholds_tell_what_they_keep(tmp_path: Path) -> None:
     # wanted: -10, 0, 10, 20, 30 and 40..89; unwanted: the other 45 below 40
     rows = re.findall(
-        r'<th scope="row">([^<]+)<small>([^<]+)</small></th><td>([\d.]+%)<small>[^<]+</small></td><td>([\d.]+%)',
+        r'<th scope="row">([^<]+)</th><td class="left">([^<]+)</td><td>([\d.]+%)<small>[^<]+</small></td><td>([\d.]+%)',
         section(written(tmp_path), "thresholds"),
     )
     assert rows == [

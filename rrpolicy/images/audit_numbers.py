@@ -124,14 +124,14 @@ def thresholds(audit: Audit) -> str:
     if audit.evidence.has_zero:
         asked["zero"] = 0.0
     rows = "".join(
-        f'<tr><th scope="row">{signed(at)}<small>{why}</small></th>'
+        f'<tr><th scope="row">{signed(at)}</th><td class="left">{why}</td>'
         f"<td>{_share(scores[wanted] >= at)}</td><td>{_share(scores[~wanted] >= at)}</td></tr>"
         for why, at in sorted(asked.items(), key=lambda one: one[1])
     )
-    heads = ("threshold", "wanted kept", "unwanted kept")
+    heads = ("threshold", "which", "wanted kept", "unwanted kept")
     caption = "Share of images with ρ at or above a threshold, and its 95 % interval"
     note = "A threshold that is chosen on these images does better on them than on others."
-    return section("thresholds", "What a threshold would keep", note, table(heads, rows, caption))
+    return section("thresholds", "What a threshold would keep", note, table(heads, rows, caption, left=("which",)))
 
 
 def _share(flags: Array) -> str:

@@ -60,7 +60,7 @@ th[scope=row] small { color: var(--low); } th small, td small { display: block; 
 td.left { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; } td img { width: 2.5rem; margin-left: auto; }
 .beside { display: grid; gap: 1.25rem; } .beside > * { min-width: 0; }
 @media (min-width: 60rem) {
-  .beside { grid-template-columns: minmax(0, 1fr) fit-content(31rem); gap: 2rem; align-items: start; }
+  .beside { grid-template-columns: minmax(0, 1fr) fit-content(36rem); gap: 2rem; align-items: start; }
   th, td { padding: .35rem .6rem; } }
 @media (max-width: 30rem) { .facts div:last-child:nth-child(odd) { grid-column: 1 / -1; } section { padding: 1rem; } }
 summary { cursor: pointer; font-weight: 600; padding: .25rem 0; }
