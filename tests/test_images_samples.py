@@ -32,11 +32,11 @@ def test_by_default_prompts_leave_values_and_samples_of_both_models(
     assert [rows for _, rows in pairs.shards] == [12, 6] and pairs.about["n_value_draws"] == 1
     found = pairs.samples()
     assert found is not None and found[0].shape == found[1].shape == (3, *pair.base.event_shape)
-    # from the same noise: what the base draws for the last prompt is its own sample, the expert's is another
+    # what each draws for the last prompt, from noise of its own
     base, expert, _ = pair.models(PROMPTS[2:3])
     generator = torch.Generator().manual_seed(1)  # of the second shard
-    noise = torch.randn((1, *pair.base.event_shape), generator=generator)
     for drawn, model in zip(found, (base, expert), strict=True):
+        noise = torch.randn((1, *pair.base.event_shape), generator=generator)
         denoiser = model.path() if isinstance(model, SafeModel) else model.eps
         wanted = sample(denoiser, model.process, noise, model.process.timesteps(4))
         torch.testing.assert_close(drawn[2:], wanted, rtol=1e-3, atol=1e-3)

@@ -13,7 +13,7 @@ from rrpolicy.images.support import NOT_CHECKED
 LIMITS = (
     "ρ compares two models with one another: it says what the second makes likelier than the first, not what is good.",
     "Of pictures that neither model would make, ρ says nothing, and only gross ones, such as noise, can be flagged.",
-    "ρ is a network that was fitted to the two models; the explained share of their differences is given below.",
+    "ρ is a network that was fitted to the two models; the explained share of their differences is a fact above.",
     "Two trainings of one and the same model differ as well: small differences of ρ are no findings by themselves.",
     "Intervals are of the pictures shown here; they do not cover another training of the reward or of the models.",
 )

@@ -307,7 +307,7 @@ class RewardExtractor(Learner[RelativeReward]):
         process, pinned = self.base.process, self.module.pinned
         if self.value_units and targets.value is None:
             raise ValueError("data was recorded without values, which value_units=True needs")
-        rms, spread = eps_rms(targets, process, pinned), value_spread(targets, process)
+        rms, spread = eps_rms(targets, process, pinned, not self.value_units), value_spread(targets, process)
         self._units = {"value_spread": spread.clamp(min=1e-3)}
         for reward in (self.module, self.averaged):
             reward.gradient_scale.copy_(rms / process.sigma(torch.arange(len(rms))))

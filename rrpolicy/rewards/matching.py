@@ -45,14 +45,20 @@ def gradient_loss(
     return squares.sum() / n_free
 
 
-def eps_rms(targets: Targets, process: DiffusionProcess, pinned: Tensor) -> Tensor:
-    """RMS of Δε (T,) over free entries at each level."""
+def eps_rms(targets: Targets, process: DiffusionProcess, pinned: Tensor, by_noise: bool = True) -> Tensor:
+    """
+    RMS of Δε (T,) over free entries at each level.
+
+    :param by_noise: see :func:`level_means`. A head that predicts in these units needs them right at every level. Where
+        they only weigh gradients, too large a value at the cleanest levels serves: there, what two networks say differs
+        by their errors above all, and values teach more
+    """
     levels = torch.arange(process.n_diffusion_steps)
     # Δx̂0 = σ/α Δε varies slowly with t, so that is what neighbouring levels may share
     x0_per_eps = process.sigma(levels) / process.alpha(levels)
     n_free = int((~pinned).sum())
     squares = (targets.eps_difference**2).flatten(1).sum(dim=1) / n_free * x0_per_eps[targets.t] ** 2
-    return level_means(squares, targets.t, process.sigma(levels)).sqrt() / x0_per_eps
+    return level_means(squares, targets.t, process.sigma(levels), by_noise).sqrt() / x0_per_eps
 
 
 def value_spread(targets: Targets, process: DiffusionProcess) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor
 from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
 
 CHUNK = 4096  # events per model call
-FEW_LEVELS = 50  # of more levels than that, neighbours have a σ that is at most this many times as large
-MAX_RATIO = 2.0
+FEW_LEVELS, CLEAN_SHARE = 50, 0.05  # of more levels than that, this share of events is drawn at the cleanest fiftieth
+MAX_RATIO = 2.6  # of the σ of two levels that count as neighbours by their noise
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,22 @@ def make_targets(
     """
     parts = []
     for chunk in x0.split(CHUNK):
-        t = torch.randint(base.process.n_diffusion_steps, (len(chunk),), generator=generator)
+        t = draw_levels(base.process.n_diffusion_steps, len(chunk), generator)
         x_t = noised(base, chunk, t, generator)
         parts.append(targets_at(base, expert, chunk, x_t, t, generator, n_value_draws))
     return Targets.joined(parts)
+
+
+def draw_levels(n_levels: int, n: int, generator: torch.Generator) -> Tensor:
+    """
+    Levels (n,) at which events are compared: uniform, but of many levels enough at the cleanest ones, at which events
+    are scored.
+    """
+    t = torch.randint(n_levels, (n,), generator=generator)
+    if n_levels > FEW_LEVELS:
+        clean = torch.rand(n, generator=generator) < CLEAN_SHARE
+        t = torch.where(clean, t // FEW_LEVELS, t)
+    return t
 
 
 def targets_at(
@@ -163,17 +175,19 @@ def targets_on_the_way(
     return targets_at(base, expert, x0.repeat(len(way), *(1,) * (x0.ndim - 1)), x_t, t, generator, n_value_draws)
 
 
-def level_means(values: Tensor, t: Tensor, sigma: Tensor) -> Tensor:
+def level_means(values: Tensor, t: Tensor, sigma: Tensor, by_noise: bool = False) -> Tensor:
     """
     Mean of ``values`` (N,) at each level (T,), averaged over neighbouring levels.
 
     :param t: (N,)
-    :param sigma: (T,); where it multiplies from one level to the next, as at the cleanest of many, few are neighbours
+    :param sigma: (T,)
+    :param by_noise: only levels of a similar σ are neighbours: few of them at the cleanest of many levels, where σ
+        multiplies from one to the next
     """
     n_levels, log_sigma = len(sigma), sigma.log()
     reach = max(n_levels // 25, 1)
     near = (torch.arange(n_levels)[:, None] - torch.arange(n_levels)).abs() <= reach
-    if n_levels > FEW_LEVELS:
+    if by_noise and n_levels > FEW_LEVELS:
         near &= (log_sigma[:, None] - log_sigma).abs() <= math.log(MAX_RATIO)
     sums = torch.zeros(n_levels).index_add_(0, t, values)
     counts = torch.zeros(n_levels).index_add_(0, t, torch.ones_like(values))
