@@ -1,6 +1,6 @@
 """What two image models say, written to disk once, so that a reward can be learned without them.
 
-Both models are asked about their own samples (DDIM, Song et al. 2021), noised again, which are kept for the zero of ρ;
+Both models are asked about their own samples, noised again, which are kept for the zero of ρ;
 those with prompts at samples of the same prompts, or along the base's denoising as in Nuti et al. 2023, section 5.3.
 Every shard is drawn from a seed of its own.
 """
@@ -148,7 +148,7 @@ def record_prompts(
     :param pair: base and expert
     :param prompts: what to draw
     :param folder: as in :func:`record_samples`
-    :param n_sampling_steps: denoising steps (DDIM)
+    :param n_sampling_steps: denoising steps, ancestral: samples of DDIM are too smooth at the cleanest levels
     :param n_noisings: levels to which each sample is noised; 0 for pairs along the base's denoising instead, one for
         each step, and no samples: without a zero, and clean events are hardly seen
     :param n_value_draws: later noise levels per value target, 0 for gradients alone; each costs two passes of either
@@ -172,7 +172,10 @@ def record_prompts(
         for model in (base, expert):  # each from noise of its own, which gives twice as many places to compare them at
             noise = torch.randn((len(some), *base.event_shape), generator=generator)
             denoiser = model.path() if isinstance(model, SafeModel) else model.eps
-            samples.append(sample(denoiser, base.process, noise, levels, clip=getattr(model, "clip", None)))
+            samples.append(sample(
+                denoiser, base.process, noise, levels, solver="ddpm", clip=getattr(model, "clip", None),
+                noise=lambda x: torch.randn(x.shape, generator=generator),
+            ))  # fmt: skip
         base, expert, _ = pair.models([one for one in some * 2 for _ in range(n_noisings)])
         return _noised_again(base, expert, samples, n_noisings, generator, n_value_draws)
 
