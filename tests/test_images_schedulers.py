@@ -100,6 +100,9 @@ def test_zero_terminal_snr_is_denoised_to_what_the_network_knows(tmp_path: Path)
         ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, "trailing, as Turbo and Lightning"),
         ({"_class_name": "HeunDiscreteScheduler", "beta_schedule": "exp"}, "the scheduler names no noise levels: exp"),
         ({"_class_name": "DDPMScheduler", "trained_betas": ["a"]}, "the scheduler names no noise levels"),
+        ({"_class_name": "DDPMScheduler", "trained_betas": 0}, "the scheduler names no noise levels"),
+        ({"_class_name": "DDPMScheduler", "trained_betas": [[0.1]]}, "the scheduler names no noise levels"),
+        ({"_class_name": "DDPMScheduler", "trained_betas": []}, "the scheduler names no noise levels"),
     ],
 )  # fmt: skip
 def test_other_schedulers_are_refused_with_the_reason(config: dict[str, Any], reason: str, tmp_path: Path) -> None:

@@ -133,6 +133,8 @@ def process_of_config(config: Mapping[str, Any]) -> DiffusionProcess:
         table = import_diffusers().DDPMScheduler(**values).alphas_cumprod.double()
     except Exception as error:  # a schedule that the library does not know, or numbers that are none
         raise ValueError(f"the scheduler names no noise levels: {printable(error)}") from error
+    if table.ndim != 1 or not len(table):
+        raise ValueError(f"the scheduler names no noise levels: its table has the shape {tuple(table.shape)}")
     if config.get("rescale_betas_zero_snr"):
         table = table[:-1]
     named = {"squaredcos_cap_v2": "cosine", "linear": "linear"}.get(str(config.get("beta_schedule", "linear")))
