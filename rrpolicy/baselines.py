@@ -23,9 +23,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from tqdm.auto import tqdm, trange
 
 from rrpolicy.common.archive import read_archive, write_archive
-from rrpolicy.common.arguments import as_seed
 from rrpolicy.common.learner import MaybeCallback, as_callbacks
 from rrpolicy.common.progress import ProgressLog
+from rrpolicy.common.seeding import MAX_SB3_SEED, checked_seed
 from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.common.weights import check_layers
@@ -226,7 +226,7 @@ def clone_behaviour(
     :return: a policy that acts at every environment step
     :raises ValueError: when actions of the dataset lie outside these bounds
     """
-    seed, spaces = as_seed(seed), _spaces(dataset.observation_dim, dataset.action_dim, action_space)
+    seed, spaces = checked_seed(seed, MAX_SB3_SEED), _spaces(dataset.observation_dim, dataset.action_dim, action_space)
     check_actions(dataset, spaces[1], "action_space, the environment's")
     with torch.random.fork_rng():
         torch.manual_seed(seed)

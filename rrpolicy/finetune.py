@@ -23,8 +23,9 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from tqdm.auto import tqdm
 
-from rrpolicy.common.arguments import as_seed, whole
+from rrpolicy.common.arguments import whole
 from rrpolicy.common.environments import Copying, make_several, refuse_normalised_rewards
+from rrpolicy.common.seeding import MAX_SB3_SEED, checked_seed
 from rrpolicy.common.spaces import FlatSpaces, flat_box_or_none, refuse_normalised
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -189,7 +190,7 @@ def finetune(
     :raises ValueError: when data, environment and reward do not fit, the data hold no rewards, the environment
         normalises observations or rewards, or ``make_env`` hands out one and the same environment (which is left open)
     """
-    seed, make_env = as_seed(seed), partial(_flat, make_env)
+    seed, make_env = checked_seed(seed, MAX_SB3_SEED), partial(_flat, make_env)
     (single,) = make_several(make_env, 1, "make_env")
     env = DummyVecEnv([lambda: Copying(single)])
     try:

@@ -17,10 +17,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from tqdm.auto import tqdm
 
 from rrpolicy.common.archive import read_archive, write_archive
-from rrpolicy.common.arguments import as_seed
 from rrpolicy.common.environments import Copying, refuse_normalised_rewards
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.messages import at, printable
+from rrpolicy.common.seeding import MAX_SB3_SEED, checked_seed
 from rrpolicy.common.spaces import flat_box
 from rrpolicy.common.typing import Array
 from rrpolicy.common.weights import moments, set_moments
@@ -55,7 +55,7 @@ class ReplayTraining:
         refuse_normalised_rewards(env)
         self.env_id = "" if env.spec is None else env.spec.id
         self._registered = is_registered(env)
-        self.seed = seed = as_seed(seed)
+        self.seed = seed = checked_seed(seed, MAX_SB3_SEED)
         self.arguments = {**DEFAULTS, **arguments}
         # SB3 writes into policy_kwargs; room for what is seen is made when it is known how much is needed
         self.model = SAC("MlpPolicy", Copying(env), seed=seed, device="cpu", buffer_size=1, **deepcopy(self.arguments))

@@ -127,9 +127,8 @@ class Planner(ABC):
         due = fresh | (age >= self.planning.n_action_steps)
         if fresh.any():
             memory = memory.begun(fresh, observations, self.normalizer)
-        known = memory.known(observations, self.layout)
         if due.any():
-            plans, age = plans.copy(), age.copy()
+            plans, age, known = plans.copy(), age.copy(), memory.known(observations, self.layout)
             seeds = np.array(memory.seeds()) if deterministic else None
             warm = due & ~fresh & (self.planning.warm_start is not None)
             for group, previous in ((due & ~warm, None), (warm, plans[warm])):  # one call, two only while some begin

@@ -47,17 +47,6 @@ def number(name: str, value: Any, lowest: float | None = None, above: float | No
     return native(value)
 
 
-def as_seed(value: Any) -> int:
-    """
-    A seed, as every generator takes it.
-
-    :raises ValueError: for anything but a whole number from 0 to 2**32 - 1
-    """
-    if whole("seed", value, 0) >= 2**32:
-        raise ValueError(f"seed is {value}, it must be below 2**32")
-    return int(value)
-
-
 def whole(name: str, value: Any, lowest: int | None = None) -> int:
     """
     A whole number as an argument.

@@ -15,19 +15,21 @@ from stable_baselines3.common.policies import BasePolicy
 from rrpolicy.common.arguments import whole
 
 MAX_SEED = 2**62  # seeds count up from it, in 64 bits
+MAX_SB3_SEED = 2**32 - 1  # of Stable-Baselines3's algorithms, which seed numpy
 
 
-def checked_seed(seed: Any) -> int:
+def checked_seed(seed: Any, largest: int = MAX_SEED) -> int:
     """
     A seed as an argument.
 
-    :param seed: a whole number of Python or numpy from 0 to 2^62
+    :param seed: a whole number of Python or numpy, at least 0
+    :param largest: the largest one
     :return: it, of Python, as environments want it
     :raises ValueError: for anything else
     """
     number = whole("seed", seed, 0)
-    if number > MAX_SEED:
-        raise ValueError(f"seed is {seed!r:.60}, it must be at most 2^62")
+    if number > largest:
+        raise ValueError(f"seed is {seed!r:.60}, it must be at most {largest}")
     return number
 
 

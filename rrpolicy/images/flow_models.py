@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from rrpolicy.common.messages import at, printable
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
-from rrpolicy.images.parts import DISTILLED, as_dtype, digests_of, has_part, load_part
+from rrpolicy.images.parts import (
+    DISTILLED,
+    check_parts,
+    clip_tokens,
+    has_part,
+    load_part,
+    token_ids,
+)
 from rrpolicy.images.schedulers import CONFIG_FILE, REFUSED, load_config
 from rrpolicy.images.stable_diffusion import Condition, PromptedModel, TextToImage, import_transformers, load_networks
 from rrpolicy.images.unet import event_shape_of
@@ -75,11 +82,6 @@ class FlowTransformer(TextToImage):
         v = self.velocity(inputs, level.flatten().to(self.network.device), condition).to(x_t)
         return x + (1 - level) * v
 
-    def _read(self, name: str | Path, parts: Mapping[str, Any], dtype: torch.dtype | str) -> Self:
-        nn.Module.to(parts["vae"], as_dtype(dtype))  # its digest has been taken in single precision
-        self.digests = digests_of(name, list(parts))
-        return self
-
 
 class StableDiffusion3(FlowTransformer):
     """
@@ -134,7 +136,7 @@ class StableDiffusion3(FlowTransformer):
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
         diffusers, transformers = import_diffusers(), import_transformers()
-        _check_parts(name, "Stable Diffusion 3", ("transformer", "vae", "text_encoder", "text_encoder_2"))
+        check_parts(name, "Stable Diffusion 3", ("transformer", "vae", "text_encoder", "text_encoder_2"))
         clip = transformers.CLIPTextModelWithProjection
         kinds = {"transformer": diffusers.SD3Transformer2DModel, "vae": diffusers.AutoencoderKL, "text_encoder": clip,
                  "text_encoder_2": clip}  # fmt: skip
@@ -154,13 +156,13 @@ class StableDiffusion3(FlowTransformer):
         """CLIP's last layers but one, T5 behind them (n, tokens, width), and CLIP's pooled prompts."""
         hidden, pooled = [], []
         for tokenizer, encoder in zip(self.tokenizers[:2], self.text_encoders[:2], strict=True):
-            output = encoder(_clip_tokens(tokenizer, prompts, encoder), output_hidden_states=True)
+            output = encoder(clip_tokens(tokenizer, prompts, encoder), output_hidden_states=True)
             hidden.append(output.hidden_states[-2])
             pooled.append(output[0])
         clip, width = torch.cat(hidden, dim=-1), self.network.config.joint_attention_dim
         if len(self.text_encoders) > 2:
             t5 = self.text_encoders[2]
-            behind = t5(_tokens(self.tokenizers[2], prompts, self.n_tokens).to(t5.device))[0].to(clip)
+            behind = t5(token_ids(self.tokenizers[2], prompts, self.n_tokens).to(t5.device))[0].to(clip)
         else:
             behind = clip.new_zeros(len(prompts), self.n_tokens, width)
         padded = nn.functional.pad(clip, (0, width - clip.shape[-1]))
@@ -232,7 +234,7 @@ class Flux(FlowTransformer):
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
         diffusers, transformers = import_diffusers(), import_transformers()
-        _check_parts(name, "Flux", ("transformer", "vae", "text_encoder", "text_encoder_2"))
+        check_parts(name, "Flux", ("transformer", "vae", "text_encoder", "text_encoder_2"))
         kinds = {"transformer": diffusers.FluxTransformer2DModel, "vae": diffusers.AutoencoderKL,
                  "text_encoder": transformers.CLIPTextModel,
                  "text_encoder_2": transformers.T5EncoderModel}  # fmt: skip
@@ -260,8 +262,8 @@ class Flux(FlowTransformer):
     def embed(self, prompts: Sequence[str]) -> Condition:
         """T5's last layer (n, tokens, width) and CLIP's pooled prompt."""
         (words, more), (clip, t5) = self.tokenizers, self.text_encoders
-        pooled = clip(_clip_tokens(words, prompts, clip)).pooler_output
-        return t5(_tokens(more, prompts, self.n_tokens).to(t5.device))[0].to(pooled), pooled
+        pooled = clip(clip_tokens(words, prompts, clip)).pooler_output
+        return t5(token_ids(more, prompts, self.n_tokens).to(t5.device))[0].to(pooled), pooled
 
     def velocity(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """v (B, *event_shape); the transformer sees patches of 2 × 2."""
@@ -288,24 +290,8 @@ def _packed_shape(config: Any, vae: Any) -> tuple[int, int, int]:
     return config.in_channels // 4, side, side
 
 
-def _check_parts(name: str | Path, kind: str, parts: Sequence[str]) -> None:
-    for part in parts:
-        if not has_part(name, part):
-            raise ValueError(f"{name} is no {kind} folder: it lacks {part}/")
-
-
 def _load_flow(name: str | Path, config: Mapping[str, Any], n_tokens: int) -> DiffusionProcess:
     try:
         return flow_process(config, n_tokens)
     except ValueError as error:
         raise ValueError(at(Path(name) / "scheduler" / CONFIG_FILE, error)) from error
-
-
-def _clip_tokens(tokenizer: Any, prompts: Sequence[str], encoder: Any) -> Tensor:
-    length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-    return _tokens(tokenizer, prompts, length).to(encoder.device)
-
-
-def _tokens(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
-    tokens = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return tokens.input_ids

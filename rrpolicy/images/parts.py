@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rrpolicy.common.messages import at
 from rrpolicy.common.schema import from_json, read_small
@@ -72,6 +72,25 @@ def has_part(name: str | Path, part: str) -> bool:
         if (Path(near) / last).is_dir():
             raise ValueError(f"there is no folder {name}, but {near}/{last}")
     return True
+
+
+def check_parts(name: str | Path, kind: str, parts: Sequence[str]) -> None:
+    """:raises ValueError: when a folder of a kind of pipeline lacks a part, naming it"""
+    for part in parts:
+        if not has_part(name, part):
+            raise ValueError(f"{name} is no {kind} folder: it lacks {part}/")
+
+
+def clip_tokens(tokenizer: Any, prompts: Sequence[str], encoder: Any) -> Tensor:
+    """Prompts (n, tokens) as CLIP's text encoder reads them, cut at its length."""
+    length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    return token_ids(tokenizer, prompts, length).to(encoder.device)
+
+
+def token_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
+    """Prompts (n, length), cut or filled up."""
+    tokens = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokens.input_ids
 
 
 def check_pipeline(name: str | Path) -> None:

@@ -23,6 +23,7 @@ from rrpolicy.images.parts import (
     DISTILLED,
     as_device,
     as_dtype,
+    check_parts,
     check_pipeline,
     digests_of,
     file_digest,
@@ -152,6 +153,11 @@ class TextToImage:
         changed = with_lora(self.network, path, self.network_part)
         return self._changed(changed, {**self.digests, Path(path).name: file_digest(Path(path))})
 
+    def _read(self, name: str | Path, parts: Mapping[str, Any], dtype: torch.dtype | str) -> Self:
+        nn.Module.to(parts["vae"], as_dtype(dtype))  # its digest has been taken in single precision
+        self.digests = digests_of(name, list(parts))
+        return self
+
     def _changed(self, network: Any, digests: Mapping[str, str]) -> Self:
         changed = copy.copy(self)
         changed.network, changed.digests = network, dict(digests)
@@ -202,21 +208,15 @@ class StableDiffusion(TextToImage):
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
         diffusers, transformers = import_diffusers(), import_transformers()
-        if not has_part(name, "unet"):
-            raise ValueError(f"{name} is no Stable Diffusion folder: it lacks unet/")
+        check_parts(name, "Stable Diffusion", ("unet",))
         kinds = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL,
                  "text_encoder": transformers.CLIPTextModel}  # fmt: skip
         parts = load_networks(name, kinds, device, dtype)
         tokenizer = load_part(transformers.CLIPTokenizer, name, "tokenizer")
         pipeline = cls(**parts, tokenizer=tokenizer, process=load_process(name, "scheduler"), batch_size=batch_size)
-        nn.Module.to(parts["vae"], as_dtype(dtype))  # its digest is that of single precision, whatever it computes in
-        pipeline.digests = digests_of(name, list(kinds))
-        return pipeline
+        return pipeline._read(name, parts, dtype)
 
-    @property
-    def unet(self) -> Any:
-        """The network that denoises."""
-        return self.network
+    unet = property(lambda self: self.network, doc="The network that denoises.")
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
@@ -231,8 +231,8 @@ class StableDiffusion(TextToImage):
 
     def noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicted noise (B, *event_shape) under one prompt for each event."""
-        inputs = x_t.to(self.unet.device, self.unet.dtype)
-        output = self.unet(inputs, t.to(self.unet.device), encoder_hidden_states=condition[0]).sample
+        inputs = x_t.to(self.network.device, self.network.dtype)
+        output = self.network(inputs, t.to(self.network.device), encoder_hidden_states=condition[0]).sample
         return self.process.eps_from_output(x_t, t, output.to(x_t))
 
 

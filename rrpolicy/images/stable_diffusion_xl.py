@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
-from rrpolicy.images.parts import as_dtype, digests_of, has_part, load_part, read_index
+from rrpolicy.images.parts import as_dtype, check_parts, clip_tokens, load_part, read_index
 from rrpolicy.images.schedulers import load_process
 from rrpolicy.images.stable_diffusion import (
     Condition,
@@ -83,9 +83,7 @@ class StableDiffusionXL(TextToImage):
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
         diffusers, transformers = import_diffusers(), import_transformers()
-        for part in ("unet", "text_encoder", "text_encoder_2"):
-            if not has_part(name, part):
-                raise ValueError(f"{name} is no Stable Diffusion XL folder: it lacks {part}/")
+        check_parts(name, "Stable Diffusion XL", ("unet", "text_encoder", "text_encoder_2"))
         kinds = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL,
                  "text_encoder": transformers.CLIPTextModel,
                  "text_encoder_2": transformers.CLIPTextModelWithProjection}  # fmt: skip
@@ -96,25 +94,17 @@ class StableDiffusionXL(TextToImage):
             [load_part(transformers.CLIPTokenizer, name, part) for part in ("tokenizer", "tokenizer_2")],
             load_process(name, "scheduler"), zeros, batch_size,
         )  # fmt: skip
-        if as_dtype(dtype) is not torch.float16 or not parts["vae"].config.get("force_upcast"):
-            nn.Module.to(parts["vae"], as_dtype(dtype))
-        pipeline.digests = digests_of(name, list(kinds))
-        return pipeline
+        upcast = as_dtype(dtype) is torch.float16 and parts["vae"].config.get("force_upcast")
+        return pipeline._read(name, parts, torch.float32 if upcast else dtype)
 
-    @property
-    def unet(self) -> Any:
-        """The network that denoises."""
-        return self.network
+    unet = property(lambda self: self.network, doc="The network that denoises.")
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
         """The last layers but one of both text encoders (n, tokens, width), and the second one's pooled prompt."""
         hidden, pooled = [], None
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
-            length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-            tokens = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True,
-                               return_tensors="pt")  # fmt: skip
-            output = encoder(tokens.input_ids.to(encoder.device), output_hidden_states=True)
+            output = encoder(clip_tokens(tokenizer, prompts, encoder), output_hidden_states=True)
             hidden.append(output.hidden_states[-2])
             pooled = output[0]
         assert pooled is not None
@@ -127,7 +117,7 @@ class StableDiffusionXL(TextToImage):
 
     def noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicted noise (B, *event_shape) of pictures that are neither cropped nor scaled."""
-        unet, size = self.unet, self.codec.image_shape[1:]
+        unet, size = self.network, self.codec.image_shape[1:]
         hidden, pooled = condition
         added = {"text_embeds": pooled, "time_ids": pooled.new_tensor([(*size, 0, 0, *size)]).expand(len(x_t), -1)}
         inputs = x_t.to(unet.device, unet.dtype)

@@ -44,6 +44,8 @@ _SECTIONS: dict[str, tuple[str, ...]] = {  # of the recipe, by which archives ar
 @dataclass
 class Workshop:
     """
+    What is trained, drawn and extracted for the units, each made once and kept in a folder.
+
     :param folder: of the archives
     :param recipe: every number, a variant's changes included
     :param data: folder of images, see `images.data.load_images`; None for Fashion-MNIST where Debian puts it
