@@ -104,7 +104,7 @@ def copying(env: Any) -> Iterator[None]:
         yield
         return
     held = base.envs
-    base.envs = [Copying(one) for one in held]
+    base.envs = [one if isinstance(one, Copying) else Copying(one) for one in held]
     try:
         yield
     finally:
