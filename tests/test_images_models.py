@@ -144,7 +144,8 @@ def test_guidance_moves_from_no_prompt_to_the_prompt_and_beyond(
     assert not torch.allclose(text, nothing, atol=1e-3)
     one_by_one = torch.cat([pipeline.prompted(prompt).eps(x_t[i : i + 1], t[i : i + 1])
                             for i, prompt in enumerate(prompts)])  # fmt: skip
-    torch.testing.assert_close(pipeline.prompted(prompts).eps(x_t, t), one_by_one, rtol=0, atol=1e-5)
+    # float32 rounds otherwise in a batch, on some processors by 1.2e-5; another prompt differs by more than 1e-3
+    torch.testing.assert_close(pipeline.prompted(prompts).eps(x_t, t), one_by_one, rtol=0, atol=1e-4)
 
 
 def test_images_go_through_the_autoencoder(pipeline: StableDiffusion) -> None:
