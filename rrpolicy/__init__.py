@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from rrpolicy.data.dataset import TrajectoryDataset
     from rrpolicy.data.normalizer import Normalizer
     from rrpolicy.evaluation import evaluate_policy
+    from rrpolicy.evaluation.video import record_video
     from rrpolicy.rewards.discriminator import DiscriminatorReward
     from rrpolicy.rewards.extractor import RewardExtractor
     from rrpolicy.rewards.relative_reward import RelativeReward
-    from rrpolicy.video import record_video
 
 __all__ = [
     "DiffusionAgent",
@@ -41,7 +41,7 @@ _HOMES = {
     "RewardExtractor": "rewards.extractor",
     "TrajectoryDataset": "data.dataset",
     "evaluate_policy": "evaluation",
-    "record_video": "video",
+    "record_video": "evaluation.video",
 }
 
 

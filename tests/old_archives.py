@@ -18,15 +18,15 @@ from small import KINDS, Drift, make_agent
 from stable_baselines3 import PPO, SAC, TD3
 
 from rrpolicy import DiffusionAgent, DiscriminatorReward, GuidedPlanner, RelativeReward, RewardExtractor
-from rrpolicy.baselines import load_trained, save_trained
 from rrpolicy.common.archive import read_archive
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
-from rrpolicy.offline import load_offline, save_offline
-from rrpolicy.replay import ReplayTraining
 from rrpolicy.reproduce.images.samples import Samples
+from rrpolicy.rl.on_reward import load_trained, save_trained
+from rrpolicy.rl.replay import ReplayTraining
+from rrpolicy.rl.td3bc import load_offline, save_offline
 
 ARCHIVES = Path(__file__).parent / "data" / "archives"
 ANSWERS = ARCHIVES / "answers.json"

@@ -14,10 +14,10 @@ from test_finetune import TINY, Meter
 from test_spaces import Shapes
 
 from rrpolicy import TrajectoryDataset
-from rrpolicy.baselines import POLICY_KIND, clone_behaviour, load_trained, save_trained
 from rrpolicy.common.archive import read_archive, write_archive
-from rrpolicy.finetune import finetune
-from rrpolicy.offline import OFFLINE_KIND, load_offline, save_offline, train_offline
+from rrpolicy.rl.finetune import finetune
+from rrpolicy.rl.on_reward import POLICY_KIND, clone_behaviour, load_trained, save_trained
+from rrpolicy.rl.td3bc import OFFLINE_KIND, load_offline, save_offline, train_offline
 
 OFF_POLICY: dict[str, Any] = {"buffer_size": 1}
 ON_POLICY: dict[str, Any] = {"n_steps": 8, "batch_size": 8}

@@ -11,19 +11,6 @@ from small import Drift, make_agent
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import TrajectoryDataset
-from rrpolicy.baselines import (
-    ACTION_REPEAT,
-    N_BASE_TRANSITIONS,
-    POLICY_KIND,
-    SETTINGS,
-    ActionRepeat,
-    clone_behaviour,
-    evaluate_trained,
-    load_trained,
-    paying,
-    save_trained,
-    train_on_reward,
-)
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.environments import ORIGINAL_REWARD
 from rrpolicy.data.collect import collect_point_maze
@@ -36,6 +23,19 @@ from rrpolicy.evaluation import evaluate_policy
 from rrpolicy.rewards.bounded import AveragedReward, BoundedReward, DistanceReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.wrappers import CHUNK
+from rrpolicy.rl.on_reward import (
+    ACTION_REPEAT,
+    N_BASE_TRANSITIONS,
+    POLICY_KIND,
+    SETTINGS,
+    ActionRepeat,
+    clone_behaviour,
+    evaluate_trained,
+    load_trained,
+    paying,
+    save_trained,
+    train_on_reward,
+)
 
 MAZE, GOAL = ["####", "#..#", "####"], (1, 2)
 BOUND = np.full(4, 2.0)

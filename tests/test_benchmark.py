@@ -5,8 +5,9 @@ import pytest
 import torch
 from tiny import RECIPE
 
-from rrpolicy import benchmark, pipeline
+from rrpolicy import pipeline
 from rrpolicy.agents.planning import Planner
+from rrpolicy.evaluation import benchmark
 from rrpolicy.pipeline import Task
 
 

@@ -13,11 +13,12 @@ from stable_baselines3 import PPO
 from tiny import ENV_ID, RECIPE, build_zoo, recipe, toml
 from typer.testing import CliRunner
 
-from rrpolicy import baselines, zoo
-from rrpolicy.baselines import Settings
+from rrpolicy import zoo
 from rrpolicy.cli import app, collect_commands, commands, main
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import read_results
+from rrpolicy.rl import on_reward
+from rrpolicy.rl.on_reward import Settings
 
 COMMANDS = [
     ["demo"], ["collect"], ["train"], ["extract"], ["enjoy"], ["record-video"], ["plot", "heat-map"], ["plot", "plans"],
@@ -163,8 +164,8 @@ def test_zoo_commands(built: Path, tmp_path: Path) -> None:
 
 def test_training_on_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = Settings(PPO, 4, 8, {"n_steps": 2, "batch_size": 8, "n_epochs": 1})
-    monkeypatch.setattr(baselines, "SETTINGS", {"PPO": quick})
-    monkeypatch.setattr(baselines, "N_BASE_TRANSITIONS", 500)
+    monkeypatch.setattr(on_reward, "SETTINGS", {"PPO": quick})
+    monkeypatch.setattr(on_reward, "N_BASE_TRANSITIONS", 500)
     for _ in range(2):  # a second run over the first
         run("train-on-reward", "--reward", f"{ENV_ID}/reward-3-1", "--true-reward", "--algorithm", "ppo",
             "--total-timesteps", 16, "--n-episodes", 2, "--out", tmp_path, "--no-progress")  # fmt: skip

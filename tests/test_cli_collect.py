@@ -13,12 +13,12 @@ from stable_baselines3 import SAC
 from typer.testing import CliRunner
 
 from rrpolicy import zoo
-from rrpolicy.baselines import load_trained
 from rrpolicy.cli import app, collect_commands
 from rrpolicy.common.archive import read_archive
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.evaluation import read_results
-from rrpolicy.replay import KIND, ReplayTraining
+from rrpolicy.rl.on_reward import load_trained
+from rrpolicy.rl.replay import KIND, ReplayTraining
 
 HOPPER = "Hopper-v5"
 LIMIT = 5
@@ -112,7 +112,7 @@ def test_a_run_gives_weak_data_and_an_expert_of_its_lineage(
     output = run(*training, "--total-timesteps", 40, "--stop-return", 1e6).output
     assert "a mean return of 1e+06 was not reached: the data are all 40 steps" in output
     assert "40 transitions in 8 episodes" in output and "SAC-training" in output
-    monkeypatch.setattr("rrpolicy.replay._CHUNK_STEPS", 10)
+    monkeypatch.setattr("rrpolicy.rl.replay._CHUNK_STEPS", 10)
     output = run(*training, "--total-timesteps", 70, "--resume", "--stop-return", -1e6, "--policy-out", policy).output
     assert "50 transitions in 10 episodes" in output and "policy after 70 steps" in output
     data = load_dataset(out)

@@ -15,14 +15,15 @@ from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
-from rrpolicy import TrajectoryDataset, offline
+from rrpolicy import TrajectoryDataset
 from rrpolicy.data import from_d4rl, load_dataset, save_minari
 from rrpolicy.data.collect import collect, collect_point_maze
 from rrpolicy.data.transitions import finished, terminals, transitions
-from rrpolicy.finetune import FinetuneSettings, finetune
-from rrpolicy.offline import train_offline
 from rrpolicy.pipeline.runs import fingerprint
-from rrpolicy.replay import ReplayTraining
+from rrpolicy.rl import td3bc
+from rrpolicy.rl.finetune import FinetuneSettings, finetune
+from rrpolicy.rl.replay import ReplayTraining
+from rrpolicy.rl.td3bc import train_offline
 
 N, CUT, OVER = 600, 39, 239  # of the issue: cut off at one row, over at another, the rest unfinished
 
@@ -268,8 +269,8 @@ def test_pendulum_has_no_ends_to_learn() -> None:
 
 def test_td3_bc_is_given_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(offline, "_linears", lambda arrays, *_: given.append(arrays) or [])
-    monkeypatch.setattr(offline, "_actor", lambda *_: None)
+    monkeypatch.setattr(td3bc, "_linears", lambda arrays, *_: given.append(arrays) or [])
+    monkeypatch.setattr(td3bc, "_actor", lambda *_: None)
     train_offline([told(), told()], 1000)
     *_, over, cut = given[0]
     assert np.flatnonzero(over).tolist() == [OVER, N + OVER]

@@ -11,9 +11,9 @@ import torch
 from small import same_tensors
 
 from rrpolicy import TrajectoryDataset
-from rrpolicy.baselines import load_trained, save_trained
 from rrpolicy.data.layout import TrajectoryLayout
-from rrpolicy.finetune import SETTINGS, FinetuneSettings, MeanAction, SquashedReward, finetune, rho_of
+from rrpolicy.rl.finetune import SETTINGS, FinetuneSettings, MeanAction, SquashedReward, finetune, rho_of
+from rrpolicy.rl.on_reward import load_trained, save_trained
 
 LIMIT = 6
 TINY = FinetuneSettings(

@@ -15,13 +15,14 @@ from PIL import Image
 from small import make_agent
 
 from rrpolicy import __main__ as entry
-from rrpolicy import baselines, zoo
+from rrpolicy import zoo
 from rrpolicy.common import folders
 from rrpolicy.common.files import appearing, naming, write_text
 from rrpolicy.common.progress import ProgressLog
+from rrpolicy.evaluation.video import _encode
 from rrpolicy.images.folders import write_pictures
 from rrpolicy.pipeline.runs import begin_anew
-from rrpolicy.video import _encode
+from rrpolicy.rl import on_reward
 
 ALL = {job.name: job for job in (*JOBS, *MORE)}
 FULL = ("File too large", "No space left on device", "bytes are free, wanted")
@@ -37,7 +38,7 @@ REPLACE = ["extract", "record-video", "images sample"]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(zoo.FOLDER_VARIABLE, "")
-        patch.setattr(baselines, "SETTINGS", baselines.SETTINGS)
+        patch.setattr(on_reward, "SETTINGS", on_reward.SETTINGS)
         patch.setattr(folders, "_MARGIN", folders._MARGIN)
         yield prepare(tmp_path_factory.mktemp("world"))
 

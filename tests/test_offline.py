@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from rrpolicy import TrajectoryDataset, offline
-from rrpolicy.offline import OfflineSettings, load_offline, save_offline, train_offline
+from rrpolicy import TrajectoryDataset
+from rrpolicy.rl import td3bc
+from rrpolicy.rl.td3bc import OfflineSettings, load_offline, save_offline, train_offline
 
 LENGTHS = (8, 3, 5)  # at a limit of 8 one is cut off, one ends for good, one was still under way
 MEAN, STD = np.array([3.0, -1.0]), np.array([2.0, 0.1])
@@ -47,7 +48,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append(arrays)
         return layers(2, 16, 8, 2)
 
-    monkeypatch.setattr(offline, "_linears", linears)
+    monkeypatch.setattr(td3bc, "_linears", linears)
     return seen
 
 

@@ -12,12 +12,12 @@ from small import DATASET, NORMALIZER, SMALL, Drift, make_agent
 from test_cli import run
 
 from rrpolicy import DiffusionAgent, TrajectoryDataset
-from rrpolicy.baselines import clone_behaviour
 from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.diffusion.score_model import check_compatible
-from rrpolicy.finetune import FinetuneSettings, finetune
-from rrpolicy.replay import ReplayTraining
+from rrpolicy.rl.finetune import FinetuneSettings, finetune
+from rrpolicy.rl.on_reward import clone_behaviour
+from rrpolicy.rl.replay import ReplayTraining
 from rrpolicy.testing import check_agent
 
 RECIPE = """

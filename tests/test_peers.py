@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 from tiny import RECIPE
 
-from rrpolicy import TrajectoryDataset, peers
-from rrpolicy.baselines import ACTION_REPEAT, SETTINGS, clone_behaviour
+from rrpolicy import TrajectoryDataset
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.envs import make_point_maze
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.simulator import PointMazeSimulator
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
 from rrpolicy.evaluation import evaluate_policy
-from rrpolicy.peers import PEERS, Decisions, Demonstrations, Peer, PeerReward, PeerSettings, train_peer
 from rrpolicy.reproduce.maze2d import VARIANTS, Unit, reproduction
 from rrpolicy.reproduce.maze2d import peers as measured
 from rrpolicy.rewards.maps import reward_map
+from rrpolicy.rl import adversarial
+from rrpolicy.rl.adversarial import PEERS, Decisions, Demonstrations, Peer, PeerReward, PeerSettings, train_peer
+from rrpolicy.rl.on_reward import ACTION_REPEAT, SETTINGS, clone_behaviour
 
 MAZE, GOAL = ["#####", "#...#", "#####"], (1, 3)
 ROUND = SETTINGS["PPO"].n_envs * SETTINGS["PPO"].arguments["n_steps"]
@@ -101,7 +102,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         assert Path(folder).is_dir()
         return made[-1][-1], Net()
 
-    monkeypatch.setattr(peers, "_build", build)
+    monkeypatch.setattr(adversarial, "_build", build)
     return made
 
 
@@ -207,7 +208,7 @@ def test_training_is_reproducible(name: str, data: TrajectoryDataset) -> None:
 @pytest.mark.peers
 @pytest.mark.parametrize("name", PEERS)
 def test_rewards_are_of_positions_and_running_out_of_time_is_no_end(name: str) -> None:
-    reward, net = peers._networks(name, [8], PointMazeVecEnv(MAZE, GOAL, 2), discount=0.5)
+    reward, net = adversarial._networks(name, [8], PointMazeVecEnv(MAZE, GOAL, 2), discount=0.5)
     rng = np.random.default_rng(0)
     states, others = rng.uniform(-1, 1, (2, 6, 4)).astype(np.float32)
     actions, no, yes = np.zeros((6, 2), np.float32), np.zeros(6, bool), np.ones(6, bool)

@@ -16,7 +16,7 @@ from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.envs import MazeGeometry, PDController, make_point_maze
 from rrpolicy.evaluation import result_row
-from rrpolicy.plotting import (
+from rrpolicy.evaluation.plots import (
     COLOURS,
     GOAL,
     WALL,

@@ -11,10 +11,10 @@ import torch
 from forged import forge
 from small import shorten
 
-from rrpolicy.baselines import load_trained, save_trained
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.interruption import TrainingInterrupted
-from rrpolicy.replay import DEFAULTS, KIND, WINDOW_EPISODES, ReplayTraining
+from rrpolicy.rl.on_reward import load_trained, save_trained
+from rrpolicy.rl.replay import DEFAULTS, KIND, WINDOW_EPISODES, ReplayTraining
 
 LIMIT = 20
 QUICK: dict[str, Any] = {"learning_starts": 30, "batch_size": 8, "policy_kwargs": {"net_arch": [8]}}
@@ -169,7 +169,7 @@ def test_random_numbers_go_on(tmp_path: Path) -> None:
 
 
 def test_checkpoints_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.replay._CHUNK_STEPS", 10)
+    monkeypatch.setattr("rrpolicy.rl.replay._CHUNK_STEPS", 10)
     seen: list[int] = []
     run = idle()
     save = run.save
@@ -179,7 +179,7 @@ def test_checkpoints_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_signal_saves_before_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.replay._CHUNK_STEPS", 10)
+    monkeypatch.setattr("rrpolicy.rl.replay._CHUNK_STEPS", 10)
     run = idle()
     learn = run.model.learn
 

@@ -201,7 +201,7 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
     small = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 16}
     monkeypatch.setitem(RECIPE, "finetuning", {"total_timesteps": 6, "n_cloning_steps": 4, "n_critic_steps": 2,
                                                "eval_freq": 4, "n_eval_episodes": 2, "arguments": small})  # fmt: skip
-    monkeypatch.setattr("rrpolicy.offline._linears", lambda *_: [torch.nn.Linear(11, 4), torch.nn.Linear(4, 3)])
+    monkeypatch.setattr("rrpolicy.rl.td3bc._linears", lambda *_: [torch.nn.Linear(11, 4), torch.nn.Linear(4, 3)])
     for variant, names in (("finetune", {"SAC-reward", "SAC-true"}), ("offline-rl", {"TD3+BC-of-base",
                                                                                       "TD3+BC-of-both"})):  # fmt: skip
         run(done, agents, [NOISY], variant).run()

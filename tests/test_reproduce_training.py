@@ -9,8 +9,6 @@ import pytest
 from stable_baselines3 import PPO, SAC
 from tiny import RECIPE, recipe
 
-from rrpolicy import baselines
-from rrpolicy.baselines import Settings
 from rrpolicy.reproduce.maze2d import (
     VARIANTS,
     Unit,
@@ -27,6 +25,8 @@ from rrpolicy.reproduce.maze2d.training import measure_training
 from rrpolicy.reproduce.maze2d.workshop import Workshop
 from rrpolicy.reproduce.results import Result
 from rrpolicy.reproduce.tables import paired_ratio
+from rrpolicy.rl import on_reward
+from rrpolicy.rl.on_reward import Settings
 
 VARIANT, UNIT = VARIANTS["training"], Unit("umaze", 0, (1.0, 1.0))
 AGENTS = ("PPO-reward", "PPO-true", "SAC-reward", "SAC-true")
@@ -39,8 +39,8 @@ TINY = {
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "SETTINGS", TINY)
-        patch.setattr(baselines, "N_BASE_TRANSITIONS", 2_000)
+        patch.setattr(on_reward, "SETTINGS", TINY)
+        patch.setattr(on_reward, "N_BASE_TRANSITIONS", 2_000)
         patch.setattr(figures, "DPI", 30)
         yield
 

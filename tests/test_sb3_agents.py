@@ -21,8 +21,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stand_in_hub import stand_in
 from torch import nn
 
-from rrpolicy.sb3_agents import Sb3Agent, is_sb3_agent, load_sb3_agent
-from rrpolicy.sb3_statistics import read_statistics
+from rrpolicy.rl.sb3_files import Sb3Agent, is_sb3_agent, load_sb3_agent
+from rrpolicy.rl.vecnormalize import read_statistics
 
 ENV_ID = "Pendulum-v1"  # observations (3,), actions (1,) in [-2, 2]
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
@@ -194,7 +194,7 @@ def test_statistics_that_cannot_be_right_are_refused(tmp_path: Path, monkeypatch
     made(PPO, tmp_path, "ppo.zip", **SMALL)
     with pytest.raises(ValueError, match=r"has statistics of shape \(4,\), wanted \(3,\)"):
         load(tmp_path / "ppo.zip")
-    monkeypatch.setattr("rrpolicy.sb3_statistics.MAX_BYTES", 10)
+    monkeypatch.setattr("rrpolicy.rl.vecnormalize.MAX_BYTES", 10)
     with pytest.raises(ValueError, match="too large"):
         read_statistics(path)
 
@@ -286,7 +286,7 @@ def test_files_that_do_not_fit_are_one_clear_error(tmp_path: Path, monkeypatch: 
         load_sb3_agent(path, ENV_ID, box, gym.spaces.Box(-1, 1, (1,)))
     with pytest.raises(ValueError, match="wanted an environment with flat Box spaces"):
         load_sb3_agent(path, ENV_ID, box, buttons)
-    monkeypatch.setattr("rrpolicy.sb3_agents.MAX_MEMBER_BYTES", 10)
+    monkeypatch.setattr("rrpolicy.rl.sb3_files.MAX_MEMBER_BYTES", 10)
     with pytest.raises(ValueError, match="too large"):
         load(path)
 
@@ -302,7 +302,7 @@ def test_what_is_no_file_of_stable_baselines(tmp_path: Path) -> None:
 
 
 def test_a_name_that_does_not_tell_the_algorithm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("rrpolicy.sb3_agents.Path.resolve", lambda self: Path("/model.zip"))
+    monkeypatch.setattr("rrpolicy.rl.sb3_files.Path.resolve", lambda self: Path("/model.zip"))
     (tmp_path / "model.zip").write_bytes(b"noise")
     with pytest.raises(ValueError, match="the name does not tell the algorithm"):
         load(tmp_path / "model.zip")

@@ -12,7 +12,7 @@ from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.envs import PDController, make_point_maze
 from rrpolicy.envs.render import GOAL, PLAN
-from rrpolicy.video import _plan_ahead, record_video
+from rrpolicy.evaluation.video import _plan_ahead, record_video
 
 
 def read(path: Path) -> tuple[dict, list[np.ndarray]]:

@@ -14,8 +14,8 @@ from test_video import Odd, Still, read
 from rrpolicy.data.collect import collect
 from rrpolicy.envs import make_point_maze
 from rrpolicy.evaluation import MAX_EPISODE_STEPS
+from rrpolicy.evaluation.video import record_video
 from rrpolicy.pipeline import Task
-from rrpolicy.video import record_video
 
 gym.register("Drift-v0", entry_point=Drift)
 
@@ -146,7 +146,7 @@ def test_the_users_own_environment_stays_open(tmp_path: Path) -> None:
 
 def test_an_episode_without_an_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_EPISODE_STEPS == 100_000
-    monkeypatch.setattr("rrpolicy.video.MAX_EPISODE_STEPS", 6)
+    monkeypatch.setattr("rrpolicy.evaluation.video.MAX_EPISODE_STEPS", 6)
     with pytest.raises(ValueError, match="has not ended after 6 steps: wanted n_steps"):
         record_video(Still(1), Odd, tmp_path / "a.mp4")
     assert list(tmp_path.iterdir()) == [] and record_video(Still(1), Odd, tmp_path / "a.mp4", 8).n_frames == 9

@@ -14,7 +14,6 @@ import typer
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rrpolicy import zoo
-from rrpolicy.baselines import evaluate_trained, train_on_reward
 from rrpolicy.cli import options
 from rrpolicy.cli.options import finish, label, task_of
 from rrpolicy.common.files import naming
@@ -22,6 +21,7 @@ from rrpolicy.common.folders import sole_use
 from rrpolicy.evaluation import Evaluation, Row, result_row
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rl.on_reward import evaluate_trained, train_on_reward
 
 
 class Algorithm(StrEnum):

@@ -14,7 +14,6 @@ import typer
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rrpolicy import zoo
-from rrpolicy.baselines import POLICY_KIND, ActionRepeat, load_trained, save_trained
 from rrpolicy.cli import options
 from rrpolicy.cli.options import acting, label
 from rrpolicy.cli.program import echo
@@ -28,8 +27,9 @@ from rrpolicy.data.reference_scores import normalized_score, reference_score
 from rrpolicy.evaluation import RESULTS_FILE, Row, result_row, table, write_results
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task
 from rrpolicy.pipeline.runs import CHECKPOINT, clear, write_dataset
-from rrpolicy.replay import ReplayTraining
-from rrpolicy.sb3_agents import is_sb3_agent, load_sb3_agent
+from rrpolicy.rl.on_reward import POLICY_KIND, ActionRepeat, load_trained, save_trained
+from rrpolicy.rl.replay import ReplayTraining
+from rrpolicy.rl.sb3_files import is_sb3_agent, load_sb3_agent
 
 MAX_ENVS = 8
 STEPS_PER_ENV = 1000  # fewer would leave most episodes unfinished

@@ -20,11 +20,11 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.demo import Demo
 from rrpolicy.evaluation import RESULTS_FILE, evaluate_policy
+from rrpolicy.evaluation.video import record_video
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
 from rrpolicy.pipeline.recipes import check_section, with_steps
 from rrpolicy.pipeline.runs import TrainingRun, clear
 from rrpolicy.rewards.maps import reward_map
-from rrpolicy.video import record_video
 
 app = typer.Typer(
     cls=Program, add_completion=False, pretty_exceptions_enable=False,

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from rrpolicy import benchmark as benchmarks
 from rrpolicy import pipeline, zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import acting, finish, label, recipe_for, task_of
 from rrpolicy.cli.program import echo
+from rrpolicy.evaluation import benchmark as benchmarks
+from rrpolicy.evaluation.plots import plot_learning_curve, plot_plans, plot_reward_map
 from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
-from rrpolicy.plotting import plot_learning_curve, plot_plans, plot_reward_map
 
 plot_app = typer.Typer(help="Draw heat maps, plans and learning curves.", **options.SETTINGS)
 benchmark_app = typer.Typer(help="Measure speed.", **options.SETTINGS)

@@ -18,6 +18,7 @@ from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array
 from rrpolicy.demo.stage import timed
 from rrpolicy.evaluation import RESULTS_FILE, Row, table, write_results
+from rrpolicy.evaluation.plots import DPI, FAINT, INK
 from rrpolicy.images.audit import PAGE_FILE, write_audit
 from rrpolicy.images.data import LabelledImages, load_images
 from rrpolicy.images.grid import tiled
@@ -27,7 +28,6 @@ from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.pipeline.image_scores import FASHION_MNIST, judged_rows, rho_rows
 from rrpolicy.pipeline.runs import clear
-from rrpolicy.plotting import DPI, FAINT, INK
 
 NAMES = ("base", "expert", "reward", "judge")
 SAMPLES = "samples.png"

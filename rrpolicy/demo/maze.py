@@ -14,11 +14,11 @@ from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.demo.stage import HEAT_MAP, HERO, Stage
 from rrpolicy.evaluation import Row, write_results
+from rrpolicy.evaluation.plots import plot_hero, plot_reward_map
+from rrpolicy.evaluation.video import VideoInfo, record_video
 from rrpolicy.pipeline import Task, plain_row
-from rrpolicy.plotting import plot_hero, plot_reward_map
 from rrpolicy.rewards.maps import RewardMap
 from rrpolicy.rewards.relative_reward import RelativeReward
-from rrpolicy.video import VideoInfo, record_video
 
 N_EPISODES = 48
 HERO_EPISODES = 24

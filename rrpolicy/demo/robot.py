@@ -11,9 +11,9 @@ from rrpolicy.common.typing import Predictor
 from rrpolicy.demo.robot_picture import plot_robots
 from rrpolicy.demo.stage import HERO, Stage
 from rrpolicy.evaluation import Row, write_results
+from rrpolicy.evaluation.video import VideoInfo
 from rrpolicy.reproduce.locomotion.film import SECONDS, film, moments
 from rrpolicy.reproduce.locomotion.pairs import comparisons
-from rrpolicy.video import VideoInfo
 
 N_EPISODES = 16
 NAMES = ("base", "expert", "reward")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from rrpolicy.common.files import appearing
 from rrpolicy.evaluation import Row
-from rrpolicy.plotting import COLOURS, DPI, FAINT, INK
+from rrpolicy.evaluation.plots import COLOURS, DPI, FAINT, INK
 from rrpolicy.reproduce.locomotion.film import Moment
 
 SCORE = "normalized_score"

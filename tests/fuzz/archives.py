@@ -22,17 +22,17 @@ from fuzz.mutate import Mutator
 from fuzz.target import Target, files_of
 from fuzz.tensors import archives, card_file
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor, zoo
-from rrpolicy.baselines import load_trained, save_trained
 from rrpolicy.envs.controller import PDController
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
-from rrpolicy.offline import load_offline, save_offline
 from rrpolicy.pipeline import Task
-from rrpolicy.replay import ReplayTraining
 from rrpolicy.rewards.discriminator import DiscriminatorReward
+from rrpolicy.rl.on_reward import load_trained, save_trained
+from rrpolicy.rl.replay import ReplayTraining
+from rrpolicy.rl.td3bc import load_offline, save_offline
 
 NETWORK: dict[str, Any] = {"width": 8, "n_blocks": 1, "n_fourier_features": 2}
 SMALL: dict[str, Any] = {"horizon": 4, "batch_size": 4, "n_diffusion_steps": 6, "policy_kwargs": NETWORK}

@@ -40,6 +40,7 @@ from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.evaluation import RESULTS_FILE, read_results, table, write_results
+from rrpolicy.evaluation.plots import plot_learning_curve
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import load_images
 from rrpolicy.images.folders import find_pictures, read_in_parts
@@ -47,14 +48,13 @@ from rrpolicy.images.recording import record_samples
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.pipeline import Task
-from rrpolicy.plotting import plot_learning_curve
 from rrpolicy.reproduce.maze2d.kept_curves import read_curves, write_curves
 from rrpolicy.reproduce.maze2d.kept_maps import read_map
 from rrpolicy.reproduce.maze2d.units import Unit
 from rrpolicy.reproduce.results import UNIT_DONE, Result, append_unit, read_csv
 from rrpolicy.rewards.recorded import RecordedPairs
-from rrpolicy.sb3_agents import Sb3Agent, load_sb3_agent
-from rrpolicy.sb3_statistics import read_statistics
+from rrpolicy.rl.sb3_files import Sb3Agent, load_sb3_agent
+from rrpolicy.rl.vecnormalize import read_statistics
 
 ENTRY = "Drift-v0/base"
 

@@ -25,10 +25,11 @@ from tiny_images import write_codec, write_ddpm
 
 import rrpolicy.cli  # noqa: F401  before processes are forked
 from rrpolicy import __main__ as entry
-from rrpolicy import baselines, zoo
+from rrpolicy import zoo
 from rrpolicy.common import folders
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.images.data import PICTURES
+from rrpolicy.rl import on_reward
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert-3-1", "reward-3-1"))
@@ -115,8 +116,8 @@ def prepare(folder: Path) -> Path:
     """Make everything that the commands read, and this process one that can be forked."""
     os.environ[zoo.FOLDER_VARIABLE] = str(folder / "zoo")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
-    quick = baselines.Settings(PPO, 4, 8, {"n_steps": 2, "batch_size": 8, "n_epochs": 1})
-    baselines.SETTINGS = {"PPO": quick}
+    quick = on_reward.Settings(PPO, 4, 8, {"n_steps": 2, "batch_size": 8, "n_epochs": 1})
+    on_reward.SETTINGS = {"PPO": quick}
     folders._MARGIN = 0  # the disks are smaller than that
     build_zoo(folder / "zoo")
     (folder / "tiny.toml").write_text(toml(recipe(extraction={"total_timesteps": 30})), encoding="utf-8")

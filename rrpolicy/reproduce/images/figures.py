@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array
-from rrpolicy.plotting import COLOURS, DPI, FAINT, INK, OTHERS
+from rrpolicy.evaluation.plots import COLOURS, DPI, FAINT, INK, OTHERS
 from rrpolicy.reproduce.images.summary import (
     AGENTS,
     ALLOWED,

@@ -21,7 +21,7 @@ from rrpolicy.data.readers import load_dataset
 from rrpolicy.pipeline import Recipe, Task, section
 from rrpolicy.pipeline.runs import write_dataset
 from rrpolicy.reproduce.locomotion.units import Unit
-from rrpolicy.sb3_agents import load_sb3_agent
+from rrpolicy.rl.sb3_files import load_sb3_agent
 
 N_ENVS = 8
 PARTS = ("base", "expert")

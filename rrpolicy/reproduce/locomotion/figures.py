@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from rrpolicy.common.files import appearing
 from rrpolicy.evaluation import bootstrap_interval
-from rrpolicy.plotting import COLOURS, DPI, FAINT, INK, OTHERS
+from rrpolicy.evaluation.plots import COLOURS, DPI, FAINT, INK, OTHERS
 from rrpolicy.reproduce.locomotion.summary import AGENTS, SCORE, groups
 from rrpolicy.reproduce.locomotion.units import CASES
 from rrpolicy.reproduce.results import Result

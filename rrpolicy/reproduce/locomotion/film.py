@@ -15,8 +15,8 @@ import numpy as np
 
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.envs.scene import SceneRenderer
+from rrpolicy.evaluation.video import VideoInfo, record_video
 from rrpolicy.pipeline import Task
-from rrpolicy.video import VideoInfo, record_video
 
 SECONDS = 5.0  # of the robot's own time: some hundred steps of most robots
 MAX_FPS = 30

@@ -14,15 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from rrpolicy.baselines import POLICY_KIND, load_trained, save_trained
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.locks import claimed
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.reference_scores import normalized_score
 from rrpolicy.evaluation import Evaluation, Row, paired_difference, result_row
-from rrpolicy.finetune import FinetuneSettings, MeanAction, SquashedReward, finetune, rho_of
-from rrpolicy.offline import OFFLINE_KIND, OfflineSettings, load_offline, save_offline, train_offline
 from rrpolicy.pipeline import section
 from rrpolicy.pipeline.recipes import build
 from rrpolicy.reproduce.archives import digest
@@ -31,6 +28,9 @@ from rrpolicy.reproduce.locomotion.pairs import SCORE, comparisons, run
 from rrpolicy.reproduce.locomotion.units import Unit
 from rrpolicy.reproduce.locomotion.workshop import Workshop
 from rrpolicy.reproduce.tables import paired_ratio
+from rrpolicy.rl.finetune import FinetuneSettings, MeanAction, SquashedReward, finetune, rho_of
+from rrpolicy.rl.on_reward import POLICY_KIND, load_trained, save_trained
+from rrpolicy.rl.td3bc import OFFLINE_KIND, OfflineSettings, load_offline, save_offline, train_offline
 
 OURS, TRUE = "SAC-reward", "SAC-true"
 _PAID = "logistic of rho, standardised over base and expert data"  # what was paid otherwise is another policy

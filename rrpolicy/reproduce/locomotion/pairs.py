@@ -11,7 +11,6 @@ from typing import Any
 
 from rrpolicy import pipeline
 from rrpolicy.agents.blended_planner import BlendedPlanner
-from rrpolicy.baselines import clone_behaviour
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.reference_scores import normalized_score
 from rrpolicy.evaluation import Evaluation, Row, evaluate_policy, paired_difference, result_row
@@ -21,6 +20,7 @@ from rrpolicy.reproduce.locomotion.data import PARTS, returns
 from rrpolicy.reproduce.locomotion.units import Unit
 from rrpolicy.reproduce.locomotion.workshop import Workshop
 from rrpolicy.reproduce.tables import paired_ratio
+from rrpolicy.rl.on_reward import clone_behaviour
 
 SCORE = "normalized_score"
 MAX_ENVS = 64

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rrpolicy.common.files import appearing
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import bootstrap_interval
-from rrpolicy.plotting import COLOURS, DPI, FAINT, GOAL, HEAT, INK, OTHERS, WALL_EDGE, draw_maze_axes
+from rrpolicy.evaluation.plots import COLOURS, DPI, FAINT, GOAL, HEAT, INK, OTHERS, WALL_EDGE, draw_maze_axes
 from rrpolicy.reproduce.maze2d.kept_curves import Curves, curve_path, read_curves
 from rrpolicy.reproduce.maze2d.kept_maps import map_path, read_map
 from rrpolicy.reproduce.maze2d.summary import NEAR, OWN

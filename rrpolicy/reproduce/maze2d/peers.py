@@ -10,10 +10,8 @@ import time
 
 import numpy as np
 
-from rrpolicy.baselines import clone_behaviour
 from rrpolicy.common.typing import Predictor
 from rrpolicy.evaluation import evaluate_policy
-from rrpolicy.peers import PEERS, Peer, train_peer
 from rrpolicy.pipeline import plain_row, section
 from rrpolicy.reproduce.ledger import Ledger, Say
 from rrpolicy.reproduce.maze2d.episodes import NETWORKS_AT_ONCE, environments, n_episodes
@@ -23,6 +21,8 @@ from rrpolicy.reproduce.maze2d.workshop import Workshop
 from rrpolicy.rewards.epic import Coverage
 from rrpolicy.rewards.maps import reward_map
 from rrpolicy.rewards.maze_metrics import cell_rewards
+from rrpolicy.rl.adversarial import PEERS, Peer, train_peer
+from rrpolicy.rl.on_reward import clone_behaviour
 
 CLONING = "cloning"
 

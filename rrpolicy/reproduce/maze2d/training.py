@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from rrpolicy import baselines
-from rrpolicy.baselines import POLICY_KIND, evaluate_trained, load_trained, save_trained, train_on_reward
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.locks import claimed
 from rrpolicy.evaluation import Evaluation, Row
@@ -28,6 +26,8 @@ from rrpolicy.reproduce.maze2d.workshop import Workshop
 from rrpolicy.reproduce.tables import paired_ratio
 from rrpolicy.rewards.bounded import AveragedReward
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rl import on_reward
+from rrpolicy.rl.on_reward import POLICY_KIND, evaluate_trained, load_trained, save_trained, train_on_reward
 
 _MAKES_THE_REWARD = ("data", "agent", "base", "expert", "extraction")  # sections of the recipe
 _PAID = "exp(-sqrt(2 (max - rho)))"  # DistanceReward's form: a policy that was paid another one is not taken for this
@@ -47,7 +47,7 @@ def measure_training(shop: Workshop, unit: Unit, curves: Path, say: Say = lambda
     paid: Mapping[str, RelativeReward | None] = {"reward": shop.reward(unit)[0], "true": None}
     learned = {}
     with environments(unit, shop.recipe, NETWORKS_AT_ONCE) as envs:
-        for algorithm in baselines.SETTINGS:
+        for algorithm in on_reward.SETTINGS:
             results = {}
             for pay, reward in paid.items():
                 agent = f"{algorithm}-{pay}"
@@ -76,9 +76,9 @@ def _ratios(algorithm: str, ours: Evaluation, true: Evaluation) -> list[Row]:
 
 def _trained(shop: Workshop, unit: Unit, algorithm: str, pay: str, reward: RelativeReward | None) -> Path:
     """The archive of a trained policy, whose card holds its cost and its learning curve."""
-    settings = baselines.SETTINGS[algorithm]
+    settings = on_reward.SETTINGS[algorithm]
     made_with: list[Any] = [settings.n_envs, settings.total_timesteps, settings.arguments]
-    made_with += [baselines.EPISODE_STEPS, baselines.ACTION_REPEAT]
+    made_with += [on_reward.EPISODE_STEPS, on_reward.ACTION_REPEAT]
     if reward is not None:  # what the true reward makes does not depend on the recipe
         made_with += [{part: shop.recipe.get(part) for part in _MAKES_THE_REWARD}, _PAID]
         made_with += AveragedReward(reward).levels

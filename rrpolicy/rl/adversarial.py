@@ -19,11 +19,11 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 from tqdm.auto import trange
 
-from rrpolicy.baselines import ACTION_REPEAT, SETTINGS, ActionRepeat
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
+from rrpolicy.rl.on_reward import ACTION_REPEAT, SETTINGS, ActionRepeat
 
 INSTALL = (  # without its dependencies: its pins are older than what it runs with
     "AIRL and GAIL need imitation: pip install tensorboard rich && pip install --no-deps imitation==1.0.1"

@@ -29,7 +29,7 @@ from rrpolicy.common.torch_files import read_weights
 from rrpolicy.common.typing import Array, State
 from rrpolicy.common.weights import check_layers
 from rrpolicy.common.zips import member_names, read_members
-from rrpolicy.sb3_statistics import ObservationStatistics, read_statistics
+from rrpolicy.rl.vecnormalize import ObservationStatistics, read_statistics
 
 MAX_MEMBER_BYTES = 2**28
 MAX_MEMBERS = 64

@@ -1,0 +1,1 @@
+"""Reinforcement learning on an extracted reward, and other learners that it is compared with."""
