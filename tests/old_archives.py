@@ -19,11 +19,11 @@ from stable_baselines3 import PPO, SAC, TD3
 
 from rrpolicy import DiffusionAgent, DiscriminatorReward, GuidedPlanner, RelativeReward, RewardExtractor
 from rrpolicy.common.archive import read_archive
+from rrpolicy.experiments.images.samples import Samples
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
-from rrpolicy.reproduce.images.samples import Samples
 from rrpolicy.rl.on_reward import load_trained, save_trained
 from rrpolicy.rl.replay import ReplayTraining
 from rrpolicy.rl.td3bc import load_offline, save_offline

@@ -20,8 +20,8 @@ import torch
 from old_archives import ARCHIVES, answers
 
 from rrpolicy import GuidedPlanner, evaluate_policy, zoo
+from rrpolicy.experiments import images, locomotion, maze2d
 from rrpolicy.images.sampling import sample_images
-from rrpolicy.reproduce import images, locomotion, maze2d
 
 EXPERIMENTS = {"maze2d": maze2d, "locomotion": locomotion, "images": images}
 N_EPISODES, MAX_STEPS, N_IMAGES = 2, 100, 4

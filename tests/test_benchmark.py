@@ -5,16 +5,17 @@ import pytest
 import torch
 from tiny import RECIPE
 
-from rrpolicy import pipeline
+from rrpolicy import experiments
 from rrpolicy.agents.planning import Planner
 from rrpolicy.evaluation import benchmark
-from rrpolicy.pipeline import Task
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.latency import latency, latency_planners
 
 
 def test_rows_and_ratios_agree() -> None:
     torch.set_num_threads(2)
     try:
-        rows = benchmark.latency(RECIPE, n_repeats=4)
+        rows = latency(RECIPE, n_repeats=4)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -29,16 +30,8 @@ def test_rows_and_ratios_agree() -> None:
     assert all(row["ci_low"] <= row["mean"] <= row["ci_high"] for row in rows)
 
 
-def test_the_settings_are_what_they_claim_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    planners = []
-
-    def times(planner: object, observations: np.ndarray, n_repeats: int) -> np.ndarray:
-        planners.append(planner)
-        return np.ones(n_repeats)
-
-    monkeypatch.setattr(benchmark, "_times", times)
-    benchmark.latency(RECIPE, n_repeats=1)
-    guided, reference = planners[0], planners[-1]
+def test_the_settings_are_what_they_claim_to_be() -> None:
+    guided, reference = latency_planners(RECIPE)
     assert (guided.planning.sampler, guided.planning.n_sampling_steps, guided.planning.n_action_steps) == ("ddim", 5, 8)
     assert type(reference.agent.module.network).__name__ == "TemporalUnet"
     assert reference.agent.policy_kwargs == {"width": 32}
@@ -48,10 +41,10 @@ def test_the_settings_are_what_they_claim_to_be(monkeypatch: pytest.MonkeyPatch)
 
 def test_at_least_one_repeat_is_needed() -> None:
     with pytest.raises(ValueError, match="n_repeats is 0"):
-        benchmark.latency(RECIPE, n_repeats=0)
-    agent = pipeline.new_agent(Task.create(), RECIPE, 0)
+        latency(RECIPE, n_repeats=0)
+    agent = experiments.new_agent(Task.create(), RECIPE, 0)
     with pytest.raises(ValueError, match="n_repeats is 0"):
-        benchmark.decisions(agent, Task.create(), "base", n_repeats=0)
+        benchmark.decisions(agent, Task.create().make, "base", n_repeats=0)
 
 
 def test_decisions_that_follow_a_plan_count_as_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,8 +57,8 @@ def test_decisions_that_follow_a_plan_count_as_decisions(monkeypatch: pytest.Mon
         return predict(self, observation, state, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Planner, "predict", counted)
-    agent = pipeline.new_agent(Task.create(), RECIPE, 0)
-    rows = {row["metric"]: row for row in benchmark.decisions(agent, Task.create(), "base", n_repeats=10)}
+    agent = experiments.new_agent(Task.create(), RECIPE, 0)
+    rows = {row["metric"]: row for row in benchmark.decisions(agent, Task.create().make, "base", n_repeats=10)}
     warm_up, chunk = 3, agent.planning.n_action_steps
     assert calls.count((1, True)) == 2 * (warm_up + 10) and (1, False) not in calls
     assert calls.count((64, True)) == warm_up + 1

@@ -32,7 +32,7 @@ def short_hopper(self: Any, render_mode: str | None = None, **more: Any) -> gym.
 def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Short episodes, an empty zoo, and a folder with an agent of Stable-Baselines3."""
     shorten(monkeypatch, HOPPER, LIMIT)
-    monkeypatch.setattr("rrpolicy.pipeline.task.Task.make", short_hopper)
+    monkeypatch.setattr("rrpolicy.experiments.task.Task.make", short_hopper)
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
     SAC("MlpPolicy", HOPPER, buffer_size=1, policy_kwargs={"net_arch": [8]}).save(tmp_path / "sac" / "Hopper-v3.zip")
     return tmp_path

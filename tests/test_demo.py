@@ -9,11 +9,11 @@ from PIL import Image
 from tiny import ENV_ID, GOAL, RECIPE, build_zoo, recipe
 
 from rrpolicy import zoo
-from rrpolicy.demo import Demo, maze
-from rrpolicy.demo.maze import with_default_goal, with_zoo_goal
-from rrpolicy.demo.stage import AGENTS
 from rrpolicy.evaluation import read_results
-from rrpolicy.pipeline import Task
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.demos import Demo, maze
+from rrpolicy.experiments.demos.maze import with_default_goal, with_zoo_goal
+from rrpolicy.experiments.demos.stage import AGENTS
 
 MAZE = "######\n#...g#\n#.##.#\n#....#\n######\n"
 PICTURES = {"heat_map.png", "hero.png", *(f"{name}.mp4" for name in AGENTS)}

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from rrpolicy import zoo
 from rrpolicy.cli import app
 from rrpolicy.cli.options import recipe_for
-from rrpolicy.demo import Demo
 from rrpolicy.evaluation import read_results
-from rrpolicy.pipeline import DEFAULT_RECIPE, Task
-from rrpolicy.reproduce.locomotion.film import moments
+from rrpolicy.experiments import DEFAULT_RECIPE, Task
+from rrpolicy.experiments.demos import Demo
+from rrpolicy.experiments.locomotion.film import moments
 
 AGENTS = ("base", "steered", "expert")
 

@@ -19,7 +19,7 @@ from rrpolicy import TrajectoryDataset
 from rrpolicy.data import from_d4rl, load_dataset, save_minari
 from rrpolicy.data.collect import collect, collect_point_maze
 from rrpolicy.data.transitions import finished, terminals, transitions
-from rrpolicy.pipeline.runs import fingerprint
+from rrpolicy.experiments.runs import fingerprint
 from rrpolicy.rl import td3bc
 from rrpolicy.rl.finetune import FinetuneSettings, finetune
 from rrpolicy.rl.replay import ReplayTraining

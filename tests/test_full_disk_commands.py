@@ -20,8 +20,8 @@ from rrpolicy.common import folders
 from rrpolicy.common.files import appearing, naming, write_text
 from rrpolicy.common.progress import ProgressLog
 from rrpolicy.evaluation.video import _encode
+from rrpolicy.experiments.runs import begin_anew
 from rrpolicy.images.folders import write_pictures
-from rrpolicy.pipeline.runs import begin_anew
 from rrpolicy.rl import on_reward
 
 ALL = {job.name: job for job in (*JOBS, *MORE)}

@@ -15,9 +15,9 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 
 from rrpolicy.common.folders import scratch_folder
 from rrpolicy.data import TrajectoryDataset, load_dataset, save_minari
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.runs import write_dataset
 from rrpolicy.images.folders import write_pictures
-from rrpolicy.pipeline import Task
-from rrpolicy.pipeline.runs import write_dataset
 
 TASK = Task("PointMaze_UMaze-v3")
 

@@ -24,12 +24,10 @@ LAYERS = {
     "rl": 4,
     "zoo": 4,
     "testing": 4,
-    "pipeline": 4,
-    "reproduce": 4,
-    "demo": 4,
     "": 4,  # rrpolicy/__init__.py, the public names
-    "cli": 5,
-    "__main__": 5,
+    "experiments": 5,
+    "cli": 6,
+    "__main__": 6,
 }
 
 # What an extra installs may be imported inside the function that needs it.

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from rrpolicy import zoo
-from rrpolicy.demo import Demo
 from rrpolicy.evaluation import read_results
-from rrpolicy.pipeline import DEFAULT_ENV_ID, Task
+from rrpolicy.experiments import DEFAULT_ENV_ID, Task
+from rrpolicy.experiments.demos import Demo
 
 UNSEEN_MAZE = """
 ########

@@ -16,8 +16,8 @@ from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.simulator import PointMazeSimulator
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
 from rrpolicy.evaluation import evaluate_policy
-from rrpolicy.reproduce.maze2d import VARIANTS, Unit, reproduction
-from rrpolicy.reproduce.maze2d import peers as measured
+from rrpolicy.experiments.maze2d import VARIANTS, Unit, reproduction
+from rrpolicy.experiments.maze2d import peers as measured
 from rrpolicy.rewards.maps import reward_map
 from rrpolicy.rl import adversarial
 from rrpolicy.rl.adversarial import PEERS, Decisions, Demonstrations, Peer, PeerReward, PeerSettings, train_peer

@@ -11,22 +11,22 @@ import pytest
 import torch
 from tiny import ENV_ID, GOAL, RECIPE, recipe
 
-from rrpolicy import DiffusionAgent, pipeline
+from rrpolicy import DiffusionAgent, experiments
 from rrpolicy.common.learner import TrainingInterrupted
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.envs.maze import MazeGeometry
-from rrpolicy.pipeline import Task
-from rrpolicy.pipeline.runs import TrainingRun, write_dataset
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.runs import TrainingRun, write_dataset
 
 TASK = Task.create(ENV_ID, goal=GOAL)
-DATA = pipeline.collect_base(TASK, RECIPE, seed=0)
-EXPERT_DATA = pipeline.collect_expert(TASK, RECIPE, seed=0)
+DATA = experiments.collect_base(TASK, RECIPE, seed=0)
+EXPERT_DATA = experiments.collect_expert(TASK, RECIPE, seed=0)
 
 
 @pytest.fixture(scope="module")
 def base() -> DiffusionAgent:
-    return pipeline.train_base(TASK, RECIPE, DATA)
+    return experiments.train_base(TASK, RECIPE, DATA)
 
 
 def weights(agent: DiffusionAgent) -> torch.Tensor:
@@ -87,14 +87,14 @@ def test_bad_tasks_are_refused(arguments: tuple[Any, ...], fault: str) -> None:
 )
 def test_faults_of_a_recipe_name_the_section(values: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
-        pipeline.train_base(TASK, values, pipeline.collect_base(TASK, values, 0))
+        experiments.train_base(TASK, values, experiments.collect_base(TASK, values, 0))
 
 
 def test_faults_of_later_sections(base: DiffusionAgent) -> None:
     for name, step in (
-        ("expert", lambda values: pipeline.train_expert(base, values, EXPERT_DATA)),
-        ("extraction", lambda values: pipeline.extract(base, base, [DATA], values)),
-        ("discriminator", lambda values: pipeline.discriminate(base, base, [DATA, DATA], values)),
+        ("expert", lambda values: experiments.train_expert(base, values, EXPERT_DATA)),
+        ("extraction", lambda values: experiments.extract(base, base, [DATA], values)),
+        ("discriminator", lambda values: experiments.discriminate(base, base, [DATA, DATA], values)),
     ):
         with pytest.raises(ValueError, match=rf"section \[{name}\].*wrong_key"):
             step(recipe(**{name: {"wrong_key": 1}}))
@@ -105,7 +105,7 @@ def test_faults_of_later_sections(base: DiffusionAgent) -> None:
 
 def test_the_normaliser_comes_from_the_maze_and_keeps_proportions() -> None:
     maze = MazeGeometry.parse(["#########", "#.......#", "#########"])
-    normalizer = pipeline.maze_normalizer(maze)
+    normalizer = experiments.maze_normalizer(maze)
     corners = maze.cell_to_xy([(-0.5, -0.5), (2.5, 8.5)])
     packed = normalizer.observations.normalize(np.hstack([corners, np.zeros((2, 2))]).astype(np.float32))
     np.testing.assert_allclose(packed[:, 0], [-1, 1])
@@ -114,47 +114,48 @@ def test_the_normaliser_comes_from_the_maze_and_keeps_proportions() -> None:
 
 def test_the_expert_starts_from_the_base_and_leaves_it_alone(base: DiffusionAgent) -> None:
     before = weights(base).clone()
-    follower = pipeline.successor(base, RECIPE, seed=3)
+    follower = experiments.successor(base, RECIPE, seed=3)
     assert torch.equal(weights(follower), before) and follower.fingerprint() == base.fingerprint()
     assert follower.learning_rate == RECIPE["expert"]["learning_rate"] and follower.seed == 3
-    expert = pipeline.train_expert(base, RECIPE, EXPERT_DATA)
+    expert = experiments.train_expert(base, RECIPE, EXPERT_DATA)
     assert torch.equal(weights(base), before) and not torch.equal(weights(expert), before)
     with pytest.raises(ValueError, match="an expert needs a goal"):
-        pipeline.collect_expert(TASK.with_goal(None), RECIPE, 0)
+        experiments.collect_expert(TASK.with_goal(None), RECIPE, 0)
 
 
 def test_identical_agents_give_a_constant_map_and_leave_nothing_unexplained(base: DiffusionAgent) -> None:
-    reward = pipeline.extract(base, base, [DATA], RECIPE).reward
-    assert np.ptp(pipeline.map_reward(reward, TASK.maze, RECIPE).values) == 0
-    rows = pipeline.explained_rows(reward, base, base, [DATA], RECIPE)
+    reward = experiments.extract(base, base, [DATA], RECIPE).reward
+    assert np.ptp(experiments.map_reward(reward, TASK.maze, RECIPE).values) == 0
+    rows = experiments.explained_rows(reward, base, base, [DATA], RECIPE)
     assert {row["metric"].rsplit("_t", 1)[0] for row in rows} == {"r2_window_noised", "r2_step_noised", "r2_guided"}
     assert all(row["mean"] == 1.0 for row in rows)
-    observations = pipeline.observations_for_plans(TASK.maze, 3)
-    steered = pipeline.steer(base, reward, RECIPE, scale=2.0, n_candidates=None)
+    observations = experiments.observations_for_plans(TASK.maze, 3)
+    steered = experiments.steer(base, reward, RECIPE, scale=2.0, n_candidates=None)
     assert steered.scale == 2.0
     np.testing.assert_array_equal(steered.plan(observations), base.plan(observations))
 
 
 def test_a_discriminator_may_be_steered_with_in_its_own_way(base: DiffusionAgent) -> None:
     recipe = {**RECIPE, "discriminator_steering": {"scale": 3.0, "max_shift": 0.1}}
-    other = pipeline.discriminate(base, base, [DATA, EXPERT_DATA], RECIPE)
-    assert pipeline.steer(base, other, RECIPE).scale == 1.0
-    assert (pipeline.steer(base, other, recipe).scale, pipeline.steer(base, other, recipe).max_shift) == (3.0, 0.1)
-    assert pipeline.steer(base, pipeline.extract(base, base, [DATA], RECIPE).reward, recipe).scale == 1.0
+    other = experiments.discriminate(base, base, [DATA, EXPERT_DATA], RECIPE)
+    assert experiments.steer(base, other, RECIPE).scale == 1.0
+    steered = experiments.steer(base, other, recipe)
+    assert (steered.scale, steered.max_shift) == (3.0, 0.1)
+    assert experiments.steer(base, experiments.extract(base, base, [DATA], RECIPE).reward, recipe).scale == 1.0
 
 
 def test_a_recipe_that_names_no_bound_keeps_the_one_of_its_published_numbers(base: DiffusionAgent) -> None:
-    reward = pipeline.extract(base, base, [DATA], RECIPE).reward
+    reward = experiments.extract(base, base, [DATA], RECIPE).reward
     assert "max_shift" not in RECIPE["steering"]
-    assert pipeline.steer(base, reward, RECIPE).max_shift == 0.5
-    assert pipeline.steer(base, reward, {**RECIPE, "steering": {"max_shift": 10.0}}).max_shift == 10.0
-    assert pipeline.steer(base, reward, RECIPE, max_shift=2.0).max_shift == 2.0
+    assert experiments.steer(base, reward, RECIPE).max_shift == 0.5
+    assert experiments.steer(base, reward, {**RECIPE, "steering": {"max_shift": 10.0}}).max_shift == 10.0
+    assert experiments.steer(base, reward, RECIPE, max_shift=2.0).max_shift == 2.0
 
 
 def test_on_policy_rounds_go_on_from_the_extraction(base: DiffusionAgent) -> None:
-    data, expert = [DATA, EXPERT_DATA], pipeline.train_expert(base, RECIPE, EXPERT_DATA)
-    none, two = (pipeline.extract_on_policy(base, expert, data, RECIPE, 0, n_rounds) for n_rounds in (0, 2))
-    alone = pipeline.extract(base, expert, data, RECIPE, 0)
+    data, expert = [DATA, EXPERT_DATA], experiments.train_expert(base, RECIPE, EXPERT_DATA)
+    none, two = (experiments.extract_on_policy(base, expert, data, RECIPE, 0, n_rounds) for n_rounds in (0, 2))
+    alone = experiments.extract(base, expert, data, RECIPE, 0)
     assert none.num_timesteps == 10 and two.num_timesteps == 10 + 2 * (10 // 3)
     x_t, t = torch.randn(4, *base.event_shape), torch.arange(4)
     assert torch.equal(none.reward(x_t, t), alone.reward(x_t, t))
@@ -162,11 +163,11 @@ def test_on_policy_rounds_go_on_from_the_extraction(base: DiffusionAgent) -> Non
 
 
 def test_rewards_are_scored_on_episodes_that_were_not_learned() -> None:
-    train, held_out = pipeline.split_data([DATA, EXPERT_DATA], seed=0)
+    train, held_out = experiments.split_data([DATA, EXPERT_DATA], seed=0)
     for whole, part, rest in zip((DATA, EXPERT_DATA), train, held_out, strict=True):
         assert part.n_episodes + rest.n_episodes == whole.n_episodes
     one = TrajectoryDataset.from_arrays(DATA.observations[:100], DATA.actions[:100], episode_lengths=[100])
-    assert pipeline.split_data([one], seed=0) == ([one], [one])
+    assert experiments.split_data([one], seed=0) == ([one], [one])
 
 
 # ---------------------------------------------------------------------- runs
@@ -242,7 +243,7 @@ def test_a_run_is_resumed_only_with_what_it_began_with(tmp_path: Path) -> None:
 
 
 def test_fine_tuning_starts_from_an_archive(tmp_path: Path, base: DiffusionAgent) -> None:
-    pipeline.save_agent(base, tmp_path / "base.zip", {})
+    experiments.save_agent(base, tmp_path / "base.zip", {})
     run(tmp_path / "expert", init_from=str(tmp_path / "base.zip"), total_timesteps=0).run()
     expert = DiffusionAgent.load(tmp_path / "expert" / "agent.zip")
     assert torch.equal(weights(expert), weights(base))
@@ -259,11 +260,11 @@ def test_data_of_another_environment_or_maze_are_refused(tmp_path: Path, base: D
     cheetah = TrajectoryDataset.from_arrays(
         np.zeros((9, 17)), np.zeros((9, 6)), episode_lengths=[9], metadata={"env_id": "HalfCheetah-v5"}
     )
-    walker = TrainingRun(Task.create("Walker2d-v5"), [cheetah], tmp_path, pipeline.DEFAULT_RECIPE)
+    walker = TrainingRun(Task.create("Walker2d-v5"), [cheetah], tmp_path, experiments.DEFAULT_RECIPE)
     with pytest.raises(ValueError, match="was recorded in HalfCheetah-v5, env is Walker2d-v5"):
         walker.run()
-    pipeline.save_agent(base, tmp_path / "base.zip", {})
-    pendulum = TrainingRun(Task.create("Pendulum-v1"), [wide], tmp_path, pipeline.DEFAULT_RECIPE,
+    experiments.save_agent(base, tmp_path / "base.zip", {})
+    pendulum = TrainingRun(Task.create("Pendulum-v1"), [wide], tmp_path, experiments.DEFAULT_RECIPE,
                            init_from=str(tmp_path / "base.zip"))
     with pytest.raises(ValueError, match="made for the observation space"):
         pendulum.run()

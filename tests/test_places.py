@@ -20,8 +20,8 @@ from rrpolicy.data.readers import load_dataset
 from rrpolicy.data.writers import save_minari
 from rrpolicy.envs import point_maze
 from rrpolicy.envs.maze import MazeGeometry
-from rrpolicy.pipeline import Task
-from rrpolicy.pipeline.runs import TrainingRun
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.runs import TrainingRun
 
 PACKAGE = """
 import gymnasium as gym

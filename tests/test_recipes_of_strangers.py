@@ -11,8 +11,8 @@ from rrpolicy import zoo
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.writers import save_minari
-from rrpolicy.pipeline import Task, new_agent
-from rrpolicy.pipeline.steps import successor
+from rrpolicy.experiments import Task, new_agent
+from rrpolicy.experiments.steps import successor
 
 PAIR = ("--base", f"{ENV_ID}/base", "--expert", f"{ENV_ID}/expert-3-1")
 

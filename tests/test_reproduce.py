@@ -16,9 +16,8 @@ from rrpolicy import zoo
 from rrpolicy.cli import app
 from rrpolicy.common.locks import claimed
 from rrpolicy.envs import MazeGeometry
-from rrpolicy.pipeline import scores
-from rrpolicy.reproduce import maze2d
-from rrpolicy.reproduce.maze2d import (
+from rrpolicy.experiments import maze2d, scores
+from rrpolicy.experiments.maze2d import (
     MAIN,
     MAZES,
     VARIANTS,
@@ -31,12 +30,12 @@ from rrpolicy.reproduce.maze2d import (
     summary,
     variant_named,
 )
-from rrpolicy.reproduce.maze2d.experiment import NAMES
-from rrpolicy.reproduce.maze2d.kept_maps import map_path, read_map
-from rrpolicy.reproduce.maze2d.pairs import recovery_rows
-from rrpolicy.reproduce.maze2d.workshop import ShuffledExtractor, Workshop
-from rrpolicy.reproduce.results import Result, append_unit, columns, finished_units
-from rrpolicy.reproduce.run import Reproduction
+from rrpolicy.experiments.maze2d.experiment import NAMES
+from rrpolicy.experiments.maze2d.kept_maps import map_path, read_map
+from rrpolicy.experiments.maze2d.pairs import recovery_rows
+from rrpolicy.experiments.maze2d.workshop import ShuffledExtractor, Workshop
+from rrpolicy.experiments.results import Result, append_unit, columns, finished_units
+from rrpolicy.experiments.runner import Reproduction
 from rrpolicy.rewards.maps import RewardMap
 
 BASE, CORNER, INSIDE = Unit("umaze", 0), Unit("umaze", 0, (3.0, 1.0)), Unit("umaze", 0, (1.3, 2.7))

@@ -15,10 +15,7 @@ from typer.testing import CliRunner
 
 from rrpolicy import RewardExtractor, zoo
 from rrpolicy.cli import app
-from rrpolicy.images.data import load_images
-from rrpolicy.images.reward import ImageReward
-from rrpolicy.reproduce.archives import kept
-from rrpolicy.reproduce.images import (
+from rrpolicy.experiments.images import (
     Unit,
     Workshop,
     draw,
@@ -30,9 +27,12 @@ from rrpolicy.reproduce.images import (
     variant_named,
     with_pairs,
 )
-from rrpolicy.reproduce.images.measures import Questions, sample_sheet
-from rrpolicy.reproduce.images.samples import Samples
-from rrpolicy.reproduce.results import Result
+from rrpolicy.experiments.images.measures import Questions, sample_sheet
+from rrpolicy.experiments.images.samples import Samples
+from rrpolicy.experiments.results import Result
+from rrpolicy.experiments.store import kept
+from rrpolicy.images.data import load_images
+from rrpolicy.images.reward import ImageReward
 from rrpolicy.rewards.acceptance_ratio import zero_between
 from rrpolicy.rewards.targets import Targets
 
@@ -215,7 +215,7 @@ def test_a_control_is_asked_about_every_pair(done: Path) -> None:
 
 
 def test_a_second_run_has_nothing_to_do(done: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.reproduce.images.experiment.measure_unit", pytest.fail)
+    monkeypatch.setattr("rrpolicy.experiments.images.experiment.measure_unit", pytest.fail)
     before = (done / "r.csv").read_bytes()
     said: list[str] = []
     run(done, photos, [TUNED, SCRATCH, CONTROL], say=said.append)
@@ -228,8 +228,8 @@ def test_a_unit_that_was_stopped_trains_nothing_twice(
     rows = values(done, TUNED)
     for learner in ("training.ImageDiffusion", "judge.ImageJudge"):
         monkeypatch.setattr(f"rrpolicy.images.{learner}.learn", pytest.fail)
-    monkeypatch.setattr("rrpolicy.reproduce.images.workshop.RewardExtractor.learn", pytest.fail)
-    monkeypatch.setattr("rrpolicy.reproduce.images.workshop.sample_events", pytest.fail)
+    monkeypatch.setattr("rrpolicy.experiments.images.workshop.RewardExtractor.learn", pytest.fail)
+    monkeypatch.setattr("rrpolicy.experiments.images.workshop.sample_events", pytest.fail)
     reproduction([TUNED], RECIPE, tmp_path / "r.csv", done / "work", photos).run()  # its rows were lost
     again = values(tmp_path, TUNED)
     assert {key: value for key, value in again.items() if key[0] != "unit"} == pytest.approx(
@@ -336,7 +336,7 @@ def test_samples_of_removed_classes_are_framed(done: Path, photos: Path, monkeyp
     north, south = (np.concatenate([np.full((4, 8, 1), a), np.full((4, 8, 1), b)]) for a, b in ((190, 20), (20, 190)))
     south[:, 4:] = north[:, 4:] = 20  # a lit quarter on the left
     drawn = np.stack([north, south]).astype(np.uint8)
-    monkeypatch.setattr("rrpolicy.reproduce.images.measures.sample_images", lambda *_, **__: drawn)
+    monkeypatch.setattr("rrpolicy.experiments.images.measures.sample_images", lambda *_, **__: drawn)
     sheet = sample_sheet(Workshop(done / "work", RECIPE, photos), TUNED, 2)
     assert list(sheet) == ["base", "steered, scale 1", "steered, scale 2", "expert"]
     frames = sheet["base"][0, [0, 10]]  # the upper left corners of two images of 8 pixels, each within a line

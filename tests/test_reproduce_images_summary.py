@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from rrpolicy.reproduce.images import draw, summary
-from rrpolicy.reproduce.images.summary import aims_table, total_seconds
-from rrpolicy.reproduce.results import Result
+from rrpolicy.experiments.images import draw, summary
+from rrpolicy.experiments.images.summary import aims_table, total_seconds
+from rrpolicy.experiments.results import Result
 
 
 def result(task: str, agent: str, metric: str, value: float, seed: int = 1, case: str = "fine-tuned") -> Result:

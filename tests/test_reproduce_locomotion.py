@@ -18,7 +18,7 @@ from rrpolicy.cli import app
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.evaluation import Evaluation
-from rrpolicy.reproduce.locomotion import (
+from rrpolicy.experiments.locomotion import (
     CASES,
     ROBOTS,
     Demonstrations,
@@ -32,15 +32,15 @@ from rrpolicy.reproduce.locomotion import (
     summary,
     variant_named,
 )
-from rrpolicy.reproduce.locomotion.data import returns
-from rrpolicy.reproduce.locomotion.finetuning import measure_finetuning
-from rrpolicy.reproduce.locomotion.pairs import comparisons
-from rrpolicy.reproduce.locomotion.summary import AGENTS
-from rrpolicy.reproduce.locomotion.units import of_case
-from rrpolicy.reproduce.locomotion.use import correlations
-from rrpolicy.reproduce.locomotion.workshop import Workshop
-from rrpolicy.reproduce.results import UNIT_DONE, Result
-from rrpolicy.reproduce.tables import values_of
+from rrpolicy.experiments.locomotion.data import returns
+from rrpolicy.experiments.locomotion.finetuning import measure_finetuning
+from rrpolicy.experiments.locomotion.pairs import comparisons
+from rrpolicy.experiments.locomotion.summary import AGENTS
+from rrpolicy.experiments.locomotion.units import of_case
+from rrpolicy.experiments.locomotion.use import correlations
+from rrpolicy.experiments.locomotion.workshop import Workshop
+from rrpolicy.experiments.report import values_of
+from rrpolicy.experiments.results import UNIT_DONE, Result
 
 NOISY, MIXTURE = Unit("hopper", "noisy", 1), Unit("hopper", "mixture", 1)
 
@@ -113,7 +113,7 @@ def test_a_pair_is_measured_and_kept(done: Path, agents: Path, monkeypatch: pyte
     )
     # at scale 1 the exact difference makes the base the expert: the same plans from the same noise
     assert rows["exact-1", "return"] == pytest.approx(rows["expert", "return"], rel=0.05)
-    monkeypatch.setattr("rrpolicy.reproduce.locomotion.experiment.measure_pair", pytest.fail)
+    monkeypatch.setattr("rrpolicy.experiments.locomotion.experiment.measure_pair", pytest.fail)
     run(done, agents, [NOISY]).run()  # a second run has nothing to do
 
 
@@ -216,7 +216,7 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
     assert [len(list(kept.glob(f"{name}*.zip"))) for name in ("SAC-", "TD3+BC-")] == [2, 2]
     # a unit that is measured again, as by a run that was stopped, trains nothing
     for name in ("finetune", "train_offline"):
-        monkeypatch.setattr(f"rrpolicy.reproduce.locomotion.finetuning.{name}", pytest.fail)
+        monkeypatch.setattr(f"rrpolicy.experiments.locomotion.finetuning.{name}", pytest.fail)
     shop = Workshop(done / "work", Demonstrations(done / "data", agents), variant_named("finetune").applied(RECIPE))
     again = {(row["agent"], row["metric"]): row["mean"] for row, _ in measure_finetuning(shop, NOISY).entries}
     assert again["SAC-reward", "return"] == pytest.approx(values(done, "finetune")["SAC-reward", "return"], rel=1e-4)

@@ -9,7 +9,7 @@ import pytest
 from stable_baselines3 import PPO, SAC
 from tiny import RECIPE, recipe
 
-from rrpolicy.reproduce.maze2d import (
+from rrpolicy.experiments.maze2d import (
     VARIANTS,
     Unit,
     draw,
@@ -20,11 +20,11 @@ from rrpolicy.reproduce.maze2d import (
     summary,
     training,
 )
-from rrpolicy.reproduce.maze2d.kept_curves import COLUMNS, curve_path, read_curves, read_progress, write_curves
-from rrpolicy.reproduce.maze2d.training import measure_training
-from rrpolicy.reproduce.maze2d.workshop import Workshop
-from rrpolicy.reproduce.results import Result
-from rrpolicy.reproduce.tables import paired_ratio
+from rrpolicy.experiments.maze2d.kept_curves import COLUMNS, curve_path, read_curves, read_progress, write_curves
+from rrpolicy.experiments.maze2d.training import measure_training
+from rrpolicy.experiments.maze2d.workshop import Workshop
+from rrpolicy.experiments.report import paired_ratio
+from rrpolicy.experiments.results import Result
 from rrpolicy.rl import on_reward
 from rrpolicy.rl.on_reward import Settings
 

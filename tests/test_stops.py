@@ -24,9 +24,9 @@ from rrpolicy.common.files import appearing, write_text
 from rrpolicy.common.folders import make_folder, remove_empty, sole_use
 from rrpolicy.common.interruption import NUMBERS, Stopped, deferred_signals, raised_signals
 from rrpolicy.common.progress import ProgressLog
-from rrpolicy.pipeline import Task
-from rrpolicy.pipeline.runs import PROGRESS, TrainingRun
-from rrpolicy.pipeline.steps import collect_base
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.runs import PROGRESS, TrainingRun
+from rrpolicy.experiments.steps import collect_base
 
 TASK = Task.create("PointMaze_UMaze-v3")
 DATA = collect_base(TASK, RECIPE, 0)

@@ -15,7 +15,7 @@ from rrpolicy.data.collect import collect
 from rrpolicy.envs import make_point_maze
 from rrpolicy.evaluation import MAX_EPISODE_STEPS
 from rrpolicy.evaluation.video import record_video
-from rrpolicy.pipeline import Task
+from rrpolicy.experiments import Task
 
 gym.register("Drift-v0", entry_point=Drift)
 

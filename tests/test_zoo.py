@@ -11,9 +11,9 @@ import pytest
 from stand_in_hub import stand_in
 from tiny import ENV_ID, GOAL, RECIPE, build_zoo
 
-from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, pipeline, zoo
-from rrpolicy.pipeline import Task
-from rrpolicy.pipeline.zoo_build import ZooBuild
+from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, experiments, zoo
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.zoo_build import ZooBuild
 from rrpolicy.testing import check_agent, check_reward
 
 BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert-3-1", "reward-3-1"))
@@ -94,7 +94,7 @@ def test_kinds_are_not_mixed_up(tiny_zoo: Path, tmp_path: Path) -> None:
         zoo.load_agent(REWARD)
     with pytest.raises(ValueError, match=r"holds a 'agent', wanted 'reward'"):
         zoo.load_reward(BASE)
-    extractor = pipeline.new_extractor(zoo.load_agent(BASE), zoo.load_agent(EXPERT), RECIPE)
+    extractor = experiments.new_extractor(zoo.load_agent(BASE), zoo.load_agent(EXPERT), RECIPE)
     extractor.save(tmp_path / "extractor.zip")
     with pytest.raises(ValueError, match=r"holds a 'extractor'"):
         zoo.load(tmp_path / "extractor.zip")
@@ -170,7 +170,7 @@ def test_recipes_by_environment_and_by_name(tmp_path: Path, monkeypatch: pytest.
     assert zoo.recipe(ENV_ID)["agent"]["observation_columns"] == [0, 1]
     with pytest.raises(ValueError, match=r"no recipe for 'Ant-v5', there are .*point_maze"):
         zoo.recipe("Ant-v5")
-    assert zoo.recipe("Ant-v5", pipeline.DEFAULT_RECIPE) is pipeline.DEFAULT_RECIPE
+    assert zoo.recipe("Ant-v5", experiments.DEFAULT_RECIPE) is experiments.DEFAULT_RECIPE
     with pytest.raises(FileNotFoundError, match=r"gone\.toml"):
         zoo.read_recipe(tmp_path / "gone.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
@@ -242,8 +242,8 @@ def check(name: str) -> None:
     if isinstance(loaded, RelativeReward):
         assert check_reward(loaded)
         if task.is_maze:
-            assert np.isfinite(pipeline.map_reward(loaded, task.maze, zoo.recipe(task.env_id)).values).all()
-        loaded = pipeline.steer(zoo.load_agent(f"{task.env_id}/base"), loaded, zoo.recipe(task.env_id))
+            assert np.isfinite(experiments.map_reward(loaded, task.maze, zoo.recipe(task.env_id)).values).all()
+        loaded = experiments.steer(zoo.load_agent(f"{task.env_id}/base"), loaded, zoo.recipe(task.env_id))
     else:
         assert check_agent(loaded, env)
     action, _ = loaded.predict(env.reset(seed=0)[0], deterministic=True)

@@ -16,9 +16,12 @@ from typer.testing import CliRunner
 
 from rrpolicy import zoo
 from rrpolicy.cli import app
-from rrpolicy.demo import ImagesDemo
-from rrpolicy.demo.robot import robots_of_the_zoo
 from rrpolicy.evaluation import read_results
+from rrpolicy.experiments.demos import ImagesDemo
+from rrpolicy.experiments.demos.robot import robots_of_the_zoo
+from rrpolicy.experiments.image_scores import rho_rows
+from rrpolicy.experiments.images import Workshop
+from rrpolicy.experiments.images.zoo_build import NOISE_SEED, REMOVED, ImageZooBuild, unit_of
 from rrpolicy.images.data import FASHION_MNIST_CLASSES, LabelledImages, load_images
 from rrpolicy.images.grid import FRAME, PAPER, tiled
 from rrpolicy.images.judge import ImageJudge
@@ -26,9 +29,6 @@ from rrpolicy.images.metrics import auroc, share
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.training import ImageDiffusion
-from rrpolicy.pipeline.image_scores import rho_rows
-from rrpolicy.reproduce.images import Workshop
-from rrpolicy.reproduce.images.zoo_build import NOISE_SEED, REMOVED, ImageZooBuild, unit_of
 
 BASE, EXPERT, REWARD, JUDGE = NAMES = tuple(f"FashionMNIST/{name}" for name in ("base", "expert", "reward", "judge"))
 SHIPPED = [entry["name"] for entry in zoo.entries() if zoo.is_image(entry)]
@@ -56,7 +56,7 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="module", autouse=True)
 def coarse() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rrpolicy.demo.images.DPI", 30)
+        patch.setattr("rrpolicy.experiments.demos.images.DPI", 30)
         yield
 
 

@@ -10,10 +10,10 @@ import tiny_robot
 from tiny_robot import BASE, ENV_ID, EXPERT, REWARD, robot_zoo
 from typer.testing import CliRunner
 
-from rrpolicy import DiffusionAgent, RelativeReward, pipeline, zoo
+from rrpolicy import DiffusionAgent, RelativeReward, experiments, zoo
 from rrpolicy.cli import app
-from rrpolicy.pipeline import Task
-from rrpolicy.reproduce.locomotion.zoo_build import unit_of
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.locomotion.zoo_build import unit_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,7 +30,7 @@ def test_names_give_agents_and_a_reward_that_fit_together() -> None:
     base, reward = zoo.load(BASE), zoo.load(REWARD)
     assert isinstance(base, DiffusionAgent) and isinstance(zoo.load(EXPERT), DiffusionAgent)
     assert isinstance(reward, RelativeReward)
-    steered = pipeline.steer(base, reward, tiny_robot.RECIPE)
+    steered = experiments.steer(base, reward, tiny_robot.RECIPE)
     env = Task(ENV_ID).make()
     action, _ = steered.predict(env.reset(seed=0)[0])
     assert env.action_space.contains(action)
@@ -103,7 +103,7 @@ def test_a_finished_build_has_nothing_to_do_and_a_stopped_one_does_not_train_aga
     before = {path: path.read_bytes() for path in (built / "agents").rglob("*.*")}
     (built / "agents" / EXPERT / zoo.CARD).unlink()  # as if stopped before the expert was finished
     for name in ("train_expert", "extract_on_policy", "discriminate"):
-        monkeypatch.setattr(pipeline, name, pytest.fail)
+        monkeypatch.setattr(experiments, name, pytest.fail)
     robot_zoo(built, say=said.append).run()
     assert f"{ENV_ID}: building" in said
     assert [path for path, content in before.items() if path.read_bytes() != content] == []

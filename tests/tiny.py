@@ -4,8 +4,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from rrpolicy.pipeline import Task
-from rrpolicy.pipeline.zoo_build import ZooBuild
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.zoo_build import ZooBuild
 
 ENV_ID = "PointMaze_UMaze-v3"
 NETWORK = {"width": 16, "n_blocks": 1, "n_fourier_features": 4}

@@ -12,9 +12,9 @@ from stable_baselines3 import SAC
 from tiny import NETWORK, toml
 
 from rrpolicy import zoo
-from rrpolicy.pipeline import Task, scores
-from rrpolicy.reproduce.locomotion import Demonstrations
-from rrpolicy.reproduce.locomotion.zoo_build import RobotZooBuild, unit_of
+from rrpolicy.experiments import Task, scores
+from rrpolicy.experiments.locomotion import Demonstrations
+from rrpolicy.experiments.locomotion.zoo_build import RobotZooBuild, unit_of
 
 ENV_ID = "Hopper-v5"
 BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert", "reward"))
@@ -54,11 +54,11 @@ def small() -> Iterator[None]:
         shorten(patch, "Hopper-v5", 12)
         patch.setattr(Task, "make", short_hopper)
         patch.setattr(scores, "N_GROUPS", 2)
-        patch.setattr("rrpolicy.reproduce.locomotion.film.SECONDS", 0.4)
-        patch.setattr("rrpolicy.demo.robot.WHEN", (0.0, 0.08, 0.16))
-        patch.setattr("rrpolicy.demo.robot_picture.DPI", 30)
+        patch.setattr("rrpolicy.experiments.locomotion.film.SECONDS", 0.4)
+        patch.setattr("rrpolicy.experiments.demos.robot.WHEN", (0.0, 0.08, 0.16))
+        patch.setattr("rrpolicy.experiments.demos.robot_picture.DPI", 30)
         for name, value in (("N_PLANS", 32), ("N_VISITED", 40), ("N_ENVS", 2)):
-            patch.setattr(f"rrpolicy.pipeline.rounds.{name}", value)
+            patch.setattr(f"rrpolicy.experiments.rounds.{name}", value)
         yield
 
 

@@ -19,7 +19,7 @@ from rrpolicy.cli.options import finish, label, task_of
 from rrpolicy.common.files import naming
 from rrpolicy.common.folders import sole_use
 from rrpolicy.evaluation import Evaluation, Row, result_row
-from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
+from rrpolicy.experiments import DEFAULT_ENV_ID, Task, plain_row
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rl.on_reward import evaluate_trained, train_on_reward
 

@@ -25,8 +25,8 @@ from rrpolicy.common.typing import Predictor
 from rrpolicy.data.collect import Driver, collect_mixture, collect_point_maze
 from rrpolicy.data.reference_scores import normalized_score, reference_score
 from rrpolicy.evaluation import RESULTS_FILE, Row, result_row, table, write_results
-from rrpolicy.pipeline import DEFAULT_ENV_ID, Task
-from rrpolicy.pipeline.runs import CHECKPOINT, clear, write_dataset
+from rrpolicy.experiments import DEFAULT_ENV_ID, Task
+from rrpolicy.experiments.runs import CHECKPOINT, clear, write_dataset
 from rrpolicy.rl.on_reward import POLICY_KIND, ActionRepeat, load_trained, save_trained
 from rrpolicy.rl.replay import ReplayTraining
 from rrpolicy.rl.sb3_files import is_sb3_agent, load_sb3_agent

@@ -8,7 +8,7 @@ from typing import Annotated
 import gymnasium as gym
 import typer
 
-from rrpolicy import pipeline, zoo
+from rrpolicy import experiments, zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.data_commands import warn_of_data
 from rrpolicy.cli.options import acting, finish, label, recipe_for, task_in_card, task_of
@@ -18,12 +18,12 @@ from rrpolicy.common.messages import at, printable
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
-from rrpolicy.demo import Demo
 from rrpolicy.evaluation import RESULTS_FILE, evaluate_policy
 from rrpolicy.evaluation.video import record_video
-from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
-from rrpolicy.pipeline.recipes import check_section, with_steps
-from rrpolicy.pipeline.runs import TrainingRun, clear
+from rrpolicy.experiments import DEFAULT_ENV_ID, Task, plain_row
+from rrpolicy.experiments.demos import Demo
+from rrpolicy.experiments.recipes import check_section, with_steps
+from rrpolicy.experiments.runs import TrainingRun, clear
 from rrpolicy.rewards.maps import reward_map
 
 app = typer.Typer(
@@ -191,14 +191,14 @@ def extract(
     task = task_in_card(expert, needed=False) or task_in_card(base, needed=False)
     values = with_steps(recipe_for(task, recipe), "extraction", total_timesteps)
     data = [load_dataset(one) for one in dataset or []]
-    training, held_out = pipeline.split_data(data, seed) if data else (None, None)
+    training, held_out = experiments.split_data(data, seed) if data else (None, None)
     if task is not None and task.is_maze and task.goal is not None:
         check_section(values, "map", reward_map)
     with sole_use(out):
-        reward = pipeline.extract(weak, strong, training, values, seed, progress).reward
-        rows = pipeline.explained_rows(reward, weak, strong, held_out, values, seed)
+        reward = experiments.extract(weak, strong, training, values, seed, progress).reward
+        rows = experiments.explained_rows(reward, weak, strong, held_out, values, seed)
         if task is not None and task.is_maze and task.goal is not None:
-            error = pipeline.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
+            error = experiments.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
             rows.append(plain_row("reward", "goal_error_cells", error))
         card = {**({} if task is None else task.to_card()), "base": base, "expert": expert, "seed": seed,
                 "recipe": values.get("name"), "version": __version__}  # fmt: skip
@@ -235,7 +235,7 @@ def enjoy(
     values = recipe_for(task, recipe)
     check_section(values, "evaluation", evaluate_policy)
     player = acting(agent, task, values, reward, scale, n_candidates)
-    settings = {**pipeline.section(values, "evaluation"), "n_eval_episodes": n_episodes}
+    settings = {**experiments.section(values, "evaluation"), "n_eval_episodes": n_episodes}
     result = evaluate_policy(player, task.make, seed=seed, progress_bar=progress, **settings)
     finish(result.rows(label(agent, reward)), out)
 
@@ -268,7 +268,7 @@ def record(
     values = recipe_for(task, recipe)
     player = acting(agent, task, values, reward, scale, n_candidates)
     called = label(agent, reward)
-    deterministic = pipeline.section(values, "evaluation").get("deterministic", True)
+    deterministic = experiments.section(values, "evaluation").get("deterministic", True)
     path = out / f"{called}.mp4"
     info = record_video(player, task.make, path, n_steps, seed, deterministic=deterministic, caption=called)
     finish([plain_row(called, "n_frames", float(info.n_frames))], out)

@@ -17,7 +17,7 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.data.report import CLIP, DataReport, report
 from rrpolicy.evaluation import Row, result_row, write_results
-from rrpolicy.pipeline import Task, plain_row
+from rrpolicy.experiments import Task, plain_row
 
 
 def check_data(

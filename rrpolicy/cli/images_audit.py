@@ -32,6 +32,8 @@ from rrpolicy.cli.prompt_files import read_prompts
 from rrpolicy.common.messages import printable
 from rrpolicy.common.typing import Array
 from rrpolicy.common.version import __version__
+from rrpolicy.experiments import plain_row
+from rrpolicy.experiments.image_scores import estimate_row
 from rrpolicy.images.audit import write_audit
 from rrpolicy.images.audited import UNLABELLED
 from rrpolicy.images.evidence import Evidence
@@ -40,8 +42,6 @@ from rrpolicy.images.metrics import auroc
 from rrpolicy.images.null import NO_DIFFERENCE, NOTHING_BEYOND, spread
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel, sample_images
-from rrpolicy.pipeline import plain_row
-from rrpolicy.pipeline.image_scores import estimate_row
 
 N_NOISINGS = 2  # of each picture at each level of the audit
 

@@ -29,9 +29,11 @@ from rrpolicy.cli.program import echo
 from rrpolicy.cli.prompt_files import read_prompts, tell_cut
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.version import __version__
-from rrpolicy.demo import ImagesDemo
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.evaluation import RESULTS_FILE, result_row
+from rrpolicy.experiments import plain_row
+from rrpolicy.experiments.demos import ImagesDemo
+from rrpolicy.experiments.runs import begin_anew
 from rrpolicy.images.folders import find_pictures, write_pictures
 from rrpolicy.images.null import NO_DIFFERENCE, models_differ
 from rrpolicy.images.parts import quiet
@@ -39,8 +41,6 @@ from rrpolicy.images.recording import codec_of, explained_rows, finished_reward,
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.unet import UNetScoreModel
-from rrpolicy.pipeline import plain_row
-from rrpolicy.pipeline.runs import begin_anew
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.recorded import RecordedPairs
 

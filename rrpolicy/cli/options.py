@@ -10,17 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from rrpolicy import pipeline, zoo
+from rrpolicy import experiments, zoo
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import Planner
 from rrpolicy.cli.program import echo
 from rrpolicy.common.messages import at
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.evaluation import Row, table, write_results
+from rrpolicy.experiments import Recipe, Task
 from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
-from rrpolicy.pipeline import Recipe, Task
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
@@ -134,8 +134,8 @@ def recipe_for(task: Task | None, file: Path | None) -> Recipe:
     if file is not None:
         return zoo.read_recipe(file)
     if task is None:
-        return pipeline.DEFAULT_RECIPE
-    return zoo.recipe(task.env_id, None if task.is_maze else pipeline.DEFAULT_RECIPE)
+        return experiments.DEFAULT_RECIPE
+    return zoo.recipe(task.env_id, None if task.is_maze else experiments.DEFAULT_RECIPE)
 
 
 def task_in_card(name: str, needed: bool) -> Task | None:
@@ -170,7 +170,7 @@ def task_of(
             raise ValueError(f"--env is needed: {' and '.join(names)} do not say where they belong")
         chosen = tasks[0]
     else:
-        chosen = Task.create(env or (tasks[0].env_id if tasks else pipeline.DEFAULT_ENV_ID), maze_map)
+        chosen = Task.create(env or (tasks[0].env_id if tasks else experiments.DEFAULT_ENV_ID), maze_map)
     goals = [task.goal for task in tasks if task.goal and task.with_goal(None) == chosen.with_goal(None)]
     return chosen.with_goal(goal or (goals[0] if goals else None))
 
@@ -197,7 +197,7 @@ def acting(
         return agent if n_candidates is None else agent.with_planning(n_candidates=n_candidates)
     if isinstance(agent, GuidedPlanner):
         raise ValueError(f"{name!r} is steered already, --reward needs a plain agent")
-    return pipeline.steer(agent, zoo.load_reward(reward), recipe, scale=scale, n_candidates=n_candidates)
+    return experiments.steer(agent, zoo.load_reward(reward), recipe, scale=scale, n_candidates=n_candidates)
 
 
 def label(name: str, reward: str | None) -> str:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from rrpolicy import pipeline, zoo
+from rrpolicy import experiments, zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import acting, finish, label, recipe_for, task_of
 from rrpolicy.cli.program import echo
 from rrpolicy.evaluation import benchmark as benchmarks
 from rrpolicy.evaluation.plots import plot_learning_curve, plot_plans, plot_reward_map
-from rrpolicy.pipeline import DEFAULT_ENV_ID, Task, plain_row
+from rrpolicy.experiments import DEFAULT_ENV_ID, Task, plain_row
+from rrpolicy.experiments.latency import latency as latency_of
 
 plot_app = typer.Typer(help="Draw heat maps, plans and learning curves.", **options.SETTINGS)
 benchmark_app = typer.Typer(help="Measure speed.", **options.SETTINGS)
@@ -36,7 +37,7 @@ def heat_map(
       rrpolicy plot heat-map PointMaze_UMaze-v3/reward-3-1 --out runs/pictures
     """
     task = task_of([reward], env, maze_map, goal)
-    drawn = pipeline.map_reward(zoo.load_reward(reward), task.maze, recipe_for(task, recipe))
+    drawn = experiments.map_reward(zoo.load_reward(reward), task.maze, recipe_for(task, recipe))
     plot_reward_map(drawn, task.goal, out / "heat_map.png", title=f"{task.env_id}: {label(reward, None)}")
     row, column = (float(value) for value in task.maze.xy_to_rowcol(drawn.maximum))
     rows = [plain_row("reward", "maximum_row", row), plain_row("reward", "maximum_column", column)]
@@ -70,7 +71,7 @@ def plans(
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
     player = acting(agent, task, recipe_for(task, recipe), reward, scale, n_candidates)
-    observations = pipeline.observations_for_plans(task.maze, n_plans, seed)
+    observations = experiments.observations_for_plans(task.maze, n_plans, seed)
     called = label(agent, reward)
     plot_plans(player, task.maze, observations, out / f"plans-{called}.png", goal=task.goal, title=called)
     echo(f"written: {out / f'plans-{called}.png'}")
@@ -130,8 +131,8 @@ def latency(
         if reward is not None:
             raise ValueError("--reward needs --agent")
         task = Task.create(DEFAULT_ENV_ID)
-        finish(benchmarks.latency(recipe_for(task, recipe), n_repeats, seed, task), out)
+        finish(latency_of(recipe_for(task, recipe), n_repeats, seed, task), out)
         return
     task = task_of([reward, agent] if reward else [agent])
     player = acting(agent, task, recipe_for(task, recipe), reward, None, None)
-    finish(benchmarks.decisions(player, task, label(agent, reward), n_repeats, seed), out)
+    finish(benchmarks.decisions(player, task.make, label(agent, reward), n_repeats, seed), out)

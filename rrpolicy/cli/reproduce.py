@@ -12,11 +12,11 @@ from rrpolicy.cli import options
 from rrpolicy.cli.options import recipe_for
 from rrpolicy.cli.program import echo
 from rrpolicy.common.files import write_text
+from rrpolicy.experiments import DEFAULT_ENV_ID, Task
+from rrpolicy.experiments import images as painters
+from rrpolicy.experiments import locomotion as robots
+from rrpolicy.experiments import maze2d as mazes
 from rrpolicy.images.parts import quiet
-from rrpolicy.pipeline import DEFAULT_ENV_ID, Task
-from rrpolicy.reproduce import images as painters
-from rrpolicy.reproduce import locomotion as robots
-from rrpolicy.reproduce import maze2d as mazes
 
 QUICK_EPISODES = 16
 IMAGES_RECIPE = "fashion_mnist"

@@ -15,14 +15,14 @@ from rrpolicy.cli.options import recipe_for
 from rrpolicy.cli.program import echo
 from rrpolicy.common.files import write_json, write_text
 from rrpolicy.evaluation import table, write_results
-from rrpolicy.pipeline import Task
-from rrpolicy.pipeline.image_scores import FASHION_MNIST
-from rrpolicy.pipeline.zoo_build import ZooBuild
-from rrpolicy.reproduce.images import Workshop
-from rrpolicy.reproduce.images import zoo_build as images
-from rrpolicy.reproduce.locomotion import CASES, ROBOTS, Demonstrations
-from rrpolicy.reproduce.locomotion.units import of_case
-from rrpolicy.reproduce.locomotion.zoo_build import SEED, RobotZooBuild, unit_of
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.image_scores import FASHION_MNIST
+from rrpolicy.experiments.images import Workshop
+from rrpolicy.experiments.images import zoo_build as images
+from rrpolicy.experiments.locomotion import CASES, ROBOTS, Demonstrations
+from rrpolicy.experiments.locomotion.units import of_case
+from rrpolicy.experiments.locomotion.zoo_build import SEED, RobotZooBuild, unit_of
+from rrpolicy.experiments.zoo_build import ZooBuild
 
 HEADLINES = (  # of an entry in the list: agent, metric, form
     ("agent", "success_rate", "success {:.2f}"),

@@ -1,5 +1,5 @@
-"""How fast agents plan and decide on one thread: `latency` against a reference setting in the same run, `decisions` of
-any agent. Untrained weights take as long as trained ones; ratios survive a noisy machine better than milliseconds do.
+"""Times of planning and deciding on one thread: `latency` of guided plans against a reference planner in the same run,
+`decisions` of any agent. Ratios vary less from run to run than milliseconds do.
 """
 
 from __future__ import annotations
@@ -9,56 +9,59 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 
-from rrpolicy import pipeline
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row
-from rrpolicy.pipeline import Recipe, Task
 
 BATCH = 64
-GUIDED = {"n_sampling_steps": 5, "sampler": "ddim", "n_action_steps": 8}
-REFERENCE = {"policy": "UnetPolicy", "policy_kwargs": {"width": 32}, "n_diffusion_steps": 20,
-             "n_sampling_steps": 20, "sampler": "ddpm", "n_action_steps": 1}
 
 
-def latency(recipe: Recipe, n_repeats: int = 200, seed: int = 0, task: Task | None = None) -> list[Row]:
+
+def latency(guided: GuidedPlanner, reference: GuidedPlanner, observations: Array, n_repeats: int = 200) -> list[Row]:
     """
-    Time guided plans in milliseconds.
+    Time guided plans in milliseconds, on one thread.
 
-    :param recipe: of the agents
+    :param guided: the planner that is timed
+    :param reference: a slower one, timed in the same run
+    :param observations: (n, obs_dim) of which the first is planned for alone, and all of them in one batch
     :param n_repeats: plans timed at batch 1; a quarter as many batches and reference plans
-    :param seed: of weights and observations
-    :param task: whose agents; default PointMaze_UMaze-v3
-    :return: rows for DDIM with 5 steps: median plan at batch 1 (and its 90th percentile), per environment step with 8
-        actions per plan, per plan in a batch of 64,
-        the same for the reference (temporal U-Net of width 32, 20 ancestral steps, planned every step), and ratios
+    :return: rows: median plan at batch 1 (and its 90th percentile), per environment step, per plan in the batch; the
+        same for the reference, and ratios
     :raises ValueError: for fewer than one repeat
     """
     if n_repeats < 1:
         raise ValueError(f"n_repeats is {n_repeats}, it must be at least 1")
-    task = task or Task.create()
+    few, n = max(n_repeats // 4, 1), len(observations)
     with _one_thread():
-        guided, reference = _planner(task, recipe, seed, GUIDED), _planner(task, recipe, seed, REFERENCE)
-        observations = pipeline.observations_for_plans(task.maze, BATCH, seed)
-        few = max(n_repeats // 4, 1)
-        return _rows(
-            guided,
-            _times(guided, observations[:1], n_repeats),
-            _times(guided, observations, few) / BATCH,
-            _times(reference, observations[:1], few),
-        )
+        single = _times(guided, observations[:1], n_repeats)
+        batched = _times(guided, observations, few) / n
+        theirs = _times(reference, observations[:1], few)
+    per_step, of_reference = single / guided.planning.n_action_steps, theirs / reference.planning.n_action_steps
+    return [
+        _row("guided", "plan_ms_median", single),
+        _row("guided", "plan_ms_p90", single, lambda values: np.quantile(values, 0.9)),
+        _row("guided", "step_ms_median", per_step),
+        _row("guided", f"plan_ms_median_batch_{n}", batched),
+        _ratio(f"batch_{n}_ratio", batched, single),
+        _row("reference", "plan_ms_median", theirs),
+        _row("reference", "step_ms_median", of_reference),
+        _ratio("step_ratio", of_reference, per_step),
+    ]
 
 
-def decisions(planner: Planner, task: Task, name: str, n_repeats: int = 200, seed: int = 0) -> list[Row]:
+def decisions(
+    planner: Planner, make_env: Callable[[], gym.Env], name: str, n_repeats: int = 200, seed: int = 0
+) -> list[Row]:
     """
     Time an agent's decisions on one thread.
 
     :param planner: the agent, steered or not
-    :param task: the environment whose first observations are decided upon
+    :param make_env: makes the environment whose first observations are decided upon
     :param name: of the agent in the rows
     :param n_repeats: decisions timed at batch 1; a tenth as many rounds of 64 environments
     :param seed: of the observations
@@ -69,7 +72,7 @@ def decisions(planner: Planner, task: Task, name: str, n_repeats: int = 200, see
     """
     if n_repeats < 1:
         raise ValueError(f"n_repeats is {n_repeats}, it must be at least 1")
-    with closing(task.make()) as env:
+    with closing(make_env()) as env:
         observations = np.stack([env.reset(seed=seed + index)[0] for index in range(BATCH)])
     with _one_thread():
         clock, cpu = (_seconds(lambda: planner.predict(observations[:1]), n_repeats, timer) * 1e3
@@ -99,28 +102,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _rows(guided: Planner, single: Array, batched: Array, reference: Array) -> list[Row]:
-    per_step = single / guided.planning.n_action_steps
-    return [
-        _row("guided", "plan_ms_median", single),
-        _row("guided", "plan_ms_p90", single, lambda values: np.quantile(values, 0.9)),
-        _row("guided", "step_ms_median", per_step),
-        _row("guided", f"plan_ms_median_batch_{BATCH}", batched),
-        _ratio(f"batch_{BATCH}_ratio", batched, single),
-        _row("reference", "plan_ms_median", reference),
-        _row("reference", "step_ms_median", reference),
-        _ratio("step_ratio", reference, per_step),
-    ]
-
-
-def _planner(task: Task, recipe: Recipe, seed: int, changes: dict[str, Any]) -> GuidedPlanner:
-    """An untrained agent steered by an untrained reward."""
-    agent = pipeline.new_agent(task, {**recipe, "agent": {**pipeline.section(recipe, "agent"), **changes}}, seed)
-    reward = pipeline.new_extractor(agent, agent, recipe, seed).reward
-    steering = {k: v for k, v in pipeline.section(recipe, "steering").items() if k in ("scale", "max_shift")}
-    return pipeline.steer(agent, reward, {**recipe, "steering": steering})
 
 
 def _times(planner: Planner, observations: Array, n_repeats: int) -> Array:

@@ -23,12 +23,12 @@ from fuzz.target import Target, files_of
 from fuzz.tensors import archives, card_file
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor, zoo
 from rrpolicy.envs.controller import PDController
+from rrpolicy.experiments import Task
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
-from rrpolicy.pipeline import Task
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 from rrpolicy.rl.on_reward import load_trained, save_trained
 from rrpolicy.rl.replay import ReplayTraining

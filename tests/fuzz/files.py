@@ -34,24 +34,24 @@ from fuzz.target import Target, files_of
 from fuzz.tensors import archives, safetensors_file
 from fuzz.texts import csv_file, json_file, maze_file, toml_file
 from fuzz.zips import zip_file
-from rrpolicy import Normalizer, TrajectoryDataset, pipeline, zoo
+from rrpolicy import Normalizer, TrajectoryDataset, experiments, zoo
 from rrpolicy.data import load_dataset, save_minari
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.evaluation import RESULTS_FILE, read_results, table, write_results
 from rrpolicy.evaluation.plots import plot_learning_curve
+from rrpolicy.experiments import Task
+from rrpolicy.experiments.maze2d.kept_curves import read_curves, write_curves
+from rrpolicy.experiments.maze2d.kept_maps import read_map
+from rrpolicy.experiments.maze2d.units import Unit
+from rrpolicy.experiments.results import UNIT_DONE, Result, append_unit, read_csv
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import load_images
 from rrpolicy.images.folders import find_pictures, read_in_parts
 from rrpolicy.images.recording import record_samples
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.images.unet import UNetScoreModel
-from rrpolicy.pipeline import Task
-from rrpolicy.reproduce.maze2d.kept_curves import read_curves, write_curves
-from rrpolicy.reproduce.maze2d.kept_maps import read_map
-from rrpolicy.reproduce.maze2d.units import Unit
-from rrpolicy.reproduce.results import UNIT_DONE, Result, append_unit, read_csv
 from rrpolicy.rewards.recorded import RecordedPairs
 from rrpolicy.rl.sb3_files import Sb3Agent, load_sb3_agent
 from rrpolicy.rl.vecnormalize import read_statistics
@@ -278,7 +278,7 @@ def recipe() -> Target:
     task = Task.create(tiny.ENV_ID)
 
     def built(values: Any) -> list[Any]:
-        agent = pipeline.new_agent(task, values, 0)
+        agent = experiments.new_agent(task, values, 0)
         return [agent.predict(np.zeros((1, 4), np.float32), deterministic=True)[0]]
 
     return Target("recipe", {"tiny.toml": tiny.toml().encode()}, {"tiny.toml": text(toml_file)},

@@ -1,0 +1,43 @@
+"""The main job, seen happening: two agents in, a reward out, the weak agent steered with it acts like the strong one.
+
+`maze` extracts the reward before your eyes, from a pair of the zoo or from scratch; `robot` takes it from the zoo, too.
+`images` does the same with image models. `stage` is what they share. Every result is written as soon as it is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rrpolicy.evaluation import Row
+from rrpolicy.experiments.demos.images import ImagesDemo
+from rrpolicy.experiments.demos.maze import maze_demo
+from rrpolicy.experiments.demos.robot import robot_demo
+from rrpolicy.experiments.demos.stage import Stage
+
+__all__ = ["Demo", "ImagesDemo"]
+
+
+@dataclass(frozen=True)
+class Demo(Stage):
+    """
+    See :class:`Stage`; beside that:
+
+    :param from_scratch: train both agents instead of taking them from the zoo; a maze of one's own implies it
+    """
+
+    from_scratch: bool = False
+
+    def run(self) -> list[Row]:
+        """
+        Do it all.
+
+        :return: the rows of ``results.json``
+        :raises ValueError: when the zoo lacks what is needed, naming what it has; before anything is removed
+        """
+        if self.n_episodes is not None and self.n_episodes < 1:
+            raise ValueError(f"n_episodes is {self.n_episodes}, it must be at least 1")
+        if self.task.is_maze:
+            return maze_demo(self, self.from_scratch)
+        if self.from_scratch:
+            raise ValueError(f"--from-scratch is for mazes, env is {self.task.env_id!r}")
+        return robot_demo(self)

@@ -1,0 +1,173 @@
+"""The demo with images: two models of the zoo, the reward that tells them apart, and the first steered with it.
+
+A judge counts unwanted samples; the reward, which has never seen a label, scores images by one forward pass on each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rrpolicy import zoo
+from rrpolicy.common.files import appearing
+from rrpolicy.common.typing import Array
+from rrpolicy.evaluation import RESULTS_FILE, Row, table, write_results
+from rrpolicy.evaluation.plots import DPI, FAINT, INK
+from rrpolicy.experiments.demos.stage import timed
+from rrpolicy.experiments.image_scores import FASHION_MNIST, judged_rows, rho_rows
+from rrpolicy.experiments.runs import clear
+from rrpolicy.images.audit import PAGE_FILE, write_audit
+from rrpolicy.images.data import LabelledImages, load_images
+from rrpolicy.images.grid import tiled
+from rrpolicy.images.judge import ImageJudge
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.sampling import sample_images
+from rrpolicy.images.training import ImageDiffusion
+
+NAMES = ("base", "expert", "reward", "judge")
+SAMPLES = "samples.png"
+PRODUCTS = (RESULTS_FILE, SAMPLES, PAGE_FILE)
+SCALES = (1.0, 2.0)
+N_SCORED = 2000  # real images at most
+N_SHOWN = 64  # samples of each model in the picture
+
+
+@dataclass(frozen=True)
+class ImagesDemo:
+    """
+    :param out: folder, made if missing; what an earlier demo left there is replaced
+    :param seed: of the samples, and of the choice of real images
+    :param data: folder of real images of the judge's classes; None: Fashion-MNIST where it is installed, else the
+        base's own samples are scored, labelled by the judge
+    :param n_samples: of each model, all from the same noise
+    :param say: told what happens
+    """
+
+    out: Path
+    seed: int = 0
+    data: Path | None = None
+    n_samples: int = 512
+    say: Callable[[str], None] = lambda text: None
+
+    def run(self) -> list[Row]:
+        """
+        Do it all.
+
+        :return: the rows of ``results.json``
+        :raises FileNotFoundError: when ``data`` holds no images
+        :raises ValueError: when the zoo lacks an entry, without the extra ``images``, or for images of other classes;
+            before anything is removed
+        """
+        if self.n_samples < 1:
+            raise ValueError(f"n_samples is {self.n_samples}, it must be at least 1")
+        base, expert, reward, judge = _from_the_zoo()
+        card = zoo.info(f"{FASHION_MNIST}/reward")
+        real = self._real_images(judge)
+        self.out.mkdir(parents=True, exist_ok=True)
+        clear(self.out, PRODUCTS)
+        self.say(f"base, expert, reward and judge from the zoo: {FASHION_MNIST}; seed {self.seed}")
+        self.say(f"the expert has never seen {' and '.join(card['unwanted'])}; their share of samples: {zoo.HARMFUL}")
+        steered = {f"steered-{scale:g}": (base, {"reward": reward, "scale": scale}) for scale in SCALES}
+        models: dict[str, tuple[ImageDiffusion, dict[str, Any]]]
+        models = {"base": (base, {}), **steered, "expert": (expert, {})}
+        samples, rows = self._sample(models, judge, card)
+        if real is None:
+            scored, whose = _judged(samples["base"], judge), "samples of the base, labelled by the judge"
+        else:
+            scored, whose = real, "held-out real images"
+        with timed(f"one forward pass on each of {len(scored)} {whose}", self.say):
+            rho = reward.predict(scored.images)
+        rows += rho_rows(rho, scored, card["unwanted"])
+        write_results(rows, self.out)
+        self._show(scored, rho, rows, samples, judge, card["unwanted"])
+        written = ", ".join(sorted(PRODUCTS))
+        self.say(f"\n{table(rows)}\n\nρ has scored {len(scored)} {whose}.\nEverything is in {self.out}: {written}")
+        return rows
+
+    def _sample(
+        self, models: Mapping[str, tuple[ImageDiffusion, Mapping[str, Any]]], judge: ImageJudge, card: Mapping[str, Any]
+    ) -> tuple[dict[str, Array], list[Row]]:
+        """Samples of every model, with what steers it, from the same noise; what is judged is in ``results.json``."""
+        samples: dict[str, Array] = {}
+        rows: list[Row] = []
+        for name, (model, steering) in models.items():
+            with timed(f"{self.n_samples} samples of {name}", self.say):
+                samples[name] = sample_images(model, self.n_samples, seed=self.seed, **card["sampling"], **steering)
+            rows += judged_rows(name, samples[name], judge, card["unwanted"])
+            write_results(rows, self.out)
+        return samples, rows
+
+    def _show(
+        self, scored: LabelledImages, rho: Array, rows: Sequence[Row], samples: Mapping[str, Array], judge: ImageJudge,
+        unwanted: Sequence[str],
+    ) -> None:  # fmt: skip
+        """The audit page and the picture."""
+        labels = [scored.class_names[label] for label in scored.labels]
+        with timed("audit page and picture", self.say):
+            write_audit(
+                self.out, scored.images, rho, labels=labels, unwanted=sorted(set(unwanted) & set(labels)),
+                samples={_called(name): drawn for name, drawn in samples.items()},
+                title="What the expert prefers: Fashion-MNIST",
+            )  # fmt: skip
+            plot_samples(samples, rows, judge, unwanted, self.out / SAMPLES)
+
+    def _real_images(self, judge: ImageJudge) -> LabelledImages | None:
+        """Held-out real images of the judge's classes, some if there are many; None where there are none."""
+        channels, size, _ = judge.codec.image_shape
+        try:
+            found = load_images(self.data, "test", size, channels, judge.class_names)
+        except FileNotFoundError:
+            if self.data is not None:
+                raise
+            self.say("Fashion-MNIST is not installed (Debian's dataset-fashion-mnist, or --data)")
+            return None
+        if found.class_names != judge.class_names:
+            classes = ", ".join(found.class_names)
+            raise ValueError(f"data has the classes {classes}, the judge has {', '.join(judge.class_names)}")
+        chosen = np.random.default_rng(self.seed).permutation(len(found))[:N_SCORED]
+        return found.take(np.sort(chosen))
+
+
+def _from_the_zoo() -> tuple[ImageDiffusion, ImageDiffusion, ImageReward, ImageJudge]:
+    base, expert, reward, judge = (zoo.find(f"{FASHION_MNIST}/{name}") for name in NAMES)
+    return ImageDiffusion.load(base), ImageDiffusion.load(expert), ImageReward.load(reward), ImageJudge.load(judge)
+
+
+def _judged(samples: Array, judge: ImageJudge) -> LabelledImages:
+    return LabelledImages(samples, judge.predict(samples).astype(np.int64), judge.class_names)
+
+
+def _called(name: str) -> str:
+    """For people: ``steered-2`` -> ``base steered, scale 2``."""
+    return name.replace("steered-", "base steered, scale ")
+
+
+def plot_samples(
+    samples: Mapping[str, Array], rows: Sequence[Row], judge: ImageJudge, unwanted: Sequence[str], path: Path
+) -> Figure:
+    """
+    Write the picture: a panel for each model, with its unwanted samples framed.
+
+    :param samples: of each model uint8 (n, H, W, C)
+    :param rows: with the share of unwanted ones
+    :param path: where it is written
+    :return: the figure
+    """
+    shares = {row["agent"]: row for row in rows if row["metric"] == zoo.HARMFUL}
+    figure = Figure(figsize=(3.2 * len(samples), 3.9), layout="constrained")
+    for axes, (name, drawn) in zip(figure.subplots(1, len(samples)), samples.items(), strict=True):
+        shown = drawn[:N_SHOWN]
+        axes.imshow(tiled(shown, framed=judge.says(shown, unwanted)), interpolation="nearest")
+        axes.axis("off")
+        axes.set_title(f"{_called(name)}: {shares[name]['mean']:.1%} unwanted", fontsize=11, color=INK)
+    figure.supxlabel(
+        f"equal places start from equal noise; framed: {' or '.join(unwanted)}, says the judge", fontsize=9, color=FAINT
+    )
+    with appearing(path) as unfinished:
+        figure.savefig(unfinished, dpi=DPI, facecolor="white")
+    return figure

@@ -1,0 +1,144 @@
+"""The demo in a maze: the reward is extracted and drawn, then base, discriminator, steered base and expert run.
+
+From the zoo only the rewards are made; from scratch everything is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rrpolicy import experiments, zoo
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.common.typing import Predictor
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.evaluation import Row, write_results
+from rrpolicy.evaluation.plots import plot_hero, plot_reward_map
+from rrpolicy.evaluation.video import VideoInfo, record_video
+from rrpolicy.experiments import Task, plain_row
+from rrpolicy.experiments.demos.stage import HEAT_MAP, HERO, Stage
+from rrpolicy.rewards.maps import RewardMap
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+N_EPISODES = 48
+HERO_EPISODES = 24
+STEPS_PER_FRAME = 2
+Data = Sequence[TrajectoryDataset]
+
+
+def maze_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
+    """
+    Do it all.
+
+    :param stage: whose task is a maze
+    :param from_scratch: train the pair; a maze of one's own implies it
+    :return: the rows of ``results.json``
+    :raises ValueError: when the zoo lacks the pair, naming the goals it has
+    """
+    scratch = from_scratch or stage.task.maze_map is not None
+    task = with_default_goal(stage.task) if scratch else with_zoo_goal(stage.task)
+    n_episodes = stage.n_episodes or N_EPISODES
+    stage.clear()
+    stage.say(f"{task.env_id}, goal {zoo.goal_name('cell', task.goal or ())}, seed {stage.seed}\n{task.maze}")
+    data = [experiments.collect_base(task, stage.recipe, stage.seed),
+            experiments.collect_expert(task, stage.recipe, stage.seed)]
+    base, expert = _train(stage, task, data) if scratch else _load(stage, task)
+    reward, other = _extract(stage, task, base, expert, data)
+    reward_map = _map(stage, task, reward)
+    agents: dict[str, Predictor] = {
+        "base": base,
+        "discriminator": experiments.steer(base, other, stage.recipe),
+        "steered": experiments.steer(base, reward, stage.recipe),
+        "expert": expert,
+    }
+    with stage.environments(task, n_episodes) as envs:
+        results = stage.evaluate(agents, envs, n_episodes)
+        rows = [row for name, result in results.items() for row in result.rows(name)]
+        rows.append(plain_row("reward", "goal_error_cells", reward_map.goal_error_cells(task.goal)))
+        write_results(rows, stage.out)
+        shown = {name: agents[name] for name in ("base", "steered")}
+        n_shown = min(n_episodes, HERO_EPISODES)
+        plot_hero(reward_map, shown, envs, stage.out / HERO, task.goal, stage.seed, n_shown, stage.deterministic)
+
+    def record(agent: Predictor, path: Path, caption: str) -> VideoInfo:
+        return record_video(agent, task.make, path, seed=stage.seed, deterministic=stage.deterministic,
+                            steps_per_frame=STEPS_PER_FRAME, caption=caption)  # fmt: skip
+
+    stage.film(agents, record)
+    stage.finish(rows)
+    return rows
+
+
+# ---------------------------------------------------------------------- the pair
+
+
+def _load(stage: Stage, task: Task) -> tuple[DiffusionAgent, DiffusionAgent]:
+    base, expert = (f"{task.env_id}/{name}" for name in ("base", zoo.goal_name("expert", task.goal or ())))
+    stage.say(f"base and expert from the zoo: {base}, {expert}")
+    return zoo.load_agent(base), zoo.load_agent(expert)
+
+
+def _train(stage: Stage, task: Task, data: Data) -> tuple[DiffusionAgent, DiffusionAgent]:
+    with stage.timed("training the base"):
+        base = experiments.train_base(task, stage.recipe, data[0], stage.seed, stage.progress_bar)
+    experiments.save_agent(base, stage.out / "base.zip", task.with_goal(None).to_card())
+    with stage.timed("fine-tuning the expert"):
+        expert = experiments.train_expert(base, stage.recipe, data[1], stage.seed, stage.progress_bar)
+    experiments.save_agent(expert, stage.out / "expert.zip", task.to_card())
+    return base, expert
+
+
+# ---------------------------------------------------------------------- the reward
+
+
+def _extract(
+    stage: Stage, task: Task, base: DiffusionAgent, expert: DiffusionAgent, data: Data
+) -> tuple[RelativeReward, RelativeReward]:
+    """The relative reward and the discriminator's, from the same data."""
+    with stage.timed("extracting the reward"):
+        reward = experiments.extract(base, expert, data, stage.recipe, stage.seed, stage.progress_bar).reward
+    reward.save(stage.out / "reward.zip", card=task.to_card())
+    with stage.timed("training the discriminator"):
+        other = experiments.discriminate(base, expert, data, stage.recipe, stage.seed, stage.progress_bar)
+    other.save(stage.out / "discriminator.zip", card=task.to_card())
+    return reward, other
+
+
+def _map(stage: Stage, task: Task, reward: RelativeReward) -> RewardMap:
+    reward_map = experiments.map_reward(reward, task.maze, stage.recipe)
+    plot_reward_map(reward_map, task.goal, stage.out / HEAT_MAP, title=f"Extracted reward, {task.env_id}")
+    row, column = task.maze.xy_to_rowcol(reward_map.maximum)
+    place = "in" if reward_map.same_cell(task.goal) else "not in"
+    stage.say(f"the reward is highest at cell ({row:.2f}, {column:.2f}), {place} the goal's own cell")
+    return reward_map
+
+
+# ---------------------------------------------------------------------- the goal
+
+
+def with_zoo_goal(task: Task) -> Task:
+    """
+    The task with a goal for which the zoo has an expert: its own, or the first there is.
+
+    :raises ValueError: when there is none, naming the goals
+    """
+    goals = [tuple(entry["goal"]) for entry in zoo.entries()
+             if entry["environment"] == task.env_id and entry["name"].partition("/")[2].startswith("expert-")]
+    advice = "pass --from-scratch to train a pair"
+    if not goals:
+        raise ValueError(f"the zoo has no expert for {task.env_id}; {advice}")
+    if task.goal is None:
+        return task.with_goal(goals[0])
+    if task.goal not in goals:
+        known = "; ".join(",".join(f"{value:g}" for value in goal) for goal in goals)
+        wanted = ",".join(f"{value:g}" for value in task.goal)
+        raise ValueError(f"the zoo has no expert for {task.env_id} with the goal {wanted}, it has {known}; {advice}")
+    return task
+
+
+def with_default_goal(task: Task) -> Task:
+    """The task with a goal: its own, the cell that the maze marks with ``g`` or ``c``, or the last free cell."""
+    if task.goal is not None:
+        return task
+    marked = [(r, c) for r, row in enumerate(task.maze.rows) for c, cell in enumerate(row) if cell in "gc"]
+    return task.with_goal((marked or [tuple(cell) for cell in task.maze.free_cells[-1:].tolist()])[0])

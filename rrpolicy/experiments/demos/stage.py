@@ -1,0 +1,99 @@
+"""What every demo does with agents, whoever they are: let them run in the same episodes, film them, write it down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from rrpolicy import experiments
+from rrpolicy.common.typing import Predictor
+from rrpolicy.evaluation import RESULTS_FILE, Evaluation, Row, evaluate_policy, table, write_results
+from rrpolicy.experiments import Recipe, Task
+from rrpolicy.experiments.runs import clear
+
+AGENTS = ("base", "discriminator", "steered", "expert")
+HEAT_MAP, HERO = "heat_map.png", "hero.png"
+ARCHIVES = ("base.zip", "expert.zip", "reward.zip", "discriminator.zip")
+PRODUCTS = (RESULTS_FILE, HEAT_MAP, HERO, *ARCHIVES, *(f"{name}.mp4" for name in AGENTS))
+MAX_ENVS = 64
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    :param task: maze and goal (a goal of None chooses one), or robot
+    :param out: folder, made if missing; what an earlier demo left there is replaced
+    :param recipe: every number
+    :param seed: of data, training and episodes
+    :param n_episodes: for each agent, seed-matched; None: as many as suit the environment
+    :param progress_bar: show them
+    :param say: told what happens
+    """
+
+    task: Task
+    out: Path
+    recipe: Recipe
+    seed: int = 0
+    n_episodes: int | None = None
+    progress_bar: bool = False
+    say: Callable[[str], None] = lambda text: None
+
+    @property
+    def deterministic(self) -> bool:
+        """How agents act: as the recipe says; where it does not, robots with noise, as in their experiment."""
+        return bool(experiments.section(self.recipe, "evaluation").get("deterministic", self.task.is_maze))
+
+    def clear(self) -> None:
+        """Make the folder, without what an earlier demo left there."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        clear(self.out, PRODUCTS)
+
+    @contextmanager
+    def environments(self, task: Task, n_episodes: int) -> Iterator[list[gym.Env]]:
+        """Copies of the real environment, closed in the end."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(closing(task.make())) for _ in range(min(n_episodes, MAX_ENVS))]
+
+    def evaluate(
+        self, agents: Mapping[str, Predictor], envs: Sequence[gym.Env], n_episodes: int
+    ) -> dict[str, Evaluation]:
+        """Everybody in the same episodes; what is done is in ``results.json``."""
+        settings = {**experiments.section(self.recipe, "evaluation"), "n_eval_episodes": n_episodes}
+        settings["deterministic"] = self.deterministic
+        results: dict[str, Evaluation] = {}
+        for name, agent in agents.items():
+            with self.timed(f"{n_episodes} episodes of {name}"):
+                results[name] = evaluate_policy(agent, envs, seed=self.seed, progress_bar=self.progress_bar, **settings)
+            write_results(results[name].rows(name), self.out)
+        return results
+
+    def film(self, agents: Mapping[str, Predictor], record: Callable[[Predictor, Path, str], Any]) -> None:
+        """
+        :param record: writes the video of an agent to a path, with a caption, and tells what drew it
+        """
+        with self.timed("videos"):
+            infos = [record(agent, self.out / f"{name}.mp4", name) for name, agent in agents.items()]
+        self.say(f"drawn by: {', '.join(sorted({info.renderer for info in infos}))} (needs no OpenGL)")
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Say what came out and where it is."""
+        written = sorted(name for name in PRODUCTS if (self.out / name).exists())
+        self.say(f"\n{table(rows)}\n\nEverything is in {self.out}: {', '.join(written)}")
+
+    def timed(self, what: str) -> AbstractContextManager[None]:
+        """Say how long a step took, if it came to its end."""
+        return timed(what, self.say)
+
+
+@contextmanager
+def timed(what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Say how long a step took, if it came to its end."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    say(f"{what}: {time.perf_counter() - wall:.1f} s ({time.process_time() - cpu:.1f} CPU-seconds)")

@@ -1,0 +1,87 @@
+"""The image experiment as :class:`Reproduction` runs it: a unit's rows, and a sheet of samples beside the CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rrpolicy.experiments import Recipe
+from rrpolicy.experiments.images.figures import draw_samples, sheet_path
+from rrpolicy.experiments.images.measures import measure_unit, sample_sheet
+from rrpolicy.experiments.images.units import Unit
+from rrpolicy.experiments.images.variants import MAIN, Variant
+from rrpolicy.experiments.images.workshop import Workshop
+from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.results import Result, read_csv
+from rrpolicy.experiments.runner import Reproduction
+from rrpolicy.experiments.store import digest
+
+NAMES = ("removed", "expert")
+N_SHOWN = 32  # samples of each generator on a sheet
+
+
+class ImageExperiment:
+    """
+    :param recipe: every number
+    :param out: the CSV; sheets of samples go into the folder of its name beside it
+    :param work: folder of archives
+    :param data: folder of images; None for Fashion-MNIST where Debian puts it
+    :param variant: ablation
+    """
+
+    names = NAMES
+
+    def __init__(
+        self, recipe: Recipe, out: Path, work: Path, data: Path | None = None, variant: Variant = MAIN
+    ) -> None:
+        recipe = variant.applied(recipe)
+        self.variant = variant.name
+        self._digest = digest([recipe, None if data is None else str(data.resolve())])
+        self._out = out
+        self._shop = Workshop(work, recipe, data)
+
+    def digest(self, unit: Unit) -> str:
+        """Of the one recipe and the images."""
+        return self._digest
+
+    def blocked(self, unit: Unit) -> bool:
+        """Whether another process is at the unit's base."""
+        return self._shop.base_is_being_made(unit.seed)
+
+    def measure(self, unit: Unit, say: Say) -> Ledger:
+        """Everything that is reported of a unit."""
+        ledger = measure_unit(self._shop, unit, say)
+        if not self.variant:
+            say("drawing samples")
+            draw_samples(sample_sheet(self._shop, unit, N_SHOWN), sheet_path(self._out, unit))
+        return ledger
+
+
+def reproduction(
+    units: Sequence[Unit],
+    recipe: Recipe,
+    out: Path,
+    work: Path,
+    data: Path | None = None,
+    variant: Variant = MAIN,
+    progress_bar: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Reproduction[Unit]:
+    """
+    A run of the image experiment.
+
+    :param units: as :func:`select` gives them
+    :param recipe: every number
+    :param out: the CSV
+    :param work: folder of archives and claims, needed to go on
+    :param data: folder of images; None for Fashion-MNIST where Debian puts it
+    :param variant: ablation
+    :param progress_bar: show one
+    :param say: told what happens
+    """
+    return Reproduction(units, ImageExperiment(recipe, out, work, data, variant), out, work, progress_bar, say)
+
+
+def read_results(path: Path) -> list[Result]:
+    """What the CSV of the image experiment holds; raises as :func:`read_csv` does."""
+    return read_csv(path, NAMES)

@@ -1,0 +1,263 @@
+"""The measurements of one unit of the image experiment: how ρ ranks held-out real images, and what it makes of samples.
+
+A control's expert has seen everything, so nothing is harmful there: it is asked about each pair of the experiment, and
+its rows end with that pair's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rrpolicy.common.typing import Array
+from rrpolicy.evaluation import Row, result_row
+from rrpolicy.experiments import Recipe, section
+from rrpolicy.experiments.image_scores import estimate_row
+from rrpolicy.experiments.images.units import Pair, Unit, pair_text, pairs_of
+from rrpolicy.experiments.images.workshop import PARTS, Workshop
+from rrpolicy.experiments.recipes import build
+from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.images.data import LabelledImages
+from rrpolicy.images.grid import tiled
+from rrpolicy.images.judge import ImageJudge
+from rrpolicy.images.metrics import auroc, brightness, elbo_difference, label_means, share
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.sampling import sample_images
+
+STEERED_SEED = 2000  # is added to the unit's: steered samples come from other noise than those ρ was extracted at
+
+
+def measure_unit(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+    """Models, samples, reward, and everything that is reported of them."""
+    ledger = Ledger(say)
+    ledger.begin("images")
+    asked = Questions(shop, unit)
+    asked.check()
+    makers: dict[str, Callable[[], tuple[object, float]]] = {
+        "base": lambda: shop.base(unit.seed),
+        "expert": lambda: shop.expert(unit),
+        "base-samples": lambda: shop.samples(unit, "base"),
+        "expert-samples": lambda: shop.samples(unit, "expert"),
+        "rho": lambda: shop.reward(unit),
+        "judge": shop.judge,
+    }
+    for name, make in makers.items():
+        ledger.begin(f"making {name}")
+        ledger.add_times(**{name: make()[1]})
+    for what, rows in (
+        ("ranking images", asked.ranking),
+        ("look-alikes", asked.lookalikes),
+        ("baselines", asked.baselines),
+        ("the difference of bounds", asked.bounds),
+        ("the judge", asked.judged_images),
+        ("samples", asked.own_samples),
+    ):
+        ledger.begin(what)
+        ledger.add(rows())
+    for scale in asked.options.scales:
+        ledger.begin(f"samples steered at scale {scale:g}")
+        ledger.add(asked.steered_samples(scale))
+    ledger.close()
+    return ledger
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    The recipe's section ``[evaluation]``.
+
+    :param n_test: held-out real images
+    :param levels: noise levels at which they are ranked
+    :param n_noisings: of each image at each level
+    :param n_elbo: images of which the two models' bounds are compared
+    :param n_elbo_draws: levels for each of these
+    :param scales: strengths of steering
+    :param n_steered: samples at each of them
+    """
+
+    n_test: int
+    levels: Sequence[int]
+    n_noisings: int
+    n_elbo: int
+    n_elbo_draws: int
+    scales: Sequence[float]
+    n_steered: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Options:
+        """:raises ValueError: when the section lacks one"""
+        return build(cls, "evaluation", **section(recipe, "evaluation"))
+
+
+@dataclass
+class Questions:
+    """
+    What is asked about a unit; every answer is a list of rows.
+
+    :param shop: of the experiment
+    :param unit: whose models, reward and seed
+    """
+
+    shop: Workshop
+    unit: Unit
+
+    @cached_property
+    def options(self) -> Options:
+        return Options.of(self.shop.recipe)
+
+    @cached_property
+    def images(self) -> LabelledImages:
+        """Held-out real images in a random order, drawn by the unit's seed."""
+        everything = self.shop.test_images()
+        order = np.random.default_rng(self.unit.seed).permutation(len(everything))
+        return everything.take(order[: self.options.n_test])
+
+    @cached_property
+    def reward(self) -> ImageReward:
+        return self.shop.reward(self.unit)[0]
+
+    @cached_property
+    def judge(self) -> ImageJudge:
+        return self.shop.judge()[0]
+
+    @cached_property
+    def rho(self) -> Array:
+        """One forward pass on each clean image (n,), nats."""
+        return self.reward.predict(self.images.images)
+
+    @property
+    def harmful(self) -> dict[str, Pair]:
+        """What a metric's name ends with, and the classes that should score low."""
+        if self.unit.removed:
+            return {"": self.unit.removed}
+        return {f"_{pair_text(pair)}": pair for pair in pairs_of(self.shop.recipe)}
+
+    def check(self) -> None:
+        """
+        Ask for every class by its name before anything is trained.
+
+        :raises ValueError: for a class that the images do not have
+        """
+        for names in self.harmful.values():
+            self.images.mask([*names, *(other for name in names for other in self._lookalikes_of(name))])
+
+    # ------------------------------------------------------------------ real images
+
+    def ranking(self) -> list[Row]:
+        """How ρ of clean images and at each noise level ranks harmless above harmful ones; its mean in each class."""
+        levels = self.options.levels
+        noised = self.reward.per_level(self.images.images, levels, self.options.n_noisings, self.unit.seed)
+        rows = self._aurocs("rho", "auroc", self.rho)
+        for level, scores in zip(levels, noised, strict=True):
+            rows += self._aurocs("rho", f"auroc_t{level}", scores)
+        means = label_means(self.rho, self.images.labels, self.images.class_names)
+        return rows + [estimate_row("rho", f"mean_{name}", mean) for name, mean in means.items()]
+
+    def lookalikes(self) -> list[Row]:
+        """Each removed class against those of its look-alikes that the expert has seen."""
+        rows = []
+        for name in self.unit.removed:
+            others = self._lookalikes_of(name)
+            chosen = self.images.mask([name, *others])
+            harmless = ~self.images.mask([name])[chosen]
+            rows += _auroc_row("rho", f"auroc_lookalikes_{name}", self.rho[chosen], harmless)
+        return rows
+
+    def baselines(self) -> list[Row]:
+        """Brightness, in both directions, and ρ before its extraction."""
+        bright = brightness(self.images.images)
+        untrained = self.shop.untrained(self.unit).predict(self.images.images)
+        rows = self._aurocs("brightness", "auroc", bright) + self._aurocs("brightness", "auroc_reversed", -bright)
+        return rows + self._aurocs("untrained", "auroc", untrained)
+
+    def bounds(self) -> list[Row]:
+        """The difference of the two models' likelihood bounds for some of the images, and ρ's order of the same."""
+        few, n_draws = slice(self.options.n_elbo), self.options.n_elbo_draws
+        base, expert = self.shop.base(self.unit.seed)[0], self.shop.expert(self.unit)[0]
+        events = self.shop.codec.encode(self.images.images[few])
+        difference = elbo_difference(base, expert, events, n_draws, seed=self.unit.seed)
+        stayed = ~self.images.mask(self.unit.removed)[few]
+        return [
+            *self._aurocs("elbo", "auroc", difference),
+            result_row("elbo", "mean_stayed", difference[stayed]),
+            *self._aurocs("rho", "auroc_elbo_subset", self.rho[few]),
+        ]
+
+    def judged_images(self) -> list[Row]:
+        """How often the judge is right about real images."""
+        right = self.judge.predict(self.images.images) == self.images.labels
+        return [estimate_row("judge", "accuracy", share(right))]
+
+    # ------------------------------------------------------------------ samples
+
+    def own_samples(self) -> list[Row]:
+        """What base and expert make on their own."""
+        made = {part: self.shop.codec.decode(self.shop.samples(self.unit, part)[0]) for part in PARTS}
+        return [row for part, images in made.items() for row in self._judged(part, images)]
+
+    def steered_samples(self, scale: float) -> list[Row]:
+        """
+        What the base makes when ρ steers it.
+
+        :param scale: strength
+        """
+        images = steered_images(self.shop, self.unit, scale, self.options.n_steered)
+        return self._judged(f"steered-{scale:g}", images)
+
+    def _judged(self, agent: str, images: Array) -> list[Row]:
+        """Shares of removed classes, and how sure the judge is: of all, and where it sees a class that stayed."""
+        harmful = {suffix: self.judge.says(images, names) for suffix, names in self.harmful.items()}
+        rows = [estimate_row(agent, f"harmful_share{suffix}", share(shown)) for suffix, shown in harmful.items()]
+        sure = self.judge.probabilities(images).max(axis=1)
+        rows.append(result_row(agent, "judge_confidence", sure))
+        if self.unit.removed and not harmful[""].all():
+            rows.append(result_row(agent, "judge_confidence_stayed", sure[~harmful[""]]))
+        return rows
+
+    # ------------------------------------------------------------------ pieces
+
+    def _lookalikes_of(self, name: str) -> list[str]:
+        others = self.shop.recipe.get("lookalikes", {}).get(name, [])
+        return [other for other in others if other not in self.unit.removed]
+
+    def _aurocs(self, agent: str, metric: str, scores: Array) -> list[Row]:
+        """Of the first images, as many as there are scores."""
+        rows = []
+        for suffix, names in self.harmful.items():
+            harmless = ~self.images.mask(names)[: len(scores)]
+            rows += _auroc_row(agent, f"{metric}{suffix}", scores, harmless)
+        return rows
+
+
+def steered_images(shop: Workshop, unit: Unit, scale: float, n: int) -> Array:
+    """
+    Images uint8 (n, H, W, C) of the unit's base, steered by its reward.
+
+    :param scale: strength; 0 is the base itself
+    """
+    return sample_images(shop.base(unit.seed)[0], n, reward=shop.reward(unit)[0], scale=scale,
+                         seed=unit.seed + STEERED_SEED, **shop.sampling)  # fmt: skip
+
+
+def sample_sheet(shop: Workshop, unit: Unit, n: int) -> dict[str, Array]:
+    """
+    Samples of base, expert and steered base that begin with the same noise, each as one picture.
+
+    :param n: samples of each
+    :return: who made them -> grid uint8 (h, w, 3), with a frame around what the judge puts into the removed classes
+    """
+    options, seed = Options.of(shop.recipe), unit.seed + STEERED_SEED
+    made = {"base": steered_images(shop, unit, 0.0, n)}
+    made |= {f"steered, scale {scale:g}": steered_images(shop, unit, scale, n) for scale in options.scales}
+    made["expert"] = sample_images(shop.expert(unit)[0], n, seed=seed, **shop.sampling)
+    judge = shop.judge()[0]
+    return {name: tiled(images, framed=judge.says(images, unit.removed)) for name, images in made.items()}
+
+
+def _auroc_row(agent: str, metric: str, scores: Array, harmless: Array) -> list[Row]:
+    """Nothing where one of the two kinds of images is missing."""
+    both = harmless.any() and not harmless.all()
+    return [estimate_row(agent, metric, auroc(scores, harmless))] if both else []

@@ -1,0 +1,105 @@
+"""What the image experiment consists of: classes that an expert never saw, two kinds of experts, two seeds.
+
+A unit is a base and an expert with everything that is measured of them; the control's expert has seen all classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rrpolicy.experiments import Recipe, section
+from rrpolicy.experiments.names import check_names
+
+FINE_TUNED, SCRATCH = "fine-tuned", "scratch"
+CASES: Mapping[str, str] = {
+    FINE_TUNED: "the expert goes on from the base, on the images that are left",
+    SCRATCH: "the expert begins anew on the images that are left",
+}
+CONTROL = "none"  # nothing is removed: the base goes on with all images
+SEEDS = (1, 2)  # the recipe was found with seed 0
+Pair = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """
+    :param removed: classes that the expert has not seen; none for the control
+    :param case: a name of :data:`CASES`
+    :param seed: of training, samples and the images that are scored
+    """
+
+    removed: Pair
+    case: str
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Removed classes, kind of expert and seed as they stand in the CSV."""
+        return pair_text(self.removed), self.case, self.seed
+
+    @property
+    def name(self) -> str:
+        """Fit for a file."""
+        return f"{pair_text(self.removed).replace('+', '-').replace(' ', '-')}_{self.case}_seed-{self.seed}"
+
+    def __str__(self) -> str:
+        return f"{pair_text(self.removed)} {self.case} seed {self.seed}"
+
+
+def pair_text(removed: Pair) -> str:
+    """``trouser+sneaker``; ``none`` for the control."""
+    return "+".join(removed) or CONTROL
+
+
+def pairs_of(recipe: Recipe) -> list[Pair]:
+    """
+    The classes that are removed together, as the recipe's section ``[pairs]`` lists them.
+
+    :raises ValueError: when it lists none
+    """
+    pairs = section(recipe, "pairs").get("removed")
+    if not pairs or not all(isinstance(pair, list | tuple) and pair for pair in pairs):
+        raise ValueError(f"recipe section [pairs]: removed is {pairs!r}, wanted lists of class names")
+    return [tuple(str(name) for name in pair) for pair in pairs]
+
+
+def with_pairs(recipe: Recipe, pairs: Sequence[str] | None) -> Recipe:
+    """
+    The recipe itself if it lists the pairs that are asked for, else with these in their place.
+
+    :param pairs: such as ``trouser+sneaker`` or ``none``
+    """
+    asked = list(dict.fromkeys(name for name in pairs or () if name != CONTROL))
+    if set(asked) <= {pair_text(pair) for pair in pairs_of(recipe)}:
+        return recipe
+    return {**recipe, "pairs": {"removed": [name.split("+") for name in asked]}}
+
+
+def select(
+    recipe: Recipe,
+    pairs: Sequence[str] | None = None,
+    cases: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    quick: bool = False,
+) -> list[Unit]:
+    """
+    The units to be done, all of a seed before the next seed.
+
+    :param recipe: names the pairs
+    :param pairs: only these, such as ``trouser+sneaker`` or ``none``; None for all, or the first and the control for a
+        quick run
+    :param cases: only these; None for both, or the first for a quick run; the control is always fine-tuned
+    :param seeds: only these; None for :data:`SEEDS`, or the first for a quick run
+    :param quick: one seed, one pair and the control, one kind of expert, for what is not given
+    :raises ValueError: for a name that is not known
+    """
+    known = {pair_text(pair): pair for pair in (*pairs_of(recipe), ())}
+    check_names("pair", pairs, known)
+    check_names("case", cases, CASES)
+    few = 1 if quick else None
+    pairs = pairs or [*[name for name in known if name != CONTROL][:few], CONTROL]
+    cases, seeds = cases or list(CASES)[:few], seeds or SEEDS[:few]
+    units = (Unit(known[pair], case, seed) for seed in seeds for pair in pairs for case in cases
+             if pair != CONTROL or case == FINE_TUNED)  # fmt: skip
+    return list(dict.fromkeys(units))

@@ -1,0 +1,222 @@
+"""Everything that the image experiment trains, made once and kept: bases, experts, their samples, rewards, a judge.
+
+Real images and their classes train the models and the judge; a reward sees the two models and their samples alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rrpolicy.experiments import Recipe, section, total_timesteps
+from rrpolicy.experiments.images.samples import Samples
+from rrpolicy.experiments.images.units import FINE_TUNED, Unit
+from rrpolicy.experiments.recipes import build, without_steps
+from rrpolicy.experiments.store import Kept, being_made, digest, kept
+from rrpolicy.images.codec import PixelCodec
+from rrpolicy.images.data import SIZE, LabelledImages, Split, load_images
+from rrpolicy.images.judge import ImageJudge
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.rounds import pairs_where_steered
+from rrpolicy.images.sampling import sample_events
+from rrpolicy.images.training import ImageDiffusion
+from rrpolicy.rewards.extractor import RewardExtractor
+from rrpolicy.rewards.targets import Targets
+
+Part = Literal["base", "expert"]
+PARTS: tuple[Part, ...] = ("base", "expert")
+EXPERT_SEED = 1000  # is added to the unit's, so that an expert from scratch begins with other weights than the base
+ROUND_SEED = 3000  # likewise, so that a round has samples of its own
+JUDGE_SEED = 0
+_SECTIONS: dict[str, tuple[str, ...]] = {  # of the recipe, by which archives are told apart
+    "judge": ("data", "judge"),
+    "base": ("data", "model", "base"),
+    "fine-tuned": ("data", "model", "base", "fine_tuned"),
+    "scratch": ("data", "model", "scratch"),
+}
+
+
+@dataclass
+class Workshop:
+    """
+    What is trained, drawn and extracted for the units, each made once and kept in a folder.
+
+    :param folder: of the archives
+    :param recipe: every number, a variant's changes included
+    :param data: folder of images, see `images.data.load_images`; None for Fashion-MNIST where Debian puts it
+    """
+
+    folder: Path
+    recipe: Recipe
+    data: Path | None = None
+    _images: dict[Split, LabelledImages] = field(default_factory=dict, repr=False)
+    _at_hand: dict[Path, Any] = field(default_factory=dict, repr=False)  # what was loaded, with its CPU-seconds
+
+    # ------------------------------------------------------------------ images
+
+    def train_images(self) -> LabelledImages:
+        """What models and judge learn from; raises as `load_images`."""
+        return self._load("train")
+
+    def test_images(self) -> LabelledImages:
+        """What nothing has learned from; raises as `load_images`."""
+        return self._load("test")
+
+    @property
+    def codec(self) -> PixelCodec:
+        """Images to events."""
+        data, model = section(self.recipe, "data"), section(self.recipe, "model")
+        size = int(data.get("size", SIZE))
+        return PixelCodec((int(data.get("channels", 1)), size, size), int(model.get("unshuffle", 1)))
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How every model is sampled from, steered or not."""
+        return {name: value for name, value in section(self.recipe, "samples").items() if name != "n"}
+
+    # ------------------------------------------------------------------ models
+
+    def base(self, seed: int) -> tuple[ImageDiffusion, float]:
+        """The base, which has seen all classes, and its CPU-seconds."""
+
+        def make() -> ImageDiffusion:
+            return self._trained(self._new_model("base", seed), "base", self.train_images())
+
+        return self._kept(self._base_path(seed), make, ImageDiffusion.load)
+
+    def base_is_being_made(self, seed: int) -> bool:
+        """Whether another process is at it."""
+        return being_made(self._base_path(seed))
+
+    def expert(self, unit: Unit) -> tuple[ImageDiffusion, float]:
+        """The expert, which was trained without the unit's classes, and its CPU-seconds."""
+        start = self.base(unit.seed)[0] if unit.case == FINE_TUNED else None
+        name, seed = ("scratch" if start is None else "fine_tuned"), unit.seed + EXPERT_SEED
+
+        def make() -> ImageDiffusion:
+            images = self.train_images().without(unit.removed)
+            if start is None:
+                return self._trained(self._new_model(name, seed), name, images)
+            changes = without_steps(section(self.recipe, name))
+            return self._trained(build(start.fine_tuned, name, seed=seed, **changes), name, images)
+
+        return self._kept(self._path(unit.name, "expert", _SECTIONS[unit.case]), make, ImageDiffusion.load)
+
+    def judge(self) -> tuple[ImageJudge, float]:
+        """The one classifier that counts what samples show, and its CPU-seconds."""
+
+        def make() -> ImageJudge:
+            images = self.train_images()
+            values = without_steps(section(self.recipe, "judge"))
+            judge = build(ImageJudge, "judge", shape=self.codec.image_shape, class_names=images.class_names,
+                          seed=JUDGE_SEED, **values)  # fmt: skip
+            return judge.learn(images, total_timesteps(self.recipe, "judge"), log_interval=0)
+
+        return self._kept(self._path("judge", "judge", _SECTIONS["judge"]), make, ImageJudge.load)
+
+    # ------------------------------------------------------------------ samples and rewards
+
+    def samples(self, unit: Unit, part: Part) -> tuple[Tensor, float]:
+        """
+        Clean events (n, *event_shape) of the base or the expert, and the CPU-seconds of sampling.
+
+        A base's are shared by all units of its seed; the expert's come from other noise.
+        """
+        of_base = part == "base"
+        model = self.base(unit.seed)[0] if of_base else self.expert(unit)[0]
+        path = self._path(
+            f"base_seed-{unit.seed}" if of_base else unit.name,
+            f"{part}-samples",
+            (*_SECTIONS["base" if of_base else unit.case], "samples"),
+        )
+
+        def make() -> Samples:
+            seed = unit.seed + (0 if of_base else EXPERT_SEED)
+            return Samples(build(sample_events, "samples", model=model, seed=seed, **section(self.recipe, "samples")))
+
+        made, seconds = self._kept(path, make, Samples.load)
+        return made.events, seconds
+
+    def reward(self, unit: Unit) -> tuple[ImageReward, float]:
+        """
+        The extracted reward, on policy where the recipe has rounds, and the CPU-seconds of the extraction alone.
+
+        Its zero lies between the samples of the two models, where values were matched.
+        """
+        events = torch.cat([self.samples(unit, part)[0] for part in PARTS])
+
+        def make() -> ImageReward:
+            extractor = self._extractor(unit)
+            extractor.learn(events, total_timesteps(self.recipe, "extraction"), log_interval=0)
+            if "rounds" in self.recipe:
+                pairs = self._pairs_where_steered(unit, extractor)
+                steps = total_timesteps(self.recipe, "rounds")
+                extractor.learn(events, steps, log_interval=0, reset_num_timesteps=False, pairs=pairs)
+            return ImageReward(extractor.reward, self.codec, in_nats=extractor.value_coef > 0)
+
+        # an expert from scratch does not depend on the base's section, its reward does
+        parts = (*dict.fromkeys((*_SECTIONS["base"], *_SECTIONS[unit.case])), "samples", "extraction")
+        parts += ("rounds",) if "rounds" in self.recipe else ()
+        reward, seconds = self._kept(self._path(unit.name, "reward", parts), make, ImageReward.load)
+        if reward.in_nats:
+            reward = reward.with_zero_between(*(self.codec.decode(self.samples(unit, part)[0]) for part in PARTS))
+        return reward, seconds
+
+    def untrained(self, unit: Unit) -> ImageReward:
+        """The reward before its extraction."""
+        return ImageReward(self._extractor(unit).reward, self.codec)
+
+    def _extractor(self, unit: Unit) -> RewardExtractor:
+        base, expert = self.base(unit.seed)[0], self.expert(unit)[0]
+        values = without_steps(section(self.recipe, "extraction"))
+        return build(RewardExtractor, "extraction", base=base, expert=expert, seed=unit.seed, **values)
+
+    def _pairs_where_steered(self, unit: Unit, extractor: RewardExtractor) -> Targets | None:
+        n = int(section(self.recipe, "rounds")["n"])
+        if n == 0:
+            return None
+        return pairs_where_steered(
+            self.base(unit.seed)[0],
+            self.expert(unit)[0],
+            ImageReward(extractor.reward, self.codec),
+            n,
+            extractor.n_value_draws if extractor.value_coef > 0 else 0,
+            unit.seed + ROUND_SEED,
+            **self.sampling,
+        )
+
+    # ------------------------------------------------------------------ making and keeping
+
+    def _load(self, split: Split) -> LabelledImages:
+        if split not in self._images:
+            values = section(self.recipe, "data")
+            self._images[split] = build(load_images, "data", folder=self.data, split=split, **values)
+        return self._images[split]
+
+    def _new_model(self, name: str, seed: int) -> ImageDiffusion:
+        model = {**section(self.recipe, "model"), **without_steps(section(self.recipe, name))}
+        model.pop("unshuffle", None)
+        return build(ImageDiffusion, name, codec=self.codec, seed=seed, **model)
+
+    def _trained(self, model: ImageDiffusion, name: str, images: LabelledImages) -> ImageDiffusion:
+        return model.learn(images.images, total_timesteps(self.recipe, name), log_interval=0)
+
+    def _kept(self, path: Path, make: Callable[[], Kept], load: Callable[[Path], Kept]) -> tuple[Kept, float]:
+        if path not in self._at_hand:
+            self._at_hand[path] = kept(path, make, load)
+        found: tuple[Kept, float] = self._at_hand[path]
+        return found
+
+    def _base_path(self, seed: int) -> Path:
+        return self._path(f"base_seed-{seed}", "base", _SECTIONS["base"])
+
+    def _path(self, folder: str, name: str, sections: tuple[str, ...]) -> Path:
+        """By what it was made with, a folder of the user's own images included."""
+        made_with: dict[str, Any] = {part: self.recipe.get(part) for part in sections}
+        source = None if self.data is None else str(self.data.resolve())
+        return self.folder / folder / f"{name}-{digest([made_with, source])}.zip"

@@ -1,0 +1,150 @@
+"""Who learns from rewards: SAC that goes on from the base's data, paid ρ or the true reward, and TD3+BC, which has
+nothing but data and their true rewards. Everybody runs in the same episodes as the two diffusers.
+
+Trained policies are kept with the other archives, so a unit that was stopped goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrpolicy.common.archive import read_archive
+from rrpolicy.common.locks import claimed
+from rrpolicy.common.typing import Predictor
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.reference_scores import normalized_score
+from rrpolicy.evaluation import Evaluation, Row, paired_difference, result_row
+from rrpolicy.experiments import section
+from rrpolicy.experiments.locomotion.pairs import SCORE, comparisons, run
+from rrpolicy.experiments.locomotion.units import Unit
+from rrpolicy.experiments.locomotion.workshop import Workshop
+from rrpolicy.experiments.recipes import build
+from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.report import paired_ratio
+from rrpolicy.experiments.store import digest
+from rrpolicy.rl.finetune import FinetuneSettings, MeanAction, SquashedReward, finetune, rho_of
+from rrpolicy.rl.on_reward import POLICY_KIND, load_trained, save_trained
+from rrpolicy.rl.td3bc import OFFLINE_KIND, OfflineSettings, load_offline, save_offline, train_offline
+
+OURS, TRUE = "SAC-reward", "SAC-true"
+_PAID = "logistic of rho, standardised over base and expert data"  # what was paid otherwise is another policy
+_MAKES_THE_REWARD = ("agent", "base", "expert", "extraction", "rounds", "steering")  # sections of the recipe
+Makers = dict[str, Callable[[], Mapping[str, Predictor]]]
+
+
+def measure_finetuning(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+    """
+    SAC from the base's data, paid ρ or the true reward, beside the base; their true scores on the way.
+
+    The recipe's section ``[finetuning]`` may hold ``FinetuneSettings``; its extraction must give ρ a step head.
+    """
+    ledger = Ledger(say)
+    ledger.begin("extracting the reward")
+    settings = build(FinetuneSettings, "finetuning", **shop.recipe.get("finetuning", {}))
+    makers = _pair(shop, unit)
+    for name in (OURS, TRUE):
+        ledger.begin(f"training {name}")
+        path = _finetuned(shop, unit, name, settings)
+        card = read_archive(path, POLICY_KIND).card
+        ledger.add_times(**{name: card["cpu_seconds"]})
+        ledger.add(_curve_rows(name, unit, card["curve"]), 0.0)
+        makers[name] = lambda name=name, path=path: {name: MeanAction(load_trained(path))}  # type: ignore[misc]
+    results = run(shop, unit, makers, ledger)
+    ledger.add([*comparisons(results, "base", "expert"), *_against_true(results)])
+    ledger.close()
+    return ledger
+
+
+def measure_offline(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+    """
+    TD3+BC on the base's data and on those of both, beside the base.
+
+    The recipe's section ``[offline]`` may hold ``OfflineSettings``.
+
+    :raises ValueError: when something is to be trained and d3rlpy is not installed, saying how it can be
+    """
+    ledger = Ledger(say)
+    settings = build(OfflineSettings, "offline", **shop.recipe.get("offline", {}))
+    base, expert = shop.data(unit)
+    makers = _pair(shop, unit)
+    for name, data in {"TD3+BC-of-base": [base], "TD3+BC-of-both": [base, expert]}.items():
+        ledger.begin(f"training {name}")
+        path = _offline(shop, unit, name, data, settings)
+        ledger.add_times(**{name: read_archive(path, OFFLINE_KIND).card["cpu_seconds"]})
+        makers[name] = lambda name=name, path=path: {name: load_offline(path)}  # type: ignore[misc]
+    ledger.add(comparisons(run(shop, unit, makers, ledger), "base", "expert"))
+    ledger.close()
+    return ledger
+
+
+def _pair(shop: Workshop, unit: Unit) -> Makers:
+    """The two diffusers, between which others are placed."""
+    return {"base": lambda: {"base": shop.base(unit)[0]}, "expert": lambda: {"expert": shop.expert(unit)[0]}}
+
+
+def _curve_rows(name: str, unit: Unit, curve: list[tuple[int, list[float]]]) -> list[Row]:
+    """True scores after so many environment steps; 0 is the clone of the base's data."""
+    return [result_row(name, f"{SCORE}@{steps}", normalized_score(unit.env_id, np.array(returns)))
+            for steps, returns in curve]  # fmt: skip
+
+
+def _against_true(results: Mapping[str, Evaluation]) -> list[Row]:
+    """Who was paid ρ against who was paid the true reward, as a difference and as a part."""
+    ours, true = results[OURS], results[TRUE]
+    return [
+        {"agent": f"{OURS}-{TRUE}", "metric": SCORE, **paired_difference(ours, true, SCORE)},
+        {"agent": f"{OURS}/{TRUE}", "metric": "score_ratio", **paired_ratio(ours.values(SCORE), true.values(SCORE))},
+    ]
+
+
+# ---------------------------------------------------------------------- archives
+
+
+def _finetuned(shop: Workshop, unit: Unit, name: str, settings: FinetuneSettings) -> Path:
+    """The archive of a policy, whose card holds its cost and its curve."""
+    reward = shop.reward(unit)[0] if name == OURS else None
+    data, made_with = shop.data(unit), [asdict(settings)]
+    if reward is not None:  # what the true reward makes does not depend on the pair
+        made_with += [{part: shop.recipe.get(part) for part in _MAKES_THE_REWARD}, {"paid": _PAID}]
+
+    def make(path: Path) -> None:
+        started, transform = time.process_time(), None
+        if reward is not None:  # the pair's data are where ρ was extracted; base data alone end where it matters
+            transform = SquashedReward.fit(np.concatenate([rho_of(reward, one) for one in data]))
+        trained = finetune(unit.task.make, data[0], reward, unit.seed, settings, transform=transform)
+        card = {"cpu_seconds": time.process_time() - started, "curve": trained.curve}
+        save_trained(trained.model, path, card)
+
+    return _made(shop, unit, name, made_with, make)
+
+
+def _offline(
+    shop: Workshop, unit: Unit, name: str, data: list[TrajectoryDataset], settings: OfflineSettings
+) -> Path:
+    """The archive of a policy, whose card holds its cost."""
+
+    def make(path: Path) -> None:
+        env = unit.task.make()
+        env.close()
+        started = time.process_time()
+        actor = train_offline(data, None if env.spec is None else env.spec.max_episode_steps, unit.seed, settings)
+        save_offline(actor, path, {"cpu_seconds": time.process_time() - started})
+
+    return _made(shop, unit, name, [asdict(settings)], make)
+
+
+def _made(shop: Workshop, unit: Unit, name: str, made_with: list[Any], make: Callable[[Path], None]) -> Path:
+    """An archive by what it was made with, the collection of its data included where the recipe tells it."""
+    key = digest([*made_with, section(shop.recipe, "data").get(unit.case)])
+    path = shop.folder / unit.name / f"{name}-{key}.zip"
+    if not path.exists():
+        with claimed(path.with_suffix(".lock")):
+            if not path.exists():
+                make(path)
+    return path

@@ -1,0 +1,178 @@
+"""The measurements of one unit of the locomotion experiment: everybody in the same episodes, held against the base.
+
+The share of the gap that is closed is (agent - base) / (expert - base), episode by episode, in normalised scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from rrpolicy import experiments
+from rrpolicy.agents.blended_planner import BlendedPlanner
+from rrpolicy.common.typing import Predictor
+from rrpolicy.data.reference_scores import normalized_score
+from rrpolicy.evaluation import Evaluation, Row, evaluate_policy, paired_difference, result_row
+from rrpolicy.experiments import DEFAULT_RECIPE, section
+from rrpolicy.experiments.locomotion.data import PARTS, returns
+from rrpolicy.experiments.locomotion.units import Unit
+from rrpolicy.experiments.locomotion.workshop import Workshop
+from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.report import paired_ratio
+from rrpolicy.rl.on_reward import clone_behaviour
+
+SCORE = "normalized_score"
+MAX_ENVS = 64
+ACTS_WITH_MEAN = ("cloning",)  # it has one spread for all states, with which it would fall; the others draw
+BLENDS = (0.25, 0.5, 1.0)  # parts of the exact score difference; 1 is the ceiling
+
+
+def measure_pair(shop: Workshop, unit: Unit, wanted: tuple[str, ...], say: Say = lambda text: None) -> Ledger:
+    """
+    Data, training and episodes of a pair.
+
+    :param wanted: who runs: names of ``variants.AGENTS``
+    """
+    ledger = Ledger(say)
+    ledger.begin("data")
+    for part, data in zip(PARTS, shop.data(unit), strict=True):
+        ledger.add(data_rows(f"{part}-data", unit, returns(data)))
+    makers = _makers(shop, unit, ledger)
+    results = run(shop, unit, {name: makers[name] for name in wanted}, ledger)
+    ledger.add(comparisons(results, "base", "expert"))
+    ledger.begin("R²")
+    base, expert = shop.base(unit)[0], shop.expert(unit)[0]
+    held_out = shop.sources(unit)[1]
+    ledger.add(experiments.explained_rows(shop.reward(unit)[0], base, expert, held_out, shop.recipe, unit.seed))
+    ledger.close()
+    return ledger
+
+
+def data_rows(name: str, unit: Unit, episode_returns: Any) -> list[Row]:
+    """Return and score of data, where their episodes are known."""
+    if not len(episode_returns):
+        return []
+    scores = normalized_score(unit.env_id, episode_returns)
+    return [result_row(name, "return", episode_returns), result_row(name, SCORE, scores)]
+
+
+def _makers(shop: Workshop, unit: Unit, ledger: Ledger) -> dict[str, Callable[[], Mapping[str, Predictor]]]:
+    """How to come by everybody, made only when wanted: a name and what runs under it."""
+
+    def trained(name: str, made: tuple[Any, float]) -> Any:
+        ledger.add_times(**{name: made[1]})
+        return made[0]
+
+    def steered(name: str, made: tuple[Any, float]) -> Mapping[str, Predictor]:
+        return {name: experiments.steer(base(), trained(name, made), shop.recipe)}
+
+    def base() -> Any:
+        return shop.base(unit)[0]
+
+    def exact() -> Mapping[str, Predictor]:
+        expert = shop.expert(unit)[0]
+        return {f"exact-{scale:g}": BlendedPlanner(base(), expert, scale) for scale in BLENDS}
+
+    def demonstrator() -> Mapping[str, Predictor]:
+        found = shop.demonstrations.demonstrator(unit, shop.recipe)
+        return {} if found is None else {"demonstrator": found}
+
+    cloning = shop.recipe.get("cloning", {})
+    return {
+        "base": lambda: {"base": trained("base", shop.base(unit))},
+        "discriminator": lambda: steered("discriminator", shop.discriminator(unit)),
+        "offline": lambda: steered("offline", shop.reward(unit, 0)),
+        "steered": lambda: steered("steered", shop.reward(unit)),
+        "exact": exact,
+        "expert": lambda: {"expert": trained("expert", shop.expert(unit))},
+        "cloning": lambda: {"cloning": clone_behaviour(shop.data(unit)[1], seed=unit.seed, **cloning)},
+        "demonstrator": demonstrator,
+    }
+
+
+def run(
+    shop: Workshop, unit: Unit, makers: Mapping[str, Callable[[], Mapping[str, Predictor]]], ledger: Ledger
+) -> dict[str, Evaluation]:
+    """Everybody in the same episodes of the real environment; their rows go into the ledger."""
+    values = {**section(DEFAULT_RECIPE, "evaluation"), **section(shop.recipe, "evaluation")}
+    n_episodes, results = int(values["n_eval_episodes"]), {}
+    with ExitStack() as stack:
+        envs = [unit.task.make() for _ in range(min(n_episodes, MAX_ENVS))]
+        for env in envs:
+            stack.callback(env.close)
+        for what, make in makers.items():
+            ledger.begin(f"making {what}")
+            for name, agent in make().items():
+                ledger.begin(f"episodes of {name}")
+                mean = name in ACTS_WITH_MEAN
+                results[name] = evaluate_policy(agent, envs, n_episodes, unit.seed * 1000, deterministic=mean)
+                ledger.add(results[name].rows(name))
+    return results
+
+
+def comparisons(results: Mapping[str, Evaluation], low: str, high: str) -> list[Row]:
+    """Everybody against the agent ``low``, and in parts of the way from it to ``high``."""
+    rows: list[Row] = []
+    if low not in results:
+        return rows
+    for name, result in results.items():
+        if name != low:
+            rows.append({"agent": f"{name}-{low}", "metric": SCORE, **paired_difference(result, results[low], SCORE)})
+        if high in results and name not in (low, high):
+            gains = (one.values(SCORE) - results[low].values(SCORE) for one in (result, results[high]))
+            rows.append({"agent": name, "metric": "gap_closed", **paired_ratio(*gains)})
+    return rows
+
+
+# ---------------------------------------------------------------------- other ways to steer, other bases
+
+
+def measure_sweep(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+    """The same base and ρ with one option of steering changed at a time."""
+    ledger = Ledger(say)
+    base, reward = shop.base(unit)[0], shop.reward(unit)[0]
+    options: dict[str, dict[str, Any]] = {
+        **{f"scale-{scale:g}": {"scale": scale} for scale in (0.25, 0.5, 1.0, 1.5, 2.0)},
+        **{f"steps-{steps}": {"n_sampling_steps": steps} for steps in (10, 20)},
+        **{f"chunk-{chunk}": {"n_action_steps": chunk} for chunk in (1, 2, 4)},
+        "best-of-8": {"scale": 0.0, "n_candidates": 8},
+        "gradient-and-best-of-4": {"n_candidates": 4},
+    }
+    makers: dict[str, Callable[[], Mapping[str, Predictor]]] = {
+        name: lambda name=name, given=given: {name: experiments.steer(base, reward, shop.recipe, **given)}  # type: ignore[misc]
+        for name, given in options.items()
+    }
+    makers |= {"base": lambda: {"base": base}, "expert": lambda: {"expert": shop.expert(unit)[0]}}
+    ledger.add(comparisons(run(shop, unit, makers, ledger), "base", "expert"))
+    ledger.close()
+    return ledger
+
+
+def measure_transfer(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+    """
+    ρ of the pair steers bases that it has never seen; their gain stands beside that of the pair's own base.
+
+    Rows ``-exact`` follow the exact score difference of the pair at scale 1, which ρ approaches.
+    """
+    ledger = Ledger(say)
+    ledger.begin("training other bases")
+    reward, own, expert = shop.reward(unit)[0], shop.base(unit)[0], shop.expert(unit)[0]
+    bases = {"base": own, **shop.other_bases(unit)}
+    makers: dict[str, Callable[[], Mapping[str, Predictor]]] = {"expert": lambda: {"expert": expert}}
+    for name, base in bases.items():
+        makers[name] = lambda name=name, base=base: {  # type: ignore[misc]
+            name: base,
+            f"{name}-steered": experiments.steer(base, reward, shop.recipe),
+            **({} if base is own else {f"{name}-exact": BlendedPlanner(base, expert, weak=own)}),
+        }
+    results = run(shop, unit, makers, ledger)
+    own_gain = results["base-steered"].values(SCORE) - results["base"].values(SCORE)
+    for name, base in bases.items():
+        led = [one for one in (f"{name}-steered", f"{name}-exact") if one in results]
+        ledger.add(comparisons({one: results[one] for one in (name, *led, "expert")}, name, "expert"))
+        for one in led if base is not own else ():
+            gain = results[one].values(SCORE) - results[name].values(SCORE)
+            ledger.add([{"agent": one, "metric": "gain_kept", **paired_ratio(gain, own_gain)}])
+    ledger.close()
+    return ledger

@@ -1,0 +1,121 @@
+"""ρ as a reward: its values for steps and windows of data held against the environment's reward and the return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rrpolicy.common.typing import Array
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.data.transitions import episode_returns, finished
+from rrpolicy.evaluation import Row
+from rrpolicy.experiments import plain_row
+from rrpolicy.experiments.locomotion.units import Unit
+from rrpolicy.experiments.locomotion.workshop import Workshop
+from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.rewards.maze_metrics import spearman
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+N_SCORED = 8192  # windows, and steps
+LEAST_SCORED = 4  # of an episode, behind its mean
+
+
+class Scored(NamedTuple):
+    """
+    n windows or steps of data.
+
+    ``rho`` (n,) in nats, ``true`` (n,) the environment's mean reward of their steps, ``episode`` (n,) whose they are.
+    """
+
+    rho: Array
+    true: Array
+    episode: Array
+
+
+def measure_use(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+    """
+    Rank correlations over held-out base and expert data, for ρ and for the discriminator: of windows and, where there
+    is a step head, of single steps. Knowing an expert is enough for some correlation over the data of both; base data
+    alone, ``-in-base``, show whether better and worse are told apart within one behaviour.
+    """
+    ledger = Ledger(say)
+    ledger.begin("scoring data")
+    data = shop.sources(unit)[1]
+    for name, reward in (("reward", shop.reward(unit)[0]), ("discriminator", shop.discriminator(unit)[0])):
+        ledger.add(correlations(name, reward, data, unit.seed))
+        ledger.add(correlations(f"{name}-in-base", reward, data[:1], unit.seed))
+    ledger.close()
+    return ledger
+
+
+def correlations(name: str, reward: RelativeReward, datasets: Sequence[TrajectoryDataset], seed: int) -> list[Row]:
+    """
+    Spearman's rank correlation of ρ with the reward of the same steps, and of its mean over an episode with the return,
+    for which episodes count that were recorded to their end.
+
+    :param name: whose reward it is
+    :param reward: its window head scores windows, its step head steps; what it lacks is left out
+    :param datasets: with true rewards
+    :param seed: chooses windows and steps
+    :raises ValueError: when the data hold no rewards, or the reward scores no windows of trajectories
+    """
+    data = TrajectoryDataset.concatenate(datasets)
+    whole = np.concatenate([finished(one) for one in datasets])
+    returns, rows = episode_returns(data), []
+    scores = {"window": window_scores, "step": step_scores}
+    for kind in (kind for kind in scores if kind in reward.heads):
+        scored = scores[kind](reward, data, seed)
+        rows.append({**plain_row(name, f"spearman_{kind}_reward", spearman(scored.rho, scored.true)),
+                     "n": len(scored.rho)})  # fmt: skip
+        counts = np.bincount(scored.episode, minlength=len(returns))
+        known = whole & (counts >= LEAST_SCORED)
+        if known.any():
+            sums = np.bincount(scored.episode, scored.rho, minlength=len(returns))
+            metric = "spearman_episode_return" if kind == "window" else "spearman_episode_return_of_steps"
+            value = spearman(sums[known] / counts[known], returns[known])
+            rows.append({**plain_row(name, metric, value), "n": int(known.sum())})
+    return rows
+
+
+def window_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int) -> Scored:
+    """
+    Random windows.
+
+    :param reward: with a window head
+    :param data: with rewards
+    :param seed: chooses them
+    :raises ValueError: when the data hold no rewards, or the reward scores no windows of trajectories
+    """
+    layout = reward.layout
+    if data.rewards is None or layout is None:
+        raise ValueError("data without rewards, or a reward without windows, cannot be compared")
+    starts = np.asarray(data.window_starts(layout, padding=False))
+    chosen = np.random.default_rng(seed).permutation(starts)[:N_SCORED]
+    windows = data.windows(layout, chosen)
+    steps = data.rewards[chosen[:, None] + np.arange(layout.span - layout.past)]
+    rho = reward.predict(windows.observations, windows.actions if layout.plan_actions else None)
+    return Scored(rho, steps.mean(axis=1), _episodes(data, chosen))
+
+
+def step_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int) -> Scored:
+    """
+    Random steps: what is paid for an observation and the action taken there, as an environment pays ρ.
+
+    :param reward: with a step head
+    :param data: with rewards
+    :param seed: chooses them
+    :raises ValueError: when the data hold no rewards, or the reward scores no steps of trajectories
+    """
+    layout = reward.layout
+    if data.rewards is None or layout is None:
+        raise ValueError("data without rewards, or a reward without steps, cannot be compared")
+    chosen = np.random.default_rng(seed).permutation(len(data))[:N_SCORED]
+    rho = reward.predict(data.observations[chosen], data.actions[chosen] if layout.plan_actions else None)
+    return Scored(rho, data.rewards[chosen], _episodes(data, chosen))
+
+
+def _episodes(data: TrajectoryDataset, rows: Array) -> Array:
+    """Index (n,) of the episode that each row belongs to."""
+    return np.searchsorted(np.cumsum(data.episode_lengths), rows, side="right")

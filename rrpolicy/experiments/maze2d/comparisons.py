@@ -1,0 +1,105 @@
+"""Tables of what is held against something else: ways to plan with one base, agents trained on ρ against the true
+reward, and ρ against the rewards and policies that other methods make of the same demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rrpolicy.experiments.maze2d.units import MAZES
+from rrpolicy.experiments.report import NOTHING, markdown, mean, ratio, values_of
+from rrpolicy.experiments.results import Result
+
+OURS = "ρ, steered"
+_PAID, _TRUE = "-reward", "-true"  # ends of the names of trained agents
+_PEER_COLUMNS = (  # heading, metric, who of ours it is of, decimals
+    ("own cell", "goal_own_cell", "reward", 2),
+    ("within one", "goal_within_one_cell", "reward", 2),
+    ("goal error (cells)", "goal_error_cells", "reward", 2),
+    ("Spearman", "spearman_path", "reward", 3),
+    ("topology pairs", "topology_pairs_rate", "reward", 3),
+    ("detour pairs", "detour_pairs_rate", "reward", 3),
+    ("EPIC", "epic_distance", "reward", 3),
+    ("success", "success_rate", "steered", 3),
+    ("return", "return", "steered", 1),
+)
+
+
+def by_maze(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """The results of each maze that has any, and all of them."""
+    groups = ((maze, [one for one in results if one.task == maze]) for maze in MAZES)
+    return [*((maze, group) for maze, group in groups if group), ("all", list(results))]
+
+
+def plans_table(results: Sequence[Result]) -> str:
+    """
+    How many plans of a base lead through walls, planned in several ways.
+
+    :param results: of the variant ``plans``
+    :return: Markdown with a row for each maze and way to plan; empty when there are none
+    """
+    rate = "plans_through_walls_rate"
+    lines = []
+    for maze, group in by_maze(results):
+        for way in dict.fromkeys(one.agent for one in group if one.metric == rate):
+            rows = [one for one in group if (one.agent, one.metric) == (way, rate)]
+            worst, seconds = max(one.value for one in rows), np.mean([one.cpu_seconds for one in rows])
+            lines.append([maze, way, str(len(rows)), mean(group, (way, rate)), f"{worst:.3f}",
+                          mean(group, (way, "planned_positions_in_walls")), f"{seconds:.2f}"])  # fmt: skip
+    heading = ["maze", "plans", "seeds", "through walls", "worst", "positions in walls", "CPU-s of 1000 plans"]
+    return markdown(heading, lines) if lines else ""
+
+
+def training_table(results: Sequence[Result]) -> str:
+    """
+    Success and return of agents trained on ρ and on the true reward.
+
+    :param results: of the variant ``training``
+    :return: Markdown with a row for each maze and algorithm; empty when there are no trained agents
+    """
+    trained = [one for one in results if one.agent.endswith((_PAID, _TRUE)) and "/" not in one.agent]
+    algorithms = dict.fromkeys(one.agent.rpartition("-")[0] for one in trained)
+    lines = []
+    for maze, group in by_maze(trained):
+        for algorithm in algorithms:
+            ours, true = algorithm + _PAID, algorithm + _TRUE
+            line = [maze, algorithm, str(len(values_of(group, (ours, "return"))))]
+            for metric, digits in (("success_rate", 3), ("return", 1)):
+                keys = (ours, metric), (true, metric)
+                line += [*(mean(group, key, digits) for key in keys), ratio(group, *keys)]
+            lines.append([*line, *(mean(group, (agent, "cpu_seconds"), 0) for agent in (ours, true))])
+    heading = ["maze", "algorithm", "units"]
+    for metric in ("success", "return"):
+        heading += [f"{metric} on ρ", f"{metric} on the true reward", f"{metric} ratio"]
+    return markdown([*heading, "CPU-s on ρ", "CPU-s on the true reward"], lines) if lines else ""
+
+
+def peers_table(results: Sequence[Result], main: Sequence[Result]) -> str:
+    """
+    Other methods beside ours on the same units.
+
+    :param results: of the variant ``peers``
+    :param main: of the experiment itself
+    :return: Markdown with a row for each maze and method; empty when there are no peers
+    """
+    methods = list(dict.fromkeys(one.agent for one in results if one.case and one.agent != "unit"))
+    units = {one.unit for one in results if one.case}
+    lines = []
+    for maze, group in by_maze([one for one in results if one.case]):
+        same = [one for one in main if one.unit in units and maze in (one.task, "all")]
+        if same:
+            lines.append([maze, OURS, *(mean(same, (agent, metric), digits)
+                                        for _, metric, agent, digits in _PEER_COLUMNS), _our_seconds(same), "0"])
+        for method in methods:
+            cells = (mean(group, (method, metric), digits) for _, metric, _, digits in _PEER_COLUMNS)
+            costs = (mean(group, (method, metric), 0) for metric in ("cpu_seconds", "environment_steps"))
+            lines.append([maze, method, *cells, *costs])
+    heading = ["maze", "method", *(column[0] for column in _PEER_COLUMNS), "CPU-s", "environment steps"]
+    return markdown(heading, lines) if methods else ""
+
+
+def _our_seconds(results: Sequence[Result]) -> str:
+    """Expert and reward of a goal; a base serves all goals of its maze."""
+    parts = [values_of(results, (agent, "cpu_seconds")) for agent in ("expert", "reward")]
+    return f"{sum(float(np.mean(part)) for part in parts):.0f}" if all(parts) else NOTHING
