@@ -1,4 +1,4 @@
-"""Packaging: one wheel holds the library and, as ``rrpolicy/_zoo``, the repository's top folder ``zoo/``.
+"""Packaging: one wheel holds the library with its recipes and, as ``rrpolicy/_zoo``, archives and cards of ``zoo/``.
 
 Lower bounds are what the code needs (pillow 12.2 has the fixes of CVE-2026-25990, -42311 and -40192); exact, tested
 versions are in ``constraints.txt``.
@@ -59,10 +59,8 @@ setup(
     packages=[*find_packages(include=["rrpolicy", "rrpolicy.*"]), "rrpolicy._zoo"],
     package_dir={"rrpolicy._zoo": "zoo"},
     package_data={
-        "rrpolicy": ["py.typed"],
-        "rrpolicy._zoo": [
-            "*.md", "**/*.zip", "**/*.json", "**/*.toml", "**/*.csv", "**/*.npz", "**/*.mp4", "agents/**/*.png",
-        ],
+        "rrpolicy": ["py.typed", "recipes/*.toml"],
+        "rrpolicy._zoo": ["*.md", "agents/**/*.zip", "agents/**/card.json"],
     },
     install_requires=[
         "gymnasium-robotics>=1.4",

@@ -17,6 +17,7 @@ from rrpolicy import zoo
 from rrpolicy.cli import app, collect_commands, commands, main
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import read_results
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.rl import on_reward
 from rrpolicy.rl.on_reward import Settings
 
@@ -37,6 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def tiny_zoo(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(built))
+    monkeypatch.setenv(RECIPES_VARIABLE, str(built / "recipes"))
 
 
 def run(*arguments: object, code: int = 0) -> Any:
@@ -182,6 +184,7 @@ def test_training_on_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_empty_zoo_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(RECIPES_VARIABLE, str(tmp_path / "recipes"))
     assert "is empty" in run("zoo", "list").output
 
 

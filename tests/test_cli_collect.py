@@ -17,6 +17,7 @@ from rrpolicy.cli import app, collect_commands
 from rrpolicy.common.archive import read_archive
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.evaluation import read_results
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.rl.on_reward import load_trained
 from rrpolicy.rl.replay import KIND, ReplayTraining
 
@@ -34,6 +35,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     shorten(monkeypatch, HOPPER, LIMIT)
     monkeypatch.setattr("rrpolicy.experiments.task.Task.make", short_hopper)
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(RECIPES_VARIABLE, str(tmp_path / "recipes"))
     SAC("MlpPolicy", HOPPER, buffer_size=1, policy_kwargs={"net_arch": [8]}).save(tmp_path / "sac" / "Hopper-v3.zip")
     return tmp_path
 

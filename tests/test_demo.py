@@ -14,6 +14,7 @@ from rrpolicy.experiments import Task
 from rrpolicy.experiments.demos import Demo, maze
 from rrpolicy.experiments.demos.maze import with_default_goal, with_zoo_goal
 from rrpolicy.experiments.demos.stage import AGENTS
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 
 MAZE = "######\n#...g#\n#.##.#\n#....#\n######\n"
 PICTURES = {"heat_map.png", "hero.png", *(f"{name}.mp4" for name in AGENTS)}
@@ -27,6 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def tiny_zoo(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(built))
+    monkeypatch.setenv(RECIPES_VARIABLE, str(built / "recipes"))
     monkeypatch.setattr(maze, "STEPS_PER_FRAME", 60)
 
 

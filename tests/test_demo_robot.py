@@ -20,6 +20,7 @@ from rrpolicy.evaluation import read_results
 from rrpolicy.experiments import DEFAULT_RECIPE, Task
 from rrpolicy.experiments.demos import Demo
 from rrpolicy.experiments.locomotion.film import moments
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 
 AGENTS = ("base", "steered", "expert")
 
@@ -69,6 +70,7 @@ def test_bad_wishes_are_refused_before_anything_is_removed(tmp_path: Path, monke
     with pytest.raises(ValueError, match="--from-scratch is for mazes, env is 'Hopper-v5'"):
         Demo(Task(ENV_ID), tmp_path, RECIPE, from_scratch=True).run()
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(RECIPES_VARIABLE, str(tmp_path / "recipes"))
     with pytest.raises(ValueError, match="the zoo has none"):
         Demo(Task(ENV_ID), tmp_path, RECIPE).run()
     assert (tmp_path / "results.json").exists()

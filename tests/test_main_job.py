@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from rrpolicy import zoo
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task
 from rrpolicy.experiments.demos import Demo
+from rrpolicy.experiments.recipes import recipe_of
 
 UNSEEN_MAZE = """
 ########
@@ -26,7 +26,7 @@ def test_an_unseen_maze_from_scratch(tmp_path: Path) -> None:
     maze = tmp_path / "maze.txt"
     maze.write_text(UNSEEN_MAZE, encoding="utf-8")
     task = Task.create(DEFAULT_ENV_ID, maze, (1.0, 6.0))
-    Demo(task, tmp_path / "out", zoo.recipe(DEFAULT_ENV_ID), seed=0).run()
+    Demo(task, tmp_path / "out", recipe_of(DEFAULT_ENV_ID), seed=0).run()
     means = {(row["agent"], row["metric"]): row["mean"] for row in read_results(tmp_path / "out")}
     success = {agent: means[agent, "success_rate"] for agent in ("base", "discriminator", "steered", "expert")}
     assert success["base"] <= 0.3

@@ -12,7 +12,6 @@ import torch
 from tiny import RECIPE, toml
 from typer.testing import CliRunner
 
-from rrpolicy import zoo
 from rrpolicy.cli import app
 from rrpolicy.common.locks import claimed
 from rrpolicy.envs import MazeGeometry
@@ -34,6 +33,7 @@ from rrpolicy.experiments.maze2d.experiment import NAMES
 from rrpolicy.experiments.maze2d.kept_maps import map_path, read_map
 from rrpolicy.experiments.maze2d.pairs import recovery_rows
 from rrpolicy.experiments.maze2d.workshop import ShuffledExtractor, Workshop
+from rrpolicy.experiments.recipes import recipe_of
 from rrpolicy.experiments.results import Result, append_unit, columns, finished_units
 from rrpolicy.experiments.runner import Reproduction
 from rrpolicy.rewards.maps import RewardMap
@@ -106,7 +106,7 @@ def test_variants_change_what_they_say() -> None:
     small = VARIANTS["data-10k"].applied(RECIPE)
     assert small["data"]["base_transitions"] == 10_000 and small["agent"] == RECIPE["agent"] and before == RECIPE
     for maze in MAZES:  # the number of steps of the real recipe, which tiny ones below do not have
-        real = zoo.recipe(Unit(maze, 0).task.env_id)
+        real = recipe_of(Unit(maze, 0).task.env_id)
         steps = VARIANTS["long-base"].applied(real)["base"]["total_timesteps"]
         assert steps == 4 * real["base"]["total_timesteps"]
     with pytest.raises(ValueError, match="variant must be one of data-10k, step-head"):

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import toml
 from typer.testing import CliRunner
 
-from rrpolicy import RewardExtractor, zoo
+from rrpolicy import RewardExtractor
 from rrpolicy.cli import app
 from rrpolicy.experiments.images import (
     Unit,
@@ -29,6 +29,7 @@ from rrpolicy.experiments.images import (
 )
 from rrpolicy.experiments.images.measures import Questions, sample_sheet
 from rrpolicy.experiments.images.samples import Samples
+from rrpolicy.experiments.recipes import read_recipe
 from rrpolicy.experiments.results import Result
 from rrpolicy.experiments.store import kept
 from rrpolicy.images.data import load_images
@@ -380,7 +381,7 @@ def test_missing_images_and_unknown_classes_stop_before_training(
 
 def test_the_recipe_of_the_zoo_is_whole(tmp_path: Path) -> None:
     recipe = Path(__file__).parents[1] / "zoo" / "recipes" / "fashion_mnist.toml"
-    values = zoo.read_recipe(recipe)
+    values = read_recipe(recipe)
     assert len(select(values)) == 14
     asked = Questions(Workshop(tmp_path, values), select(values)[0])
     assert asked.options.scales == [1.0, 2.0] and asked.shop.codec.event_shape == (4, 8, 8)

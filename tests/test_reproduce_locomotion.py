@@ -39,6 +39,7 @@ from rrpolicy.experiments.locomotion.summary import AGENTS
 from rrpolicy.experiments.locomotion.units import of_case
 from rrpolicy.experiments.locomotion.use import correlations
 from rrpolicy.experiments.locomotion.workshop import Workshop
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.report import values_of
 from rrpolicy.experiments.results import UNIT_DONE, Result
 
@@ -319,6 +320,7 @@ def test_the_command(done: Path, agents: Path, tmp_path: Path, monkeypatch: pyte
     folder = tmp_path / "zoo" / "recipes"
     folder.mkdir(parents=True)
     monkeypatch.setenv("RRPOLICY_ZOO", str(folder.parent))
+    monkeypatch.setenv(RECIPES_VARIABLE, str(folder.parent / "recipes"))
     for name in ("Hopper", "HalfCheetah", "Walker2d"):
         recipe = {**RECIPE, "name": name.lower(), "environments": [f"{name}-*"]}
         (folder / f"{name.lower()}.toml").write_text(toml(recipe))

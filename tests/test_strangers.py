@@ -27,9 +27,10 @@ from fuzz.zips import METHODS, members_of, packed
 from small import make_agent
 from typer.testing import CliRunner
 
-from rrpolicy import experiments, zoo
+from rrpolicy import experiments
 from rrpolicy.cli import app
 from rrpolicy.experiments import Task
+from rrpolicy.experiments.recipes import read_recipe
 
 LEARNERS = ("checkpoint", "extractor", "discriminator", "image-diffusion", "image-judge")
 DEEP = Raw("[" * 100_000 + "]" * 100_000)
@@ -369,7 +370,7 @@ def test_recipes_out_of_range_are_refused(width: str, tmp_path: Path) -> None:
     assert found.cpu_seconds < CPU_SECONDS and found.memory < MEMORY, found
     (tmp_path / "tiny.toml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="width"):
-        experiments.new_agent(Task.create(), zoo.read_recipe(tmp_path / "tiny.toml"), 0)
+        experiments.new_agent(Task.create(), read_recipe(tmp_path / "tiny.toml"), 0)
 
 
 # ---------------------------------------------------------------------- messages, and the other side

@@ -13,6 +13,8 @@ from tiny import ENV_ID, GOAL, RECIPE, build_zoo
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, experiments, zoo
 from rrpolicy.experiments import Task
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
+from rrpolicy.experiments.recipes import read_recipe, recipe_of
 from rrpolicy.experiments.zoo_build import ZooBuild
 from rrpolicy.testing import check_agent, check_reward
 
@@ -29,6 +31,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_zoo(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(built))
+    monkeypatch.setenv(RECIPES_VARIABLE, str(built / "recipes"))
     return built
 
 
@@ -102,6 +105,7 @@ def test_kinds_are_not_mixed_up(tiny_zoo: Path, tmp_path: Path) -> None:
 
 def test_damaged_cards_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(RECIPES_VARIABLE, str(tmp_path / "recipes"))
     card = tmp_path / "agents" / ENV_ID / "base" / "card.json"
     card.parent.mkdir(parents=True)
     for text in ("{", "[]", '{"name": "x"}'):
@@ -166,20 +170,20 @@ def test_names_that_are_none_are_refused(name: str) -> None:
 
 
 def test_recipes_by_environment_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert zoo.recipe(ENV_ID) == zoo.recipe("point_maze") == zoo.recipe("PointMaze_Large-v3")
-    assert zoo.recipe(ENV_ID)["agent"]["observation_columns"] == [0, 1]
+    assert recipe_of(ENV_ID) == recipe_of("point_maze") == recipe_of("PointMaze_Large-v3")
+    assert recipe_of(ENV_ID)["agent"]["observation_columns"] == [0, 1]
     with pytest.raises(ValueError, match=r"no recipe for 'Ant-v5', there are .*point_maze"):
-        zoo.recipe("Ant-v5")
-    assert zoo.recipe("Ant-v5", experiments.DEFAULT_RECIPE) is experiments.DEFAULT_RECIPE
+        recipe_of("Ant-v5")
+    assert recipe_of("Ant-v5", experiments.DEFAULT_RECIPE) is experiments.DEFAULT_RECIPE
     with pytest.raises(FileNotFoundError, match=r"gone\.toml"):
-        zoo.read_recipe(tmp_path / "gone.toml")
+        read_recipe(tmp_path / "gone.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ValueError, match=r"bad\.toml: not a TOML file"):
-        zoo.read_recipe(tmp_path / "bad.toml")
+        read_recipe(tmp_path / "bad.toml")
 
 
 def test_the_helper_recipe_reads_back(tiny_zoo: Path) -> None:
-    assert zoo.recipe(ENV_ID) == RECIPE
+    assert recipe_of(ENV_ID) == RECIPE
 
 
 def test_cards_say_what_was_made_and_measured(tiny_zoo: Path) -> None:
@@ -242,8 +246,8 @@ def check(name: str) -> None:
     if isinstance(loaded, RelativeReward):
         assert check_reward(loaded)
         if task.is_maze:
-            assert np.isfinite(experiments.map_reward(loaded, task.maze, zoo.recipe(task.env_id)).values).all()
-        loaded = experiments.steer(zoo.load_agent(f"{task.env_id}/base"), loaded, zoo.recipe(task.env_id))
+            assert np.isfinite(experiments.map_reward(loaded, task.maze, recipe_of(task.env_id)).values).all()
+        loaded = experiments.steer(zoo.load_agent(f"{task.env_id}/base"), loaded, recipe_of(task.env_id))
     else:
         assert check_agent(loaded, env)
     action, _ = loaded.predict(env.reset(seed=0)[0], deterministic=True)

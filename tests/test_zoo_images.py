@@ -22,6 +22,8 @@ from rrpolicy.experiments.demos.robot import robots_of_the_zoo
 from rrpolicy.experiments.image_scores import rho_rows
 from rrpolicy.experiments.images import Workshop
 from rrpolicy.experiments.images.zoo_build import NOISE_SEED, REMOVED, ImageZooBuild, unit_of
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
+from rrpolicy.experiments.recipes import recipe_of
 from rrpolicy.images.data import FASHION_MNIST_CLASSES, LabelledImages, load_images
 from rrpolicy.images.grid import FRAME, PAPER, tiled
 from rrpolicy.images.judge import ImageJudge
@@ -83,6 +85,7 @@ def built(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_zoo(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(built))
+    monkeypatch.setenv(RECIPES_VARIABLE, str(built / "recipes"))
     return built
 
 
@@ -181,7 +184,7 @@ def test_cards_say_how_it_was_made(tiny_zoo: Path) -> None:
         made = {key: card[key] for key in ("environment", "seed", "recipe", "case", "unwanted", "date")}
         assert made == {"environment": None, "seed": 1, "recipe": "fashion_mnist", "case": "fine-tuned",
                         "unwanted": list(REMOVED), "date": "2026-01-02"}  # fmt: skip
-    assert zoo.recipe("fashion_mnist") == RECIPE
+    assert recipe_of("fashion_mnist") == RECIPE
 
 
 def test_the_page_and_the_list_show_them(tiny_zoo: Path) -> None:
@@ -302,6 +305,7 @@ def test_faults_of_the_demo_are_one_line_and_remove_nothing(
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert "pip install 'rrpolicy[images]'" in fault()
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(RECIPES_VARIABLE, str(tmp_path / "recipes"))
     assert "'FashionMNIST/base' is neither a file nor a name in the zoo" in fault()
     with pytest.raises(ValueError, match="n_samples is 0"):
         ImagesDemo(tmp_path, n_samples=0).run()

@@ -15,6 +15,7 @@ from rrpolicy import zoo
 from rrpolicy.experiments import Task, scores
 from rrpolicy.experiments.locomotion import Demonstrations
 from rrpolicy.experiments.locomotion.zoo_build import RobotZooBuild, unit_of
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 
 ENV_ID = "Hopper-v5"
 BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert", "reward"))
@@ -89,4 +90,5 @@ def built_zoo(folder: Path) -> Iterator[Path]:
     with small(), pytest.MonkeyPatch.context() as patch:
         robot_zoo(folder).run()
         patch.setenv(zoo.FOLDER_VARIABLE, str(folder))
+        patch.setenv(RECIPES_VARIABLE, str(folder / "recipes"))
         yield folder

@@ -18,6 +18,7 @@ from rrpolicy.common.messages import at
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.evaluation import Row, table, write_results
 from rrpolicy.experiments import Recipe, Task
+from rrpolicy.experiments.recipes import read_recipe, recipe_of
 from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
@@ -132,10 +133,10 @@ Episodes = Annotated[int, typer.Option("--n-episodes", min=1, help="Episodes, se
 def recipe_for(task: Task | None, file: Path | None) -> Recipe:
     """The recipe of a file, else of the environment, else plain defaults."""
     if file is not None:
-        return zoo.read_recipe(file)
+        return read_recipe(file)
     if task is None:
         return experiments.DEFAULT_RECIPE
-    return zoo.recipe(task.env_id, None if task.is_maze else experiments.DEFAULT_RECIPE)
+    return recipe_of(task.env_id, None if task.is_maze else experiments.DEFAULT_RECIPE)
 
 
 def task_in_card(name: str, needed: bool) -> Task | None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from rrpolicy import zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import recipe_for
 from rrpolicy.cli.program import echo
@@ -16,6 +15,7 @@ from rrpolicy.experiments import DEFAULT_ENV_ID, Task
 from rrpolicy.experiments import images as painters
 from rrpolicy.experiments import locomotion as robots
 from rrpolicy.experiments import maze2d as mazes
+from rrpolicy.experiments.recipes import read_recipe, recipe_of
 from rrpolicy.images.parts import quiet
 
 QUICK_EPISODES = 16
@@ -69,7 +69,7 @@ def maze2d(
       rrpolicy reproduce maze2d --maze large --goal "3,6;5,2" --seed 0 --out runs/large.csv
       rrpolicy reproduce maze2d --variant unseen-base --out runs/unseen.csv
     """
-    file = out or zoo.folder() / "results" / "maze2d.csv"
+    file = out or Path("runs/maze2d.csv")
     chosen = mazes.variant_named(variant)
     units = [] if figures_only else mazes.select(maze, goal, seed, quick, chosen.goals)
     if chosen.part == "peers":  # which have no base
@@ -118,11 +118,11 @@ def locomotion(
       rrpolicy reproduce locomotion --quick --agents rl-trained-agents --out runs/quick.csv
       rrpolicy reproduce locomotion --robot walker2d --case noisy --variant sweep --seed 1
     """
-    file = out or zoo.folder() / "results" / "locomotion.csv"
+    file = out or Path("runs/locomotion.csv")
     chosen = robots.variant_named(variant)
     units = [] if figures_only else robots.select(robot, case, seed, quick)
     changes = {"evaluation": {"n_eval_episodes": QUICK_EPISODES}} if quick else {}
-    recipes = {name: {**zoo.recipe(env_id), **changes} for name, env_id in robots.ROBOTS.items()}
+    recipes = {name: {**recipe_of(env_id), **changes} for name, env_id in robots.ROBOTS.items()}
     demonstrations = robots.Demonstrations(data or work / "data", agents)
     run = robots.reproduction(units, recipes, file, work, demonstrations, chosen, progress, echo)
     if results := run.run():
@@ -168,9 +168,9 @@ def images(
       rrpolicy reproduce images --data photos --pair cat+dog --pair none --out runs/photos.csv
     """
     quiet()
-    file = out or zoo.folder() / "results" / "images.csv"
+    file = out or Path("runs/images.csv")
     chosen = painters.variant_named(variant)
-    values = zoo.recipe(IMAGES_RECIPE) if recipe is None else zoo.read_recipe(recipe)
+    values = recipe_of(IMAGES_RECIPE) if recipe is None else read_recipe(recipe)
     values = painters.with_pairs(values, pair)
     units = [] if figures_only else painters.select(values, pair, case, seed, quick)
     run = painters.reproduction(units, values, file, work, data, chosen, progress, echo)

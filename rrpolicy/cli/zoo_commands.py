@@ -22,6 +22,7 @@ from rrpolicy.experiments.images import zoo_build as images
 from rrpolicy.experiments.locomotion import CASES, ROBOTS, Demonstrations
 from rrpolicy.experiments.locomotion.units import of_case
 from rrpolicy.experiments.locomotion.zoo_build import SEED, RobotZooBuild, unit_of
+from rrpolicy.experiments.recipes import read_recipe, recipe_of
 from rrpolicy.experiments.zoo_build import ZooBuild
 
 HEADLINES = (  # of an entry in the list: agent, metric, form
@@ -153,13 +154,13 @@ def build(
     given = {name: value for name, value in given.items() if value is not None}
     given["say"] = echo
     if env == FASHION_MNIST:
-        values = zoo.recipe(images.RECIPE) if recipe is None else zoo.read_recipe(recipe)
+        values = recipe_of(images.RECIPE) if recipe is None else read_recipe(recipe)
         shop = Workshop(work or Path("runs/images"), values, data)
         images.ImageZooBuild(images.unit_of(seed), shop, n_samples=n_episodes, **given).run(force)
         return
     given["n_episodes"] = n_episodes
     if env in ROBOTS.values():
-        values = of_case(zoo.recipe(env) if recipe is None else zoo.read_recipe(recipe), case)
+        values = of_case(recipe_of(env) if recipe is None else read_recipe(recipe), case)
         work = work or Path("runs/locomotion")
         demonstrations = Demonstrations(data or work / "data", agents)
         RobotZooBuild(unit_of(env, case, seed), values, work, demonstrations, **given).run(force)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
+import tomllib
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rrpolicy.common.arguments import whole
-from rrpolicy.common.messages import printable
+from rrpolicy.common.messages import at, printable
+from rrpolicy.common.schema import check_depth, read_small
 
 Recipe = Mapping[str, Any]
 T = TypeVar("T")
+
+FOLDER_VARIABLE = "RRPOLICY_RECIPES"
+MAX_RECIPE_BYTES = 2**14  # keys of many parts take memory that grows with the square of their number
 
 DEFAULT_RECIPE: Recipe = {  # for environments without one of their own
     "name": "default",
@@ -23,6 +31,50 @@ DEFAULT_RECIPE: Recipe = {  # for environments without one of their own
     "steering": {},
     "evaluation": {"n_eval_episodes": 48},
 }
+
+
+def folders() -> list[Path]:
+    """Where recipes are looked for: ``$RRPOLICY_RECIPES`` first, then those of the package."""
+    own = os.environ.get(FOLDER_VARIABLE)
+    return [*([Path(own)] if own else []), Path(__file__).resolve().parents[1] / "recipes"]
+
+
+def recipe_of(name: str, default: Recipe | None = None) -> Recipe:
+    """
+    The recipe of an environment, or of a name.
+
+    :param name: environment id, or the recipe's own name
+    :param default: where there is none
+    :raises ValueError: when there is none, and no default
+    """
+    known = [path for folder in folders() for path in sorted(folder.glob("*.toml"))]
+    for path in known:
+        values = read_recipe(path)
+        if name == path.stem or any(fnmatchcase(name, pattern) for pattern in values.get("environments", [])):
+            return values
+    if default is not None:
+        return default
+    names = ", ".join(sorted({path.stem for path in known}))
+    raise ValueError(f"no recipe for {printable(name)!r}, there are {names or 'none'}")
+
+
+def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """
+    Read a recipe file; its name goes into the entry ``"name"``.
+
+    :param path: TOML file
+    :raises FileNotFoundError: when there is no such file
+    :raises ValueError: when it is not TOML, naming file and place
+    """
+    source = Path(path)
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such recipe")
+    try:
+        values = tomllib.loads(read_small(source, MAX_RECIPE_BYTES).decode())
+        check_depth(values, "it")
+    except (OSError, RecursionError, ValueError) as error:
+        raise ValueError(at(source, f"not a TOML file: {error}")) from error
+    return {"name": source.stem, **values}
 
 
 def section(recipe: Recipe, name: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from rrpolicy.experiments import Task
 from rrpolicy.experiments.maze2d.kept_curves import read_curves, write_curves
 from rrpolicy.experiments.maze2d.kept_maps import read_map
 from rrpolicy.experiments.maze2d.units import Unit
+from rrpolicy.experiments.recipes import read_recipe
 from rrpolicy.experiments.results import UNIT_DONE, Result, append_unit, read_csv
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import load_images
@@ -282,7 +283,7 @@ def recipe() -> Target:
         return [agent.predict(np.zeros((1, 4), np.float32), deterministic=True)[0]]
 
     return Target("recipe", {"tiny.toml": tiny.toml().encode()}, {"tiny.toml": text(toml_file)},
-                  lambda folder: zoo.read_recipe(folder / "tiny.toml"), built, temporary=True)  # fmt: skip
+                  lambda folder: read_recipe(folder / "tiny.toml"), built, temporary=True)  # fmt: skip
 
 
 # ---------------------------------------------------------------------- small texts

@@ -28,6 +28,7 @@ from rrpolicy import __main__ as entry
 from rrpolicy import zoo
 from rrpolicy.common import folders
 from rrpolicy.data.readers import load_dataset
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.images.data import PICTURES
 from rrpolicy.rl import on_reward
 
@@ -115,6 +116,7 @@ MORE = [  # what is killed no differently from one of the above, but fills disks
 def prepare(folder: Path) -> Path:
     """Make everything that the commands read, and this process one that can be forked."""
     os.environ[zoo.FOLDER_VARIABLE] = str(folder / "zoo")
+    os.environ[RECIPES_VARIABLE] = str(folder / "zoo" / "recipes")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
     quick = on_reward.Settings(PPO, 4, 8, {"n_steps": 2, "batch_size": 8, "n_epochs": 1})
     on_reward.SETTINGS = {"PPO": quick}

@@ -1,0 +1,181 @@
+"""Entries of the zoo by name: where they lie, what their cards say, and loading what an archive holds.
+
+It is read from the top folder of a checkout or from inside an installed wheel; names never lead out of its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.common.archive import read_archive
+from rrpolicy.common.kinds import EntryFields
+from rrpolicy.common.messages import at, printable
+from rrpolicy.common.schema import checked, from_json, read_small
+from rrpolicy.images.judge import ImageJudge
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.training import ImageDiffusion
+from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.zoo import hub
+
+Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | ImageDiffusion | ImageReward | ImageJudge
+
+FOLDER_VARIABLE = "RRPOLICY_ZOO"
+CARD = "card.json"
+MAX_NAME = 1024  # characters of a zoo name or a path
+_KINDS: tuple[type[Loaded], ...] = (
+    DiffusionAgent, RelativeReward, GuidedPlanner, ImageDiffusion, ImageReward, ImageJudge,
+)  # fmt: skip
+_LOADERS: dict[str, type[Loaded]] = {cls.kind: cls for cls in _KINDS}
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_NAME = re.compile(rf"{_PART}/{_PART}")
+
+
+def folder() -> Path:
+    """
+    Where the zoo lies: ``$RRPOLICY_ZOO``, else inside the installed package, else beside it in a checkout.
+
+    :raises FileNotFoundError: when there is none
+    """
+    package = Path(__file__).resolve().parents[1]
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    candidates = [Path(chosen)] if chosen else [package / "_zoo", package.parent / "zoo"]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(f"no zoo: looked for the folders {', '.join(map(str, candidates))}")
+
+
+def load(name: str | os.PathLike[str]) -> Loaded:
+    """
+    Load an agent, a reward, a guided planner or an image model, its reward or judge, whichever the archive holds.
+
+    :param name: a zoo name (``"PointMaze_UMaze-v3/base"``), the path of an archive (``.zip`` may be left out) or of a
+        folder with one, or ``"hub:<owner>/<repository>[@<revision>]/<file>"``
+    :raises FileNotFoundError: when a path leads nowhere
+    :raises ValueError: for a name that the zoo does not have, listing near ones, for a damaged or foreign archive, and
+        for an image model without the extra ``images``
+    """
+    path = find(name)
+    return _LOADERS[read_archive(path, tuple(_LOADERS)).kind].load(path)
+
+
+def load_agent(name: str | os.PathLike[str]) -> DiffusionAgent:
+    """
+    Load a diffusion agent.
+
+    :param name: as in :func:`load`
+    :raises ValueError: when it names something else than a diffusion agent
+    """
+    return DiffusionAgent.load(find(name))
+
+
+def load_reward(name: str | os.PathLike[str]) -> RelativeReward:
+    """
+    Load a reward.
+
+    :param name: as in :func:`load`
+    :raises ValueError: when it names something else than a reward
+    """
+    return RelativeReward.load(find(name))
+
+
+def card(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """The facts that an archive carries about itself: environment, maze, goal, seed, measured numbers."""
+    return read_archive(find(name), tuple(_LOADERS)).card
+
+
+def find(name: str | os.PathLike[str]) -> Path:
+    """
+    The archive that a name stands for.
+
+    :param name: as in :func:`load`
+    """
+    text = os.fspath(name)
+    if not 0 < len(text) <= MAX_NAME:
+        raise ValueError(f"the name of an archive has {len(text)} characters, wanted 1 to {MAX_NAME}")
+    if text.startswith(hub.PREFIX):
+        return hub.download(text)
+    path = Path(text)
+    for candidate in (path, path.with_name(path.name + ".zip")) if path.name else ():
+        if candidate.is_file():
+            return candidate
+    if path.is_dir():
+        return _archive_in(path)
+    if _NAME.fullmatch(text):
+        entry = folder() / "agents" / text
+        if (entry / CARD).is_file():
+            return _archive_in(entry)
+    if path.suffix == ".zip" or path.is_absolute():
+        raise FileNotFoundError(f"{path}: no such archive")
+    raise ValueError(f"{printable(text)!r} is neither a file nor a name in the zoo{_near(text)}")
+
+
+def entries(root: Path | None = None) -> list[dict[str, Any]]:
+    """
+    The cards of everything in the zoo, by environment and name.
+
+    :param root: the zoo; None: :func:`folder`
+    :raises ValueError: for a card that cannot be read, naming it
+    """
+    return [_read_card(path) for path in sorted(((root or folder()) / "agents").glob(f"*/*/{CARD}"))]
+
+
+def info(name: str) -> dict[str, Any]:
+    """
+    The card of one entry.
+
+    :param name: such as ``"PointMaze_UMaze-v3/expert-3-1"``
+    :raises ValueError: for a name that the zoo does not have, listing near ones
+    """
+    path = folder() / "agents" / name / CARD
+    if not _NAME.fullmatch(name) or not path.is_file():
+        raise ValueError(f"{printable(name)!r} is not in the zoo{_near(name)}")
+    return _read_card(path)
+
+
+def goal_name(kind: str, goal: Iterable[float]) -> str:
+    """The name of a goal's entry: ``("expert", (3, 1))`` -> ``"expert-3-1"``."""
+    return "-".join([kind, *(f"{value:g}" for value in goal)])
+
+
+def is_image(card: Mapping[str, Any]) -> bool:
+    """Whether an entry is about images: a model of them, its reward or its judge."""
+    return str(card["kind"]).startswith("image-")
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+def _archive_in(path: Path) -> Path:
+    """The one archive of a folder."""
+    found = [path / f"{kind}.zip" for kind in _LOADERS if (path / f"{kind}.zip").is_file()]
+    if len(found) != 1:
+        wanted = ", ".join(f"{kind}.zip" for kind in _LOADERS)
+        raise ValueError(f"{path}: holds {len(found)} of {wanted}, wanted exactly one; name the file")
+    return found[0]
+
+
+def _near(name: str) -> str:
+    """What to say about a name that was not found."""
+    known = [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(folder().glob(f"agents/*/*/{CARD}"))]
+    near = get_close_matches(name, known, n=5, cutoff=0.3) or known
+    return f"; it has {', '.join(near)}" if near else "; the zoo is empty"
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    wanted = {"name", "kind", "environment", "results", "bytes"}
+    try:
+        values = from_json(read_small(path))
+        if not isinstance(values, dict) or not wanted <= set(values):
+            raise ValueError(f"wanted a JSON object with {sorted(wanted)}")
+        checked(EntryFields, values, path.name)
+    except (OSError, ValueError) as error:
+        raise ValueError(at(path, f"not a card: {error}")) from error
+    return values
