@@ -13,7 +13,7 @@ from stable_baselines3 import PPO
 from tiny import ENV_ID, RECIPE, build_zoo, recipe, toml
 from typer.testing import CliRunner
 
-from rrpolicy import zoo
+from rrpolicy import DiffusionAgent, zoo
 from rrpolicy.cli import app, collect_commands, commands, main
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import read_results
@@ -105,8 +105,8 @@ def test_extraction_without_data_uses_the_samples_of_the_agents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
-    extracted = commands.pipeline.extract
-    monkeypatch.setattr(commands.pipeline, "extract", lambda *a: asked.append(a[3]["extraction"]) or extracted(*a))
+    extracted = commands.experiments.extract
+    monkeypatch.setattr(commands.experiments, "extract", lambda *a: asked.append(a[3]["extraction"]) or extracted(*a))
     run("extract", "--base", f"{ENV_ID}/base", "--expert", f"{ENV_ID}/expert-3-1", "--out", tmp_path,
         "--total-timesteps", 3, "--no-progress")  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == {"reward.zip", "results.json"}
@@ -251,7 +251,7 @@ def test_an_agent_that_does_not_say_where_it_belongs(tmp_path: Path) -> None:
 
 def test_an_agent_steered_already_is_not_steered_again(tmp_path: Path) -> None:
     pipe = zoo.load(f"{ENV_ID}/base"), zoo.load(f"{ENV_ID}/reward-3-1")
-    commands.pipeline.steer(*pipe, RECIPE).save(tmp_path / "planner.zip")
+    commands.experiments.steer(*pipe, RECIPE).save(tmp_path / "planner.zip")
     arguments = ["enjoy", tmp_path / "planner.zip", "--env", ENV_ID, "--n-episodes", 1, "--no-progress"]
     run(*arguments)
     assert "is steered already" in fault(*arguments, "--reward", f"{ENV_ID}/reward-3-1")
@@ -287,18 +287,18 @@ def test_signals_give_exit_codes(raised: int, code: int, tmp_path: Path, monkeyp
 
 def test_training_that_is_stopped_keeps_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("collect", "--n-transitions", 1000, "--out", tmp_path / "data")
-    draw_loss = commands.zoo.DiffusionAgent._draw_loss
+    draw_loss = DiffusionAgent._draw_loss
 
     def draw(agent: Any) -> Any:
         if agent.num_timesteps == 3:
             signal.raise_signal(signal.SIGTERM)
         return draw_loss(agent)
 
-    monkeypatch.setattr(commands.zoo.DiffusionAgent, "_draw_loss", draw)
+    monkeypatch.setattr(DiffusionAgent, "_draw_loss", draw)
     arguments = ["train", "--dataset", tmp_path / "data", "--out", tmp_path / "run", "--no-progress"]
     result = run(*arguments, code=143)
     assert result.stderr == "rrpolicy: stopped by SIGTERM; what was finished is kept\n"
-    assert zoo.DiffusionAgent.load(tmp_path / "run" / "checkpoint.zip").num_timesteps == 4
+    assert DiffusionAgent.load(tmp_path / "run" / "checkpoint.zip").num_timesteps == 4
     monkeypatch.undo()
 
 

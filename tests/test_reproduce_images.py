@@ -380,7 +380,7 @@ def test_missing_images_and_unknown_classes_stop_before_training(
 
 
 def test_the_recipe_of_the_zoo_is_whole(tmp_path: Path) -> None:
-    recipe = Path(__file__).parents[1] / "zoo" / "recipes" / "fashion_mnist.toml"
+    recipe = Path(__file__).parents[1] / "rrpolicy" / "recipes" / "fashion_mnist.toml"
     values = read_recipe(recipe)
     assert len(select(values)) == 14
     asked = Questions(Workshop(tmp_path, values), select(values)[0])

@@ -193,7 +193,7 @@ def test_the_page_and_the_list_show_them(tiny_zoo: Path) -> None:
     mazes, _, images = page.partition("## Images")
     assert "| `" not in mazes
     rows = {line.split("`")[1]: line for line in images.splitlines() if line.startswith("| `")}
-    assert set(rows) == set(NAMES) and all(row.count("|") == len(zoo.IMAGE_COLUMNS) + 1 for row in rows.values())
+    assert set(rows) == set(NAMES) and all(row.count("|") == len(zoo.page.IMAGE_COLUMNS) + 1 for row in rows.values())
     cells = [cell.strip() for cell in rows[REWARD].split("|")]
     assert cells[2] == "trouser, sneaker" and cells[3].startswith(f"{means(REWARD)['rho', 'auroc']:.3f} [")
     assert f"(agents/{BASE}/samples.png)" in rows[BASE] and "picture" not in rows[JUDGE]

@@ -75,7 +75,7 @@ def test_the_page_and_the_list_show_scores(built: Path) -> None:
     assert (built / "README.md").read_text(encoding="utf-8") == page
     rows = [line for line in page.partition("## Robots")[2].splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == [BASE, EXPERT, REWARD]
-    assert all(row.count("|") == len(zoo.ROBOT_COLUMNS) + 1 for row in rows)
+    assert all(row.count("|") == len(zoo.page.ROBOT_COLUMNS) + 1 for row in rows)
     assert f"(agents/{BASE}/video.mp4)" in rows[0] and "| noisy |" in rows[0]
     listed = CliRunner().invoke(app, ["zoo", "list"]).output.splitlines()
     assert f"score {means(BASE)['agent', 'normalized_score']:.1f}" in listed[0]
