@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rrpolicy.agents.guided_planner import GuidedPlanner
     from rrpolicy.data.dataset import TrajectoryDataset
     from rrpolicy.data.normalizer import Normalizer
-    from rrpolicy.evaluation import evaluate_policy
+    from rrpolicy.evaluation import evaluate
     from rrpolicy.evaluation.video import record_video
     from rrpolicy.rewards.discriminator import DiscriminatorReward
     from rrpolicy.rewards.extractor import RewardExtractor
@@ -28,7 +28,7 @@ __all__ = [
     "RewardExtractor",
     "TrajectoryDataset",
     "__version__",
-    "evaluate_policy",
+    "evaluate",
     "record_video",
 ]
 
@@ -40,7 +40,7 @@ _HOMES = {
     "RelativeReward": "rewards.relative_reward",
     "RewardExtractor": "rewards.extractor",
     "TrajectoryDataset": "data.dataset",
-    "evaluate_policy": "evaluation",
+    "evaluate": "evaluation",
     "record_video": "evaluation.video",
 }
 

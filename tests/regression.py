@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from old_archives import ARCHIVES, answers
+from helpers.old_archives import ARCHIVES, answers
 
-from rrpolicy import GuidedPlanner, evaluate_policy, zoo
+from rrpolicy import GuidedPlanner, evaluate, zoo
 from rrpolicy.experiments import images, locomotion, maze2d
 from rrpolicy.images.sampling import sample_images
 
@@ -53,22 +53,21 @@ def episodes() -> Iterator[tuple[str, str]]:
         for name in names(f"{env_id}/reward*"):
             agents[name] = GuidedPlanner(base, zoo.load_reward(name), scale=1.0)
         for name, agent in agents.items():
-            made = evaluate_policy(agent, env_id, N_EPISODES, seed=7, max_episode_steps=MAX_STEPS,
-                                   record_observations=True)  # fmt: skip
+            made = evaluate(agent, env_id, N_EPISODES, seed=7, max_episode_steps=MAX_STEPS, record_observations=True)
             yield f"episodes {name}", digest(np.asarray(made.returns), *made.observations)
 
 
 def pictures() -> Iterator[tuple[str, str]]:
     """Samples of the zoo's image models and their scores."""
     base, expert = zoo.load("FashionMNIST/base"), zoo.load("FashionMNIST/expert")
-    reward, judge = zoo.load("FashionMNIST/reward"), zoo.load("FashionMNIST/judge")
+    reward, classifier = zoo.load("FashionMNIST/reward"), zoo.load("FashionMNIST/judge")
     made = {
         "base": sample_images(base, N_IMAGES, seed=7, n_sampling_steps=10),
         "expert": sample_images(expert, N_IMAGES, seed=7, n_sampling_steps=10),
         "steered": sample_images(base, N_IMAGES, seed=7, n_sampling_steps=10, reward=reward, scale=1.0),
     }
     for name, drawn in made.items():
-        yield f"images {name}", digest(drawn, reward.predict(drawn), judge.predict(drawn))
+        yield f"images {name}", digest(drawn, reward.predict(drawn), classifier.predict(drawn))
 
 
 def tables() -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from small import Drift, make_dataset
+from helpers.agents import Drift, make_dataset
 from stable_baselines3 import PPO, SAC, TD3
 from test_finetune import TINY, Meter
 from test_spaces import Shapes

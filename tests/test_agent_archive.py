@@ -11,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from forged import forge
+from helpers.agents import DATASET, KINDS, Drift, agent_of_kind, make_agent
+from helpers.forged import forge
 from safetensors.torch import load_file, save
-from small import DATASET, KINDS, Drift, agent_of_kind, make_agent
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rrpolicy import DiffusionAgent

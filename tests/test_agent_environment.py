@@ -7,10 +7,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from small import NARROW, Drift, make_agent
+from helpers.agents import NARROW, Drift, make_agent
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RewardExtractor, evaluate_policy, zoo
+from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RewardExtractor, evaluate, zoo
 from rrpolicy.common.spaces import FlatSpaces
 from rrpolicy.data.collect import collect
 from rrpolicy.rewards.discriminator import DiscriminatorReward
@@ -29,10 +29,13 @@ class Reshaped(Drift):
         flat = self.observation_space
         parts = {"position": spaces.Box(-np.inf, np.inf, (2,)), "rest": spaces.Box(-np.inf, np.inf, (2,))}
         self.observation_space: Any = {
-            "2-D": spaces.Box(-np.inf, np.inf, (2, 2), np.float64), "Dict": spaces.Dict(parts),
-            "Tuple": spaces.Tuple(tuple(parts.values())), "action": flat, "Discrete": spaces.Discrete(4),
+            "2-D": spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
+            "Dict": spaces.Dict(parts),
+            "Tuple": spaces.Tuple(tuple(parts.values())),
+            "action": flat,
+            "Discrete": spaces.Discrete(4),
             "image": spaces.Box(0, 255, (8, 8, 3), np.uint8),
-        }[form]  # fmt: skip
+        }[form]
         if form == "action":
             self.action_space = spaces.Box(-1.0, 1.0, (1, 2), np.float32)
 
@@ -59,11 +62,14 @@ def test_an_id_is_taken_where_environments_are(tmp_path: Path) -> None:
     assert isinstance(agent.env, gym.Env) and agent.env.spec is not None and agent.env.spec.id == "Pendulum-v1"
 
 
-@pytest.mark.parametrize(("env", "noted"), [
-    (lambda: "Pendulum-v1", {"environment": "Pendulum-v1"}),
-    (lambda: gym.make("Pendulum-v1", g=1.0), {}),  # under this id another environment would be made
-    (lambda: DummyVecEnv([lambda: gym.make("Pendulum-v1")]), {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("env", "noted"),
+    [
+        (lambda: "Pendulum-v1", {"environment": "Pendulum-v1"}),
+        (lambda: gym.make("Pendulum-v1", g=1.0), {}),  # under this id another environment would be made
+        (lambda: DummyVecEnv([lambda: gym.make("Pendulum-v1")]), {}),
+    ],
+)
 def test_the_card_tells_the_environment_where_an_id_makes_it_again(tmp_path: Path, env: Any, noted: dict) -> None:
     agent = pendulum_agent(env())
     agent._take_units(unit_normalizer(agent))
@@ -84,13 +90,16 @@ def unit_normalizer(agent: DiffusionAgent) -> Normalizer:
     return Normalizer.from_bounds((-ones[0], ones[0]), (-ones[1], ones[1]))
 
 
-@pytest.mark.parametrize(("env", "fault"), [
-    ("MountainCarContinuous-v0", "agent.zip: the agent was made for the observation space"),
-    ("CartPole-v1", "agent.zip: the agent was made for the observation space"),
-    ("Nowhere-v0", "env 'Nowhere-v0' cannot be made"),
-    (3, "env is a int, wanted a gymnasium.Env"),
-    (gym.make_vec("Pendulum-v1", 2), "env is a SyncVectorEnv, wanted"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("env", "fault"),
+    [
+        ("MountainCarContinuous-v0", "agent.zip: the agent was made for the observation space"),
+        ("CartPole-v1", "agent.zip: the agent was made for the observation space"),
+        ("Nowhere-v0", "env 'Nowhere-v0' cannot be made"),
+        (3, "env is a int, wanted a gymnasium.Env"),
+        (gym.make_vec("Pendulum-v1", 2), "env is a SyncVectorEnv, wanted"),
+    ],
+)
 def test_an_environment_at_fault_does_not_make_the_archive_invalid(tmp_path: Path, env: Any, fault: str) -> None:
     agent = pendulum_agent()
     agent._take_units(unit_normalizer(agent))
@@ -120,11 +129,14 @@ def test_a_keyword_that_load_does_not_take_is_named(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- units
 
 
-@pytest.mark.parametrize("normalised", [
-    lambda: VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")])),
-    lambda: DummyVecEnv([lambda: gym.wrappers.NormalizeObservation(gym.make("Pendulum-v1"))]),
-    lambda: gym.wrappers.TimeLimit(gym.wrappers.NormalizeObservation(gym.make("Pendulum-v1")), 10),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "normalised",
+    [
+        lambda: VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")])),
+        lambda: DummyVecEnv([lambda: gym.wrappers.NormalizeObservation(gym.make("Pendulum-v1"))]),
+        lambda: gym.wrappers.TimeLimit(gym.wrappers.NormalizeObservation(gym.make("Pendulum-v1")), 10),
+    ],
+)
 def test_an_environment_that_normalises_is_refused(tmp_path: Path, normalised: Any) -> None:
     refused = pytest.raises(ValueError, match=r"normalises observations by itself, and env is wrapped in .*Norm")
     with refused:
@@ -148,11 +160,11 @@ def test_boxes_of_every_form_are_made_flat(form: str, tmp_path: Path) -> None:
     agent = make_agent(env=Reshaped(form))
     assert isinstance(agent.env, FlatSpaces)
     assert agent.observation_space.shape == (4,) and agent.action_space.shape == (2,)
-    wanted = evaluate_policy(make_agent(), Drift, 2).returns
-    np.testing.assert_allclose(evaluate_policy(agent, lambda: Reshaped(form), 2).returns, wanted, atol=1e-4)
+    wanted = evaluate(make_agent(), Drift, 2).returns
+    np.testing.assert_allclose(evaluate(agent, lambda: Reshaped(form), 2).returns, wanted, atol=1e-4)
     venv = agent.get_env()
     assert venv is not None
-    np.testing.assert_allclose(evaluate_policy(agent, venv, 1).returns, wanted[:1], atol=1e-4)
+    np.testing.assert_allclose(evaluate(agent, venv, 1).returns, wanted[:1], atol=1e-4)
     data = collect(agent, DummyVecEnv([lambda: FlatSpaces(Reshaped(form))]), 20)
     agent.learn(data, 1).save(tmp_path / "agent")
     assert DiffusionAgent.load(tmp_path / "agent", env=Reshaped(form)).observation_space.shape == (4,)

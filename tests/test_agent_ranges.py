@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import DATASET, EXPERT_DATASET, SMALL, Drift, make_agent
+from helpers.agents import DATASET, EXPERT_DATASET, SMALL, Drift, make_agent
 
 from rrpolicy import DiffusionAgent, Normalizer, TrajectoryDataset
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
@@ -80,8 +80,10 @@ def test_rare_large_actions_are_sampled_by_default() -> None:
     model = GaussianMixtureModel(means, 0.01, torch.tensor([0.9, 0.1]), agent.process)
     agent.averaged.eps = model.eps  # type: ignore[method-assign]
     agent.action_space = type(agent.action_space)(-5.0, 5.0, (2,))
-    share = [float((one.predict(np.repeat(data.observations[:1], 4000, axis=0))[0][:, 0] > 1.5).mean())
-             for one in (agent, agent.with_planning(clip=1.5))]  # fmt: skip
+    share = [
+        float((one.predict(np.repeat(data.observations[:1], 4000, axis=0))[0][:, 0] > 1.5).mean())
+        for one in (agent, agent.with_planning(clip=1.5))
+    ]
     assert share[0] == pytest.approx(0.1, abs=0.03) and share[1] == 0
 
 

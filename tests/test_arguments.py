@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import DATASET, NARROW, make_agent
+from helpers.agents import DATASET, NARROW, make_agent
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor
 from rrpolicy.agents.blended_planner import BlendedPlanner
@@ -23,10 +23,15 @@ def extractor(**kwargs: Any) -> RewardExtractor:
     return RewardExtractor(AGENT, AGENT, **{"window_kwargs": NARROW, "step_kwargs": NARROW, **kwargs})
 
 
-@pytest.mark.parametrize(("make", "name"), [
-    (make_agent, "padding"), (extractor, "row_weighting"), (extractor, "value_units"),
-    (lambda **kwargs: RelativeReward.for_model(AGENT, **kwargs), "value_units"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (make_agent, "padding"),
+        (extractor, "row_weighting"),
+        (extractor, "value_units"),
+        (lambda **kwargs: RelativeReward.for_model(AGENT, **kwargs), "value_units"),
+    ],
+)
 def test_text_is_no_flag(make: Any, name: str) -> None:
     for text in ("False", "True", "", None, 2, 0.5):
         with pytest.raises(ValueError, match=f"^{name} is {text!r}, {FLAG}"):
@@ -58,9 +63,18 @@ def test_flags_of_predict_and_save(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [
-    "clip", "lookahead", "first_action_weight", "learning_rate", "ema_decay", "weight_decay", "max_grad_norm",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "clip",
+        "lookahead",
+        "first_action_weight",
+        "learning_rate",
+        "ema_decay",
+        "weight_decay",
+        "max_grad_norm",
+    ],
+)
 def test_numbers_of_an_agent(name: str) -> None:
     for wrong in (math.nan, math.inf, -1.0, "0.5"):
         with pytest.raises(ValueError, match=f"{name} is .*{str(wrong).strip('-')}"):
@@ -77,10 +91,20 @@ def test_whole_numbers_of_an_agent(name: str) -> None:
                 AGENT.with_planning(**{name: wrong})
 
 
-@pytest.mark.parametrize(("name", "wrong"), [
-    ("value_coef", math.nan), ("value_coef", -0.1), ("value_coef", "0.1"), ("n_epochs", 0), ("n_epochs", "4"),
-    ("n_value_draws", -1), ("n_step_rows", 0), ("buffer_size", "16384"), ("first_action_weight", math.nan),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("value_coef", math.nan),
+        ("value_coef", -0.1),
+        ("value_coef", "0.1"),
+        ("n_epochs", 0),
+        ("n_epochs", "4"),
+        ("n_value_draws", -1),
+        ("n_step_rows", 0),
+        ("buffer_size", "16384"),
+        ("first_action_weight", math.nan),
+    ],
+)
 def test_numbers_of_an_extractor(name: str, wrong: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} is {wrong!r}"):
         extractor(**{name: wrong})

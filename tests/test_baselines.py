@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forged import forge
-from small import Drift, make_agent
+from helpers.agents import Drift, make_agent
+from helpers.forged import forge
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import TrajectoryDataset
@@ -19,7 +19,7 @@ from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs import make_point_maze
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
-from rrpolicy.evaluation import evaluate_policy
+from rrpolicy.evaluation import evaluate
 from rrpolicy.rewards.bounded import AveragedReward, BoundedReward, DistanceReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.wrappers import CHUNK
@@ -32,7 +32,7 @@ from rrpolicy.rl.on_reward import (
     clone_behaviour,
     evaluate_trained,
     load_trained,
-    paying,
+    make_reward_env,
     save_trained,
     train_on_reward,
 )
@@ -47,9 +47,14 @@ def make_reward(heads: tuple[Any, ...] = ("step",), plan_actions: bool = False, 
     small = {"width": 16, "n_blocks": 1, "n_fourier_features": 4}
     normalizer = Normalizer.from_bounds((-BOUND, BOUND), (-np.ones(2), np.ones(2)))
     return RelativeReward(
-        DiffusionProcess(10), layout.event_shape, layout=layout, normalizer=normalizer, heads=heads,
-        window_kwargs=small, step_kwargs={**small, **step_kwargs},
-    ).eval()  # fmt: skip
+        DiffusionProcess(10),
+        layout.event_shape,
+        layout=layout,
+        normalizer=normalizer,
+        heads=heads,
+        window_kwargs=small,
+        step_kwargs={**small, **step_kwargs},
+    ).eval()
 
 
 # ---------------------------------------------------------------------- what is paid
@@ -90,7 +95,7 @@ def test_the_averaged_reward_is_the_mean_over_every_second_clean_level(plan_acti
 
 def test_the_averaged_reward_is_what_agents_are_paid() -> None:
     reward = make_reward()
-    env = paying(reward, PointMazeVecEnv(MAZE, GOAL, 2, 4 * ACTION_REPEAT, ACTION_REPEAT, seed=0))
+    env = make_reward_env(reward, PointMazeVecEnv(MAZE, GOAL, 2, 4 * ACTION_REPEAT, ACTION_REPEAT, seed=0))
     env.reset()
     observations, paid, _, _ = env.step(np.ones((2, 2)))
     data = collect_point_maze(MAZE, N_BASE_TRANSITIONS, seed=0)
@@ -111,15 +116,17 @@ def test_bounded_rewards_that_cannot_be_fitted_are_refused() -> None:
 def test_both_rewards_lie_between_zero_and_one_and_the_monitor_keeps_the_true_return() -> None:
     limit, reward = 4 * ACTION_REPEAT, make_reward()
     for paid in (None, reward):
-        env = paying(paid, PointMazeVecEnv(MAZE, GOAL, 2, limit, ACTION_REPEAT, seed=0))
+        env = make_reward_env(paid, PointMazeVecEnv(MAZE, GOAL, 2, limit, ACTION_REPEAT, seed=0))
         env.seed(1)
         env.reset()
         steps = [env.step(np.zeros((2, 2))) for _ in range(4)]
         values = np.array([rewards for _, rewards, _, _ in steps])
         assert (values > 0).all() and (values <= 1 + 1e-6).all()
-        true = values.sum(axis=0) * ACTION_REPEAT if paid is None else [
-            sum(infos[i][ORIGINAL_REWARD] for _, _, _, infos in steps) for i in range(2)
-        ]  # fmt: skip
+        true = (
+            values.sum(axis=0) * ACTION_REPEAT
+            if paid is None
+            else [sum(infos[i][ORIGINAL_REWARD] for _, _, _, infos in steps) for i in range(2)]
+        )
         assert [steps[-1][3][i]["episode"]["r"] for i in range(2)] == pytest.approx(true, abs=1e-4)
 
 
@@ -145,10 +152,13 @@ def test_learning_learns_in_the_tiniest_maze_and_leaves_curves(tmp_path: Path) -
     assert [path != events for path in tmp_path.glob("events.out.tfevents.*")] == [True]  # only the later run's
 
 
-@pytest.mark.parametrize(("algorithm", "arguments"), [
-    ("PPO", {"n_steps": 2, "n_epochs": 1, "batch_size": 256}),
-    ("SAC", {"learning_starts": 16, "gradient_steps": 1}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("algorithm", "arguments"),
+    [
+        ("PPO", {"n_steps": 2, "n_epochs": 1, "batch_size": 256}),
+        ("SAC", {"learning_starts": 16, "gradient_steps": 1}),
+    ],
+)
 def test_agents_train_on_rho(algorithm: str, arguments: dict[str, Any]) -> None:
     seen: list[int] = []
 
@@ -182,11 +192,14 @@ def test_unknown_algorithms_and_empty_budgets_are_refused() -> None:
 # ---------------------------------------------------------------------- archives
 
 
-@pytest.mark.parametrize(("algorithm", "arguments"), [
-    ("PPO", {"n_steps": 2, "n_epochs": 1, "batch_size": 256}),
-    ("SAC", {"learning_starts": 16, "gradient_steps": 1}),
-    ("SAC", {"learning_starts": 16, "gradient_steps": 1, "policy_kwargs": {"net_arch": [8, 4]}}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("algorithm", "arguments"),
+    [
+        ("PPO", {"n_steps": 2, "n_epochs": 1, "batch_size": 256}),
+        ("SAC", {"learning_starts": 16, "gradient_steps": 1}),
+        ("SAC", {"learning_starts": 16, "gradient_steps": 1, "policy_kwargs": {"net_arch": [8, 4]}}),
+    ],
+)
 def test_a_kept_policy_acts_as_the_algorithm_did(tmp_path: Path, algorithm: str, arguments: dict[str, Any]) -> None:
     before = {name: str(settings) for name, settings in SETTINGS.items()}
     model = train_on_reward(None, MAZE, GOAL, algorithm, 32, **arguments)
@@ -199,8 +212,9 @@ def test_a_kept_policy_acts_as_the_algorithm_did(tmp_path: Path, algorithm: str,
 
 
 def test_policies_that_could_not_be_rebuilt_are_refused(tmp_path: Path) -> None:
-    model = train_on_reward(None, MAZE, GOAL, "PPO", 1, n_steps=2, batch_size=256, n_epochs=1,
-                            policy_kwargs={"log_std_init": -1.0})  # fmt: skip
+    model = train_on_reward(
+        None, MAZE, GOAL, "PPO", 1, n_steps=2, batch_size=256, n_epochs=1, policy_kwargs={"log_std_init": -1.0}
+    )
     with pytest.raises(ValueError, match=r"other policy_kwargs than net_arch, got PPO with \{'log_std_init': -1.0\}"):
         save_trained(model, tmp_path / "policy")
     path = forge(tmp_path / "other.zip", POLICY_KIND, {"algorithm": "DQN"}, {})
@@ -252,7 +266,7 @@ def test_one_observation_is_a_batch_of_one_and_agents_without_memory_are_fine() 
     fresh, _ = agent.predict(np.ones(4), state, np.array([True]), deterministic=True)
     assert not np.array_equal(action, fresh)
     memoryless = ActionRepeat(clone_behaviour(_push(), 1), 3)
-    assert evaluate_policy(memoryless, Drift, 3, n_envs=2).lengths.tolist() == [10] * 3
+    assert evaluate(memoryless, Drift, 3, n_envs=2).lengths.tolist() == [10] * 3
     with pytest.raises(ValueError, match="n_steps is 0"):
         ActionRepeat(make_agent(), 0)
 
@@ -276,5 +290,5 @@ def test_behaviour_cloning_imitates() -> None:
 
 def test_a_cloned_expert_finds_the_goal() -> None:
     policy = clone_behaviour(collect_point_maze(MAZE, 5_000, goal=GOAL), 300, net_arch=(32, 32), learning_rate=3e-3)
-    result = evaluate_policy(policy, lambda: make_point_maze(maze_map=MAZE, goal=GOAL, max_episode_steps=150), 4)
+    result = evaluate(policy, lambda: make_point_maze(maze_map=MAZE, goal=GOAL, max_episode_steps=150), 4)
     assert result.success_rate == 1.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import RECIPE
+from helpers.recipes import RECIPE
 
 from rrpolicy import experiments
 from rrpolicy.agents.planning import Planner

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.recipes import ENV_ID, RECIPE, build_zoo, recipe, toml
 from stable_baselines3 import PPO
-from tiny import ENV_ID, RECIPE, build_zoo, recipe, toml
 from typer.testing import CliRunner
 
 from rrpolicy import DiffusionAgent, zoo
@@ -22,12 +22,30 @@ from rrpolicy.rl import on_reward
 from rrpolicy.rl.on_reward import Settings
 
 COMMANDS = [
-    ["demo"], ["collect"], ["train"], ["extract"], ["enjoy"], ["record-video"], ["plot", "heat-map"], ["plot", "plans"],
-    ["plot", "learning-curve"], ["benchmark", "latency"], ["zoo", "list"], ["zoo", "info"], ["zoo", "table"],
-    ["zoo", "build"], ["reproduce", "maze2d"], ["reproduce", "locomotion"], ["reproduce", "images"],
-    ["train-on-reward"], ["images", "record"], ["images", "extract"], ["images", "score"], ["images", "sample"],
+    ["demo"],
+    ["collect"],
+    ["train"],
+    ["extract"],
+    ["enjoy"],
+    ["record-video"],
+    ["plot", "heat-map"],
+    ["plot", "plans"],
+    ["plot", "learning-curve"],
+    ["benchmark", "latency"],
+    ["zoo", "list"],
+    ["zoo", "info"],
+    ["zoo", "table"],
+    ["zoo", "build"],
+    ["reproduce", "maze2d"],
+    ["reproduce", "locomotion"],
+    ["reproduce", "images"],
+    ["train-on-reward"],
+    ["images", "record"],
+    ["images", "extract"],
+    ["images", "score"],
+    ["images", "sample"],
     ["images", "audit"],
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +87,9 @@ def test_the_main_job_step_by_step(tmp_path: Path) -> None:
     assert {row["metric"]: row["mean"] for row in read_results(base_data)}["n_transitions"] == 4000
     run("train", "--dataset", base_data, "--out", base, "--checkpoint-freq", 5, "--no-progress")
     run("train", "--dataset", base_data, "--out", base, "--resume", "--no-progress")
-    run("train", "--dataset", expert_data, "--init-from", base, "--out", expert, "--no-progress",
-        "--total-timesteps", 4)  # fmt: skip
+    run(
+        "train", "--dataset", expert_data, "--init-from", base, "--out", expert, "--no-progress", "--total-timesteps", 4
+    )
     names = {"agent.zip", "checkpoint.zip", "progress.csv", "run.json", "results.json"}
     assert {path.name for path in base.iterdir()} == {path.name for path in expert.iterdir()} == names
     assert zoo.load_agent(expert).num_timesteps == 4
@@ -80,12 +99,26 @@ def test_the_main_job_step_by_step(tmp_path: Path) -> None:
     assert {row["metric"] for row in read_results(reward)} >= {"r2_window_noised_t0", "goal_error_cells"}
     assert zoo.card(reward)["goal"] == [3.0, 1.0]  # known from the expert's data
 
-    result = run("enjoy", base, "--reward", reward, "--scale", 2, "--n-candidates", 2, "--n-episodes", 2,
-                 "--out", tmp_path / "enjoyed", "--no-progress")  # fmt: skip
+    result = run(
+        "enjoy",
+        base,
+        "--reward",
+        reward,
+        "--scale",
+        2,
+        "--n-candidates",
+        2,
+        "--n-episodes",
+        2,
+        "--out",
+        tmp_path / "enjoyed",
+        "--no-progress",
+    )
     rows = read_results(tmp_path / "enjoyed")
     assert [(row["agent"], row["metric"], row["n"]) for row in rows] == [
-        ("base-steered", "success_rate", 2), ("base-steered", "return", 2)
-    ]  # fmt: skip
+        ("base-steered", "success_rate", 2),
+        ("base-steered", "return", 2),
+    ]
     assert "base-steered" in result.output and "95 % interval" in result.output
 
     run("enjoy", base, "--n-candidates", 2, "--n-episodes", 2, "--out", tmp_path / "doubting", "--no-progress")
@@ -97,8 +130,12 @@ def test_the_main_job_step_by_step(tmp_path: Path) -> None:
     run("plot", "plans", expert, "--n-plans", 3, "--out", pictures)
     run("plot", "learning-curve", base, expert / "progress.csv", "--out", pictures)
     assert {path.name for path in pictures.iterdir()} == {
-        "expert.mp4", "heat_map.png", "plans-expert.png", "learning_curve.png", "results.json"
-    }  # fmt: skip
+        "expert.mp4",
+        "heat_map.png",
+        "plans-expert.png",
+        "learning_curve.png",
+        "results.json",
+    }
 
 
 def test_extraction_without_data_uses_the_samples_of_the_agents(
@@ -107,8 +144,18 @@ def test_extraction_without_data_uses_the_samples_of_the_agents(
     asked: list[object] = []
     extracted = commands.experiments.extract
     monkeypatch.setattr(commands.experiments, "extract", lambda *a: asked.append(a[3]["extraction"]) or extracted(*a))
-    run("extract", "--base", f"{ENV_ID}/base", "--expert", f"{ENV_ID}/expert-3-1", "--out", tmp_path,
-        "--total-timesteps", 3, "--no-progress")  # fmt: skip
+    run(
+        "extract",
+        "--base",
+        f"{ENV_ID}/base",
+        "--expert",
+        f"{ENV_ID}/expert-3-1",
+        "--out",
+        tmp_path,
+        "--total-timesteps",
+        3,
+        "--no-progress",
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"reward.zip", "results.json"}
     assert [section["total_timesteps"] for section in asked] == [3]
 
@@ -151,8 +198,10 @@ def test_another_environment_gets_plain_defaults(tmp_path: Path) -> None:
 def test_zoo_commands(built: Path, tmp_path: Path) -> None:
     listed = run("zoo", "list", "--out", tmp_path / "listed").output
     assert [line.split()[:2] for line in listed.splitlines()] == [
-        [f"{ENV_ID}/base", "agent"], [f"{ENV_ID}/expert-3-1", "agent"], [f"{ENV_ID}/reward-3-1", "reward"]
-    ]  # fmt: skip
+        [f"{ENV_ID}/base", "agent"],
+        [f"{ENV_ID}/expert-3-1", "agent"],
+        [f"{ENV_ID}/reward-3-1", "reward"],
+    ]
     assert json.loads((tmp_path / "listed" / "entries.json").read_text()) == zoo.entries()
     shown = run("zoo", "info", f"{ENV_ID}/expert-3-1").output
     assert "goal: [3.0, 1.0]" in shown and "success_rate" in shown
@@ -169,8 +218,21 @@ def test_training_on_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(on_reward, "SETTINGS", {"PPO": quick})
     monkeypatch.setattr(on_reward, "N_BASE_TRANSITIONS", 500)
     for _ in range(2):  # a second run over the first
-        run("train-on-reward", "--reward", f"{ENV_ID}/reward-3-1", "--true-reward", "--algorithm", "ppo",
-            "--total-timesteps", 16, "--n-episodes", 2, "--out", tmp_path, "--no-progress")  # fmt: skip
+        run(
+            "train-on-reward",
+            "--reward",
+            f"{ENV_ID}/reward-3-1",
+            "--true-reward",
+            "--algorithm",
+            "ppo",
+            "--total-timesteps",
+            16,
+            "--n-episodes",
+            2,
+            "--out",
+            tmp_path,
+            "--no-progress",
+        )
     rows = read_results(tmp_path)
     metrics = ["success_rate", "return", "decisions", "cpu_seconds"]
     agents = ["PPO-reward-3-1", "PPO-true-reward"]
@@ -232,8 +294,11 @@ FAULTS: list[tuple[str, Callable[[Path], list[object]], str]] = [
     ("out is a file", lambda p: ["collect", "--n-transitions", 9, "--out", _file(p, "")], "is a file"),
     ("nothing to train on", lambda p: ["train-on-reward", "--out", p], "give --reward, --true-reward or both"),
     ("no goal to train for", lambda p: ["train-on-reward", "--true-reward", "--out", p], "--goal is needed"),
-    ("training without a maze",
-     lambda p: ["train-on-reward", "--true-reward", "--env", "Pendulum-v1", "--out", p], "is not a PointMaze"),
+    (
+        "training without a maze",
+        lambda p: ["train-on-reward", "--true-reward", "--env", "Pendulum-v1", "--out", p],
+        "is not a PointMaze",
+    ),
     ("no such card", lambda p: ["zoo", "info", "../base"], "is not in the zoo"),
 ]
 
@@ -259,11 +324,21 @@ def test_an_agent_steered_already_is_not_steered_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["demo", "--goal", "1"], ["demo", "--goal", "a,b"], ["demo", "--goal", "inf,1"], ["demo", "--seed", "-1"],
-     ["enjoy"], ["dance"], ["enjoy", "x", "--scale", "-1"], ["collect", "--n-transitions", "0", "--out", "x"],
-     ["zoo", "build", "x"], ["zoo", "build", "x", "--goals", "1;2"], ["demo", "--nonsense"],
-     ["enjoy", "x", "--seed", str(2**70)]],
-)  # fmt: skip
+    [
+        ["demo", "--goal", "1"],
+        ["demo", "--goal", "a,b"],
+        ["demo", "--goal", "inf,1"],
+        ["demo", "--seed", "-1"],
+        ["enjoy"],
+        ["dance"],
+        ["enjoy", "x", "--scale", "-1"],
+        ["collect", "--n-transitions", "0", "--out", "x"],
+        ["zoo", "build", "x"],
+        ["zoo", "build", "x", "--goals", "1;2"],
+        ["demo", "--nonsense"],
+        ["enjoy", "x", "--seed", str(2**70)],
+    ],
+)
 def test_wrong_usage(arguments: list[str]) -> None:
     result = run(*arguments, code=2)
     assert "Traceback" not in result.output and "Usage:" in result.stderr

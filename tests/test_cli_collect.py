@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from small import make_agent, shorten
+from helpers.agents import make_agent, shorten
 from stable_baselines3 import SAC
 from typer.testing import CliRunner
 
@@ -59,8 +59,25 @@ def test_a_mixture_of_agents(hopper: Path) -> None:
     sac, out = hopper / "sac" / "Hopper-v3.zip", hopper / "data"
     (hopper / "tqc").mkdir()
     (hopper / "tqc" / "tqc-Hopper-v3.zip").write_bytes(sac.read_bytes())
-    arguments = ["--env", HOPPER, "--agent", f"{sac}:3", "--agent", hopper / "tqc" / "tqc-Hopper-v3.zip", "--seed", 4,
-                 "--n-transitions", 40, "--n-envs", 2, "--action-noise", 0.1, "--epsilon", 0.2, "--out"]  # fmt: skip
+    arguments = [
+        "--env",
+        HOPPER,
+        "--agent",
+        f"{sac}:3",
+        "--agent",
+        hopper / "tqc" / "tqc-Hopper-v3.zip",
+        "--seed",
+        4,
+        "--n-transitions",
+        40,
+        "--n-envs",
+        2,
+        "--action-noise",
+        0.1,
+        "--epsilon",
+        0.2,
+        "--out",
+    ]
     for _ in range(2):  # a second run over the first
         output = run(*arguments, out).output
     assert "40 transitions in 8 episodes" in output and "normalized_score" in output
@@ -79,8 +96,17 @@ def test_a_mixture_of_agents(hopper: Path) -> None:
 
 
 def test_few_rows_are_not_spread_over_many_environments(hopper: Path) -> None:
-    run("--env", HOPPER, "--agent", hopper / "sac" / "Hopper-v3.zip", "--n-transitions", 4, "--deterministic",
-        "--out", hopper / "data")  # fmt: skip
+    run(
+        "--env",
+        HOPPER,
+        "--agent",
+        hopper / "sac" / "Hopper-v3.zip",
+        "--n-transitions",
+        4,
+        "--deterministic",
+        "--out",
+        hopper / "data",
+    )
     data = load_dataset(hopper / "data")
     assert data.metadata["n_envs"] == data.n_episodes == 1 and data.metadata["deterministic"]
     assert [row["agent"] for row in read_results(hopper / "data")] == ["dataset"] * 2  # no episode was finished
@@ -90,15 +116,30 @@ def test_the_name_may_leave_the_algorithm_to_the_caller(hopper: Path, monkeypatc
     seen: list[Any] = []
     load = collect_commands.load_sb3_agent
     monkeypatch.setattr(collect_commands, "load_sb3_agent", lambda *given: seen.append(given[-1]) or load(*given))
-    run("--env", HOPPER, "--agent", hopper / "sac" / "Hopper-v3.zip", "--algorithm", "tqc", "--n-transitions", 5,
-        "--out", hopper / "data")  # fmt: skip
+    run(
+        "--env",
+        HOPPER,
+        "--agent",
+        hopper / "sac" / "Hopper-v3.zip",
+        "--algorithm",
+        "tqc",
+        "--n-transitions",
+        5,
+        "--out",
+        hopper / "data",
+    )
     assert seen == ["TQC"] and load_dataset(hopper / "data").metadata["agents"][0]["name"] == "tqc-Hopper-v3"
 
 
-@pytest.mark.parametrize(("text", "wanted"), [
-    ("a/b.zip", ("a/b.zip", 1.0)), ("a/b.zip:0.5", ("a/b.zip", 0.5)), ("hub:sb3/x", ("hub:sb3/x", 1.0)),
-    ("hub:sb3/x:2", ("hub:sb3/x", 2.0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a/b.zip", ("a/b.zip", 1.0)),
+        ("a/b.zip:0.5", ("a/b.zip", 0.5)),
+        ("hub:sb3/x", ("hub:sb3/x", 1.0)),
+        ("hub:sb3/x:2", ("hub:sb3/x", 2.0)),
+    ],
+)
 def test_names_and_shares(text: str, wanted: tuple[str, float]) -> None:
     assert collect_commands._name_and_share(text) == wanted
 
@@ -106,9 +147,7 @@ def test_names_and_shares(text: str, wanted: tuple[str, float]) -> None:
 # ---------------------------------------------------------------------- training
 
 
-def test_a_run_gives_weak_data_and_an_expert_of_its_lineage(
-    hopper: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_gives_weak_data_and_an_expert_of_its_lineage(hopper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, policy = hopper / "replay", hopper / "kept" / "expert.zip"
     training = ["--from-training", "--env", HOPPER, "--algorithm", "SAC", "--no-progress", "--out", out]
     output = run(*training, "--total-timesteps", 40, "--stop-return", 1e6).output
@@ -129,8 +168,18 @@ def test_a_run_gives_weak_data_and_an_expert_of_its_lineage(
 
 
 def test_a_run_that_begins_anew_leaves_nothing_of_the_old_one(hopper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["--from-training", "--env", HOPPER, "--total-timesteps", 10, "--train-freq", 2,
-                 "--no-progress", "--out", hopper / "data"]  # fmt: skip
+    arguments = [
+        "--from-training",
+        "--env",
+        HOPPER,
+        "--total-timesteps",
+        10,
+        "--train-freq",
+        2,
+        "--no-progress",
+        "--out",
+        hopper / "data",
+    ]
     run(*arguments)
     learn = SAC.learn
 
@@ -181,8 +230,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(hopper: Path) -> None:
 
 
 def test_policies_act_only_where_they_belong(hopper: Path) -> None:
-    run("--from-training", "--env", HOPPER, "--total-timesteps", 5, "--policy-out", hopper / "policy.zip",
-        "--no-progress", "--out", hopper / "data")  # fmt: skip
+    run(
+        "--from-training",
+        "--env",
+        HOPPER,
+        "--total-timesteps",
+        5,
+        "--policy-out",
+        hopper / "policy.zip",
+        "--no-progress",
+        "--out",
+        hopper / "data",
+    )
     assert "a policy for Hopper-v5, wanted one for Walker2d-v5" in fault(
         "--env", "Walker2d-v5", "--agent", hopper / "policy.zip", "--out", hopper / "other"
     )
@@ -194,8 +253,18 @@ def test_training_needs_an_environment_without_a_maze(tmp_path: Path) -> None:
 
 def test_policies_of_a_training_keep_their_bounds_and_tell_where_they_belong(tmp_path: Path) -> None:
     policy = tmp_path / "p.zip"
-    run("--from-training", "--env", "Pendulum-v1", "--total-timesteps", 205, "--policy-out", policy, "--no-progress",
-        "--out", tmp_path / "a")  # fmt: skip
+    run(
+        "--from-training",
+        "--env",
+        "Pendulum-v1",
+        "--total-timesteps",
+        205,
+        "--policy-out",
+        policy,
+        "--no-progress",
+        "--out",
+        tmp_path / "a",
+    )
     assert load_trained(policy).action_space.high.tolist() == [2.0]
     run("--agent", policy, "--n-transitions", 205, "--out", tmp_path / "b")  # where it belongs is in its card
     data = load_dataset(tmp_path / "b")

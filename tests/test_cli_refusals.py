@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import typer
+from helpers.recipes import ENV_ID, recipe, toml
 from test_cli import built, fault, run, tiny_zoo  # noqa: F401  a zoo for every test
-from tiny import ENV_ID, recipe, toml
 
 from rrpolicy.cli import app, collect_commands, commands, program
 from rrpolicy.cli.images_options import parse_levels, parse_scales
@@ -46,8 +46,13 @@ FLOATS, PATHS = options_of(float), options_of(Path)
 
 def test_the_options_are_found() -> None:
     names = {(*option.values[0], option.values[1]) for option in (*FLOATS, *PATHS)}
-    assert {("collect", "--stop-return"), ("enjoy", "--scale"), ("train", "--out"), ("images", "audit", "--out"),
-            ("reproduce", "maze2d", "--work")} <= names  # fmt: skip
+    assert {
+        ("collect", "--stop-return"),
+        ("enjoy", "--scale"),
+        ("train", "--out"),
+        ("images", "audit", "--out"),
+        ("reproduce", "maze2d", "--work"),
+    } <= names
 
 
 @pytest.mark.parametrize(("command", "option"), FLOATS)
@@ -57,9 +62,7 @@ def test_numbers_are_finite(command: Command, option: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(("command", "option"), PATHS)
-def test_no_path_is_empty(
-    command: Command, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_path_is_empty(command: Command, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoint.zip").write_text("mine")
     monkeypatch.chdir(tmp_path)  # which an empty path would mean
     for arguments in ([option, ""], [f"{option}="]):

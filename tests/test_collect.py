@@ -4,16 +4,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from small import shorten
+from helpers.agents import shorten
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from rrpolicy.data.collect import Driver, collect, collect_mixture, collect_point_maze
+from rrpolicy.data.collect import MixtureComponent, collect, collect_mixture, collect_point_maze
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs import MazeGeometry, PDController, make_point_maze
 
-MEDIUM = MazeGeometry(
-    ("########", "#..##..#", "#..#...#", "##...###", "#..#...#", "#.#..#.#", "#...#..#", "########")
-)
+MEDIUM = MazeGeometry(("########", "#..##..#", "#..#...#", "##...###", "#..#...#", "#.#..#.#", "#...#..#", "########"))
 UMAZE = MazeGeometry(("#####", "#...#", "###.#", "#...#", "#####"))
 LAYOUT = TrajectoryLayout(observation_dim=4, action_dim=2, horizon=16, stride=8)
 
@@ -183,7 +181,10 @@ def test_policies_that_draw_from_the_global_generator_are_seeded() -> None:
 
 
 def test_agents_get_their_shares() -> None:
-    drivers = [Driver("up", Constant(0.25), 2, {"algorithm": "none"}), Driver("down", Constant(-0.25), 1)]
+    drivers = [
+        MixtureComponent("up", Constant(0.25), 2, {"algorithm": "none"}),
+        MixtureComponent("down", Constant(-0.25), 1),
+    ]
     dataset = collect_mixture(drivers, DummyVecEnv([short_maze] * 2), 301, seed=5, deterministic=True)
     assert (dataset.actions[:201] == 0.25).all() and (dataset.actions[201:] == -0.25).all() and len(dataset) == 301
     up, down = dataset.metadata["agents"]
@@ -198,7 +199,7 @@ def test_mixtures_know_the_normalised_score(monkeypatch: pytest.MonkeyPatch) -> 
     shorten(monkeypatch, "Hopper-v5", 4)
     env = gym.make("Hopper-v5")
     still = type("Still", (), {"predict": lambda self, o, *a, **k: (np.zeros((len(o), 3)), None)})()
-    (agent,) = collect_mixture([Driver("still", still)], env, 10, env_id="Hopper-v5").metadata["agents"]
+    (agent,) = collect_mixture([MixtureComponent("still", still)], env, 10, env_id="Hopper-v5").metadata["agents"]
     assert len(agent["returns"]) == 2
     wanted = 100 * (np.mean(agent["returns"]) + 20.272305) / (3234.3 + 20.272305)
     assert agent["normalized_score"] == pytest.approx(wanted)
@@ -218,4 +219,4 @@ def test_noise_and_shares_out_of_range_are_refused() -> None:
         collect(Constant(), endless, 5, epsilon=0.1)
     for shares, words in (([], "wanted at least one"), ([1, 0], "all above 0"), ([1, 1000], "no transition")):
         with pytest.raises(ValueError, match=words):
-            collect_mixture([Driver("a", Constant(), share) for share in shares], env, 10)
+            collect_mixture([MixtureComponent("a", Constant(), share) for share in shares], env, 10)

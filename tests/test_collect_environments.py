@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import wrappers
-from small import Drift, make_agent
+from helpers.agents import Drift, make_agent
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 from test_evaluation_rewards import Stake
@@ -17,7 +17,7 @@ from test_wrappers import Walk
 from test_wrappers_units import OneBuffer, Refilled, Reusing
 
 from rrpolicy.common.spaces import FlatSpaces
-from rrpolicy.data.collect import Driver, collect, collect_mixture
+from rrpolicy.data.collect import MixtureComponent, collect, collect_mixture
 
 
 class Steady:
@@ -68,15 +68,24 @@ def test_normalised_rewards_alone_suit_every_agent() -> None:
     assert data.rewards is not None and data.rewards.tolist() == [7.0] * 5 and data.metadata["returns"] == [35.0]
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: far(DummyVecEnv([Walk])), "Steady takes observations in .* own units, and env is wrapped in VecNormalize"),
-    (lambda: wrappers.NormalizeObservation(Walk()), "Steady takes .* wrapped in NormalizeObservation"),
-    (lambda: wrappers.NormalizeReward(Walk()), "wrapped in NormalizeReward, whose originals cannot be recorded"),
-    (lambda: DummyVecEnv([lambda: wrappers.NormalizeReward(Walk())]), "NormalizeReward, whose originals"),
-    (lambda: VecFrameStack(far(DummyVecEnv([Walk]), norm_obs=False), 2), "env has VecFrameStack around VecNormalize"),
-    (lambda: gym.vector.SyncVectorEnv([Walk]), "env is a SyncVectorEnv, wanted a gymnasium.Env or a VecEnv"),
-    (lambda: gym.make("CartPole-v1"), "flat Box as action_space: .* Discrete actions are not supported"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: far(DummyVecEnv([Walk])),
+            "Steady takes observations in .* own units, and env is wrapped in VecNormalize",
+        ),
+        (lambda: wrappers.NormalizeObservation(Walk()), "Steady takes .* wrapped in NormalizeObservation"),
+        (lambda: wrappers.NormalizeReward(Walk()), "wrapped in NormalizeReward, whose originals cannot be recorded"),
+        (lambda: DummyVecEnv([lambda: wrappers.NormalizeReward(Walk())]), "NormalizeReward, whose originals"),
+        (
+            lambda: VecFrameStack(far(DummyVecEnv([Walk]), norm_obs=False), 2),
+            "env has VecFrameStack around VecNormalize",
+        ),
+        (lambda: gym.vector.SyncVectorEnv([Walk]), "env is a SyncVectorEnv, wanted a gymnasium.Env or a VecEnv"),
+        (lambda: gym.make("CartPole-v1"), "flat Box as action_space: .* Discrete actions are not supported"),
+    ],
+)
 def test_what_cannot_be_undone_is_refused(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         collect(Steady(0.5, 0.0), make(), 5)
@@ -120,20 +129,25 @@ def test_numbers_of_numpy_are_plain_in_what_is_kept() -> None:
     assert json.loads(json.dumps(other.metadata))["deterministic"] is True
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    ({"n_transitions": 10.5}, "n_transitions is 10.5, it must be a whole number of at least 1"),
-    ({"n_transitions": np.nan}, "n_transitions is nan, it must be a whole number"),
-    ({"seed": 1.5}, "seed is 1.5, it must be a whole number of at least 0"),
-    ({"seed": True}, "seed is True, it must be a whole number"),
-    ({"seed": -1}, "seed is -1, it must be a whole number of at least 0"),
-    ({"deterministic": "False"}, "deterministic is 'False', it must be True or False"),
-    ({"action_noise": True}, "action_noise is True, it must be a number"),
-    ({"epsilon": "0.1"}, "epsilon is '0.1', it must be a number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"n_transitions": 10.5}, "n_transitions is 10.5, it must be a whole number of at least 1"),
+        ({"n_transitions": np.nan}, "n_transitions is nan, it must be a whole number"),
+        ({"seed": 1.5}, "seed is 1.5, it must be a whole number of at least 0"),
+        ({"seed": True}, "seed is True, it must be a whole number"),
+        ({"seed": -1}, "seed is -1, it must be a whole number of at least 0"),
+        ({"deterministic": "False"}, "deterministic is 'False', it must be True or False"),
+        ({"action_noise": True}, "action_noise is True, it must be a number"),
+        ({"epsilon": "0.1"}, "epsilon is '0.1', it must be a number"),
+    ],
+)
 def test_what_is_no_such_number_is_refused_before_work(arguments: dict[str, Any], words: str) -> None:
     env = Walk()
-    for run in (lambda **given: collect(Steady(0.5, 0.0), env, **given),
-                lambda **given: collect_mixture([Driver("a", Steady(0.5, 0.0))], env, **given)):  # fmt: skip
+    for run in (
+        lambda **given: collect(Steady(0.5, 0.0), env, **given),
+        lambda **given: collect_mixture([MixtureComponent("a", Steady(0.5, 0.0))], env, **given),
+    ):
         with pytest.raises(ValueError, match=f"^{words}"):
             run(**{"n_transitions": 10, **arguments})
     assert not hasattr(env, "n")  # it was not reset
@@ -161,17 +175,20 @@ class Still:
         return np.zeros((len(observation), 3)), None
 
 
-@pytest.mark.parametrize(("make", "scored"), [
-    (lambda: gym.make("Hopper-v5", max_episode_steps=4), False),
-    (lambda: DummyVecEnv([lambda: gym.make("Hopper-v5", healthy_reward=5.0)]), False),
-    (lambda: gym.make("Hopper-v4"), False),  # another one than is said
-    (lambda: DummyVecEnv([lambda: gym.make("Hopper-v5")]), True),
-    (lambda: VecMonitor(DummyVecEnv([lambda: gym.make("Hopper-v5")])), True),
-    (lambda: Stake(DummyVecEnv([lambda: gym.make("Hopper-v5")])), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "scored"),
+    [
+        (lambda: gym.make("Hopper-v5", max_episode_steps=4), False),
+        (lambda: DummyVecEnv([lambda: gym.make("Hopper-v5", healthy_reward=5.0)]), False),
+        (lambda: gym.make("Hopper-v4"), False),  # another one than is said
+        (lambda: DummyVecEnv([lambda: gym.make("Hopper-v5")]), True),
+        (lambda: VecMonitor(DummyVecEnv([lambda: gym.make("Hopper-v5")])), True),
+        (lambda: Stake(DummyVecEnv([lambda: gym.make("Hopper-v5")])), False),
+    ],
+)
 def test_mixtures_are_scored_where_the_environment_is_the_registered_one(make: Any, scored: bool) -> None:
     env = make()
-    (agent,) = collect_mixture([Driver("still", Still())], env, 400, env_id="Hopper-v5").metadata["agents"]
+    (agent,) = collect_mixture([MixtureComponent("still", Still())], env, 400, env_id="Hopper-v5").metadata["agents"]
     assert agent["returns"] and ("normalized_score" in agent) == scored
     env.close()
 
@@ -179,7 +196,9 @@ def test_mixtures_are_scored_where_the_environment_is_the_registered_one(make: A
 def test_environments_in_other_processes_are_recorded_without_a_score() -> None:
     env = SubprocVecEnv([lambda: gym.make("Hopper-v5")])
     try:
-        (agent,) = collect_mixture([Driver("still", Still())], env, 200, env_id="Hopper-v5").metadata["agents"]
+        (agent,) = collect_mixture([MixtureComponent("still", Still())], env, 200, env_id="Hopper-v5").metadata[
+            "agents"
+        ]
     finally:
         env.close()
     assert agent["returns"] and "normalized_score" not in agent  # what they are cannot be seen from here

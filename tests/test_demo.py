@@ -5,8 +5,8 @@ from typing import Any
 
 import imageio_ffmpeg
 import pytest
+from helpers.recipes import ENV_ID, GOAL, RECIPE, build_zoo, recipe
 from PIL import Image
-from tiny import ENV_ID, GOAL, RECIPE, build_zoo, recipe
 
 from rrpolicy import zoo
 from rrpolicy.evaluation import read_results
@@ -34,7 +34,7 @@ def tiny_zoo(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(task: Task, out: Path, **arguments: Any) -> list[str]:
     said: list[str] = []
-    Demo(task, out, RECIPE, n_episodes=2, say=said.append, **arguments).run()
+    Demo(task, out, RECIPE, n_episodes=2, log=said.append, **arguments).run()
     return said
 
 
@@ -71,8 +71,11 @@ def test_what_is_finished_is_kept_when_it_is_stopped(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         run(Task.create(ENV_ID), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "results.json", "heat_map.png", "reward.zip", "discriminator.zip"
-    }  # fmt: skip
+        "results.json",
+        "heat_map.png",
+        "reward.zip",
+        "discriminator.zip",
+    }
     assert len(read_results(tmp_path)) == 9
 
 

@@ -8,9 +8,9 @@ import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 import pytest
-import tiny_robot
+from helpers import robots
+from helpers.robots import ENV_ID, RECIPE
 from PIL import Image
-from tiny_robot import ENV_ID, RECIPE
 from typer.testing import CliRunner
 
 from rrpolicy import zoo
@@ -27,7 +27,7 @@ AGENTS = ("base", "steered", "expert")
 
 @pytest.fixture(scope="module", autouse=True)
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tiny_robot.built_zoo(tmp_path_factory.mktemp("built") / "zoo") as folder:
+    with robots.built_zoo(tmp_path_factory.mktemp("built") / "zoo") as folder:
         yield folder
 
 
@@ -37,8 +37,10 @@ def test_the_command_leaves_numbers_a_picture_and_videos(tmp_path: Path) -> None
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 0, result.output
     assert {path.name for path in tmp_path.iterdir()} == {
-        "results.json", "hero.png", *(f"{name}.mp4" for name in AGENTS)
-    }  # fmt: skip
+        "results.json",
+        "hero.png",
+        *(f"{name}.mp4" for name in AGENTS),
+    }
     rows = {(row["agent"], row["metric"]): row for row in read_results(tmp_path)}
     assert {(name, metric) for name in AGENTS for metric in ("return", "normalized_score")} <= set(rows)
     assert {row["n"] for row in rows.values()} == {3}

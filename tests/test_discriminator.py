@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import DATASET, EXPERT_DATASET, NARROW, make_agent
+from helpers.agents import DATASET, EXPERT_DATASET, NARROW, make_agent
 
 from rrpolicy import DiscriminatorReward, GuidedPlanner, Normalizer, RelativeReward
 from rrpolicy.diffusion.analytic import GaussianMixtureModel

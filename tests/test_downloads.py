@@ -65,8 +65,9 @@ def test_downloads_have_room_and_a_safe_address(tmp_path: Path, monkeypatch: pyt
 
 def test_published_digests() -> None:
     assert published("http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2/hopper_medium-v2.hdf5") == (
-        152756557, "5bdf1bc4a713c82941de44633df669b36c89850b652a25985166796d25cf71a0"
-    )  # fmt: skip
+        152756557,
+        "5bdf1bc4a713c82941de44633df669b36c89850b652a25985166796d25cf71a0",
+    )
     assert all(re.fullmatch("[0-9a-f]{64}", known.sha256) and known.size > 2e6 for known in PUBLISHED.values())
     assert len({known.sha256 for known in PUBLISHED.values()}) == len(PUBLISHED) == 33
     assert published("https://elsewhere/maze2d/maze2d-open-sparse.hdf5") is None

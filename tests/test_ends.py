@@ -109,9 +109,11 @@ def test_flags_are_checked_and_cannot_be_changed() -> None:
     for array in (own.terminated, own.truncated):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = True  # type: ignore[index]
-    for changes, words in (({"terminated": [True]}, r"terminated has shape \(1,\), wanted \(3,\)"),
-                           ({"truncated": [0, 2, 0]}, "truncated holds 2 at row 1"),
-                           ({"truncated": ["False"] * 3}, "truncated holds .*False")):  # fmt: skip
+    for changes, words in (
+        ({"terminated": [True]}, r"terminated has shape \(1,\), wanted \(3,\)"),
+        ({"truncated": [0, 2, 0]}, "truncated holds 2 at row 1"),
+        ({"truncated": ["False"] * 3}, "truncated holds .*False"),
+    ):
         with pytest.raises(ValueError, match=words):
             TrajectoryDataset(data.observations, data.actions, data.episode_lengths, **changes)
 
@@ -144,9 +146,16 @@ def test_folders_of_before_do_not_tell(tmp_path: Path) -> None:
 
 
 def minari_of(flags_of_last: list[tuple[bool, bool]]) -> Any:
-    buffers = [EpisodeBuffer(observations=np.zeros((4, 1)), actions=np.zeros((3, 1)), rewards=np.zeros(3),
-                             terminations=[False, False, over], truncations=[False, False, cut])
-               for over, cut in flags_of_last]  # fmt: skip
+    buffers = [
+        EpisodeBuffer(
+            observations=np.zeros((4, 1)),
+            actions=np.zeros((3, 1)),
+            rewards=np.zeros(3),
+            terminations=[False, False, over],
+            truncations=[False, False, cut],
+        )
+        for over, cut in flags_of_last
+    ]
     box = spaces.Box(-1, 1, (1,), np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Minari asks for authors and permalinks
@@ -208,8 +217,10 @@ class Still:
 def right_ends(data: TrajectoryDataset) -> Any:
     """What the environment does to episodes of these lengths; all rewards are 0, so returns tell nothing."""
     falls = [bool(data.episode(i)["observations"][0, 0]) for i in range(data.n_episodes)]
-    return [(fell and length == 5, not fell and length == 8)
-            for fell, length in zip(falls, data.episode_lengths.tolist(), strict=True)]  # fmt: skip
+    return [
+        (fell and length == 5, not fell and length == 8)
+        for fell, length in zip(falls, data.episode_lengths.tolist(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])

@@ -12,7 +12,7 @@ import torch
 from rrpolicy.evaluation import (
     Evaluation,
     bootstrap_interval,
-    evaluate_policy,
+    evaluate,
     make_env,
     paired_difference,
     read_results,
@@ -79,7 +79,7 @@ RETURNS = LENGTHS * (LENGTHS - 1) / 2
 
 @pytest.mark.parametrize("n_envs", [1, 3, 11, 64, None])
 def test_returns_lengths_and_successes_do_not_depend_on_the_number_of_environments(n_envs: int | None) -> None:
-    result = evaluate_policy(Counter(), Scripted, n_eval_episodes=11, seed=10, n_envs=n_envs)
+    result = evaluate(Counter(), Scripted, n_eval_episodes=11, seed=10, n_envs=n_envs)
     np.testing.assert_array_equal(result.seeds, np.arange(10, 21))
     np.testing.assert_array_equal(result.lengths, LENGTHS)
     np.testing.assert_array_equal(result.returns, RETURNS)
@@ -89,14 +89,14 @@ def test_returns_lengths_and_successes_do_not_depend_on_the_number_of_environmen
 
 def test_all_environments_are_planned_for_in_one_call() -> None:
     agent = Counter()
-    evaluate_policy(agent, Scripted, n_eval_episodes=11, seed=10)
+    evaluate(agent, Scripted, n_eval_episodes=11, seed=10)
     assert agent.batches == [int((step < LENGTHS).sum()) for step in range(LENGTHS.max())]
 
 
 def test_one_environment_and_lists_are_used_and_stay_open() -> None:
     envs = [Scripted(), Scripted("is_success")]
     for source in (envs[0], envs):
-        result = evaluate_policy(Counter(), source, n_eval_episodes=11, seed=10)
+        result = evaluate(Counter(), source, n_eval_episodes=11, seed=10)
         np.testing.assert_array_equal(result.returns, RETURNS)
         np.testing.assert_array_equal(result.successes, LENGTHS % 2 == 0)
     assert not envs[0].closed and not envs[1].closed
@@ -114,12 +114,12 @@ def test_environments_made_here_are_closed_even_when_the_agent_fails() -> None:
             raise RuntimeError("no plan")
 
     with pytest.raises(RuntimeError, match="no plan"):
-        evaluate_policy(Failing(), make, n_eval_episodes=3)
+        evaluate(Failing(), make, n_eval_episodes=3)
     assert len(made) == 3 and all(env.closed for env in made)
 
 
 def test_memory_on_the_second_axis_and_dictionaries() -> None:
-    result = evaluate_policy(Counter(axis=1), lambda: Scripted(dictionary=True), n_eval_episodes=11, seed=10, n_envs=4)
+    result = evaluate(Counter(axis=1), lambda: Scripted(dictionary=True), n_eval_episodes=11, seed=10, n_envs=4)
     np.testing.assert_array_equal(result.returns, RETURNS)
 
 
@@ -128,7 +128,7 @@ def test_memory_on_the_second_axis_and_dictionaries() -> None:
 def test_memory_of_recurrent_layers_belongs_to_its_environment(n_layers: int, n_envs: int) -> None:
     """(n_layers, n_envs, width), as sb3-contrib's policies keep it, also where two of the sizes are equal."""
     agent = Counter(1, n_layers)
-    result = evaluate_policy(agent, Scripted, n_eval_episodes=11, seed=10, n_envs=n_envs)
+    result = evaluate(agent, Scripted, n_eval_episodes=11, seed=10, n_envs=n_envs)
     np.testing.assert_array_equal(result.returns, RETURNS)
     assert agent.batches[0] == n_envs and (n_envs == 1 or (agent.batches[-1] < n_envs) == (n_layers != n_envs))
 
@@ -142,7 +142,7 @@ def test_a_row_of_the_memory_tells_along_which_axis_a_square_one_lies() -> None:
             return actions, (count, np.repeat(count[:, None], 3, axis=1))
 
     agent = Square()
-    result = evaluate_policy(agent, Scripted, n_eval_episodes=11, seed=10, n_envs=3)
+    result = evaluate(agent, Scripted, n_eval_episodes=11, seed=10, n_envs=3)
     np.testing.assert_array_equal(result.returns, RETURNS)
     assert agent.batches[0] == 3 > agent.batches[-1]
 
@@ -157,26 +157,26 @@ class Whim:
 
 
 def test_what_is_drawn_depends_on_the_seed_and_on_nothing_before() -> None:
-    first = evaluate_policy(Whim(), Scripted, n_eval_episodes=5, seed=3)
+    first = evaluate(Whim(), Scripted, n_eval_episodes=5, seed=3)
     before = torch.get_rng_state()
-    again = evaluate_policy(Whim(), Scripted, n_eval_episodes=5, seed=3)
+    again = evaluate(Whim(), Scripted, n_eval_episodes=5, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(7)
-    assert evaluate_policy(Whim(), Scripted, n_eval_episodes=5, seed=3).returns.tolist() == first.returns.tolist()
+    assert evaluate(Whim(), Scripted, n_eval_episodes=5, seed=3).returns.tolist() == first.returns.tolist()
     assert again.returns.tolist() == first.returns.tolist() and np.ptp(first.returns) > 0
-    other = evaluate_policy(Whim(), Scripted, n_eval_episodes=5, seed=4)
+    other = evaluate(Whim(), Scripted, n_eval_episodes=5, seed=4)
     assert other.returns[:4].tolist() != first.returns[1:].tolist()
 
 
 def test_observations_are_recorded_when_asked_for() -> None:
-    result = evaluate_policy(Counter(), Scripted, 5, seed=10, n_envs=2, record_observations=True)
-    assert result.observations is not None and evaluate_policy(Counter(), Scripted, 1).observations is None
+    result = evaluate(Counter(), Scripted, 5, seed=10, n_envs=2, record_observations=True)
+    assert result.observations is not None and evaluate(Counter(), Scripted, 1).observations is None
     for seed, length, seen in zip(result.seeds, result.lengths, result.observations, strict=True):
         np.testing.assert_array_equal(seen, [(seed, step) for step in range(length + 1)])
 
 
 def test_without_success_there_is_no_success_rate(capsys: pytest.CaptureFixture) -> None:
-    result = evaluate_policy(Counter(), lambda: Scripted(None), n_eval_episodes=4, progress_bar=True)
+    result = evaluate(Counter(), lambda: Scripted(None), n_eval_episodes=4, progress_bar=True)
     assert "step" in capsys.readouterr().err
     assert result.successes is None and result.success_rate is None
     assert [row["metric"] for row in result.rows("a")] == ["return"]
@@ -189,7 +189,7 @@ def test_ids_make_environments_and_point_mazes_are_flat() -> None:
         def predict(self, observation: np.ndarray, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
             return np.ones(len(observation), dtype=int), None
 
-    result = evaluate_policy(Right(), "CartPole-v1", n_eval_episodes=3)
+    result = evaluate(Right(), "CartPole-v1", n_eval_episodes=3)
     assert (result.returns == result.lengths).all() and (result.lengths < 20).all()
     env = make_env("PointMaze_UMaze-v3", "rgb_array")
     assert env.observation_space.shape == (4,) and env.render_mode == "rgb_array"
@@ -217,7 +217,7 @@ def test_ids_make_environments_and_point_mazes_are_flat() -> None:
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate_policy(Counter(), **{"env": Scripted, **arguments})
+        evaluate(Counter(), **{"env": Scripted, **arguments})
 
 
 # ---------------------------------------------------------------------- intervals
@@ -288,8 +288,16 @@ def test_results_of_other_agents_are_kept(tmp_path: Path) -> None:
     assert [file.name for file in folder.iterdir()] == ["results.json"]
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '[{"agent": "a"}]', "[3]", '[{"agent": "a", "metric": "m", "mean": NaN, '
-                                  '"ci_low": 0, "ci_high": 0, "n": 1}]'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "{}",
+        '[{"agent": "a"}]',
+        "[3]",
+        '[{"agent": "a", "metric": "m", "mean": NaN, "ci_low": 0, "ci_high": 0, "n": 1}]',
+    ],
+)
 def test_foreign_results_are_not_overwritten(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match=r"results\.json: is no results file"):

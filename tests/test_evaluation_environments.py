@@ -8,12 +8,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from small import Drift, make_agent
+from helpers.agents import Drift, make_agent
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from rrpolicy.common.spaces import unnormalised
-from rrpolicy.evaluation import MAX_EPISODE_STEPS, evaluate_policy
+from rrpolicy.evaluation import MAX_EPISODE_STEPS, evaluate
 from rrpolicy.evaluation import episodes as episodes_module
 
 LENGTH = 6
@@ -66,9 +66,9 @@ class Zero:
 def test_a_function_that_hands_out_one_environment_is_refused_and_it_stays_open(n: int) -> None:
     env = Counting()
     with pytest.raises(ValueError, match="env gives one and the same environment several times"):
-        evaluate_policy(Zero(), lambda: env, n)
+        evaluate(Zero(), lambda: env, n)
     with pytest.raises(ValueError, match="one and the same environment"):
-        evaluate_policy(Zero(), lambda: gym.wrappers.TimeLimit(env, 3), n)
+        evaluate(Zero(), lambda: gym.wrappers.TimeLimit(env, 3), n)
     assert not env.closed
 
 
@@ -76,9 +76,9 @@ def test_lists_and_vectors_of_one_environment_are_refused() -> None:
     env = Counting()
     for several in ([env] * 4, [env, gym.wrappers.TimeLimit(env, 3)], gym.vector.SyncVectorEnv([lambda: env] * 2)):
         with pytest.raises(ValueError, match="one and the same environment"):
-            evaluate_policy(Zero(), several, 4)
+            evaluate(Zero(), several, 4)
     assert not env.closed
-    assert evaluate_policy(Zero(), env, 4).lengths.tolist() == [LENGTH] * 4 and not env.closed
+    assert evaluate(Zero(), env, 4).lengths.tolist() == [LENGTH] * 4 and not env.closed
 
 
 def test_what_was_made_is_closed_when_making_fails() -> None:
@@ -91,10 +91,10 @@ def test_what_was_made_is_closed_when_making_fails() -> None:
         return made[-1]
 
     with pytest.raises(RuntimeError, match="no licence"):
-        evaluate_policy(Zero(), make, 3)
+        evaluate(Zero(), make, 3)
     assert [env.closed for env in made] == [True, True]
     with pytest.raises(ValueError, match="makes a DummyVecEnv, wanted one that makes"):
-        evaluate_policy(Zero(), lambda: DummyVecEnv([Counting]), 2)  # type: ignore[arg-type, return-value]
+        evaluate(Zero(), lambda: DummyVecEnv([Counting]), 2)  # type: ignore[arg-type, return-value]
 
 
 # ---------------------------------------------------------------------- buffers, rewards, ends
@@ -102,7 +102,7 @@ def test_what_was_made_is_closed_when_making_fails() -> None:
 
 def test_observations_are_copied_from_a_buffer_that_all_environments_share() -> None:
     agent = Zero()
-    result = evaluate_policy(agent, Counting, 3, n_envs=2, record_observations=True)
+    result = evaluate(agent, Counting, 3, n_envs=2, record_observations=True)
     assert result.observations is not None
     assert all(seen[:, 0].tolist() == list(range(LENGTH + 1)) for seen in result.observations)
     assert [row.ravel().tolist() for row in agent.seen[:LENGTH]] == [[k, k] for k in range(LENGTH)]
@@ -115,43 +115,46 @@ def test_rewards_may_be_arrays_of_one_number_in_a_reused_buffer() -> None:
         buffer[0] = n
         return buffer
 
-    assert evaluate_policy(Zero(), lambda: Counting(pay), 2).returns.tolist() == [LENGTH * (LENGTH + 1) / 2] * 2
+    assert evaluate(Zero(), lambda: Counting(pay), 2).returns.tolist() == [LENGTH * (LENGTH + 1) / 2] * 2
     for kind in (DummyVecEnv, gym.vector.SyncVectorEnv):
         vectorised = kind([lambda: Counting(pay)] * 2)
-        assert evaluate_policy(Zero(), vectorised, 2).returns.tolist() == [LENGTH * (LENGTH + 1) / 2] * 2
-    assert evaluate_policy(Zero(), lambda: Counting(np.float32), 1).returns.tolist() == [21.0]
-    assert evaluate_policy(Zero(), lambda: Counting(torch.tensor), 1).returns.tolist() == [21.0]
+        assert evaluate(Zero(), vectorised, 2).returns.tolist() == [LENGTH * (LENGTH + 1) / 2] * 2
+    assert evaluate(Zero(), lambda: Counting(np.float32), 1).returns.tolist() == [21.0]
+    assert evaluate(Zero(), lambda: Counting(torch.tensor), 1).returns.tolist() == [21.0]
 
 
-@pytest.mark.parametrize(("reward", "words"), [
-    (lambda n: np.ones(2), r"reward is a ndarray of shape \(2,\)"),
-    (lambda n: None, "reward is a NoneType"),
-    (lambda n: "1", "reward is a str"),
-    (lambda n: [[1.0], 2.0], "reward is a list"),
-    (lambda n: {"sum": 1.0}, "reward is a dict"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("reward", "words"),
+    [
+        (lambda n: np.ones(2), r"reward is a ndarray of shape \(2,\)"),
+        (lambda n: None, "reward is a NoneType"),
+        (lambda n: "1", "reward is a str"),
+        (lambda n: [[1.0], 2.0], "reward is a list"),
+        (lambda n: {"sum": 1.0}, "reward is a dict"),
+    ],
+)
 def test_other_rewards_are_refused_by_name(reward: Any, words: str) -> None:
     with pytest.raises(ValueError, match=f"the environment's {words}.*wanted one number"):
-        evaluate_policy(Zero(), lambda: Counting(reward), 1)
+        evaluate(Zero(), lambda: Counting(reward), 1)
     for kind in (DummyVecEnv, gym.vector.SyncVectorEnv):
         with pytest.raises(ValueError, match=f"the environment's {words}.*wanted one number"):
-            evaluate_policy(Zero(), kind([lambda: Counting(reward)]), 1)
+            evaluate(Zero(), kind([lambda: Counting(reward)]), 1)
 
 
 def test_episodes_without_a_time_limit_end_when_told_or_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = evaluate_policy(Zero(), lambda: Counting(endless=True), 3, n_envs=2, max_episode_steps=9)
+    result = evaluate(Zero(), lambda: Counting(endless=True), 3, n_envs=2, max_episode_steps=9)
     assert result.lengths.tolist() == [9, 9, 9] and result.returns.tolist() == [45.0] * 3
-    assert evaluate_policy(Zero(), Counting, 1, max_episode_steps=2).lengths.tolist() == [2]
+    assert evaluate(Zero(), Counting, 1, max_episode_steps=2).lengths.tolist() == [2]
     assert MAX_EPISODE_STEPS == 100_000
     monkeypatch.setattr(episodes_module, "MAX_EPISODE_STEPS", 50)
     with pytest.raises(ValueError, match="after 50 steps and no time limit is known: wanted max_episode_steps"):
-        evaluate_policy(Zero(), lambda: Counting(endless=True), 2)
+        evaluate(Zero(), lambda: Counting(endless=True), 2)
     with pytest.raises(ValueError, match="has not ended after 50 steps"):
-        evaluate_policy(Zero(), DummyVecEnv([lambda: Counting(endless=True)]), 2)
+        evaluate(Zero(), DummyVecEnv([lambda: Counting(endless=True)]), 2)
     limited = gym.wrappers.TimeLimit(Counting(endless=True), 80)  # no id, but an end
-    assert evaluate_policy(Zero(), limited, 1).lengths.tolist() == [80]
+    assert evaluate(Zero(), limited, 1).lengths.tolist() == [80]
     with pytest.raises(ValueError, match="max_episode_steps is 0"):
-        evaluate_policy(Zero(), Counting, 1, max_episode_steps=0)
+        evaluate(Zero(), Counting, 1, max_episode_steps=0)
 
 
 def test_the_environments_own_reward_is_summed_where_a_wrapper_tells_it() -> None:
@@ -161,7 +164,7 @@ def test_the_environments_own_reward_is_summed_where_a_wrapper_tells_it() -> Non
             return observation, -1.0, *ends, {**info, "original_reward": reward}
 
     for env in (Paying(Counting()), DummyVecEnv([lambda: Paying(Counting())])):
-        assert evaluate_policy(Zero(), env, 2).returns.tolist() == [21.0, 21.0]
+        assert evaluate(Zero(), env, 2).returns.tolist() == [21.0, 21.0]
 
 
 # ---------------------------------------------------------------------- success
@@ -178,25 +181,25 @@ def passing(seed: int, n: int) -> dict[str, Any]:
 
 
 def test_a_missing_key_is_a_failure_once_any_episode_had_it() -> None:
-    result = evaluate_policy(Zero(), lambda: Counting(tells=only_success), 5)
+    result = evaluate(Zero(), lambda: Counting(tells=only_success), 5)
     assert result.successes is not None and result.successes.tolist() == [True, False, True, False, True]
     assert result.success_rate == result.success_once_rate == pytest.approx(0.6)
-    silent = evaluate_policy(Zero(), lambda: Counting(tells=only_success), 1, seed=1)
+    silent = evaluate(Zero(), lambda: Counting(tells=only_success), 1, seed=1)
     assert silent.success_rate is None and silent.success_once_rate is None  # nothing was ever told
 
 
 def test_success_may_be_a_number_or_an_array_of_one() -> None:
     for value in (np.array([True]), 1.0, np.bool_(True)):
-        assert evaluate_policy(Zero(), lambda v=value: Counting(tells=lambda *_: {"success": v}), 1).success_rate == 1
+        assert evaluate(Zero(), lambda v=value: Counting(tells=lambda *_: {"success": v}), 1).success_rate == 1
     with pytest.raises(ValueError, match=r"info\['is_success'\] is a ndarray of shape \(2,\).*wanted one number"):
-        evaluate_policy(Zero(), lambda: Counting(tells=lambda *_: {"is_success": np.ones(2)}), 1)
+        evaluate(Zero(), lambda: Counting(tells=lambda *_: {"is_success": np.ones(2)}), 1)
 
 
 def test_success_at_the_end_and_on_the_way_are_two_numbers() -> None:
-    result = evaluate_policy(Zero(), lambda: Counting(tells=passing), 3)
+    result = evaluate(Zero(), lambda: Counting(tells=passing), 3)
     assert (result.success_rate, result.success_once_rate) == (0.0, 1.0)
     assert result.values("success_once_rate").tolist() == [True] * 3
-    vectorised = evaluate_policy(Zero(), gym.vector.SyncVectorEnv([lambda: Counting(tells=passing)] * 2), 3)
+    vectorised = evaluate(Zero(), gym.vector.SyncVectorEnv([lambda: Counting(tells=passing)] * 2), 3)
     assert (vectorised.success_rate, vectorised.success_once_rate) == (0.0, 1.0)
 
 
@@ -217,7 +220,7 @@ class Drawing(Zero):
 @pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: float(torch.rand(()))])
 def test_every_global_generator_is_seeded_and_put_back(draw: Any) -> None:
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
-    first, again, other = (evaluate_policy(Drawing(draw), Drift, 3, seed, False).returns for seed in (3, 3, 4))
+    first, again, other = (evaluate(Drawing(draw), Drift, 3, seed, False).returns for seed in (3, 3, 4))
     assert first.tolist() == again.tolist() != other.tolist()
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
 
@@ -233,7 +236,7 @@ def test_an_agent_with_a_generator_of_its_own_is_seeded_if_it_can_be() -> None:
             return self.rng.uniform(-1, 1, (len(observation), 2)), None
 
     agent = Own()
-    first, again = (evaluate_policy(agent, Drift, 3, 3).returns.tolist() for _ in range(2))
+    first, again = (evaluate(agent, Drift, 3, 3).returns.tolist() for _ in range(2))
     assert first == again
 
 
@@ -251,14 +254,17 @@ def shifted(normalised: VecNormalize) -> VecNormalize:
 def test_a_planner_does_not_act_on_normalised_observations() -> None:
     agent = make_agent()
     venv = DummyVecEnv([Drift])
-    for env in (VecNormalize(venv), gym.wrappers.NormalizeObservation(Drift()),
-                DummyVecEnv([lambda: gym.wrappers.NormalizeObservation(Drift())]),
-                gym.wrappers.vector.NormalizeObservation(gym.vector.SyncVectorEnv([Drift]))):  # fmt: skip
+    for env in (
+        VecNormalize(venv),
+        gym.wrappers.NormalizeObservation(Drift()),
+        DummyVecEnv([lambda: gym.wrappers.NormalizeObservation(Drift())]),
+        gym.wrappers.vector.NormalizeObservation(gym.vector.SyncVectorEnv([Drift])),
+    ):
         with pytest.raises(ValueError, match=r"DiffusionAgent takes .* own units, and env is .* (Vec)?Norm"):
-            evaluate_policy(agent, env, 1)
+            evaluate(agent, env, 1)
     fixed = gym.wrappers.RescaleObservation(Bounded(), np.float32(-1), np.float32(1))  # units that do not move
-    assert evaluate_policy(agent, fixed, 1).lengths.tolist() == [10]
-    assert evaluate_policy(agent, unnormalised(VecNormalize(venv)), 1).lengths.tolist() == [10]
+    assert evaluate(agent, fixed, 1).lengths.tolist() == [10]
+    assert evaluate(agent, unnormalised(VecNormalize(venv)), 1).lengths.tolist() == [10]
     with pytest.raises(ValueError, match="wrapped in VecNormalize"):
         unnormalised(VecFrameStack(VecNormalize(venv), 2))
 
@@ -270,15 +276,15 @@ class Bounded(Drift):
 
 
 def test_rewards_that_are_normalised_are_counted_as_they_were() -> None:
-    plain = evaluate_policy(make_agent(), DummyVecEnv([Drift] * 2), 4)
+    plain = evaluate(make_agent(), DummyVecEnv([Drift] * 2), 4)
     scaled = VecNormalize(DummyVecEnv([Drift] * 2), norm_obs=False)
-    assert evaluate_policy(make_agent(), scaled, 4).returns == pytest.approx(plain.returns, rel=1e-6)
+    assert evaluate(make_agent(), scaled, 4).returns == pytest.approx(plain.returns, rel=1e-6)
 
 
 def test_an_algorithm_acts_on_what_it_was_trained_on_and_moves_no_statistics() -> None:
     env = shifted(VecNormalize(DummyVecEnv([Drift] * 2)))
     model = SAC("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", buffer_size=1)
-    result = evaluate_policy(model, env, 3, record_observations=True)
+    result = evaluate(model, env, 3, record_observations=True)
     assert env.training and env.ret_rms.var == 100.0 and (env.obs_rms.mean == 2.0).all()  # type: ignore[union-attr]
     assert result.observations is not None
     single = Drift()
@@ -292,4 +298,4 @@ def test_an_algorithm_acts_on_what_it_was_trained_on_and_moves_no_statistics() -
             total += reward
         assert result.returns[index] == pytest.approx(total, abs=1e-6)
     with pytest.raises(ValueError, match="env has VecFrameStack around VecNormalize"):
-        evaluate_policy(model, VecFrameStack(env, 1), 1)
+        evaluate(model, VecFrameStack(env, 1), 1)

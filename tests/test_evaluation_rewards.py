@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import (
 from test_evaluation_vectorised import Fading, Memory
 
 from rrpolicy.data.layout import TrajectoryLayout
-from rrpolicy.evaluation import evaluate_policy
+from rrpolicy.evaluation import evaluate
 from rrpolicy.rewards.wrappers import RelativeRewardVecEnv
 
 
@@ -69,50 +69,56 @@ def hoppers(kind: Any = DummyVecEnv) -> Any:
     return kind([hopper] * 2)
 
 
-@pytest.mark.parametrize(("make", "scored"), [
-    (hoppers, True),
-    (lambda: VecMonitor(VecCheckNan(hoppers())), True),
-    (lambda: VecNormalize(hoppers(), norm_obs=False), True),
-    (lambda: RelativeRewardVecEnv(hoppers(), Elevation()), True),
-    (lambda: vector.RecordEpisodeStatistics(hoppers(SyncVectorEnv)), True),
-    (lambda: vector.DictInfoToList(hoppers(SyncVectorEnv)), True),
-    (lambda: vector.RescaleAction(hoppers(SyncVectorEnv), np.float32(-2), np.float32(2)), True),
-    (lambda: vector.TransformReward(hoppers(SyncVectorEnv), lambda reward: 100 * reward), False),
-    (lambda: vector.RecordEpisodeStatistics(vector.ClipReward(hoppers(SyncVectorEnv), -1, 1)), False),
-    (lambda: OwnVector(hoppers(SyncVectorEnv)), False),
-    (lambda: Stake(hoppers()), False),
-    (lambda: VecMonitor(Stake(hoppers())), False),
-    (lambda: RelativeRewardVecEnv(Stake(hoppers()), Elevation()), False),
-    (lambda: hoppers(Own), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "scored"),
+    [
+        (hoppers, True),
+        (lambda: VecMonitor(VecCheckNan(hoppers())), True),
+        (lambda: VecNormalize(hoppers(), norm_obs=False), True),
+        (lambda: RelativeRewardVecEnv(hoppers(), Elevation()), True),
+        (lambda: vector.RecordEpisodeStatistics(hoppers(SyncVectorEnv)), True),
+        (lambda: vector.DictInfoToList(hoppers(SyncVectorEnv)), True),
+        (lambda: vector.RescaleAction(hoppers(SyncVectorEnv), np.float32(-2), np.float32(2)), True),
+        (lambda: vector.TransformReward(hoppers(SyncVectorEnv), lambda reward: 100 * reward), False),
+        (lambda: vector.RecordEpisodeStatistics(vector.ClipReward(hoppers(SyncVectorEnv), -1, 1)), False),
+        (lambda: OwnVector(hoppers(SyncVectorEnv)), False),
+        (lambda: Stake(hoppers()), False),
+        (lambda: VecMonitor(Stake(hoppers())), False),
+        (lambda: RelativeRewardVecEnv(Stake(hoppers()), Elevation()), False),
+        (lambda: hoppers(Own), False),
+    ],
+)
 def test_there_is_a_score_only_where_rewards_are_the_environments_own(make: Any, scored: bool) -> None:
     env = make()
-    result = evaluate_policy(Still(), env, 2)
+    result = evaluate(Still(), env, 2)
     env.close()
     metrics = [row["metric"] for row in result.rows("still")]
     assert result.env_id == "Hopper-v5" and metrics == ["return", "normalized_score"][: 1 + scored]
     if scored:
-        alone = evaluate_policy(Still(), hopper, 2)
+        alone = evaluate(Still(), hopper, 2)
         assert result.returns == pytest.approx(alone.returns, rel=1e-5)
 
 
 # ---------------------------------------------------------------------- normalised rewards
 
 
-@pytest.mark.parametrize("make", [
-    lambda: gym.wrappers.NormalizeReward(Fading()),
-    lambda: lambda: gym.wrappers.TimeLimit(gym.wrappers.NormalizeReward(Fading()), 5),
-    lambda: [Fading(), gym.wrappers.NormalizeReward(Fading())],
-    lambda: DummyVecEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
-    lambda: SyncVectorEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
-    lambda: vector.RecordEpisodeStatistics(vector.NormalizeReward(SyncVectorEnv([Fading]))),
-    lambda: SubprocVecEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
-    lambda: AsyncVectorEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gym.wrappers.NormalizeReward(Fading()),
+        lambda: lambda: gym.wrappers.TimeLimit(gym.wrappers.NormalizeReward(Fading()), 5),
+        lambda: [Fading(), gym.wrappers.NormalizeReward(Fading())],
+        lambda: DummyVecEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
+        lambda: SyncVectorEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
+        lambda: vector.RecordEpisodeStatistics(vector.NormalizeReward(SyncVectorEnv([Fading]))),
+        lambda: SubprocVecEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
+        lambda: AsyncVectorEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
+    ],
+)
 def test_rewards_that_are_normalised_for_good_are_refused(make: Any) -> None:
     env = make()
     with pytest.raises(ValueError, match=r"wrapped in NormalizeReward, .* without it, or in VecNormalize of Stable"):
-        evaluate_policy(Memory(), env, 2)
+        evaluate(Memory(), env, 2)
     if isinstance(env, SubprocVecEnv | AsyncVectorEnv):
         env.close()
 
@@ -125,15 +131,17 @@ def test_a_wrapper_inside_may_tell_what_is_normalised() -> None:
             observation, reward, *ends, info = self.env.step(action)
             return observation, -1.0, *ends, {**info, "original_reward": reward}
 
-    alone = evaluate_policy(Memory(), Fading, 3)
-    for make in (lambda: gym.wrappers.NormalizeReward(Telling(Fading())),
-                 lambda: DummyVecEnv([lambda: gym.wrappers.NormalizeReward(Telling(Fading()))]),
-                 lambda: vector.NormalizeReward(SyncVectorEnv([lambda: Telling(Fading())]))):  # fmt: skip
-        assert evaluate_policy(Memory(), make(), 3).returns == pytest.approx(alone.returns)
+    alone = evaluate(Memory(), Fading, 3)
+    for make in (
+        lambda: gym.wrappers.NormalizeReward(Telling(Fading())),
+        lambda: DummyVecEnv([lambda: gym.wrappers.NormalizeReward(Telling(Fading()))]),
+        lambda: vector.NormalizeReward(SyncVectorEnv([lambda: Telling(Fading())])),
+    ):
+        assert evaluate(Memory(), make(), 3).returns == pytest.approx(alone.returns)
     with pytest.raises(ValueError, match="wrapped in NormalizeReward"):
-        evaluate_policy(Memory(), Telling(gym.wrappers.NormalizeReward(Fading())), 3)
+        evaluate(Memory(), Telling(gym.wrappers.NormalizeReward(Fading())), 3)
 
 
 def test_one_normaliser_is_undone_and_two_are_refused() -> None:
     with pytest.raises(ValueError, match="VecNormalize around VecNormalize"):
-        evaluate_policy(Memory(), VecNormalize(VecNormalize(DummyVecEnv([Fading]), norm_obs=False), norm_obs=False), 2)
+        evaluate(Memory(), VecNormalize(VecNormalize(DummyVecEnv([Fading]), norm_obs=False), norm_obs=False), 2)

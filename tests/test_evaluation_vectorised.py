@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import vector
-from small import Drift, make_agent
+from helpers.agents import Drift, make_agent
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import (
     VecMonitor,
 )
 
-from rrpolicy.evaluation import evaluate_policy
+from rrpolicy.evaluation import evaluate
 
 N_EPISODES = 7
 
@@ -64,7 +64,7 @@ VECTORISED: dict[str, Callable[[Any, int], Any]] = {
     "same step": gymnasium(AutoresetMode.SAME_STEP),
     "disabled": gymnasium(AutoresetMode.DISABLED),
     "one buffer": lambda make, n: SyncVectorEnv([make] * n, copy=False, autoreset_mode=AutoresetMode.SAME_STEP),
-}  # fmt: skip
+}
 PROCESSES: dict[str, Callable[[Any, int], Any]] = {
     "sb3": lambda make, n: SubprocVecEnv([make] * n),
     "gymnasium": gymnasium(AutoresetMode.SAME_STEP, AsyncVectorEnv),
@@ -80,8 +80,8 @@ def same(one: Any, other: Any) -> None:
 
 
 def compare(make: Any, vectorised: Any, agent: Any, seed: int = 3) -> Any:
-    alone = evaluate_policy(agent, [make() for _ in range(2)], N_EPISODES, seed, record_observations=True)
-    result = evaluate_policy(agent, vectorised, N_EPISODES, seed, record_observations=True)
+    alone = evaluate(agent, [make() for _ in range(2)], N_EPISODES, seed, record_observations=True)
+    result = evaluate(agent, vectorised, N_EPISODES, seed, record_observations=True)
     same(result, alone)
     vectorised.close()  # it was still open
     return result
@@ -97,8 +97,8 @@ def test_the_episodes_are_those_of_single_environments(kind: str, n_envs: int) -
 @pytest.mark.parametrize("kind", ["sb3", "next step", "disabled"])
 def test_a_planner_acts_alike(kind: str) -> None:
     agent = make_agent()
-    alone = evaluate_policy(agent, Drift, 4, record_observations=True)
-    result = evaluate_policy(agent, VECTORISED[kind](Drift, 4), 4, record_observations=True)
+    alone = evaluate(agent, Drift, 4, record_observations=True)
+    result = evaluate(agent, VECTORISED[kind](Drift, 4), 4, record_observations=True)
     assert result.returns == pytest.approx(alone.returns, abs=1e-5)
 
 
@@ -109,15 +109,15 @@ def test_environments_in_other_processes(kind: str) -> None:
 
 def test_short_episodes_are_counted_no_more_often() -> None:
     n = 300
-    result = evaluate_policy(Memory(), DummyVecEnv([Fading] * 30), n)
+    result = evaluate(Memory(), DummyVecEnv([Fading] * 30), n)
     assert result.lengths.mean() == pytest.approx(6.5, abs=4 * 3.45 / np.sqrt(n))  # the first to end would give 4.6
 
 
 @pytest.mark.parametrize("kind", VECTORISED)
 def test_episodes_are_cut_off_alike(kind: str) -> None:
     env = VECTORISED[kind](Fading, 3)
-    result = evaluate_policy(Memory(), env, N_EPISODES, 3, max_episode_steps=5)
-    alone = evaluate_policy(Memory(), Fading, N_EPISODES, 3, max_episode_steps=5)
+    result = evaluate(Memory(), env, N_EPISODES, 3, max_episode_steps=5)
+    alone = evaluate(Memory(), Fading, N_EPISODES, 3, max_episode_steps=5)
     assert result.lengths.tolist() == alone.lengths.tolist() and max(result.lengths) == 5
     assert result.returns == pytest.approx(alone.returns)
 
@@ -128,11 +128,11 @@ def test_gymnasiums_own_vector_environments_take_their_seed() -> None:
             return np.ones(len(observation), dtype=int), None
 
     env = gym.make_vec("CartPole-v1", 3, vectorization_mode="vector_entry_point")
-    one, other = (evaluate_policy(Right(), env, 5, seed=2) for _ in range(2))
+    one, other = (evaluate(Right(), env, 5, seed=2) for _ in range(2))
     assert one.lengths.tolist() == other.lengths.tolist() and (one.returns == one.lengths).all()
     assert max(one.lengths) < 20
-    made = evaluate_policy(Right(), gym.make_vec("CartPole-v1", 3, vectorization_mode="sync"), 5, seed=2)
-    assert made.lengths.tolist() == evaluate_policy(Right(), "CartPole-v1", 5, seed=2).lengths.tolist()
+    made = evaluate(Right(), gym.make_vec("CartPole-v1", 3, vectorization_mode="sync"), 5, seed=2)
+    assert made.lengths.tolist() == evaluate(Right(), "CartPole-v1", 5, seed=2).lengths.tolist()
     assert made.env_id == "CartPole-v1" and made.registered
 
 
@@ -161,19 +161,19 @@ class Refilled(Fading):
 def test_every_observation_is_the_episodes_own_where_arrays_are_filled_again(kind: str) -> None:
     vectorised = VECTORISED[kind](Refilled, 3)
     inside = list(vectorised.unwrapped.envs)
-    alone = evaluate_policy(Memory(), Fading, N_EPISODES, 3, record_observations=True)
-    same(evaluate_policy(Memory(), vectorised, N_EPISODES, 3, record_observations=True), alone)
+    alone = evaluate(Memory(), Fading, N_EPISODES, 3, record_observations=True)
+    same(evaluate(Memory(), vectorised, N_EPISODES, 3, record_observations=True), alone)
     assert list(vectorised.unwrapped.envs) == inside  # they are only copied from meanwhile
 
 
 @pytest.mark.parametrize("kind", PROCESSES)
 def test_in_other_processes_lost_observations_are_an_error_if_they_are_wanted(kind: str) -> None:
     vectorised = PROCESSES[kind](Refilled, 2)
-    result = evaluate_policy(Memory(), vectorised, N_EPISODES, 3)
-    alone = evaluate_policy(Memory(), Fading, N_EPISODES, 3)
+    result = evaluate(Memory(), vectorised, N_EPISODES, 3)
+    alone = evaluate(Memory(), Fading, N_EPISODES, 3)
     assert result.returns == pytest.approx(alone.returns) and result.lengths.tolist() == alone.lengths.tolist()
     with pytest.raises(ValueError, match="the last observation of every episode is the first one of the next"):
-        evaluate_policy(Memory(), vectorised, N_EPISODES, 3, record_observations=True)
+        evaluate(Memory(), vectorised, N_EPISODES, 3, record_observations=True)
     vectorised.close()
 
 
@@ -195,10 +195,10 @@ def test_what_never_changes_is_not_lost() -> None:
         def _shown(self) -> np.ndarray:
             return np.ones(2)
 
-    result = evaluate_policy(Memory(), Elsewhere(DummyVecEnv([Constant] * 2)), 4, record_observations=True)
+    result = evaluate(Memory(), Elsewhere(DummyVecEnv([Constant] * 2)), 4, record_observations=True)
     assert result.observations is not None and all((seen == 1).all() for seen in result.observations)
     with pytest.raises(ValueError, match="the last observation of every episode"):
-        evaluate_policy(Memory(), Elsewhere(DummyVecEnv([Fading] * 2)), 4, record_observations=True)
+        evaluate(Memory(), Elsewhere(DummyVecEnv([Fading] * 2)), 4, record_observations=True)
 
 
 # ---------------------------------------------------------------------- actions in parts
@@ -241,8 +241,8 @@ class Digits:
 @pytest.mark.parametrize("kind", VECTORISED)
 def test_vectors_of_actions_are_taken_apart_as_in_single_environments(kind: str, pairs: bool) -> None:
     wanted = [12.0, 123.0, 234.0] if pairs else [201.0, 312.0, 423.0]  # a Dict's keys are in order, a before z
-    single = evaluate_policy(Digits(), lambda: Parts(pairs), 3)
-    result = evaluate_policy(Digits(), VECTORISED[kind](lambda: Parts(pairs), 3), 3)
+    single = evaluate(Digits(), lambda: Parts(pairs), 3)
+    result = evaluate(Digits(), VECTORISED[kind](lambda: Parts(pairs), 3), 3)
     assert single.returns.tolist() == result.returns.tolist() == [2 * value for value in wanted]
 
 
@@ -257,9 +257,9 @@ def test_actions_that_cannot_be_taken_apart_are_refused() -> None:
             self.action_space = gym.spaces.Dict(z=gym.spaces.Discrete(3))
 
     with pytest.raises(ValueError, match=r"actions have shape \(2, 4\), wanted \(2, 3\) for the action space Dict"):
-        evaluate_policy(Wide(), SyncVectorEnv([Parts] * 2), 2)
+        evaluate(Wide(), SyncVectorEnv([Parts] * 2), 2)
     with pytest.raises(ValueError, match="Discrete actions are not supported"):
-        evaluate_policy(Digits(), SyncVectorEnv([Button] * 2), 2)
+        evaluate(Digits(), SyncVectorEnv([Button] * 2), 2)
 
 
 def test_infos_may_come_as_a_list() -> None:
@@ -270,13 +270,14 @@ def test_infos_may_come_as_a_list() -> None:
 # ---------------------------------------------------------------------- numbers of numpy
 
 
-@pytest.mark.parametrize("make", [Drift, lambda: Drift, lambda: DummyVecEnv([Drift] * 2),
-                                  lambda: SyncVectorEnv([Drift] * 2)])  # fmt: skip
+@pytest.mark.parametrize(
+    "make", [Drift, lambda: Drift, lambda: DummyVecEnv([Drift] * 2), lambda: SyncVectorEnv([Drift] * 2)]
+)
 @pytest.mark.parametrize("kind", [np.int64, np.uint8])
 def test_seeds_and_flags_may_be_numpys(make: Any, kind: Any) -> None:
     def run(seed: Any, flag: Any) -> Any:
         agent = make_agent(seed=1)
-        return evaluate_policy(agent, make(), kind(3), seed=seed, deterministic=flag, record_observations=flag)
+        return evaluate(agent, make(), kind(3), seed=seed, deterministic=flag, record_observations=flag)
 
     one, other = run(3, True), run(kind(3), np.bool_(True))
     assert one.returns.tolist() == other.returns.tolist() and other.seeds.tolist() == [3, 4, 5]

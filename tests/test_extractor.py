@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import DATASET, EXPERT_DATASET, KINDS, NARROW, agent_of_kind, make_agent
+from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NARROW, agent_of_kind, make_agent
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward, RewardExtractor
 from rrpolicy.diffusion.analytic import GaussianMixtureModel

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from small import same_tensors
+from helpers.agents import same_tensors
 
 from rrpolicy import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
@@ -17,9 +17,13 @@ from rrpolicy.rl.on_reward import load_trained, save_trained
 
 LIMIT = 6
 TINY = FinetuneSettings(
-    total_timesteps=0, n_cloning_steps=0, n_critic_steps=0, eval_freq=100, n_eval_episodes=2,
+    total_timesteps=0,
+    n_cloning_steps=0,
+    n_critic_steps=0,
+    eval_freq=100,
+    n_eval_episodes=2,
     arguments={"batch_size": 64, "learning_rate": 1e-2, "gamma": 0.0, "policy_kwargs": {"net_arch": [16]}},
-)  # fmt: skip
+)
 WANTED = 0.6  # the action that ρ prefers; the true reward prefers the lowest
 
 
@@ -139,10 +143,13 @@ def test_environments_may_pay_an_array_and_fill_one_again(data: TrajectoryDatase
 def test_the_actor_begins_as_a_clone_and_stays_one_while_the_critic_learns(data: TrajectoryDataset) -> None:
     skilled = replace(data, actions=np.clip(1.5 * data.observations[:, :1], -2, 2))
     observations = np.random.default_rng(1).uniform(-1, 1, (64, 2))
-    plain, clone, valued = (start(skilled, None, n_cloning_steps=a, n_critic_steps=b).model
-                            for a, b in ((0, 0), (300, 0), (300, 3)))  # fmt: skip
-    error = [np.abs(model.predict(observations, deterministic=True)[0] - 1.5 * observations[:, :1]).mean()
-             for model in (plain, clone)]  # fmt: skip
+    plain, clone, valued = (
+        start(skilled, None, n_cloning_steps=a, n_critic_steps=b).model for a, b in ((0, 0), (300, 0), (300, 3))
+    )
+    error = [
+        np.abs(model.predict(observations, deterministic=True)[0] - 1.5 * observations[:, :1]).mean()
+        for model in (plain, clone)
+    ]
     assert error[1] < 0.15 < 0.5 * error[0]
     assert same_tensors(clone.actor.state_dict(), valued.actor.state_dict())
     assert not same_tensors(clone.critic.state_dict(), valued.critic.state_dict())

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from fuzz.full_disk import small_disk
 from fuzz.programs import JOBS, MORE, Forked, content, leftovers, prepare
+from helpers.agents import make_agent
 from PIL import Image
-from small import make_agent
 
 from rrpolicy import __main__ as entry
 from rrpolicy import zoo
 from rrpolicy.common import folders
-from rrpolicy.common.files import appearing, naming, write_text
+from rrpolicy.common.files import atomic_write, naming, write_text
 from rrpolicy.common.progress import ProgressLog
 from rrpolicy.evaluation.video import _encode
 from rrpolicy.experiments.runs import begin_anew
@@ -26,11 +26,24 @@ from rrpolicy.rl import on_reward
 
 ALL = {job.name: job for job in (*JOBS, *MORE)}
 FULL = ("File too large", "No space left on device", "bytes are free, wanted")
-LIMITED = ["plot learning-curve", "images record", "images extract --resume", "images sample", "images audit",
-           "images score", "collect --from-training"]  # fmt: skip
+LIMITED = [
+    "plot learning-curve",
+    "images record",
+    "images extract --resume",
+    "images sample",
+    "images audit",
+    "images score",
+    "collect --from-training",
+]
 IN_MAZES = [  # where the environment writes temporary files, too
-    "train", "extract", "record-video", "plot heat-map", "enjoy --out", "demo", "train-on-reward",
-]  # fmt: skip
+    "train",
+    "extract",
+    "record-video",
+    "plot heat-map",
+    "enjoy --out",
+    "demo",
+    "train-on-reward",
+]
 REPLACE = ["extract", "record-video", "images sample"]
 
 
@@ -94,9 +107,7 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", REPLACE)
-def test_what_was_there_is_intact(
-    name: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_there_is_intact(name: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     assert Forked(ALL[name].arguments(world, out), world / "log").wait() == 0
     before = content(out)
@@ -120,7 +131,7 @@ def test_a_disk_that_is_full(name: str, world: Path, tmp_path: Path) -> None:
 
 
 def test_the_target_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError) as unnamed, appearing(tmp_path / "new" / "agent.zip"):
+    with pytest.raises(OSError) as unnamed, atomic_write(tmp_path / "new" / "agent.zip"):
         full()
     assert unnamed.value.filename == str(tmp_path / "new" / "agent.zip")
     with pytest.raises(FileNotFoundError) as hidden, naming(tmp_path / "a.png", tmp_path / "below"):

@@ -38,9 +38,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MiB that believes itself to have room."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True, check=False
-    ).returncode == 0  # fmt: skip
+    mounted = (
+        os.geteuid() == 0
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
     if not mounted:
         pytest.skip("no file system can be mounted here")
     yield place

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forged import forge
-from small import DATASET, KINDS, NARROW, Drift, agent_of_kind, make_agent, same_tensors
-from stable_baselines3.common.evaluation import evaluate_policy
+from helpers.agents import DATASET, KINDS, NARROW, Drift, agent_of_kind, make_agent, same_tensors
+from helpers.forged import forge
+from stable_baselines3.common.evaluation import evaluate
 from stable_baselines3.common.monitor import Monitor
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward
@@ -83,10 +83,7 @@ def test_guided_actions_go_where_the_reward_points() -> None:
 
 def test_no_step_is_longer_than_max_shift() -> None:
     agent = make_agent(n_sampling_steps=1, clip=None)
-    plans = [
-        plans_of(GuidedPlanner(agent, rightward(agent), scale=scale, max_shift=0.25))
-        for scale in (0.0, 1e6)
-    ]
+    plans = [plans_of(GuidedPlanner(agent, rightward(agent), scale=scale, max_shift=0.25)) for scale in (0.0, 1e6)]
     assert abs(plans[1] - plans[0]).max() == pytest.approx(0.25, rel=1e-2)
 
 
@@ -106,8 +103,9 @@ def two_modes() -> tuple[DiffusionAgent, DiffusionAgent, Exact]:
     agents = [make_agent(n_sampling_steps=5) for _ in range(2)]
     means = torch.zeros(2, *agents[0].event_shape)
     means[0, :, 0], means[1, :, 0] = 0.8, -0.8
-    base, expert = (GaussianMixtureModel(means, 0.02, torch.tensor([share, 1 - share]), agents[0].process)
-                    for share in (0.06, 0.93))  # fmt: skip
+    base, expert = (
+        GaussianMixtureModel(means, 0.02, torch.tensor([share, 1 - share]), agents[0].process) for share in (0.06, 0.93)
+    )
     for agent, model in zip(agents, (base, expert), strict=True):
         agent.averaged.eps = model.eps  # type: ignore[method-assign]
     reward = Exact.for_model(agents[0], window_kwargs=NARROW, step_kwargs=NARROW)
@@ -158,8 +156,10 @@ def test_guided_samples_of_an_exact_reward_are_the_expert_s() -> None:
 def test_the_base_is_untouched(kind: str) -> None:
     agent = agent_of_kind(kind)
     before = {name: {**values} for name, values in agent.get_parameters().items()}
-    copies = {name: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
-              for name, values in before.items()}  # fmt: skip
+    copies = {
+        name: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+        for name, values in before.items()
+    }
     acted = agent.predict(OBSERVATIONS, deterministic=True)[0]
     planning, generator = agent.planning, agent._acting_generator.get_state()
     planner = GuidedPlanner(agent, make_reward(agent), scale=2.0, n_candidates=2, n_action_steps=2, n_sampling_steps=2)
@@ -267,9 +267,9 @@ def test_the_schedule_is_compared_too() -> None:
 # ---------------------------------------------------------------------- loops and archive
 
 
-def test_sb3_evaluate_policy_runs_unmodified() -> None:
+def test_sb3_evaluate_runs_unmodified() -> None:
     agent = make_agent()
-    returns, lengths = evaluate_policy(
+    returns, lengths = evaluate(
         GuidedPlanner(agent, make_reward(agent)), Monitor(Drift()), n_eval_episodes=2, return_episode_rewards=True
     )
     assert lengths == [10, 10] and len(returns) == 2
@@ -297,8 +297,10 @@ def test_a_loaded_planner_acts_alike(kind: str, tmp_path: Path) -> None:
         (lambda config, tensors: config.pop("reward"), "reward"),
         (lambda config, tensors: tensors.pop("agent-averaged"), "averaged"),
         (lambda config, tensors: tensors["reward-weights"].popitem(), "has no tensor window"),
-        (lambda config, tensors: config["reward"]["process"].update(n_diffusion_steps=12),
-         r"gradient_scale has shape \(10,\), wanted \(12,\)"),
+        (
+            lambda config, tensors: config["reward"]["process"].update(n_diffusion_steps=12),
+            r"gradient_scale has shape \(10,\), wanted \(12,\)",
+        ),
         (lambda config, tensors: config["planning"].update(n_action_steps=99), "n_action_steps is 99"),
     ],
 )

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from small import DATASET, EXPERT_DATASET, KINDS, NARROW, Lines, agent_of_kind, make_agent, make_dataset, same_tensors
+from helpers.agents import (
+    DATASET,
+    EXPERT_DATASET,
+    KINDS,
+    NARROW,
+    Lines,
+    agent_of_kind,
+    make_agent,
+    make_dataset,
+    same_tensors,
+)
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
@@ -166,10 +176,16 @@ def test_wrong_options_are_named() -> None:
         make_agent(padding=False).learn(DATASET, 10, eval_dataset=make_dataset(length=4), eval_freq=1)
 
 
-@pytest.mark.parametrize("arguments", [
-    {"total_timesteps": -1}, {"eval_dataset": HELD_OUT, "eval_freq": 0}, {"eval_dataset": HELD_OUT, "eval_freq": 6},
-    {"patience": 2}, {"eval_dataset": HELD_OUT, "eval_freq": 2, "patience": 0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"total_timesteps": -1},
+        {"eval_dataset": HELD_OUT, "eval_freq": 0},
+        {"eval_dataset": HELD_OUT, "eval_freq": 6},
+        {"patience": 2},
+        {"eval_dataset": HELD_OUT, "eval_freq": 2, "patience": 0},
+    ],
+)
 def test_refused_arguments_leave_no_normaliser(arguments: dict[str, Any]) -> None:
     agent = make_agent(normalizer=None)
     with pytest.raises(ValueError):

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from damage import read_or_refused, refused
+from helpers.damage import read_or_refused, refused
 
 from rrpolicy.data import TrajectoryDataset, from_d4rl, load_dataset, save_minari
 from rrpolicy.data.hdf5 import FREE_BYTES
@@ -181,10 +181,15 @@ def test_chunks_that_inflate_to_more_than_they_should(tmp_path: Path, chunk: int
     refused(path, "'observations' has a chunk that does not unpack to the .* bytes it should have")
 
 
-@pytest.mark.parametrize("options", [
-    {"compression": "gzip"}, {"compression": "lzf"}, {"compression": "gzip", "fletcher32": True, "shuffle": True},
-    {"chunks": True},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "gzip"},
+        {"compression": "lzf"},
+        {"compression": "gzip", "fletcher32": True, "shuffle": True},
+        {"chunks": True},
+    ],
+)
 def test_what_may_be_compressed_is_read(tmp_path: Path, options: dict[str, Any]) -> None:
     whole, packed = d4rl_file(tmp_path / "whole.hdf5"), d4rl_file(tmp_path / "packed.hdf5", **options)
     for name in ("observations", "actions", "rewards", "episode_lengths"):
@@ -194,14 +199,17 @@ def test_what_may_be_compressed_is_read(tmp_path: Path, options: dict[str, Any])
 # ---------------------------------------------------------------------- kinds of values
 
 
-@pytest.mark.parametrize(("values", "words"), [
-    (np.ones((N, 4), complex), "holds complex128, wanted real numbers"),
-    (np.array([["a"] * 4] * N, dtype="S1"), "holds |S1, wanted real numbers"),
-    (np.zeros((N, 4), dtype=[("x", "f4")]), "wanted real numbers"),
-    (h5py.Empty("f4"), "has no shape"),
-    ("text", "wanted real numbers|has no shape"),
-    (np.float32(1), r"shape \(\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.ones((N, 4), complex), "holds complex128, wanted real numbers"),
+        (np.array([["a"] * 4] * N, dtype="S1"), "holds |S1, wanted real numbers"),
+        (np.zeros((N, 4), dtype=[("x", "f4")]), "wanted real numbers"),
+        (h5py.Empty("f4"), "has no shape"),
+        ("text", "wanted real numbers|has no shape"),
+        (np.float32(1), r"shape \(\)"),
+    ],
+)
 def test_only_real_numbers_are_read(tmp_path: Path, values: Any, words: str) -> None:
     path = d4rl_file(tmp_path / "data.hdf5", skip="observations")
     with h5py.File(path, "a") as file:
@@ -244,58 +252,68 @@ def nested(levels: int) -> Any:
     return [] if levels == 0 else [nested(levels - 1)]
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [
-    ("total_episodes", 10**9, "total_episodes is 1000000000, and main_data.hdf5 has no room"),
-    ("total_episodes", -1, "total_episodes is -1"),
-    ("total_episodes", True, "total_episodes is True"),
-    ("total_episodes", 1.5, "total_episodes is 1.5"),
-    ("total_episodes", None, "total_episodes is None"),
-    ("ref_min_score", float("nan"), "ref_min_score is nan, wanted a finite number"),
-    ("ref_max_score", 10**400, "ref_max_score is .*, wanted a finite number"),
-    ("description", ["x"], "description is 'list', wanted a text"),
-    ("dataset_id", "\x1b[31mred-v0", r"dataset_id is '.x1b.*wanted namespace"),
-    ("data_format", "arrow", "data_format is 'arrow', wanted 'hdf5'"),
-    ("data_format", 3, "data_format is 3"),
-    ("env_spec", '{"id": "evil_module:Env-v0"}', "environment id is 'evil_module:Env-v0'"),
-    ("env_spec", '{"id": "a\\nb"}', "environment id is"),
-    ("env_spec", '{"id": 3}', "environment id is 3"),
-    ("env_spec", "[" * 100_000, "env_spec is not valid JSON"),
-    ("env_spec", 3, "env_spec is 3"),
-    ("action_space", '{"type": "Box", "shape": [1000000000, 2], "low": 0, "high": 1}', "wanted 3 axes as its"),
-    ("action_space", '{"type": "Box", "shape": 2}', r"action_space is Box\(2\), wanted a flat Box"),
-    ("action_space", '{"type": "Tuple", "subspaces": []}', "action_space is Tuple without parts"),
-    ("action_space", "3", "action_space is a JSON int"),
-    ("observation_space", '{"type": "Dict", "subspaces": [1]}', "is a Dict with subspaces of type list"),
-    ("observation_space", '{"type": "Tuple", "subspaces": {"a": 1}}', "is a Tuple with subspaces of type dict"),
-    ("observation_space", '{"type": "Dict", "subspaces": {"a": 1}}', "observation_space/a is of type None"),
-    ("observation_space", '{"type": "Dict", "subspaces": {"../a": {"type": "Box"}}}', "has the key '../a'"),
-    ("observation_space", '{"type": "Dict", "subspaces": {"a": {"type": "Box", "shape": [1]}}}', "'.*/a' is missing"),
-    ("observation_space", '{"type": "Tuple", "subspaces": [' * 99 + "3" + "]}" * 99, "0/0/0.* is of type 'Tuple'"),
-    ("observation_space", '{"type": {}}', "observation_space is of type {}"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("total_episodes", 10**9, "total_episodes is 1000000000, and main_data.hdf5 has no room"),
+        ("total_episodes", -1, "total_episodes is -1"),
+        ("total_episodes", True, "total_episodes is True"),
+        ("total_episodes", 1.5, "total_episodes is 1.5"),
+        ("total_episodes", None, "total_episodes is None"),
+        ("ref_min_score", float("nan"), "ref_min_score is nan, wanted a finite number"),
+        ("ref_max_score", 10**400, "ref_max_score is .*, wanted a finite number"),
+        ("description", ["x"], "description is 'list', wanted a text"),
+        ("dataset_id", "\x1b[31mred-v0", r"dataset_id is '.x1b.*wanted namespace"),
+        ("data_format", "arrow", "data_format is 'arrow', wanted 'hdf5'"),
+        ("data_format", 3, "data_format is 3"),
+        ("env_spec", '{"id": "evil_module:Env-v0"}', "environment id is 'evil_module:Env-v0'"),
+        ("env_spec", '{"id": "a\\nb"}', "environment id is"),
+        ("env_spec", '{"id": 3}', "environment id is 3"),
+        ("env_spec", "[" * 100_000, "env_spec is not valid JSON"),
+        ("env_spec", 3, "env_spec is 3"),
+        ("action_space", '{"type": "Box", "shape": [1000000000, 2], "low": 0, "high": 1}', "wanted 3 axes as its"),
+        ("action_space", '{"type": "Box", "shape": 2}', r"action_space is Box\(2\), wanted a flat Box"),
+        ("action_space", '{"type": "Tuple", "subspaces": []}', "action_space is Tuple without parts"),
+        ("action_space", "3", "action_space is a JSON int"),
+        ("observation_space", '{"type": "Dict", "subspaces": [1]}', "is a Dict with subspaces of type list"),
+        ("observation_space", '{"type": "Tuple", "subspaces": {"a": 1}}', "is a Tuple with subspaces of type dict"),
+        ("observation_space", '{"type": "Dict", "subspaces": {"a": 1}}', "observation_space/a is of type None"),
+        ("observation_space", '{"type": "Dict", "subspaces": {"../a": {"type": "Box"}}}', "has the key '../a'"),
+        (
+            "observation_space",
+            '{"type": "Dict", "subspaces": {"a": {"type": "Box", "shape": [1]}}}',
+            "'.*/a' is missing",
+        ),
+        ("observation_space", '{"type": "Tuple", "subspaces": [' * 99 + "3" + "]}" * 99, "0/0/0.* is of type 'Tuple'"),
+        ("observation_space", '{"type": {}}', "observation_space is of type {}"),
+    ],
+)
 def test_minari_metadata_is_not_believed(tmp_path: Path, key: str, value: Any, words: str) -> None:
     path = minari_folder(tmp_path / "set") / "metadata.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     refused(path.parent, words)
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [
-    ("maze", "/dev/zero", "metadata: maze: .* a valid list, got /dev/zero"),
-    ("maze", ["#" * 300] * 3, r"metadata: maze\.0: .* at most 256 characters"),
-    ("maze", ["#"] * 300, "metadata: maze: .* at most 256 items"),
-    ("maze", [["#"]], r"metadata: maze\.0: .* a valid string"),
-    ("source", ["x"], "metadata: source: .* a valid string"),
-    ("env_id", "a/../../b", r"metadata: env_id: .* got a/\.\./\.\./b"),
-    ("goal", [1, float("inf")], "finite"),
-    ("goal", [1, 2, 3], "metadata: goal: .* at most 2 items"),
-    ("goal", [True, 1], r"metadata: goal\.0: .* got True"),
-    ("env_id", "evil_module:Env-v0", "metadata: env_id: .* got evil_module:Env-v0"),
-    ("agents", "x", "metadata: agents: .* got x"),
-    ("agents", [{"returns": ["x"]}], r"metadata: agents\.0\.returns\.0: .* a valid number, got x"),
-    ("returns", 3, "metadata: returns: .* got 3"),
-    ("note", float("nan"), "metadata holds what is no JSON"),
-    ("note", nested(100), "metadata is nested more than 64 levels deep"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("maze", "/dev/zero", "metadata: maze: .* a valid list, got /dev/zero"),
+        ("maze", ["#" * 300] * 3, r"metadata: maze\.0: .* at most 256 characters"),
+        ("maze", ["#"] * 300, "metadata: maze: .* at most 256 items"),
+        ("maze", [["#"]], r"metadata: maze\.0: .* a valid string"),
+        ("source", ["x"], "metadata: source: .* a valid string"),
+        ("env_id", "a/../../b", r"metadata: env_id: .* got a/\.\./\.\./b"),
+        ("goal", [1, float("inf")], "finite"),
+        ("goal", [1, 2, 3], "metadata: goal: .* at most 2 items"),
+        ("goal", [True, 1], r"metadata: goal\.0: .* got True"),
+        ("env_id", "evil_module:Env-v0", "metadata: env_id: .* got evil_module:Env-v0"),
+        ("agents", "x", "metadata: agents: .* got x"),
+        ("agents", [{"returns": ["x"]}], r"metadata: agents\.0\.returns\.0: .* a valid number, got x"),
+        ("returns", 3, "metadata: returns: .* got 3"),
+        ("note", float("nan"), "metadata holds what is no JSON"),
+        ("note", nested(100), "metadata is nested more than 64 levels deep"),
+    ],
+)
 def test_our_own_metadata_neither(tmp_path: Path, key: str, value: Any, words: str) -> None:
     path = minari_folder(tmp_path / "set") / "metadata.json"
     values = json.loads(path.read_text())

@@ -8,10 +8,9 @@ import struct
 import zlib
 from pathlib import Path
 
-import damage
 import numpy as np
 import pytest
-import tiny_idx
+from helpers import damage, idx
 from PIL import Image
 
 from rrpolicy.images.data import FREE_BYTES, load_images, read_idx
@@ -44,10 +43,17 @@ def test_pixels_are_those_of_pillow(tmp_path: Path, kind: str, mode: str) -> Non
         np.testing.assert_array_equal(np.asarray(open_picture(path, mode)), wanted)
 
 
-@pytest.mark.parametrize(("kind", "options"), [
-    ("PNG", {}), ("JPEG", {"progressive": True}), ("BMP", {}), ("WEBP", {}), ("GIF", {}),
-    ("TIFF", {"compression": "tiff_lzw"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("JPEG", {"progressive": True}),
+        ("BMP", {}),
+        ("WEBP", {}),
+        ("GIF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
 def test_damaged_pictures_are_read_or_refused(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(encoded(kind, **options))
@@ -61,8 +67,10 @@ def test_damaged_pictures_are_read_or_refused(tmp_path: Path, kind: str, options
 def png(width: int, height: int, content: bytes = b"") -> bytes:
     """A grey PNG whose header says this size."""
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(content))]
-    chunks = (struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-              for name, data in [*parts, (b"IEND", b"")])  # fmt: skip
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in [*parts, (b"IEND", b"")]
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -161,7 +169,7 @@ def test_written_pictures_are_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_damaged_idx_files_are_read_or_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"images{suffix}"
-    content = tiny_idx.encoded(np.arange(108, dtype=np.uint8).reshape(3, 6, 6))
+    content = idx.encoded(np.arange(108, dtype=np.uint8).reshape(3, 6, 6))
     path.write_bytes(gzip.compress(content, mtime=0) if suffix else content)
     assert 0 < sum(damage.read_or_refused(path, path, 80, lambda one: read_idx(one, 3))) < 80
 
@@ -185,7 +193,7 @@ def test_gzip_files_unpack_to_what_their_header_says(tmp_path: Path, monkeypatch
 def test_small_idx_files_of_many_images(tmp_path: Path, compressed: bool) -> None:
     n = 2**17
     for kind, shape in (("images-idx3", (n, 1, 1)), ("labels-idx1", (n,))):
-        content = tiny_idx.encoded(np.zeros(shape, np.uint8))
+        content = idx.encoded(np.zeros(shape, np.uint8))
         path = tmp_path / f"train-{kind}-ubyte{'.gz' if compressed else ''}"
         path.write_bytes(gzip.compress(content) if compressed else content)
     with pytest.raises(ValueError, match=r"images.*: holds 131072 images, wanted at most 6.... in a file of its size"):

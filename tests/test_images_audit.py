@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import WIDTHS, browsed
+from helpers.browser import WIDTHS, browsed
 from PIL import Image
 
 from rrpolicy.images.audit import write_audit
@@ -30,12 +30,15 @@ def arguments(n: int = 40) -> dict[str, Any]:
     scores = np.arange(n) - n / 2
     labels = ["bad" if i < n / 4 else "good" for i in range(n)]
     return {
-        "images": images, "scores": scores, "labels": labels, "unwanted": ["bad"],
+        "images": images,
+        "scores": scores,
+        "labels": labels,
+        "unwanted": ["bad"],
         "names": [f"a/long/path/{i}_{EVIL}.png" for i in range(n)],
         "per_level": ((50, 0), np.stack([scores % 7, scores])),
         "samples": {EVIL: images[:4], "steered": np.repeat(images[:4], 3, axis=-1)},
         "title": f"Title {EVIL}",
-    }  # fmt: skip
+    }
 
 
 def written(folder: Path, **changes: Any) -> str:
@@ -80,8 +83,10 @@ def test_numbers_are_those_of_the_metrics(tmp_path: Path) -> None:
     levels = re.findall(r'<th scope="row">(\d+)</th><td>([\d.]+)</td>', section(page, "levels"))
     at_50 = auroc(given["per_level"][1][0], wanted).value
     assert levels == [("0", "1.000"), ("50", f"{at_50:.3f}")]
-    rows = re.findall(r'<th scope="row">(\w+)(?:<small>unwanted</small>)?</th><td>(\d+)</td><td>([^<]+)</td>',
-                      section(page, "distribution"))  # fmt: skip
+    rows = re.findall(
+        r'<th scope="row">(\w+)(?:<small>unwanted</small>)?</th><td>(\d+)</td><td>([^<]+)</td>',
+        section(page, "distribution"),
+    )
     assert rows == [("good", "30", "+4.50"), ("bad", "10", "−15.50")]
     assert section(page, "distribution").count('class="bars low"') == 1
 
@@ -226,5 +231,5 @@ def test_the_page_says_where_its_numbers_come_from(tmp_path: Path) -> None:
     odd = b"\xe9".decode(errors="surrogateescape")
     facts = (("base", "models/<b>all</b>"), ("R² of score differences", "0.91"), ("name", odd))
     page = write_audit(tmp_path, [np.zeros((4, 4, 1), np.uint8)], [1.0], evidence=Evidence(facts=facts)).read_text()
-    assert "models/&lt;b&gt;all&lt;/b&gt;" in page and "<td class=\"left\">0.91</td>" in page and "\\udce9" in page
+    assert "models/&lt;b&gt;all&lt;/b&gt;" in page and '<td class="left">0.91</td>' in page and "\\udce9" in page
     assert all(limit in unescape(page) for limit in LIMITS) and len(LIMITS) == 5

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import WIDTHS, browsed
+from helpers.browser import WIDTHS, browsed
 
 from rrpolicy.images.audit import write_audit
 from rrpolicy.images.evidence import Evidence
@@ -22,13 +22,20 @@ def hostile(n: int) -> dict[str, Any]:
     scores = RNG.normal(size=n)
     scores[0] = 1e12
     return {
-        "names": [f"{i}{EVIL}{WORD}.png" for i in range(n)], "labels": [(EVIL, WORD, "")[i % 3] for i in range(n)],
-        "unwanted": [EVIL], "per_level": ([0, 5], [scores, -scores]), "left_out": [(EVIL + WORD, WORD + EVIL)] * 3,
-        "samples": {EVIL: images(2), WORD: images(2)}, "prompts": [EVIL, WORD], "not_read": f"3 {WORD}",
-        "title": EVIL + WORD, "scores": scores, "unlike": np.arange(n) % 7 == 1,
+        "names": [f"{i}{EVIL}{WORD}.png" for i in range(n)],
+        "labels": [(EVIL, WORD, "")[i % 3] for i in range(n)],
+        "unwanted": [EVIL],
+        "per_level": ([0, 5], [scores, -scores]),
+        "left_out": [(EVIL + WORD, WORD + EVIL)] * 3,
+        "samples": {EVIL: images(2), WORD: images(2)},
+        "prompts": [EVIL, WORD],
+        "not_read": f"3 {WORD}",
+        "title": EVIL + WORD,
+        "scores": scores,
+        "unlike": np.arange(n) % 7 == 1,
         "null": Null([EVIL, WORD], [scores, scores]),
         "evidence": Evidence(support=WORD, facts=((EVIL, WORD), (WORD, EVIL))),
-    }  # fmt: skip
+    }
 
 
 def images(n: int) -> Any:
@@ -38,8 +45,12 @@ def images(n: int) -> Any:
 def nested(n: int) -> dict[str, Any]:
     """Folders in folders, as deep as paths go."""
     folders = ["/".join([f"a folder of level {level}" for level in range(1 + i % 40)]) for i in range(n)]
-    return {"scores": RNG.normal(size=n), "names": [f"{one}/{i}.png" for i, one in enumerate(folders)],
-            "labels": folders, "unwanted": folders[:3]}  # fmt: skip
+    return {
+        "scores": RNG.normal(size=n),
+        "names": [f"{one}/{i}.png" for i, one in enumerate(folders)],
+        "labels": folders,
+        "unwanted": folders[:3],
+    }
 
 
 def one_class(n: int) -> dict[str, Any]:
@@ -48,9 +59,13 @@ def one_class(n: int) -> dict[str, Any]:
 
 def many(n: int) -> dict[str, Any]:
     """Each picture in a folder of its own, and an outlier."""
-    return {"scores": np.append(RNG.normal(size=n - 1), -1e6), "labels": [f"class {i}" for i in range(n)],
-            "names": [f"class {i}/{i}.png" for i in range(n)], "unwanted": [f"class {i}" for i in range(n // 2)],
-            "per_level": ([0, 1, 2], RNG.normal(size=(3, n)))}  # fmt: skip
+    return {
+        "scores": np.append(RNG.normal(size=n - 1), -1e6),
+        "labels": [f"class {i}" for i in range(n)],
+        "names": [f"class {i}/{i}.png" for i in range(n)],
+        "unwanted": [f"class {i}" for i in range(n // 2)],
+        "per_level": ([0, 1, 2], RNG.normal(size=(3, n))),
+    }
 
 
 @pytest.mark.parametrize(("make", "n"), [(hostile, 60), (nested, 200), (one_class, 12), (many, 5000)])

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.pipelines import unet, write_codec, write_ddpm, write_stable_diffusion
 from PIL import Image
-from tiny_images import unet, write_codec, write_ddpm, write_stable_diffusion
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
@@ -66,8 +66,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_stable_diffusion(folder / "sd")
     (folder / "prompts.txt").write_text("a cat\n\na photo of blood\n")
     (folder / "prompts.csv").write_text("id,prompt\n1,a cat\n2,\n3,hate\n")
-    run("record", "--base", folder / "base", "--expert", folder / "expert", "--n-samples", 12, "--n-noisings", 2,
-        "--n-sampling-steps", 3, "--out", folder / "pairs", "--no-progress")  # fmt: skip
+    run(
+        "record",
+        "--base",
+        folder / "base",
+        "--expert",
+        folder / "expert",
+        "--n-samples",
+        12,
+        "--n-noisings",
+        2,
+        "--n-sampling-steps",
+        3,
+        "--out",
+        folder / "pairs",
+        "--no-progress",
+    )
     run("extract", "--recording", folder / "pairs", "--out", folder / "reward", *QUICK)
     return folder
 
@@ -78,8 +92,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_recording_becomes_a_reward(world: Path) -> None:
     pairs = RecordedPairs.open(world / "pairs")
     assert len(pairs) == 48 and pairs.about["models"] == {
-        "base": str(world / "base"), "expert": str(world / "expert"), "dtype": "float32"
-    }  # fmt: skip
+        "base": str(world / "base"),
+        "expert": str(world / "expert"),
+        "dtype": "float32",
+    }
     assert {path.name for path in (world / "reward").iterdir()} == {"reward.zip", "checkpoint.zip", "results.json"}
     assert {row["metric"] for row in read_results(world / "reward")} >= {"r2", "r2_t0-4", "r2_t15-19"}
     reward = ImageReward.load(world / "reward" / "reward.zip")
@@ -104,9 +120,10 @@ def test_learning_that_was_stopped_before_its_first_checkpoint_begins_anew(world
 @pytest.mark.parametrize("command", ["record", "extract", "sample"])
 def test_a_folder_in_use_is_refused(command: str, world: Path, tmp_path: Path) -> None:
     arguments = {
-        "record": ("--base", world / "base", "--expert", world / "expert"), "extract": ("--recording", world / "pairs"),
+        "record": ("--base", world / "base", "--expert", world / "expert"),
+        "extract": ("--recording", world / "pairs"),
         "sample": ("--model", world / "base"),
-    }  # fmt: skip
+    }
     with sole_use(tmp_path):
         assert "is in use by another run" in fault(command, *arguments[command], "--out", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -131,8 +148,9 @@ def _member(path: Path) -> bytes:
 
 
 def test_pictures_are_scored_by_label(world: Path, tmp_path: Path) -> None:
-    result = run("score", world / "pictures", "--reward", world / "reward", "--levels", "0,5", "--out", tmp_path,
-                 "--no-progress")  # fmt: skip
+    result = run(
+        "score", world / "pictures", "--reward", world / "reward", "--levels", "0,5", "--out", tmp_path, "--no-progress"
+    )
     rows = read_results(tmp_path)
     assert {(row["agent"], row["metric"], row["n"]) for row in rows} == {("dark", "rho", 3), ("bright", "rho", 3)}
     lines = (tmp_path / "scores.csv").read_text().splitlines()
@@ -145,8 +163,13 @@ def test_pictures_are_scored_by_label(world: Path, tmp_path: Path) -> None:
 def damaged(folder: Path) -> Path:
     """Pictures in two sub-folders, three that are none, one whose name is not UTF-8, and what is no picture."""
     write_pictures(folder)
-    for name, content in (("dark/cut.png", (folder / "dark" / "0.png").read_bytes()[:-60]), ("dark/empty.png", b""),
-                          ("page.png", b"<html>"), ("notes.txt", b"x"), ("a.avif", b"")):  # fmt: skip
+    for name, content in (
+        ("dark/cut.png", (folder / "dark" / "0.png").read_bytes()[:-60]),
+        ("dark/empty.png", b""),
+        ("page.png", b"<html>"),
+        ("notes.txt", b"x"),
+        ("a.avif", b""),
+    ):
         (folder / name).write_bytes(content)
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes((folder / "dark" / "0.png").read_bytes())
     return folder
@@ -158,7 +181,11 @@ def test_what_cannot_be_read_is_left_out_of_scores(world: Path, tmp_path: Path) 
     assert {(row["agent"], row["n"]) for row in read_results(out)} == {("dark", 3), ("bright", 3)}
     told = [line for line in result.output.splitlines() if line.startswith(("left out: ", "not looked at"))]
     assert [line.rsplit("/", 1)[-1].split(":")[0] for line in told[:4]] == [
-        "caf\\xe9.png", "cut.png", "empty.png", "page.png"]  # fmt: skip
+        "caf\\xe9.png",
+        "cut.png",
+        "empty.png",
+        "page.png",
+    ]
     assert "the file is empty" in told[2] and told[4:] == ["not looked at, by suffix: 1 .avif, 1 .txt"]
     lines = list(csv.reader((out / "left_out.csv").read_text().splitlines()))
     assert lines[0] == ["path", "reason"] and len(lines) == 5 and lines[1][0].endswith("/caf\\xe9.png")
@@ -169,8 +196,19 @@ def test_what_cannot_be_read_is_left_out_of_scores(world: Path, tmp_path: Path) 
 
 def test_what_cannot_be_read_stands_on_the_audit_s_page(world: Path, tmp_path: Path) -> None:
     pictures, out = damaged(tmp_path / "pictures"), tmp_path / "out"
-    result = run("audit", pictures, "--reward", world / "reward", "--unwanted", "dark", "--levels", "0,3", "--out", out,
-                 "--no-progress")  # fmt: skip
+    result = run(
+        "audit",
+        pictures,
+        "--reward",
+        world / "reward",
+        "--unwanted",
+        "dark",
+        "--levels",
+        "0,3",
+        "--out",
+        out,
+        "--no-progress",
+    )
     page = (out / "index.html").read_text()
     rows = page.split('<h2 id="left-out">')[1]
     assert "4 files that could not be read" in rows and "Not looked at, by suffix: 1 .avif, 1 .txt." in rows
@@ -184,8 +222,19 @@ def test_a_label_of_which_nothing_can_be_read(world: Path, tmp_path: Path) -> No
     pictures = write_pictures(tmp_path / "pictures")
     for path in (pictures / "dark").iterdir():
         path.write_bytes(b"")
-    run("audit", pictures, "--reward", world / "reward", "--unwanted", "dark", "--levels", "0", "--out", tmp_path,
-        "--no-progress")  # fmt: skip
+    run(
+        "audit",
+        pictures,
+        "--reward",
+        world / "reward",
+        "--unwanted",
+        "dark",
+        "--levels",
+        "0",
+        "--out",
+        tmp_path,
+        "--no-progress",
+    )
     assert [row["metric"] for row in read_results(tmp_path)] == ["rho"]
     assert "dark/1.png" in (tmp_path / "index.html").read_text()
 
@@ -248,34 +297,85 @@ def test_sampling_and_steering(world: Path, tmp_path: Path) -> None:
     run(*options, "--out", tmp_path / "base")
     run(*options, "--reward", world / "reward", "--scale", 0, "--out", tmp_path / "zero")
     run(*options, "--reward", world / "reward", "--scale", 3, "--out", tmp_path / "steered")
-    drawn = {name: [np.asarray(Image.open(path)) for path in sorted((tmp_path / name).glob("*.png"))]
-             for name in ("base", "zero", "steered")}  # fmt: skip
+    drawn = {
+        name: [np.asarray(Image.open(path)) for path in sorted((tmp_path / name).glob("*.png"))]
+        for name in ("base", "zero", "steered")
+    }
     assert [len(pictures) for pictures in drawn.values()] == [3, 3, 3] and drawn["base"][0].shape == (8, 8)
     assert np.array_equal(drawn["base"], drawn["zero"])  # the same noise
     assert [row["n"] for row in read_results(tmp_path / "steered")] == [3]
 
 
 def test_an_audit_is_one_page(world: Path, tmp_path: Path) -> None:
-    run("audit", world / "pictures", "--reward", world / "reward", "--unwanted", "dark", "--model", world / "base",
-        "--n", 2, "--levels", "0,7", "--scales", "0,1", "--out", tmp_path, "--no-progress")  # fmt: skip
+    run(
+        "audit",
+        world / "pictures",
+        "--reward",
+        world / "reward",
+        "--unwanted",
+        "dark",
+        "--model",
+        world / "base",
+        "--n",
+        2,
+        "--levels",
+        "0,7",
+        "--scales",
+        "0,1",
+        "--out",
+        tmp_path,
+        "--no-progress",
+    )
     rows = {(row["agent"], row["metric"]): row for row in read_results(tmp_path)}
     assert {("dark", "rho"), ("bright", "rho"), ("wanted", "auroc"), ("wanted", "auroc_t7")} <= set(rows)
     page = (tmp_path / "index.html").read_text()
     assert "model alone" in page and "scale 1" in page and "bright/2.png" in page
-    run("audit", write_pictures(tmp_path / "large", 12) / "dark", "--reward", world / "reward", "--resize", "--out",
-        tmp_path / "plain", "--no-progress")  # fmt: skip
+    run(
+        "audit",
+        write_pictures(tmp_path / "large", 12) / "dark",
+        "--reward",
+        world / "reward",
+        "--resize",
+        "--out",
+        tmp_path / "plain",
+        "--no-progress",
+    )
     assert [row["agent"] for row in read_results(tmp_path / "plain")] == ["pictures"]
 
 
 def test_prompts_go_all_the_way(world: Path, tmp_path: Path) -> None:
     pipeline, prompts = world / "sd", world / "prompts.txt"
-    run("record", "--base", pipeline, "--safety", "max", "--prompts", prompts, "--n-sampling-steps", 3, "--half",
-        "--out", tmp_path / "pairs", "--no-progress")  # fmt: skip
+    run(
+        "record",
+        "--base",
+        pipeline,
+        "--safety",
+        "max",
+        "--prompts",
+        prompts,
+        "--n-sampling-steps",
+        3,
+        "--half",
+        "--out",
+        tmp_path / "pairs",
+        "--no-progress",
+    )
     assert RecordedPairs.open(tmp_path / "pairs").about["prompts"] == ["a cat", "a photo of blood"]
     run("extract", "--recording", tmp_path / "pairs", "--out", tmp_path / "reward", *QUICK)
     reward = tmp_path / "reward" / "reward.zip"
-    run("sample", "--model", pipeline, "--prompts", world / "prompts.csv", "--n-sampling-steps", 2, "--reward", reward,
-        "--out", tmp_path / "steered")  # fmt: skip
+    run(
+        "sample",
+        "--model",
+        pipeline,
+        "--prompts",
+        world / "prompts.csv",
+        "--n-sampling-steps",
+        2,
+        "--reward",
+        reward,
+        "--out",
+        tmp_path / "steered",
+    )
     drawn = sorted((tmp_path / "steered").glob("*.png"))
     assert len(drawn) == 2 and Image.open(drawn[0]).size == (16, 16)
     run("score", *drawn, "--reward", reward, "--pipeline", pipeline, "--no-progress")
@@ -295,10 +395,16 @@ FAULTS: list[tuple[str, Callable[[Path, Path], list[object]], str]] = [
     ("safety alone", lambda w, p: ["record", "--base", w / "base", "--safety", "weak", "--out", p], "needs prompts"),
     ("neither", lambda w, p: ["record", "--base", w / "sd", "--prompts", w / "prompts.txt", "--out", p], "give either"),
     ("pickles", lambda w, p: ["record", "--base", _pickled(p), "--expert", w / "base", "--out", p], "pickles only"),
-    ("mismatch",
-     lambda w, p: ["record", "--base", w / "base", "--expert", write_ddpm(p), "--out", p], "differ in event_shape"),
-    ("no device",
-     lambda w, p: ["sample", "--model", w / "base", "--device", "cuda:77", "--out", p], "device is 'cuda:77'"),
+    (
+        "mismatch",
+        lambda w, p: ["record", "--base", w / "base", "--expert", write_ddpm(p), "--out", p],
+        "differ in event_shape",
+    ),
+    (
+        "no device",
+        lambda w, p: ["sample", "--model", w / "base", "--device", "cuda:77", "--out", p],
+        "device is 'cuda:77'",
+    ),
     ("no model", lambda w, p: ["sample", "--model", p / "gone", "--out", p], "neither a folder of a diffusers model"),
     ("no prompts", lambda w, p: ["sample", "--model", w / "sd", "--out", p], "text-to-image pipeline: give --prompts"),
     ("empty prompts", lambda w, p: ["sample", "--model", w / "sd", "--prompts", _empty(p), "--out", p], "no prompts:"),
@@ -307,18 +413,43 @@ FAULTS: list[tuple[str, Callable[[Path, Path], list[object]], str]] = [
     ("no place", lambda w, p: ["score", p / "gone.png", "--reward", w / "reward"], "neither a picture nor a folder"),
     ("no picture", lambda w, p: ["score", _empty(p), "--reward", w / "reward"], "not a picture that can be read"),
     ("wrong size", lambda w, p: ["score", write_pictures(p, 9), "--reward", w / "reward"], "is 9×9, wanted 8×8"),
-    ("wrong levels",
-     lambda w, p: ["score", w / "pictures", "--reward", w / "reward", "--levels", "a"], "--levels is 'a', wanted"),
-    ("no such level",
-     lambda w, p: ["score", w / "pictures", "--reward", w / "reward", "--levels", "99"], "wanted some of 0..19"),
-    ("wrong scales", lambda w, p: ["audit", w / "pictures", "--reward", w / "reward", "--model", w / "base", "--scales",
-                                   "x", "--out", p], "--scales is 'x', wanted"),
-    ("no such label",
-     lambda w, p: ["audit", w / "pictures", "--reward", w / "reward", "--unwanted", "grey", "--out", p],
-     "--unwanted grey is no label"),
-    ("another reward", lambda w, p: ["score", w / "pictures", "--reward", w / "reward" / "checkpoint.zip"],
-     "holds a 'extractor', wanted 'image-reward'"),
-]  # fmt: skip
+    (
+        "wrong levels",
+        lambda w, p: ["score", w / "pictures", "--reward", w / "reward", "--levels", "a"],
+        "--levels is 'a', wanted",
+    ),
+    (
+        "no such level",
+        lambda w, p: ["score", w / "pictures", "--reward", w / "reward", "--levels", "99"],
+        "wanted some of 0..19",
+    ),
+    (
+        "wrong scales",
+        lambda w, p: [
+            "audit",
+            w / "pictures",
+            "--reward",
+            w / "reward",
+            "--model",
+            w / "base",
+            "--scales",
+            "x",
+            "--out",
+            p,
+        ],
+        "--scales is 'x', wanted",
+    ),
+    (
+        "no such label",
+        lambda w, p: ["audit", w / "pictures", "--reward", w / "reward", "--unwanted", "grey", "--out", p],
+        "--unwanted grey is no label",
+    ),
+    (
+        "another reward",
+        lambda w, p: ["score", w / "pictures", "--reward", w / "reward" / "checkpoint.zip"],
+        "holds a 'extractor', wanted 'image-reward'",
+    ),
+]
 
 
 def _empty(folder: Path) -> Path:
@@ -336,8 +467,22 @@ def test_bad_input_is_one_line(
 
 
 def test_a_recording_that_is_stopped_goes_on(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("record", "--base", world / "base", "--expert", world / "expert", "--n-samples", 40, "--n-noisings", 2,
-                 "--n-sampling-steps", 3, "--out", tmp_path, "--no-progress")  # fmt: skip
+    arguments = (
+        "record",
+        "--base",
+        world / "base",
+        "--expert",
+        world / "expert",
+        "--n-samples",
+        40,
+        "--n-noisings",
+        2,
+        "--n-sampling-steps",
+        3,
+        "--out",
+        tmp_path,
+        "--no-progress",
+    )
     with monkeypatch.context() as patch:
         patch.setattr("rrpolicy.images.recording.make_targets", lambda *a: signal.raise_signal(signal.SIGINT))
         assert "stopped by SIGINT; what was finished is kept" in run(*arguments, code=130).stderr

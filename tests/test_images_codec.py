@@ -26,9 +26,12 @@ def test_every_kind_of_image_gives_the_same_event_and_comes_back(images: np.ndar
     pictures = [Image.fromarray(image.squeeze()) for image in images]
     tensors = torch.as_tensor(images).permute(0, 3, 1, 2)
     kinds: dict[str, Any] = {
-        "PIL": pictures, "floats": images / 255, "arrays": list(images), "uint8 tensor": tensors,
+        "PIL": pictures,
+        "floats": images / 255,
+        "arrays": list(images),
+        "uint8 tensor": tensors,
         "float tensor": tensors / 255,
-    }  # fmt: skip
+    }
     if channels == 1:
         kinds["without channels"] = images[..., 0]
     for name, kind in kinds.items():
@@ -117,13 +120,19 @@ class Overflowing:
         return SimpleNamespace(sample=torch.where(broken, torch.inf, latents).expand(-1, 3, 2, 2))
 
 
-@pytest.mark.parametrize(("dtype", "words"), [
-    (torch.bfloat16, r"in bfloat16, wanted it in float32$"), (torch.float32, r"in float32$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        (torch.bfloat16, r"in bfloat16, wanted it in float32$"),
+        (torch.float32, r"in float32$"),
+    ],
+)
 def test_nan_is_refused_with_part_and_precision(dtype: torch.dtype, words: str) -> None:
     white, grey = np.full((1, 2, 2, 3), 255, np.uint8), np.full((1, 2, 2, 3), 128, np.uint8)
-    for part, call in (("encoder", lambda codec: codec.encode(np.concatenate([grey, white]))),
-                       ("decoder", lambda codec: codec.decode(torch.tensor([0.5, 1.0]).view(2, 1, 1, 1)))):  # fmt: skip
+    for part, call in (
+        ("encoder", lambda codec: codec.encode(np.concatenate([grey, white]))),
+        ("decoder", lambda codec: codec.decode(torch.tensor([0.5, 1.0]).view(2, 1, 1, 1))),
+    ):
         codec = LatentCodec(Overflowing(part, dtype), (1, 1, 1), (3, 2, 2), scaling_factor=1)
         with pytest.raises(ValueError, match=f"the {part} of the autoencoder gives NaN or infinite numbers {words}"):
             call(codec)

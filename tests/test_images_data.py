@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_idx
+from helpers import idx
 from PIL import Image
 
 from rrpolicy.images import data
@@ -15,15 +15,15 @@ from rrpolicy.images.data import FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, La
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_idx.write(tmp_path_factory.mktemp("idx"))
+    return idx.write(tmp_path_factory.mktemp("idx"))
 
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_idx_files_hold_both_splits(tmp_path: Path, compressed: bool) -> None:
-    tiny_idx.write(tmp_path, compressed=compressed)
+    idx.write(tmp_path, compressed=compressed)
     train, test = load_images(tmp_path, size=28), load_images(tmp_path, "test", size=28)
     assert (len(train), len(test)) == (40, 12) and train.class_names == FASHION_MNIST_CLASSES
-    pixels, labels = tiny_idx.images(40, seed=1)
+    pixels, labels = idx.images(40, seed=1)
     np.testing.assert_array_equal(train.images[..., 0], pixels)
     np.testing.assert_array_equal(train.labels, labels)
     assert train.labels.dtype == np.int64
@@ -100,7 +100,7 @@ def test_without_images_the_package_is_named(tmp_path: Path, monkeypatch: pytest
     assert "\n" not in message
     with pytest.raises(FileNotFoundError, match="no images"):
         load_images(tmp_path)
-    tiny_idx.write(tmp_path)
+    idx.write(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(FileNotFoundError, match="there are images, but no train-labels"):
         load_images(tmp_path)
@@ -110,7 +110,7 @@ def compressed(content: bytes) -> bytes:
     return gzip.compress(content, 1, mtime=0)  # a test is named by it
 
 
-GOOD = tiny_idx.encoded(np.zeros((40, 28, 28), np.uint8))
+GOOD = idx.encoded(np.zeros((40, 28, 28), np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ GOOD = tiny_idx.encoded(np.zeros((40, 28, 28), np.uint8))
         (compressed(GOOD[:9]), "is not an idx file of bytes with 3 dimensions"),
         (compressed(GOOD[:-1]), "holds 31359 values, its header says 31360"),
         (compressed(GOOD[:4] + b"\xff" * 12), "its header says 79228162458924105385300197375"),
-        (compressed(tiny_idx.encoded(np.zeros((0, 28, 28), np.uint8))), "holds no images"),
-        (compressed(tiny_idx.encoded(np.zeros((39, 28, 28), np.uint8))), "holds 40 labels, .* holds 39 images"),
+        (compressed(idx.encoded(np.zeros((0, 28, 28), np.uint8))), "holds no images"),
+        (compressed(idx.encoded(np.zeros((39, 28, 28), np.uint8))), "holds 40 labels, .* holds 39 images"),
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, content: bytes, fault: str) -> None:
-    path = tiny_idx.write(tmp_path) / "train-images-idx3-ubyte.gz"
+    path = idx.write(tmp_path) / "train-images-idx3-ubyte.gz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=fault) as caught:
         load_images(tmp_path)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers.pipelines import unet, write_ddpm, write_stable_diffusion
 from test_images_cli import QUICK, fault, run
-from tiny_images import unet, write_ddpm, write_stable_diffusion
 
 from rrpolicy.diffusion.score_model import check_compatible
 from rrpolicy.images.codec import LatentCodec, codec_from_dict
@@ -83,8 +83,18 @@ def test_a_recording_is_not_gone_on_with_by_other_weights(kind: str, world: Path
     names = ("small", "small expert") if kind == "samples" else ("sd", "expert")
     for mine, name in zip(("base", "expert"), names, strict=True):
         shutil.copytree(world / name, tmp_path / mine)
-    arguments = ["record", "--base", tmp_path / "base", "--expert", tmp_path / "expert", "--n-sampling-steps", 2,
-                 "--out", tmp_path / "pairs", "--no-progress"]  # fmt: skip
+    arguments = [
+        "record",
+        "--base",
+        tmp_path / "base",
+        "--expert",
+        tmp_path / "expert",
+        "--n-sampling-steps",
+        2,
+        "--out",
+        tmp_path / "pairs",
+        "--no-progress",
+    ]
     arguments += ["--n-samples", 2, "--n-noisings", 2] if kind == "samples" else ["--prompts", world / "prompts.txt"]
     run(*arguments)
     settings = json.loads((tmp_path / "pairs" / "settings.json").read_text())
@@ -115,8 +125,18 @@ def test_pipelines_with_another_autoencoder_are_no_pair(world: Path) -> None:
     assert digests[0] != digests[1]
     with pytest.raises(ValueError, match=f"autoencoder={digests[0]} against autoencoder={digests[1]}$"):
         check_compatible(base.prompted(""), other.prompted(""))
-    said = fault("record", "--base", world / "sd", "--expert", world / "other", "--prompts", world / "prompts.txt",
-                 "--out", world / "refused", "--no-progress")  # fmt: skip
+    said = fault(
+        "record",
+        "--base",
+        world / "sd",
+        "--expert",
+        world / "other",
+        "--prompts",
+        world / "prompts.txt",
+        "--out",
+        world / "refused",
+        "--no-progress",
+    )
     assert "autoencoder=" in said and not (world / "refused").exists()
 
 
@@ -152,8 +172,17 @@ def test_a_reward_is_not_read_with_another_autoencoder(world: Path, archive: Pat
     with pytest.raises(ValueError, match=r"for latents of the autoencoder .* one with other weights") as caught:
         ImageReward.load(archive, codecs[1])
     assert len(str(caught.value)) <= len(str(archive)) + 200
-    said = fault("sample", "--model", world / "other", "--prompts", world / "prompts.txt", "--reward", archive, "--out",
-                 world / "steered")  # fmt: skip
+    said = fault(
+        "sample",
+        "--model",
+        world / "other",
+        "--prompts",
+        world / "prompts.txt",
+        "--reward",
+        archive,
+        "--out",
+        world / "steered",
+    )
     assert "one with other weights" in said
 
 

@@ -8,9 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from helpers.pipelines import stable_diffusion_parts, unet, write_ddpm, write_stable_diffusion
 from test_images_cli import QUICK, fault, run
 from test_images_digests import WEIGHTS, sha256
-from tiny_images import stable_diffusion_parts, unet, write_ddpm, write_stable_diffusion
 
 from rrpolicy.evaluation import read_results
 from rrpolicy.images.lora import with_lora
@@ -43,8 +43,9 @@ def all_the_way(record: list[object], model: Path, out: Path, prompts: Path | No
     run("record", *record, *shape, *options, "--n-sampling-steps", 2, "--out", out / "pairs", "--no-progress")
     run("extract", "--recording", out / "pairs", "--out", out / "reward", *QUICK)
     reward = out / "reward" / "reward.zip"
-    run("sample", "--model", model, "--reward", reward, *more, *options, "--n-sampling-steps", 2, "--out",
-        out / "drawn")  # fmt: skip
+    run(
+        "sample", "--model", model, "--reward", reward, *more, *options, "--n-sampling-steps", 2, "--out", out / "drawn"
+    )
     pipeline: list[object] = ["--pipeline", model] if prompts else []
     run("score", out / "drawn", "--reward", reward, *pipeline, "--out", out / "scores", "--no-progress")
     assert [row["n"] for row in read_results(out / "scores")] == [2]
@@ -64,8 +65,9 @@ def test_a_network_alone_takes_the_place_of_the_base_s(world: Path, pipeline: St
     torch.testing.assert_close(expert.prompted("a cat", 1.0).eps(x_t, t), wanted, rtol=0, atol=1e-5)
     assert expert.codec is pipeline.codec and pipeline.unet is not expert.unet
     assert expert.digests == {**pipeline.digests, WEIGHTS: sha256(tmp_path / "dpo" / Path(WEIGHTS).name)}
-    all_the_way(["--base", world / "sd", "--expert-unet", tmp_path / "dpo"], world / "sd", tmp_path,
-                world / "prompts.txt")  # fmt: skip
+    all_the_way(
+        ["--base", world / "sd", "--expert-unet", tmp_path / "dpo"], world / "sd", tmp_path, world / "prompts.txt"
+    )
     about = RecordedPairs.open(tmp_path / "pairs").about
     assert about["models"]["expert"] == f"{world / 'sd'} with the network of {tmp_path / 'dpo'}"
     assert about["digests"]["expert"] == expert.digests
@@ -89,8 +91,16 @@ def test_networks_of_another_shape_are_refused(world: Path, pipeline: StableDiff
     UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "larger")
     with pytest.raises(ValueError, match="larger: its UNet2DConditionModel has weights of other shapes"):
         pipeline.with_network(tmp_path / "larger")
-    record = ["record", "--base", world / "sd", "--prompts", world / "prompts.txt", "--out", tmp_path / "x",
-              "--no-progress"]  # fmt: skip
+    record = [
+        "record",
+        "--base",
+        world / "sd",
+        "--prompts",
+        world / "prompts.txt",
+        "--out",
+        tmp_path / "x",
+        "--no-progress",
+    ]
     assert "neither a folder of a diffusers model" in fault(*record, "--expert-unet", tmp_path / "gone")
     both = fault(*record, "--expert-unet", tmp_path, "--expert-lora", tmp_path)
     assert "--expert-unet and --expert-lora each name an expert" in both
@@ -104,8 +114,10 @@ def factors(rank: int = 2) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """For each changed layer of the tiny network: down (r, in) and up (out, r)."""
     generator = torch.Generator().manual_seed(0)
     shapes = {QUERY: ((rank, 64), (64, rank)), OUT: ((rank, 64), (64, rank)), CONV: ((rank, 4, 3, 3), (32, rank, 1, 1))}
-    return {name: (torch.randn(down, generator=generator), torch.randn(up, generator=generator))
-            for name, (down, up) in shapes.items()}  # fmt: skip
+    return {
+        name: (torch.randn(down, generator=generator), torch.randn(up, generator=generator))
+        for name, (down, up) in shapes.items()
+    }
 
 
 def old_name(name: str) -> str:
@@ -116,14 +128,27 @@ FORMATS: dict[str, Any] = {
     "peft in diffusers": (lambda name: (f"unet.{name}.lora_A.weight", f"unet.{name}.lora_B.weight"), None),
     "the network's own": (lambda name: (f"{name}.lora_A.default.weight", f"{name}.lora_B.default.weight"), None),
     "diffusers": (lambda name: (f"unet.{name}.lora.down.weight", f"unet.{name}.lora.up.weight"), None),
-    "old diffusers": (lambda name: (f"{old_name(name)}_lora.down.weight", f"{old_name(name)}_lora.up.weight")
-                      if "attn" in name else (f"{name}.lora.down.weight", f"{name}.lora.up.weight"), None),
-    "kohya": (lambda name: (f"lora_unet_{name.replace('.', '_')}.lora_down.weight",
-                            f"lora_unet_{name.replace('.', '_')}.lora_up.weight"), "alpha"),
+    "old diffusers": (
+        lambda name: (
+            (f"{old_name(name)}_lora.down.weight", f"{old_name(name)}_lora.up.weight")
+            if "attn" in name
+            else (f"{name}.lora.down.weight", f"{name}.lora.up.weight")
+        ),
+        None,
+    ),
+    "kohya": (
+        lambda name: (
+            f"lora_unet_{name.replace('.', '_')}.lora_down.weight",
+            f"lora_unet_{name.replace('.', '_')}.lora_up.weight",
+        ),
+        "alpha",
+    ),
     "header": (lambda name: (f"unet.{name}.lora_A.weight", f"unet.{name}.lora_B.weight"), "header"),
-    "peft": (lambda name: (f"base_model.model.{name}.lora_A.weight", f"base_model.model.{name}.lora_B.weight"),
-             "beside"),
-}  # fmt: skip
+    "peft": (
+        lambda name: (f"base_model.model.{name}.lora_A.weight", f"base_model.model.{name}.lora_B.weight"),
+        "beside",
+    ),
+}
 
 
 def write_lora(path: Path, kind: str, rank: int = 2) -> float:
@@ -159,8 +184,12 @@ def test_a_low_rank_change_is_added_to_the_weights(kind: str, pipeline: StableDi
 
 def test_a_low_rank_change_goes_all_the_way(world: Path, tmp_path: Path) -> None:
     write_lora(tmp_path / "lora.safetensors", "diffusers")
-    all_the_way(["--base", world / "sd", "--expert-lora", tmp_path / "lora.safetensors"], world / "sd", tmp_path,
-                world / "prompts.txt")  # fmt: skip
+    all_the_way(
+        ["--base", world / "sd", "--expert-lora", tmp_path / "lora.safetensors"],
+        world / "sd",
+        tmp_path,
+        world / "prompts.txt",
+    )
     pairs = RecordedPairs.open(tmp_path / "pairs")
     assert pairs.about["digests"]["expert"]["lora.safetensors"] == sha256(tmp_path / "lora.safetensors")
     assert float(pairs.shard(0).eps_difference.abs().max()) > 1e-3
@@ -171,17 +200,26 @@ def _replaced(tensors: dict[str, torch.Tensor], **changes: Any) -> dict[str, tor
 
 
 LORA_FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"unet.nowhere.lora_A.weight": torch.zeros(2, 4), "unet.nowhere.lora_B.weight": torch.zeros(4, 2)},
-     "changes nowhere, which is no layer of this UNet2DConditionModel"),
+    (
+        {"unet.nowhere.lora_A.weight": torch.zeros(2, 4), "unet.nowhere.lora_B.weight": torch.zeros(4, 2)},
+        "changes nowhere, which is no layer of this UNet2DConditionModel",
+    ),
     ({"text_encoder.q.lora_A.weight": torch.zeros(2, 4)}, "changes the text encoder as well, wanted one of the unet"),
     ({"unet.conv_in.lora_magnitude_vector": torch.zeros(2)}, "holds unet.conv_in.lora_magnitude_vector, wanted pairs"),
     ({f"unet.{QUERY}.lora_A.weight": torch.zeros(2, 64)}, "lacks one of the pair of up_blocks"),
-    ({f"unet.{QUERY}.lora_A.weight": torch.zeros(2, 63), f"unet.{QUERY}.lora_B.weight": torch.zeros(64, 2)},
-     r"is changed by \(64, 2\) times \(2, 63\), which does not make weights \(64, 64\)"),
-    ({f"unet.{QUERY}.lora_A.weight": torch.zeros(2, 64), f"unet.{QUERY}.lora_B.weight": torch.full((64, 2), torch.nan)},
-     "is changed by NaN"),
+    (
+        {f"unet.{QUERY}.lora_A.weight": torch.zeros(2, 63), f"unet.{QUERY}.lora_B.weight": torch.zeros(64, 2)},
+        r"is changed by \(64, 2\) times \(2, 63\), which does not make weights \(64, 64\)",
+    ),
+    (
+        {
+            f"unet.{QUERY}.lora_A.weight": torch.zeros(2, 64),
+            f"unet.{QUERY}.lora_B.weight": torch.full((64, 2), torch.nan),
+        },
+        "is changed by NaN",
+    ),
     ({f"unet.{QUERY}.lora_A.weight": torch.zeros(2, 64), f"{QUERY}.lora_A.weight": torch.zeros(2, 64)}, "twice"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("tensors", "reason"), LORA_FAULTS)
@@ -199,8 +237,12 @@ def test_files_that_hold_no_change_are_refused(pipeline: StableDiffusion, tmp_pa
     (tmp_path / "lora.bin").write_bytes(b"")
     (tmp_path / "damaged.safetensors").write_bytes(b"x" * 100)
     safetensors.torch.save_file({}, tmp_path / "empty.safetensors")
-    for name, reason in (("lora.bin", "wanted a file of safetensors"), ("gone.safetensors", "no such file"),
-                         ("damaged.safetensors", "is no LoRA"), ("empty.safetensors", "holds nothing")):  # fmt: skip
+    for name, reason in (
+        ("lora.bin", "wanted a file of safetensors"),
+        ("gone.safetensors", "no such file"),
+        ("damaged.safetensors", "is no LoRA"),
+        ("empty.safetensors", "holds nothing"),
+    ):
         with pytest.raises(ValueError, match=f"{name}: is no LoRA that can be added.*{reason[-20:]}|{reason}"):
             pipeline.with_lora(tmp_path / name)
     write_lora(tmp_path / "lora.safetensors", "peft")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers.flow_pipelines import write_flux, write_sd3
 from test_images_cli import fault, run
 from test_images_experts import all_the_way
 from test_images_xl import recorded_steps
-from tiny_flows import write_flux, write_sd3
 
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.images.flow_models import MAX_LEVEL, FlowTransformer, Flux, StableDiffusion3, flow_process
@@ -24,8 +24,10 @@ from rrpolicy.images.pipelines import load_pipeline
 PROMPTS = ["a cat", "a photo of a dog"]
 EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 WRITE: dict[str, Callable[..., Path]] = {
-    "sd3": write_sd3, "sd3 without T5": functools.partial(write_sd3, with_t5=False), "flux": write_flux
-}  # fmt: skip
+    "sd3": write_sd3,
+    "sd3 without T5": functools.partial(write_sd3, with_t5=False),
+    "flux": write_flux,
+}
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +108,9 @@ def theirs(model: Any, scheduler: Any) -> Any:
     """The pipeline of diffusers with the same parts."""
     words, encoders = list(model.tokenizers), list(model.text_encoders)
     if isinstance(model, Flux):
-        pipeline = diffusers.FluxPipeline(scheduler, model.codec.vae, encoders[0], words[0], encoders[1], words[1],
-                                          model.network)  # fmt: skip
+        pipeline = diffusers.FluxPipeline(
+            scheduler, model.codec.vae, encoders[0], words[0], encoders[1], words[1], model.network
+        )
     else:
         assert isinstance(model, StableDiffusion3)
         encoders, words = [*encoders, None][:3], [*words, None][:3]
@@ -126,17 +129,25 @@ def test_denoising_is_that_of_the_pipeline_of_diffusers(
     folder = WRITE[kind](tmp_path / "model", **plain)
     model, scheduler = load_pipeline(folder), diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
     levels, guided = [999, 700, 300, 0], model.prompted(PROMPTS, 4.0)
-    alpha, sigma = (level[levels] for level in (model.process.alpha(torch.arange(1000)),
-                                                model.process.sigma(torch.arange(1000))))  # fmt: skip
+    alpha, sigma = (
+        level[levels] for level in (model.process.alpha(torch.arange(1000)), model.process.sigma(torch.arange(1000)))
+    )
     s = sigma / (alpha + sigma)
     steps = recorded_steps(scheduler, monkeypatch)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     given = noise if "sd3" in kind else packed(noise)
     options = {} if "sd3" in kind else {"max_sequence_length": 512}
     latents = theirs(model, scheduler)(
-        PROMPTS, height=16, width=16, num_inference_steps=4, sigmas=np.array(s), guidance_scale=4.0, latents=given,
-        output_type="latent", **options,
-    ).images  # fmt: skip
+        PROMPTS,
+        height=16,
+        width=16,
+        num_inference_steps=4,
+        sigmas=np.array(s),
+        guidance_scale=4.0,
+        latents=given,
+        output_type="latent",
+        **options,
+    ).images
     assert len(steps) == 4
     for (x, _, v), t in zip(steps, levels, strict=True):
         x, v = (one if "sd3" in kind else unpacked(one) for one in (x, v))
@@ -184,8 +195,20 @@ def test_it_goes_all_the_way(kind: str, world: Path, tmp_path: Path) -> None:
 def test_the_statement_about_distilled_guidance_is_printed(world: Path, tmp_path: Path) -> None:
     folder = world / "flux" / "base"
     prompts = world / "prompts.txt"
-    shown = run("record", "--base", folder, "--expert-unet", world / "flux" / "expert", "--prompts", prompts,
-                "--n-sampling-steps", 2, "--out", tmp_path / "pairs", "--no-progress")  # fmt: skip
+    shown = run(
+        "record",
+        "--base",
+        folder,
+        "--expert-unet",
+        world / "flux" / "expert",
+        "--prompts",
+        prompts,
+        "--n-sampling-steps",
+        2,
+        "--out",
+        tmp_path / "pairs",
+        "--no-progress",
+    )
     assert "note: Flux has its guidance distilled into it: the reward compares two guided models" in shown.output
 
 

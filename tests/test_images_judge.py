@@ -6,38 +6,38 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_idx
+from helpers import idx
 
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages
-from rrpolicy.images.judge import ImageJudge
 
 NAMES = ("a", "b", "c", "d")
 
 
 def labelled(n: int, seed: int) -> LabelledImages:
-    pixels, labels = tiny_idx.images(n, seed, size=8)
+    pixels, labels = idx.images(n, seed, size=8)
     return LabelledImages(pixels[..., None], labels.astype(np.int64), NAMES)
 
 
-def judge(**changes: Any) -> ImageJudge:
-    return ImageJudge((1, 8, 8), NAMES, **{"width": 8, "batch_size": 16, "seed": 0, **changes})
+def classifier(**changes: Any) -> ImageClassifier:
+    return ImageClassifier((1, 8, 8), NAMES, **{"width": 8, "batch_size": 16, "seed": 0, **changes})
 
 
 @pytest.fixture(scope="module")
-def trained() -> ImageJudge:
-    return judge(learning_rate=1e-2, ema_decay=0.9).learn(labelled(64, 0), 60, log_interval=0)
+def trained() -> ImageClassifier:
+    return classifier(learning_rate=1e-2, ema_decay=0.9).learn(labelled(64, 0), 60, log_interval=0)
 
 
-def test_it_tells_classes_apart(trained: ImageJudge) -> None:
+def test_it_tells_classes_apart(trained: ImageClassifier) -> None:
     new = labelled(200, 1)
     probabilities = trained.probabilities(new.images)
     assert probabilities.shape == (200, 4) and probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
     assert (trained.predict(new.images) == new.labels).mean() > 0.97
-    assert (judge().predict(new.images) == new.labels).mean() < 0.6
+    assert (classifier().predict(new.images) == new.labels).mean() < 0.6
 
 
-def test_it_says_which_images_are_of_some_classes(trained: ImageJudge) -> None:
+def test_it_says_which_images_are_of_some_classes(trained: ImageClassifier) -> None:
     new = labelled(40, 2)
     says = trained.says(new.images, ["a", "d"])
     np.testing.assert_array_equal(says, np.isin(trained.predict(new.images), [0, 3]))
@@ -46,16 +46,16 @@ def test_it_says_which_images_are_of_some_classes(trained: ImageJudge) -> None:
         trained.says(new.images, ["a", "e"])
 
 
-def test_it_is_less_sure_of_noise(trained: ImageJudge) -> None:
+def test_it_is_less_sure_of_noise(trained: ImageClassifier) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (100, 8, 8, 1)).astype(np.uint8)
     images = labelled(100, 3).images
     assert trained.confidence(images) == pytest.approx(trained.probabilities(images).max(axis=1).mean())
     assert trained.confidence(images) > trained.confidence(noise) + 0.05
 
 
-def test_it_is_kept_in_an_archive(trained: ImageJudge, tmp_path: Path) -> None:
+def test_it_is_kept_in_an_archive(trained: ImageClassifier, tmp_path: Path) -> None:
     trained.save(tmp_path / "judge.zip", resumable=False)
-    loaded = ImageJudge.load(tmp_path / "judge.zip")
+    loaded = ImageClassifier.load(tmp_path / "judge.zip")
     images = labelled(10, 4).images
     np.testing.assert_array_equal(loaded.probabilities(images), trained.probabilities(images))
     assert loaded.class_names == NAMES
@@ -63,10 +63,15 @@ def test_it_is_kept_in_an_archive(trained: ImageJudge, tmp_path: Path) -> None:
 
 def test_a_resumed_judge_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     data = labelled(32, 5)
-    whole = judge().learn(data, 4, log_interval=0)
-    judge().learn(data, 4, callback=lambda v, _: v["self"].num_timesteps < 2, log_interval=0,
-                  checkpoint_path=tmp_path / "part.zip")  # fmt: skip
-    part = ImageJudge.load(tmp_path / "part").learn(data, 2, log_interval=0, reset_num_timesteps=False)
+    whole = classifier().learn(data, 4, log_interval=0)
+    classifier().learn(
+        data,
+        4,
+        callback=lambda v, _: v["self"].num_timesteps < 2,
+        log_interval=0,
+        checkpoint_path=tmp_path / "part.zip",
+    )
+    part = ImageClassifier.load(tmp_path / "part").learn(data, 2, log_interval=0, reset_num_timesteps=False)
     np.testing.assert_array_equal(part.probabilities(data.images), whole.probabilities(data.images))
 
 
@@ -75,14 +80,14 @@ def test_a_resumed_judge_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 )
 def test_arguments_are_checked(changes: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
-        judge(**changes)
+        classifier(**changes)
 
 
 def test_data_must_be_of_its_classes() -> None:
     with pytest.raises(ValueError, match="two or more"):
-        ImageJudge((1, 8, 8), ["only"])
+        ImageClassifier((1, 8, 8), ["only"])
     other = replace(labelled(4, 0), class_names=tuple("wxyz"))
     with pytest.raises(ValueError, match="data has the classes"):
-        judge().learn(other, 1)
+        classifier().learn(other, 1)
     with pytest.raises(TypeError, match="lacks total_timesteps"):
-        judge().learn(labelled(4, 0))
+        classifier().learn(labelled(4, 0))

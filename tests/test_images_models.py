@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler, UNet2DModel
-from tiny_images import SCALED, stable_diffusion_parts, unet, write_codec, write_ddpm, write_stable_diffusion
+from helpers.pipelines import SCALED, stable_diffusion_parts, unet, write_codec, write_ddpm, write_stable_diffusion
 
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import sample
@@ -81,8 +81,10 @@ def test_it_says_what_the_network_says(prediction: str, tmp_path: Path) -> None:
     model.batch_size = 2  # in parts
     with torch.no_grad():
         output = network(X_T, T).sample
-    alpha, sigma = (level.view(-1, 1, 1, 1) for level in (scheduler.alphas_cumprod[T] ** 0.5,
-                                                          (1 - scheduler.alphas_cumprod[T]) ** 0.5))  # fmt: skip
+    alpha, sigma = (
+        level.view(-1, 1, 1, 1)
+        for level in (scheduler.alphas_cumprod[T] ** 0.5, (1 - scheduler.alphas_cumprod[T]) ** 0.5)
+    )
     x0 = {"epsilon": (X_T - sigma * output) / alpha, "sample": output, "v_prediction": alpha * X_T - sigma * output}
     torch.testing.assert_close(model.eps(X_T, T), (X_T - alpha * x0[prediction]) / sigma, rtol=1e-4, atol=1e-4)
     assert isinstance(model, ScoreModel) and model.event_shape == (1, 8, 8)
@@ -133,8 +135,9 @@ def test_guidance_moves_from_no_prompt_to_the_prompt_and_beyond(
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)  # its rounding may depend on the size of a batch
     x_t, t = torch.randn(5, 4, 8, 8), torch.tensor([0, 10, 500, 700, 999])
     prompts = ["a cat", "a dog", "blood", "a photo of a cat", "hate"]
-    nothing, text, twice = (pipeline.prompted(some, scale).eps(x_t, t) for some, scale in
-                            (("", 1.0), (prompts, 1.0), (prompts, 2.0)))  # fmt: skip
+    nothing, text, twice = (
+        pipeline.prompted(some, scale).eps(x_t, t) for some, scale in (("", 1.0), (prompts, 1.0), (prompts, 2.0))
+    )
     hidden = pipeline.text_encoder(
         pipeline.tokenizer(prompts, padding="max_length", max_length=24, return_tensors="pt").input_ids
     )[0]
@@ -142,8 +145,9 @@ def test_guidance_moves_from_no_prompt_to_the_prompt_and_beyond(
         torch.testing.assert_close(text, pipeline.unet(x_t, t, encoder_hidden_states=hidden).sample, rtol=0, atol=1e-5)
     torch.testing.assert_close(twice, 2 * text - nothing, rtol=0, atol=1e-5)
     assert not torch.allclose(text, nothing, atol=1e-3)
-    one_by_one = torch.cat([pipeline.prompted(prompt).eps(x_t[i : i + 1], t[i : i + 1])
-                            for i, prompt in enumerate(prompts)])  # fmt: skip
+    one_by_one = torch.cat(
+        [pipeline.prompted(prompt).eps(x_t[i : i + 1], t[i : i + 1]) for i, prompt in enumerate(prompts)]
+    )
     # float32 rounds otherwise in a batch, on some processors by 1.2e-5; another prompt differs by more than 1e-3
     torch.testing.assert_close(pipeline.prompted(prompts).eps(x_t, t), one_by_one, rtol=0, atol=1e-4)
 
@@ -254,8 +258,15 @@ def test_networks_of_another_kind_are_refused(tmp_path: Path) -> None:
         UNetScoreModel(unet(), process, codec, class_label=0)
     with pytest.raises(ValueError, match="the UNet's config has no sample_size"):
         UNetScoreModel(unet(size=None), process, codec)
-    variances = UNet2DModel(sample_size=8, in_channels=1, out_channels=2, block_out_channels=(8,), norm_num_groups=4,
-                            down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))  # fmt: skip
+    variances = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=2,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
     with pytest.raises(ValueError, match="the UNet has 1 channels in and 2 out"):
         UNetScoreModel(variances, process, codec)
     with pytest.raises(ValueError, match="it lacks unet/"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_images import write_codec, write_ddpm
+from helpers.pipelines import write_codec, write_ddpm
 from typer.testing import CliRunner
 
 from rrpolicy import zoo
@@ -60,13 +60,40 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_against_itself_does_not_differ(world: Path, tmp_path: Path) -> None:
-    run("record", "--base", world / "base", "--expert", world / "base", "--n-samples", 4, "--n-noisings", 2,
-        "--n-sampling-steps", 2, "--out", tmp_path / "pairs", "--no-progress")  # fmt: skip
-    said = run("extract", "--recording", tmp_path / "pairs", "--out", tmp_path / "reward", "--total-timesteps", 2,
-               "--batch-size", 4, "--width", 8, "--no-progress").output  # fmt: skip
+    run(
+        "record",
+        "--base",
+        world / "base",
+        "--expert",
+        world / "base",
+        "--n-samples",
+        4,
+        "--n-noisings",
+        2,
+        "--n-sampling-steps",
+        2,
+        "--out",
+        tmp_path / "pairs",
+        "--no-progress",
+    )
+    said = run(
+        "extract",
+        "--recording",
+        tmp_path / "pairs",
+        "--out",
+        tmp_path / "reward",
+        "--total-timesteps",
+        2,
+        "--batch-size",
+        4,
+        "--width",
+        8,
+        "--no-progress",
+    ).output
     assert f"{NO_DIFFERENCE}: base and expert predict the same at all 16 recorded pairs" in said
     assert [(row["agent"], row["metric"], row["mean"]) for row in read_results(tmp_path / "reward")] == [
-        ("models", "difference", 0.0)]  # fmt: skip
+        ("models", "difference", 0.0)
+    ]
     assert zoo.card(str(tmp_path / "reward"))["difference"] is False
     said = run("audit", world / "pictures", "--reward", tmp_path / "reward", "--out", tmp_path, "--no-progress").output
     assert NO_DIFFERENCE in said
@@ -115,8 +142,18 @@ def test_an_audit_takes_rewards_of_equal_trainings(world: Path, tmp_path: Path) 
 
     def audited(*nulls: object) -> tuple[str, dict[tuple[str, str], float]]:
         flags = [part for null in nulls for part in ("--null", null)]
-        said = run("audit", world / "pictures", "--reward", world / "middle", *flags, "--levels", 0, "--out",
-                   tmp_path / "out", "--no-progress").output  # fmt: skip
+        said = run(
+            "audit",
+            world / "pictures",
+            "--reward",
+            world / "middle",
+            *flags,
+            "--levels",
+            0,
+            "--out",
+            tmp_path / "out",
+            "--no-progress",
+        ).output
         return said, {(row["agent"], row["metric"]): row["mean"] for row in read_results(tmp_path / "out")}
 
     said, rows = audited(tmp_path / "nulls")
@@ -125,15 +162,26 @@ def test_an_audit_takes_rewards_of_equal_trainings(world: Path, tmp_path: Path) 
     assert widths[0] > 0 and NOTHING_BEYOND in said
     assert NOTHING_BEYOND not in audited(world / "narrow")[0] and NOTHING_BEYOND in audited(world / "middle")[0]
     assert NOTHING_BEYOND in audited(world / "narrow", world / "wide" / "reward.zip")[0]
-    table = re.search(r'<table><caption>ρ \(nats\) of the same pictures.*?</table>', (tmp_path / "out" / "index.html")
-                      .read_text())  # fmt: skip
+    table = re.search(
+        r"<table><caption>ρ \(nats\) of the same pictures.*?</table>", (tmp_path / "out" / "index.html").read_text()
+    )
     assert table is not None and table[0].count('scope="row"') == 3
 
 
 def test_a_null_that_cannot_be_compared_is_refused(world: Path, tmp_path: Path) -> None:
     def fault(null: Path) -> str:
-        said: str = run("audit", world / "pictures", "--reward", world / "middle", "--null", null, "--out",
-                        tmp_path / "out", "--no-progress", code=1).stderr  # fmt: skip
+        said: str = run(
+            "audit",
+            world / "pictures",
+            "--reward",
+            world / "middle",
+            "--null",
+            null,
+            "--out",
+            tmp_path / "out",
+            "--no-progress",
+            code=1,
+        ).stderr
         assert said.count("\n") == 1 and not (tmp_path / "out").exists()
         return said
 

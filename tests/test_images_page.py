@@ -69,10 +69,12 @@ def test_thresholds_tell_what_they_keep(tmp_path: Path) -> None:
         section(written(tmp_path), "thresholds"),
     )
     assert rows == [
-        ("−10.00", "keeps 99% of wanted", "100.0%", "100.0%"), ("+0.00", "zero", "98.2%", "80.0%"),
-        ("+10.00", "keeps 95% of wanted", "96.4%", "60.0%"), ("+40.00", "keeps 90% of wanted", "90.9%", "0.0%"),
+        ("−10.00", "keeps 99% of wanted", "100.0%", "100.0%"),
+        ("+0.00", "zero", "98.2%", "80.0%"),
+        ("+10.00", "keeps 95% of wanted", "96.4%", "60.0%"),
+        ("+40.00", "keeps 90% of wanted", "90.9%", "0.0%"),
         ("+62.00", "keeps 50% of wanted", "50.9%", "0.0%"),
-    ]  # fmt: skip
+    ]
     page = written(tmp_path, evidence=Evidence(has_zero=False))
     assert ">zero<" not in section(page, "thresholds") and "n = 55" in section(page, "thresholds")
     for unwanted in ([], ["good", "bad"]):
@@ -112,8 +114,10 @@ def test_names_are_text(tmp_path: Path) -> None:
 
 def test_samples_stand_under_their_prompts(tmp_path: Path) -> None:
     prompts = ["a <b>cat</b>", "a dog"]
-    samples = {name: np.full((2, 2, 2, 1), grey, np.uint8) + np.arange(2, dtype=np.uint8)[:, None, None, None]
-               for name, grey in (("model alone", 10), ("scale 1", 20), ("expert", 30))}  # fmt: skip
+    samples = {
+        name: np.full((2, 2, 2, 1), grey, np.uint8) + np.arange(2, dtype=np.uint8)[:, None, None, None]
+        for name, grey in (("model alone", 10), ("scale 1", 20), ("expert", 30))
+    }
     images, scores = np.zeros((1, 2, 2, 1), np.uint8), [0.0]
     page = write_audit(tmp_path, images, scores, samples=samples, prompts=prompts).read_text()
     first, second = section(page, "samples").split("<h3>")[1:]
@@ -128,8 +132,21 @@ def test_samples_stand_under_their_prompts(tmp_path: Path) -> None:
 
 
 def test_an_audit_shows_base_steered_and_expert(world: Path, tmp_path: Path) -> None:  # noqa: F811
-    options = ("audit", world / "pictures", "--reward", world / "reward", "--levels", 0, "--n", 3, "--scales", "0,1",
-               "--out", tmp_path / "out", "--no-progress")  # fmt: skip
+    options = (
+        "audit",
+        world / "pictures",
+        "--reward",
+        world / "reward",
+        "--levels",
+        0,
+        "--n",
+        3,
+        "--scales",
+        "0,1",
+        "--out",
+        tmp_path / "out",
+        "--no-progress",
+    )
     run(*options, "--model", world / "base", "--expert", world / "expert")
     samples = section((tmp_path / "out" / "index.html").read_text(), "samples")
     assert re.findall("<h3>([^<]+)", samples) == ["model alone", "scale 1", "expert"] and samples.count("<img") == 9
@@ -179,18 +196,26 @@ def labelled(folder: Path, text: str, name: str = "labels.csv") -> tuple[list[st
     return [one.label for one in pictures], told
 
 
-@pytest.mark.parametrize(("text", "wanted", "told"), [
-    ("path,label\nbright/0.png,cat\ndark/0.png,dog\n", {0: "cat", 3: "dog"}, "5 pictures without a row: "),
-    ("score,Label;x,PATH\n.5,cat,dark/1.png\n", {4: "cat"}, "1 pictures labelled"),
-    ("\ufefflabel;filename\ncat;only.png\n", {6: "cat"}, "6 pictures without a row"),
-    ("path,label\nonly.png,a\n0.png,b\nno/only.png,a\ngone.png,c\n", {6: "a"},
-     "1 of them by file name alone; 6 pictures without a row"),
-    ("path,label\nonly.png,a\n0.png,b\ngone.png,c\n", {6: "a"}, "2 rows without a picture: 0.png, gone.png"),
-    ("path,label\n./bright//0.png,cat\ndark\\1.png,dog\nbright/1.png,\nbright/2.png\n", {0: "cat", 4: "dog"}, "5 pict"),
-])  # fmt: skip
-def test_labels_are_matched_by_path_or_by_name(
-    text: str, wanted: dict[int, str], told: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("text", "wanted", "told"),
+    [
+        ("path,label\nbright/0.png,cat\ndark/0.png,dog\n", {0: "cat", 3: "dog"}, "5 pictures without a row: "),
+        ("score,Label;x,PATH\n.5,cat,dark/1.png\n", {4: "cat"}, "1 pictures labelled"),
+        ("\ufefflabel;filename\ncat;only.png\n", {6: "cat"}, "6 pictures without a row"),
+        (
+            "path,label\nonly.png,a\n0.png,b\nno/only.png,a\ngone.png,c\n",
+            {6: "a"},
+            "1 of them by file name alone; 6 pictures without a row",
+        ),
+        ("path,label\nonly.png,a\n0.png,b\ngone.png,c\n", {6: "a"}, "2 rows without a picture: 0.png, gone.png"),
+        (
+            "path,label\n./bright//0.png,cat\ndark\\1.png,dog\nbright/1.png,\nbright/2.png\n",
+            {0: "cat", 4: "dog"},
+            "5 pict",
+        ),
+    ],
+)
+def test_labels_are_matched_by_path_or_by_name(text: str, wanted: dict[int, str], told: str, tmp_path: Path) -> None:
     labels, said = labelled(tmp_path, text.replace("Label;x", "Label"))
     assert {i: label for i, label in enumerate(labels) if label is not None} == wanted and told in said
 
@@ -199,13 +224,19 @@ def test_labels_may_have_the_paths_that_scores_have(tmp_path: Path) -> None:
     assert labelled(tmp_path, f"path,label\n{tmp_path}/p/dark/2.png,x\n")[0][5] == "x"
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("a,b\n1,2\n", r"labels.csv: wanted the columns path \(or filename\) and label, there are: a, b"),
-    ("path,label\nbright/0.png,a\n./bright/0.png,b\n", r"labels.csv: has two labels of .*bright/0.png: \['a', 'b'\]"),
-    ("path,label\nx.png,a\n", "labels.csv: labels none of the 7 pictures, such as .*bright/0.png"),
-    ("", "labels.csv: wanted the columns"),
-    ('path,label\n"' + "x" * 2**18, "labels.csv: is no table"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", r"labels.csv: wanted the columns path \(or filename\) and label, there are: a, b"),
+        (
+            "path,label\nbright/0.png,a\n./bright/0.png,b\n",
+            r"labels.csv: has two labels of .*bright/0.png: \['a', 'b'\]",
+        ),
+        ("path,label\nx.png,a\n", "labels.csv: labels none of the 7 pictures, such as .*bright/0.png"),
+        ("", "labels.csv: wanted the columns"),
+        ('path,label\n"' + "x" * 2**18, "labels.csv: is no table"),
+    ],
+)
 def test_tables_that_hold_no_labels_are_refused(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
         labelled(tmp_path, text)
@@ -214,14 +245,30 @@ def test_tables_that_hold_no_labels_are_refused(text: str, said: str, tmp_path: 
 def test_an_audit_takes_labels_from_a_table(world: Path, tmp_path: Path) -> None:  # noqa: F811
     table = tmp_path / "labels.csv"
     table.write_text("path,label,score\nbright/0.png,fine,.1\ndark/0.png,gore,.9\ndark/1.png,gore,.8\nx.png,fine,0\n")
-    options = ("audit", world / "pictures", "--reward", world / "reward", "--labels", table, "--levels", 0, "--out",
-               tmp_path / "out", "--no-progress")  # fmt: skip
+    options = (
+        "audit",
+        world / "pictures",
+        "--reward",
+        world / "reward",
+        "--labels",
+        table,
+        "--levels",
+        0,
+        "--out",
+        tmp_path / "out",
+        "--no-progress",
+    )
     said = run(*options, "--unwanted", "gore").output
     assert f"3 pictures labelled by {table}; 3 pictures without a row: " in said
     assert "1 rows without a picture: x.png" in said
     rows = {(row["agent"], row["metric"]): row["n"] for row in read_results(tmp_path / "out")}
-    assert rows == {("fine", "rho"): 1, ("gore", "rho"): 2, ("pictures", "rho"): 3, ("wanted", "auroc"): 3,
-                    ("wanted", "auroc_t0"): 3}  # fmt: skip
+    assert rows == {
+        ("fine", "rho"): 1,
+        ("gore", "rho"): 2,
+        ("pictures", "rho"): 3,
+        ("wanted", "auroc"): 3,
+        ("wanted", "auroc_t0"): 3,
+    }
     lines = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
     assert [(line["path"], line["label"]) for line in lines][:2] == [("bright/0.png", "fine"), ("bright/1.png", "")]
     assert "3 pictures without a row" in (tmp_path / "out" / "index.html").read_text()

@@ -31,8 +31,16 @@ def refused(path: Path, words: str) -> None:
 
 # ---------------------------------------------------------------------- upright
 
-UPRIGHT = (GREY, GREY[:, ::-1], GREY[::-1, ::-1], GREY[::-1], GREY.T, np.rot90(GREY, -1), GREY[::-1, ::-1].T,
-           np.rot90(GREY))  # what EXIF's orientations 1 to 8 make of the stored rows  # fmt: skip
+UPRIGHT = (
+    GREY,
+    GREY[:, ::-1],
+    GREY[::-1, ::-1],
+    GREY[::-1],
+    GREY.T,
+    np.rot90(GREY, -1),
+    GREY[::-1, ::-1].T,
+    np.rot90(GREY),
+)  # what EXIF's orientations 1 to 8 make of the stored rows
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
@@ -56,8 +64,12 @@ def test_metadata_that_cannot_be_read_turn_nothing(tmp_path: Path) -> None:
 
 def png(header: bytes, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG of 3 × 1 pixels: bits and colour type, the bytes of its row, other chunks."""
-    parts = [(b"IHDR", struct.pack(">II", 3, 1) + header + b"\0\0\0"), *chunks, (b"IDAT", zlib.compress(b"\0" + rows)),
-             (b"IEND", b"")]  # fmt: skip
+    parts = [
+        (b"IHDR", struct.pack(">II", 3, 1) + header + b"\0\0\0"),
+        *chunks,
+        (b"IDAT", zlib.compress(b"\0" + rows)),
+        (b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
     )
@@ -78,33 +90,49 @@ def test_16_bits_become_8(values: tuple[int, ...], wanted: list[int], tmp_path: 
 
 def tiff(bits: int, kind: int, row: bytes, white_is_zero: bool = False) -> bytes:
     """A grey TIFF of 2 × 1 pixels; kind is its sample format: 1 whole, 2 signed, 3 float."""
-    tags = ((256, 2), (257, 1), (258, bits), (259, 1), (262, 0 if white_is_zero else 1), (273, 8), (277, 1), (278, 1),
-            (279, len(row)), (339, kind))  # fmt: skip
+    tags = (
+        (256, 2),
+        (257, 1),
+        (258, bits),
+        (259, 1),
+        (262, 0 if white_is_zero else 1),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, len(row)),
+        (339, kind),
+    )
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     head = b"II*\0" + struct.pack("<I", 8 + len(row) + len(row) % 2)
     return head + row + bytes(len(row) % 2) + struct.pack("<H", 10) + entries + bytes(4)
 
 
-@pytest.mark.parametrize(("content", "wanted"), [
-    (tiff(16, 1, struct.pack("<2H", 0x1234, 0xFF00)), [0x12, 0xFF]),
-    (tiff(16, 1, struct.pack("<2H", 0x1234, 0xFF00), white_is_zero=True), [255 - 0x12, 0]),
-    (tiff(12, 1, b"\x80\x0f\xff"), [0x80, 0xFF]),
-    (tiff(32, 3, struct.pack("<2f", 0.5, 1)), [128, 255]),
-    (tiff(32, 3, struct.pack("<2f", 0, 1), white_is_zero=True), [255, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (tiff(16, 1, struct.pack("<2H", 0x1234, 0xFF00)), [0x12, 0xFF]),
+        (tiff(16, 1, struct.pack("<2H", 0x1234, 0xFF00), white_is_zero=True), [255 - 0x12, 0]),
+        (tiff(12, 1, b"\x80\x0f\xff"), [0x80, 0xFF]),
+        (tiff(32, 3, struct.pack("<2f", 0.5, 1)), [128, 255]),
+        (tiff(32, 3, struct.pack("<2f", 0, 1), white_is_zero=True), [255, 0]),
+    ],
+)
 def test_greys_of_tiff(content: bytes, wanted: list[int], tmp_path: Path) -> None:
     (tmp_path / "p.tif").write_bytes(content)
     assert pixels(tmp_path / "p.tif").tolist() == [wanted]
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (tiff(32, 3, struct.pack("<2f", 0, 1.5)), r"holds floats beyond \[0, 1\] or NaN"),
-    (tiff(32, 3, struct.pack("<2f", -0.1, 1)), r"holds floats beyond \[0, 1\] or NaN"),
-    (tiff(32, 3, struct.pack("<2f", 0, np.nan)), r"holds floats beyond \[0, 1\] or NaN"),
-    (tiff(16, 2, struct.pack("<2h", -5, 5)), "holds signed numbers"),
-    (tiff(8, 2, b"\xff\1"), "holds signed numbers"),
-    (tiff(32, 1, struct.pack("<2I", 5, 6)), "holds whole numbers of 32 bits"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (tiff(32, 3, struct.pack("<2f", 0, 1.5)), r"holds floats beyond \[0, 1\] or NaN"),
+        (tiff(32, 3, struct.pack("<2f", -0.1, 1)), r"holds floats beyond \[0, 1\] or NaN"),
+        (tiff(32, 3, struct.pack("<2f", 0, np.nan)), r"holds floats beyond \[0, 1\] or NaN"),
+        (tiff(16, 2, struct.pack("<2h", -5, 5)), "holds signed numbers"),
+        (tiff(8, 2, b"\xff\1"), "holds signed numbers"),
+        (tiff(32, 1, struct.pack("<2I", 5, 6)), "holds whole numbers of 32 bits"),
+    ],
+)
 def test_other_numbers_are_refused(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "p.tif").write_bytes(content)
     refused(tmp_path / "p.tif", words)
@@ -130,19 +158,28 @@ def test_every_kind_of_transparency(tmp_path: Path) -> None:
     path = tmp_path / "p.png"
     cases = {
         "grey and alpha": (png(b"\x08\4", bytes((0, 0, 9, 255, 200, 255))), [255, 9, 200]),
-        "16-bit grey and alpha": (png(b"\x10\4", struct.pack(">6H", 7, 0, 0x900, 65535, 0xC800, 65535)),
-                                  [255, 9, 200]),
+        "16-bit grey and alpha": (png(b"\x10\4", struct.pack(">6H", 7, 0, 0x900, 65535, 0xC800, 65535)), [255, 9, 200]),
         "one grey": (png(b"\x08\0", bytes((7, 9, 200)), (b"tRNS", b"\0\7")), [255, 9, 200]),
-        "one of 65536 greys": (png(b"\x10\0", struct.pack(">3H", 0x907, 0x900, 0xC800), (b"tRNS", b"\x09\7")),
-                               [255, 9, 200]),
-        "one colour": (png(b"\x08\2", bytes((7, 7, 7, 9, 9, 9, 200, 200, 200)), (b"tRNS", b"\0\7\0\7\0\7")),
-                       [255, 9, 200]),
-        "one of a palette": (png(b"\x08\3", bytes((0, 1, 2)), (b"PLTE", bytes([7] * 3 + [9] * 3 + [200] * 3)),
-                                  (b"tRNS", b"\0")), [255, 9, 200]),
-        "a palette of alphas": (png(b"\x08\3", bytes((0, 1, 2)), (b"PLTE", bytes([0] * 3 + [9] * 3 + [200] * 3)),
-                                     (b"tRNS", b"\x33\xff\xff")), [204, 9, 200]),
+        "one of 65536 greys": (
+            png(b"\x10\0", struct.pack(">3H", 0x907, 0x900, 0xC800), (b"tRNS", b"\x09\7")),
+            [255, 9, 200],
+        ),
+        "one colour": (
+            png(b"\x08\2", bytes((7, 7, 7, 9, 9, 9, 200, 200, 200)), (b"tRNS", b"\0\7\0\7\0\7")),
+            [255, 9, 200],
+        ),
+        "one of a palette": (
+            png(b"\x08\3", bytes((0, 1, 2)), (b"PLTE", bytes([7] * 3 + [9] * 3 + [200] * 3)), (b"tRNS", b"\0")),
+            [255, 9, 200],
+        ),
+        "a palette of alphas": (
+            png(
+                b"\x08\3", bytes((0, 1, 2)), (b"PLTE", bytes([0] * 3 + [9] * 3 + [200] * 3)), (b"tRNS", b"\x33\xff\xff")
+            ),
+            [204, 9, 200],
+        ),
         "one bit": (png(b"\x01\0", b"\x40", (b"tRNS", b"\0\0")), [255, 255, 255]),
-    }  # fmt: skip
+    }
     for name, (content, wanted) in cases.items():
         path.write_bytes(content)
         assert pixels(path).tolist() == [wanted], name
@@ -204,10 +241,22 @@ def messy(tmp_path: Path) -> Path:
     (tmp_path / "linked").symlink_to(tmp_path / "cats", target_is_directory=True)
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     files = {
-        "good.JPG": jpeg(), "cats/good.jfif": jpeg(), ".hidden/good.jpeg": jpeg(), "._good.jpg": b"\0\5\x16\7",
-        "cut.jpg": jpeg()[:-4], "empty.png": b"", "page.png": HTML, "large.png": jpeg(9), "a.avif": b"", "b.AVIF": b"",
-        "c.heic": b"", "d.jp2": b"", "e.tga": b"", "README": b"", "f.txt": b"",
-    }  # fmt: skip
+        "good.JPG": jpeg(),
+        "cats/good.jfif": jpeg(),
+        ".hidden/good.jpeg": jpeg(),
+        "._good.jpg": b"\0\5\x16\7",
+        "cut.jpg": jpeg()[:-4],
+        "empty.png": b"",
+        "page.png": HTML,
+        "large.png": jpeg(9),
+        "a.avif": b"",
+        "b.AVIF": b"",
+        "c.heic": b"",
+        "d.jp2": b"",
+        "e.tga": b"",
+        "README": b"",
+        "f.txt": b"",
+    }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(jpeg())

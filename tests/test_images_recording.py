@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from small import same_tensors
-from tiny_images import write_ddpm, write_stable_diffusion
+from helpers.agents import same_tensors
+from helpers.pipelines import write_ddpm, write_stable_diffusion
 
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
@@ -188,8 +188,11 @@ SHARD_BYTES = 4 * 4 * (4 * 8 * 8) * 4 * 2  # prompts, steps, latents x_t and Δ�
 
 def live_bytes() -> int:
     """Bytes of all tensors that are alive."""
-    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes()
-                for one in gc.get_objects() if type(one) is torch.Tensor}  # fmt: skip
+    storages = {
+        one.untyped_storage().data_ptr(): one.untyped_storage().nbytes()
+        for one in gc.get_objects()
+        if type(one) is torch.Tensor
+    }
     return sum(storages.values())
 
 
@@ -213,8 +216,10 @@ def test_memory_is_flat_in_the_number_of_prompts(
     few, many = (peak(monkeypatch, "save", lambda n=n: recorded_prompts(n)) for n in (8, 32))
     assert few >= SHARD_BYTES and many <= 1.05 * few  # x_t and Δε of one shard, and no more with more
     monkeypatch.setattr(recorded, "N_SHARDS_PER_DRAW", 4)
-    few, many = (peak(monkeypatch, "load_file", lambda n=n: RecordedPairs.open(tmp_path / str(n)).draw(16, RANDOM))
-                 for n in (8, 32))  # fmt: skip
+    few, many = (
+        peak(monkeypatch, "load_file", lambda n=n: RecordedPairs.open(tmp_path / str(n)).draw(16, RANDOM))
+        for n in (8, 32)
+    )
     assert few > 0 and many <= few + SHARD_BYTES  # the drawn pairs and one shard
 
 
@@ -222,8 +227,14 @@ def test_memory_is_flat_in_the_number_of_prompts(
 
 
 def make_extractor(model: Any, **kwargs: Any) -> RewardExtractor:
-    options = {"heads": ("window",), "window_kwargs": {"network": "conv", "width": 8, "multipliers": (1, 1)},
-               "batch_size": 8, "buffer_size": 32, "n_epochs": 1, "seed": 0}  # fmt: skip
+    options = {
+        "heads": ("window",),
+        "window_kwargs": {"network": "conv", "width": 8, "multipliers": (1, 1)},
+        "batch_size": 8,
+        "buffer_size": 32,
+        "n_epochs": 1,
+        "seed": 0,
+    }
     return RewardExtractor(model, model, **{**options, **kwargs})
 
 
@@ -267,8 +278,9 @@ def test_a_reward_is_learned_from_a_recording_alone(tmp_path: Path) -> None:
 def test_learning_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     pairs = record_mixtures(tmp_path / "pairs", n_samples=40)
     whole = make_extractor(pairs.model).learn(pairs, 14)
-    make_extractor(pairs.model).learn(pairs, 14, callback=lambda local, _: local["self"].num_timesteps < 6,
-                                      checkpoint_path=tmp_path / "stopped")  # fmt: skip
+    make_extractor(pairs.model).learn(
+        pairs, 14, callback=lambda local, _: local["self"].num_timesteps < 6, checkpoint_path=tmp_path / "stopped"
+    )
     resumed = RewardExtractor.load(tmp_path / "stopped", base=pairs.model, expert=pairs.model)
     assert resumed.num_timesteps == 6
     resumed.learn(pairs, 8, reset_num_timesteps=False)

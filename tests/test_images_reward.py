@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.pipelines import write_ddpm, write_stable_diffusion
 from PIL import Image
-from tiny_images import write_ddpm, write_stable_diffusion
 
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.images.codec import PixelCodec
@@ -55,8 +55,11 @@ def test_every_kind_of_image_scores_alike(unet_model: UNetScoreModel) -> None:
     reward = make_reward(unet_model)
     scores = reward.predict(IMAGES)
     assert scores.shape == (3,) and scores.dtype == np.float32 and len(np.unique(scores)) == 3
-    for images in ([Image.fromarray(image[..., 0]) for image in IMAGES], IMAGES / 255,
-                   torch.as_tensor(IMAGES).permute(0, 3, 1, 2)):  # fmt: skip
+    for images in (
+        [Image.fromarray(image[..., 0]) for image in IMAGES],
+        IMAGES / 255,
+        torch.as_tensor(IMAGES).permute(0, 3, 1, 2),
+    ):
         np.testing.assert_allclose(reward.predict(images), scores, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(reward.predict(IMAGES[0]), scores[:1], rtol=1e-4, atol=1e-5)
 
@@ -77,19 +80,19 @@ def test_the_zero_lies_between_samples_and_is_kept(unet_model: UNetScoreModel, t
     order = make_reward(unet_model)
     assert not order.in_nats and "no unit" in order.unit
     with pytest.raises(ValueError, match="learned without values: it orders images, and has no zero"):
-        order.with_zero_between(IMAGES[:1], IMAGES[1:2])
+        order.calibrated(IMAGES[:1], IMAGES[1:2])
     reward = ImageReward(order.reward, order.codec, in_nats=True)
     before = reward.per_level(IMAGES, [0, 10])
-    found = reward.with_zero_between(IMAGES[:1], IMAGES[1:2])
+    found = reward.calibrated(IMAGES[:1], IMAGES[1:2])
     assert found.predict(IMAGES[:2]).sum() == pytest.approx(0, abs=1e-4)  # of one image each it is the middle
-    assert found.with_zero_between(IMAGES[:1], IMAGES[1:2]).zero == pytest.approx(found.zero, abs=1e-4)
+    assert found.calibrated(IMAGES[:1], IMAGES[1:2]).zero == pytest.approx(found.zero, abs=1e-4)
     np.testing.assert_allclose(found.per_level(IMAGES, [0, 10]), before - found.zero, rtol=1e-4, atol=1e-5)
     found.save(tmp_path / "reward")
     loaded = ImageReward.load(tmp_path / "reward")
     np.testing.assert_array_equal(loaded.predict(IMAGES), found.predict(IMAGES))
     assert loaded.in_nats and loaded.unit == "nats" and loaded.level == 0
     events = [reward.codec.encode(images) for images in (IMAGES[:1], IMAGES[1:2])]
-    assert reward.with_zero_between_events(*events).zero == pytest.approx(found.zero, abs=1e-4)
+    assert reward.calibrated_from_events(*events).zero == pytest.approx(found.zero, abs=1e-4)
 
 
 def test_an_order_is_taken_at_its_own_level_and_has_no_zero(unet_model: UNetScoreModel, tmp_path: Path) -> None:
@@ -99,8 +102,12 @@ def test_an_order_is_taken_at_its_own_level_and_has_no_zero(unet_model: UNetScor
     middle.save(tmp_path / "order")
     loaded = ImageReward.load(tmp_path / "order")
     assert (loaded.level, loaded.in_nats, loaded.zero) == (10, False, 0.0)
-    for wrong, words in (({"level": -1}, "level is -1"), ({"level": 10**6}, "level is 1000000"),
-                         ({"level": 1.5}, "level is 1.5"), ({"zero": 1.0}, "zero is 1.0, wanted 0")):  # fmt: skip
+    for wrong, words in (
+        ({"level": -1}, "level is -1"),
+        ({"level": 10**6}, "level is 1000000"),
+        ({"level": 1.5}, "level is 1.5"),
+        ({"zero": 1.0}, "zero is 1.0, wanted 0"),
+    ):
         with pytest.raises(ValueError, match=words):
             ImageReward(order.reward, order.codec, in_nats=False, **wrong)
 
@@ -139,8 +146,15 @@ def test_noise_is_the_picture_s_own(model: ImageModel) -> None:
 def test_pixels_are_encoded_a_few_at_a_time(unet_model: UNetScoreModel, monkeypatch: pytest.MonkeyPatch) -> None:
     reward, sizes = make_reward(unet_model), []
     images = np.repeat(IMAGES, 5, axis=0)
-    kinds = [images, images[..., 0], list(images), torch.as_tensor(images).permute(0, 3, 1, 2), IMAGES[0],
-             [Image.fromarray(image[..., 0]) for image in images], IMAGES[0, ..., 0]]  # fmt: skip
+    kinds = [
+        images,
+        images[..., 0],
+        list(images),
+        torch.as_tensor(images).permute(0, 3, 1, 2),
+        IMAGES[0],
+        [Image.fromarray(image[..., 0]) for image in images],
+        IMAGES[0, ..., 0],
+    ]
     wanted = [reward.predict(kind) for kind in kinds]
     monkeypatch.setattr("rrpolicy.images.codec.CHUNK_VALUES", 4 * 64)
     encode = reward.codec.encode
@@ -164,7 +178,7 @@ def test_gradients_are_taken_a_few_at_a_time(model: ImageModel, monkeypatch: pyt
 def test_wrong_levels_and_codecs_are_refused(unet_model: UNetScoreModel, tmp_path: Path) -> None:
     reward = make_reward(unet_model)
     with pytest.raises(ValueError, match=r"images have shape \(0, 1, 8, 8\)"):
-        reward.with_zero_between(IMAGES, IMAGES[:0])
+        reward.calibrated(IMAGES, IMAGES[:0])
     for levels in ([], [20], [-1]):
         with pytest.raises(ValueError, match=r"levels is \[.*\], wanted some of 0\.\.19"):
             reward.predict(IMAGES, levels)
@@ -182,8 +196,9 @@ def test_an_archive_scores_alike(model: ImageModel, tmp_path: Path) -> None:
     reward.save(tmp_path / "half", half=True)
     again = ImageReward.load(tmp_path / "reward", model.codec)
     np.testing.assert_array_equal(again.predict(images), reward.predict(images))
-    np.testing.assert_allclose(ImageReward.load(tmp_path / "half", model.codec).predict(images), reward.predict(images),
-                               rtol=0.1, atol=0.05)  # fmt: skip
+    np.testing.assert_allclose(
+        ImageReward.load(tmp_path / "half", model.codec).predict(images), reward.predict(images), rtol=0.1, atol=0.05
+    )
     with pytest.raises(ValueError, match="holds a 'image-reward', wanted 'reward'"):
         RelativeReward.load(tmp_path / "reward")
     if model.clip is None:  # latents: the archive alone cannot read images

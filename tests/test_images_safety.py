@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from diffusers.pipelines.deprecated.stable_diffusion_safe import SafetyConfig as Published
 from diffusers.pipelines.deprecated.stable_diffusion_safe import StableDiffusionPipelineSafe
-from tiny_images import SCALED, stable_diffusion_parts
+from helpers.pipelines import SCALED, stable_diffusion_parts
 
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.images.safety import SAFETY_CONCEPT, STRENGTHS, SafetyConfig, safety_config, safety_guidance
@@ -64,8 +64,16 @@ def oracle(parts: dict[str, Any], noise: torch.Tensor, **options: Any) -> torch.
     latents: list[torch.Tensor] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of the deprecated class about itself
-        safe(PROMPTS, 16, 16, N_STEPS, latents=noise.clone(), output_type="np",
-             callback=lambda i, t, x: latents.append(x.clone()), **options)  # fmt: skip
+        safe(
+            PROMPTS,
+            16,
+            16,
+            N_STEPS,
+            latents=noise.clone(),
+            output_type="np",
+            callback=lambda i, t, x: latents.append(x.clone()),
+            **options,
+        )
     return torch.stack(latents)
 
 

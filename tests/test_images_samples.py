@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from helpers.pipelines import write_stable_diffusion
 from test_images_recording import EAGER, PROMPTS, folder, pipeline, record_mixtures
-from tiny_images import write_stable_diffusion
 
 from rrpolicy import RewardExtractor, zoo
 from rrpolicy.diffusion.sampling import sample
@@ -38,8 +38,14 @@ def test_by_default_prompts_leave_values_and_samples_of_both_models(
     for drawn, model in zip(found, (base, expert), strict=True):
         noise = torch.randn((1, *pair.base.event_shape), generator=generator)
         denoiser = model.path() if isinstance(model, SafeModel) else model.eps
-        wanted = sample(denoiser, model.process, noise, model.process.timesteps(4), solver="ddpm",
-                        noise=lambda x: torch.randn(x.shape, generator=generator))  # fmt: skip
+        wanted = sample(
+            denoiser,
+            model.process,
+            noise,
+            model.process.timesteps(4),
+            solver="ddpm",
+            noise=lambda x: torch.randn(x.shape, generator=generator),
+        )
         torch.testing.assert_close(drawn[2:], wanted, rtol=1e-3, atol=1e-3)
     assert not torch.equal(*found)
     shard = pairs.shard(1)
@@ -55,9 +61,12 @@ def test_samples_are_checked_when_they_are_read(tmp_path: Path) -> None:
     path = tmp_path / pairs.shards[0][0]
     tensors = safetensors.torch.load_file(path)
     torch.testing.assert_close(found[0][:4], tensors["base_samples"])
-    for damage, words in ((torch.zeros(4, 9), "wanted events"), (torch.full((4, 1, 4, 4), torch.nan), "holds NaN"),
-                          (torch.zeros(0, 1, 4, 4), "wanted events"), (torch.zeros(4, 1, 4, 4).long(), "wanted events"),
-                          ):  # fmt: skip
+    for damage, words in (
+        (torch.zeros(4, 9), "wanted events"),
+        (torch.full((4, 1, 4, 4), torch.nan), "holds NaN"),
+        (torch.zeros(0, 1, 4, 4), "wanted events"),
+        (torch.zeros(4, 1, 4, 4).long(), "wanted events"),
+    ):
         safetensors.torch.save_file({**tensors, "expert_samples": damage}, path)
         with pytest.raises(ValueError, match=f"{path.name}: expert_samples.*{words}"):
             pairs.samples()
@@ -95,9 +104,15 @@ def test_clean_pictures_are_ranked_by_a_reward_of_prompts(tmp_path: Path) -> Non
     pairs = record_prompts(pair, [str(i) for i in range(512)], tmp_path, shard_size=64)
     train, held_out = pairs.split()
     extractor = RewardExtractor(
-        pair.base_model, pair.expert_model, ["window"], batch_size=64, value_coef=0.3, value_units=True,
-        window_kwargs={"network": "unet-encoder"}, seed=0,
-    )  # fmt: skip
+        pair.base_model,
+        pair.expert_model,
+        ["window"],
+        batch_size=64,
+        value_coef=0.3,
+        value_units=True,
+        window_kwargs={"network": "unet-encoder"},
+        seed=0,
+    )
     extractor.learn(train, 1500, log_interval=0)
     reward, facts = finished_reward(extractor, pairs, held_out, pair.base.codec)
     assert facts["calibration"] == "512 samples of the base and 512 of the expert" and reward.in_nats

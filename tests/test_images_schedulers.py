@@ -8,8 +8,8 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from helpers.pipelines import SCALED, unet, write_ddpm, write_stable_diffusion
 from test_cli import fault
-from tiny_images import SCALED, unet, write_ddpm, write_stable_diffusion
 
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.images import schedulers
@@ -65,15 +65,17 @@ def test_the_level_without_signal_is_left_out(kind: str) -> None:
     process = process_of(scheduler)
     assert process.n_diffusion_steps == 999 and process.prediction == "v"
     torch.testing.assert_close(process.alpha(torch.arange(999)) ** 2, scheduler.alphas_cumprod[:-1])
-    assert process == process_of(diffusers.DDIMScheduler(**SCALED, prediction_type="v_prediction",
-                                                         rescale_betas_zero_snr=True))  # fmt: skip
+    assert process == process_of(
+        diffusers.DDIMScheduler(**SCALED, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    )
 
 
 def test_zero_terminal_snr_is_denoised_to_what_the_network_knows(tmp_path: Path) -> None:
     """A network that knows x0 = 0.5 everywhere, in terms of v: DDIM from almost pure noise ends there."""
     unet().save_pretrained(tmp_path / "unet")
-    diffusers.DDPMScheduler(num_train_timesteps=100, prediction_type="v_prediction",
-                            rescale_betas_zero_snr=True).save_pretrained(tmp_path / "scheduler")  # fmt: skip
+    diffusers.DDPMScheduler(
+        num_train_timesteps=100, prediction_type="v_prediction", rescale_betas_zero_snr=True
+    ).save_pretrained(tmp_path / "scheduler")
     process = UNetScoreModel.from_pretrained(tmp_path).process
 
     def eps(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -104,7 +106,7 @@ def test_zero_terminal_snr_is_denoised_to_what_the_network_knows(tmp_path: Path)
         ({"_class_name": "DDPMScheduler", "trained_betas": [[0.1]]}, "the scheduler names no noise levels"),
         ({"_class_name": "DDPMScheduler", "trained_betas": []}, "the scheduler names no noise levels"),
     ],
-)  # fmt: skip
+)
 def test_other_schedulers_are_refused_with_the_reason(config: dict[str, Any], reason: str, tmp_path: Path) -> None:
     folder = write_ddpm(tmp_path / "model")
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, "num_train_timesteps": 40}))

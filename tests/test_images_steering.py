@@ -8,10 +8,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from helpers.flow_pipelines import write_flux, write_sd3
+from helpers.pipelines import SCALED, write_ddpm, write_stable_diffusion, write_stable_diffusion_xl
 from test_images_flows import packed, theirs, unpacked
 from test_images_xl import recorded_steps
-from tiny_flows import write_flux, write_sd3
-from tiny_images import SCALED, write_ddpm, write_stable_diffusion, write_stable_diffusion_xl
 
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.pipelines import load_pipeline
@@ -38,9 +38,15 @@ def reward_of(model: Any) -> ImageReward:
 
 def diffusers_sd(model: StableDiffusion, scheduler: Any) -> Any:
     pipeline = diffusers.StableDiffusionPipeline(
-        vae=model.codec.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer, unet=model.unet,
-        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=model.codec.vae,
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        unet=model.unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -114,8 +120,9 @@ def test_a_larger_scale_is_a_larger_reward(model: StableDiffusion) -> None:
 def test_xl_and_unconditional_pipelines_are_steered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     xl: Any = load_pipeline(write_stable_diffusion_xl(tmp_path / "xl"))
     scheduler = diffusers.DDIMScheduler(**SCALED, clip_sample=False)
-    pipeline = diffusers.StableDiffusionXLPipeline(xl.codec.vae, *xl.text_encoders, *xl.tokenizers, xl.unet, scheduler,
-                                                   add_watermarker=False)  # fmt: skip
+    pipeline = diffusers.StableDiffusionXLPipeline(
+        xl.codec.vae, *xl.text_encoders, *xl.tokenizers, xl.unet, scheduler, add_watermarker=False
+    )
     pipeline.set_progress_bar_config(disable=True)
     reward, steps = reward_of(xl), recorded_steps(scheduler, monkeypatch)
     with steer(pipeline, reward, SCALE):
@@ -124,8 +131,9 @@ def test_xl_and_unconditional_pipelines_are_steered(tmp_path: Path, monkeypatch:
     for x_t, t, output in steps:
         torch.testing.assert_close(output, steered(x_t, t.expand(2)), rtol=1e-3, atol=1e-3)
     small = UNetScoreModel.from_pretrained(write_ddpm(tmp_path / "ddpm"))
-    ddpm = diffusers.DDPMPipeline(small.unet, diffusers.DDPMScheduler(num_train_timesteps=20,
-                                                                      beta_schedule="squaredcos_cap_v2"))  # fmt: skip
+    ddpm = diffusers.DDPMPipeline(
+        small.unet, diffusers.DDPMScheduler(num_train_timesteps=20, beta_schedule="squaredcos_cap_v2")
+    )
     ddpm.set_progress_bar_config(disable=True)
     steps, reward = recorded_steps(ddpm.scheduler, monkeypatch), reward_of(small)
     with steer(ddpm, reward, SCALE):
@@ -147,8 +155,9 @@ def test_flows_are_steered(
     s = sigma / (alpha + sigma)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with steer(pipeline, reward, SCALE):
-        pipeline(PROMPTS, sigmas=np.array(s), guidance_scale=4.0, latents=packed(noise) if kind == "flux" else noise,
-                 **STEPS)  # fmt: skip
+        pipeline(
+            PROMPTS, sigmas=np.array(s), guidance_scale=4.0, latents=packed(noise) if kind == "flux" else noise, **STEPS
+        )
     steered = guided(model.prompted(PROMPTS, 4.0).eps, reward.reward, model.process, SCALE)
     for i, (x, _, v) in enumerate(steps):
         x, v = (unpacked(one) if kind == "flux" else one for one in (x, v))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.pipelines import write_codec, write_ddpm
 from PIL import Image
-from tiny_images import write_codec, write_ddpm
 from typer.testing import CliRunner
 
 from rrpolicy import zoo
@@ -38,10 +38,12 @@ def odd(size: int) -> dict[str, Any]:
     one = (size, size, 1)
     checks = 255 * (np.indices((size, size)).sum(axis=0) % 2)[None, ..., None]
     return {
-        "black": np.zeros((1, *one), np.uint8), "white": np.full((1, *one), 255, np.uint8),
-        "grey": np.full((1, *one), 128, np.uint8), "checks": checks.astype(np.uint8),
+        "black": np.zeros((1, *one), np.uint8),
+        "white": np.full((1, *one), 255, np.uint8),
+        "grey": np.full((1, *one), 128, np.uint8),
+        "checks": checks.astype(np.uint8),
         "noise": RNG.integers(0, 256, (20, *one), dtype=np.uint8),
-    }  # fmt: skip
+    }
 
 
 def ramps(n: int) -> Any:
@@ -80,8 +82,9 @@ def test_statistics_are_those_of_the_unfolded_picture() -> None:
 
 def test_latents_have_statistics_of_each_channel() -> None:
     codec = LatentCodec(None, (4, 8, 8), (3, 16, 16))
-    smooth = torch.nn.functional.interpolate(torch.randn(300, 4, 3, 3, generator=torch.Generator().manual_seed(0)), 8,
-                                             mode="bilinear")  # fmt: skip
+    smooth = torch.nn.functional.interpolate(
+        torch.randn(300, 4, 3, 3, generator=torch.Generator().manual_seed(0)), 8, mode="bilinear"
+    )
     found = Support.of(smooth[:200], codec)
     assert found is not None and len(found.low) == 16
     noise = torch.randn(50, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -132,7 +135,7 @@ def test_ranges_stay_with_the_reward(support: Support, tmp_path: Path) -> None:
     reward.save(tmp_path / "reward.zip")
     assert ImageReward.load(tmp_path / "reward.zip").support == support
     reward.in_nats = True
-    assert reward.with_zero_between(ramps(4), ramps(4)).support == support
+    assert reward.calibrated(ramps(4), ramps(4)).support == support
     make_reward(None).save(tmp_path / "none.zip")
     assert ImageReward.load(tmp_path / "none.zip").support is None
     assert zoo.load("FashionMNIST/reward").support is None  # written before there were any
@@ -171,11 +174,38 @@ def test_extract_takes_the_ranges_from_the_recording(tmp_path: Path) -> None:
         write_ddpm(tmp_path / name, i, channels=4, size=4)
         write_codec(tmp_path / name, shape=[1, 8, 8], unshuffle=2)
     for values in (0, 1):
-        run("record", "--base", tmp_path / "base", "--expert", tmp_path / "expert", "--n-samples", 52, "--n-noisings",
-            1, "--n-sampling-steps", 2, "--n-value-draws", values, "--out", tmp_path / f"pairs{values}",
-            "--no-progress")  # fmt: skip
-        run("extract", "--recording", tmp_path / f"pairs{values}", "--out", tmp_path / "out", "--total-timesteps", 0,
-            "--batch-size", 4, "--width", 8, "--no-progress")  # fmt: skip
+        run(
+            "record",
+            "--base",
+            tmp_path / "base",
+            "--expert",
+            tmp_path / "expert",
+            "--n-samples",
+            52,
+            "--n-noisings",
+            1,
+            "--n-sampling-steps",
+            2,
+            "--n-value-draws",
+            values,
+            "--out",
+            tmp_path / f"pairs{values}",
+            "--no-progress",
+        )
+        run(
+            "extract",
+            "--recording",
+            tmp_path / f"pairs{values}",
+            "--out",
+            tmp_path / "out",
+            "--total-timesteps",
+            0,
+            "--batch-size",
+            4,
+            "--width",
+            8,
+            "--no-progress",
+        )
         samples = RecordedPairs.open(tmp_path / f"pairs{values}").samples()
         reward = ImageReward.load(tmp_path / "out" / "reward.zip")
         assert samples is not None and reward.in_nats is bool(values) and reward.support is not None
@@ -184,8 +214,11 @@ def test_extract_takes_the_ranges_from_the_recording(tmp_path: Path) -> None:
 
 def test_flagged_pictures_are_in_no_mean(support: Support, tmp_path: Path) -> None:
     make_reward(support).save(tmp_path / "reward.zip")
-    for label, images in (("fine", ramps(4)), ("mixed", np.concatenate([ramps(2), odd(8)["noise"][:3]])),
-                          ("odd", odd(8)["black"])):  # fmt: skip
+    for label, images in (
+        ("fine", ramps(4)),
+        ("mixed", np.concatenate([ramps(2), odd(8)["noise"][:3]])),
+        ("odd", odd(8)["black"]),
+    ):
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for i, image in enumerate(images):
             Image.fromarray(image[..., 0]).save(tmp_path / "pictures" / label / f"{i}.png")
@@ -198,8 +231,9 @@ def test_flagged_pictures_are_in_no_mean(support: Support, tmp_path: Path) -> No
         assert rows == {("fine", "rho"): 4, ("mixed", "rho"): 2}
         lines = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
         flags = [line["flags"] for line in lines]
-        assert flags == [""] * 6 + ["unlike"] * 4 and [line["label"] for line in lines] == [
-            "fine"] * 4 + ["mixed"] * 5 + ["odd"]  # fmt: skip
+        assert flags == [""] * 6 + ["unlike"] * 4 and [line["label"] for line in lines] == ["fine"] * 4 + [
+            "mixed"
+        ] * 5 + ["odd"]
     page = unescape((tmp_path / "out" / "index.html").read_text())
     assert "4 of 10 images are flagged." in page and support.rule in page
     assert "lies outside the range that holds 99.8% of 400 samples of both models, widened by 25%" in support.rule
@@ -218,8 +252,15 @@ def test_the_page_counts_what_is_not_flagged(tmp_path: Path) -> None:
 
 
 def test_a_page_of_flagged_pictures_alone_has_no_numbers(tmp_path: Path) -> None:
-    page = write_audit(tmp_path, np.zeros((2, 4, 4, 1), np.uint8), [-1.0, 1.0], labels=["a", "b"], unwanted=["a"],
-                       per_level=([0], [[0.0, 1.0]]), unlike=np.ones(2, bool)).read_text()  # fmt: skip
+    page = write_audit(
+        tmp_path,
+        np.zeros((2, 4, 4, 1), np.uint8),
+        [-1.0, 1.0],
+        labels=["a", "b"],
+        unwanted=["a"],
+        per_level=([0], [[0.0, 1.0]]),
+        unlike=np.ones(2, bool),
+    ).read_text()
     assert "<dt>Flagged</dt><dd>2<small>" in page
     for absent in ("AUROC", "Below zero", "Highest", 'id="distribution"'):
         assert absent not in page

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_idx
 import torch
 from diffusers import DDPMPipeline
+from helpers import idx
 
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.images.codec import PixelCodec
@@ -17,7 +17,7 @@ from rrpolicy.images.unet import CODEC_FILE, UNetScoreModel
 
 CODEC = PixelCodec((1, 8, 8), 2)
 UNET = {"block_out_channels": (8, 8), "norm_num_groups": 4, "attention_head_dim": 4}
-PIXELS, LABELS = tiny_idx.images(32, size=8)
+PIXELS, LABELS = idx.images(32, size=8)
 
 
 def model(**changes: Any) -> ImageDiffusion:

@@ -8,9 +8,9 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from helpers.pipelines import SCALED, stable_diffusion_parts, write_stable_diffusion_xl
 from test_images_cli import fault
 from test_images_experts import all_the_way
-from tiny_images import SCALED, stable_diffusion_parts, write_stable_diffusion_xl
 
 from rrpolicy.images.pipelines import load_pipeline
 from rrpolicy.images.stable_diffusion_xl import StableDiffusionXL
@@ -35,9 +35,14 @@ def test_it_says_what_the_pipeline_of_diffusers_says(
     assert isinstance(model, StableDiffusionXL) and model.zeros_for_nothing is zeros
     scheduler = diffusers.DDIMScheduler(**SCALED, clip_sample=False)
     theirs = diffusers.StableDiffusionXLPipeline(
-        model.codec.vae, *model.text_encoders, *model.tokenizers, model.unet, scheduler,
-        force_zeros_for_empty_prompt=zeros, add_watermarker=False,
-    )  # fmt: skip
+        model.codec.vae,
+        *model.text_encoders,
+        *model.tokenizers,
+        model.unet,
+        scheduler,
+        force_zeros_for_empty_prompt=zeros,
+        add_watermarker=False,
+    )
     steps = recorded_steps(scheduler, monkeypatch)
     theirs.set_progress_bar_config(disable=True)
     prompts = ["a cat", "a photo of a dog"]

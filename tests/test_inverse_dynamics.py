@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forged import forge
-from small import DATASET, EXPERT_DATASET, KINDS, NARROW, NORMALIZER, Drift, make_agent, same_tensors
+from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NARROW, NORMALIZER, Drift, make_agent, same_tensors
+from helpers.forged import forge
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward, RewardExtractor, TrajectoryDataset

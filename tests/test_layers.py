@@ -32,11 +32,23 @@ LAYERS = {
 
 # What an extra installs may be imported inside the function that needs it.
 OPTIONAL = {
-    "accelerate", "d3rlpy", "d4rl", "diffusers", "huggingface_hub", "imitation", "moviepy", "numcodecs",
-    "onnxruntime", "optuna", "pyarrow", "sb3_contrib", "structlog", "transformers",
-}  # fmt: skip
+    "accelerate",
+    "d3rlpy",
+    "d4rl",
+    "diffusers",
+    "huggingface_hub",
+    "imitation",
+    "moviepy",
+    "numcodecs",
+    "onnxruntime",
+    "optuna",
+    "pyarrow",
+    "sb3_contrib",
+    "structlog",
+    "transformers",
+}
 
-MAX_LINES = 400
+MAX_LINES = {"rrpolicy": 400, "tests": 500}
 
 Modules = dict[str, ast.Module]
 
@@ -151,9 +163,12 @@ def test_imports_stand_at_the_top() -> None:
 
 
 def test_files_are_short() -> None:
-    files = [path for folder in ("rrpolicy", "tests") for path in (ROOT / folder).rglob("*.py")]
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
-    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) - longest
+        for folder, longest in MAX_LINES.items()
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > 0} == {}
 
 
 def test_the_checks_find_what_they_look_for(tmp_path: Path) -> None:

@@ -129,12 +129,15 @@ def test_wrong_widths_and_missing_actions_are_named() -> None:
             read(OBSERVATIONS)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    ({"horizon": 10**8}, "horizon=100000000, wanted at most 16384"),
-    ({"stride": 10**8}, "stride=100000000, wanted at most 10000"),
-    ({"observation_dim": 2**17}, "observation_dim=131072, wanted at most"),
-    ({"horizon": 2**14, "action_dim": 2**9}, "makes windows of .* numbers, wanted at most"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"horizon": 10**8}, "horizon=100000000, wanted at most 16384"),
+        ({"stride": 10**8}, "stride=100000000, wanted at most 10000"),
+        ({"observation_dim": 2**17}, "observation_dim=131072, wanted at most"),
+        ({"horizon": 2**14, "action_dim": 2**9}, "makes windows of .* numbers, wanted at most"),
+    ],
+)
 def test_sizes_are_bounded(arguments: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TrajectoryLayout(**{"observation_dim": 4, "action_dim": 2, "horizon": 8, **arguments})

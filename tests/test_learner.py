@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import pytest
 import torch
-from small import DATASET, Drift, make_agent, make_dataset, same_tensors
+from helpers.agents import DATASET, Drift, make_agent, make_dataset, same_tensors
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
@@ -32,9 +32,16 @@ class Line(Learner[nn.Linear]):
 
     def __init__(self, learning_rate: LearningRate = 0.1, **kwargs: Any) -> None:
         options: dict[str, Any] = {
-            "batch_size": 8, "ema_decay": 0.9, "weight_decay": 0.0, "max_grad_norm": 10.0, "tensorboard_log": None,
-            "verbose": 0, "seed": 0, "device": "cpu", **kwargs,
-        }  # fmt: skip
+            "batch_size": 8,
+            "ema_decay": 0.9,
+            "weight_decay": 0.0,
+            "max_grad_norm": 10.0,
+            "tensorboard_log": None,
+            "verbose": 0,
+            "seed": 0,
+            "device": "cpu",
+            **kwargs,
+        }
         super().__init__(learning_rate, **options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -229,9 +236,14 @@ def test_a_callback_that_returns_false_stops_training_and_the_checkpoint_is_writ
 def test_eval_callback_runs_unmodified(tmp_path: Path) -> None:
     agent = make_agent(n_action_steps=4)
     callback = EvalCallback(
-        Monitor(Drift()), n_eval_episodes=2, eval_freq=3, log_path=str(tmp_path), best_model_save_path=str(tmp_path),
-        verbose=0, warn=False,
-    )  # fmt: skip
+        Monitor(Drift()),
+        n_eval_episodes=2,
+        eval_freq=3,
+        log_path=str(tmp_path),
+        best_model_save_path=str(tmp_path),
+        verbose=0,
+        warn=False,
+    )
     agent.learn(DATASET, 6, callback=callback)
     assert callback.evaluations_timesteps == [3, 6] and math.isfinite(callback.best_mean_reward)
     best = DiffusionAgent.load(tmp_path / "best_model.zip")

@@ -55,8 +55,9 @@ def agreement(n_levels: int, schedule: str, total_timesteps: int, value_units: b
     x, t = process.alpha(0) * samples, torch.zeros(len(samples), dtype=torch.int64)
     with torch.no_grad():
         rho, exact = reward(x, t), models[1].log_prob(x, t) - models[0].log_prob(x, t)
-    return float(torch.corrcoef(torch.stack([rho, exact]))[0, 1]), float(torch.cov(torch.stack([rho, exact]))[0, 1] /
-                                                                         exact.var())  # fmt: skip
+    return float(torch.corrcoef(torch.stack([rho, exact]))[0, 1]), float(
+        torch.cov(torch.stack([rho, exact]))[0, 1] / exact.var()
+    )
 
 
 def test_a_thousand_levels_are_learned_as_few_are() -> None:

@@ -101,8 +101,14 @@ def relative_reward(heads: Any) -> RelativeReward:
     action = Affine(np.zeros(2, np.float32), np.ones(2, np.float32))
     torch.manual_seed(0)
     return RelativeReward(
-        DiffusionProcess(20), layout.event_shape, torch.as_tensor(np.array(layout.pinned)), layout,
-        Normalizer(unit, action, "limits"), heads, {"width": 16, "n_blocks": 1}, {"width": 16, "n_blocks": 1},
+        DiffusionProcess(20),
+        layout.event_shape,
+        torch.as_tensor(np.array(layout.pinned)),
+        layout,
+        Normalizer(unit, action, "limits"),
+        heads,
+        {"width": 16, "n_blocks": 1},
+        {"width": 16, "n_blocks": 1},
     )
 
 

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import SyncVectorEnv
-from small import DATASET, EXPERT_DATASET, KINDS, NORMALIZER, SMALL, Drift, agent_of_kind, make_agent, same_tensors
+from helpers.agents import (
+    DATASET,
+    EXPERT_DATASET,
+    KINDS,
+    NORMALIZER,
+    SMALL,
+    Drift,
+    agent_of_kind,
+    make_agent,
+    same_tensors,
+)
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rrpolicy import (
@@ -16,7 +26,7 @@ from rrpolicy import (
     Normalizer,
     RewardExtractor,
     TrajectoryDataset,
-    evaluate_policy,
+    evaluate,
 )
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.windows import WindowSampler
@@ -68,13 +78,13 @@ def test_observations_that_only_look_alike_in_large_units_differ() -> None:
 @pytest.mark.parametrize("kind", ["plain", "warm", "history"])
 def test_episodes_are_the_same_for_any_number_of_environments(kind: str) -> None:
     agent = agent_of_kind(kind)
-    wanted = evaluate_policy(agent, Drift, 5, seed=3, n_envs=1)
+    wanted = evaluate(agent, Drift, 5, seed=3, n_envs=1)
     assert len(set(wanted.returns)) == 5
     for n_envs in (2, 5):
-        found = evaluate_policy(agent, Drift, 5, seed=3, n_envs=n_envs)
+        found = evaluate(agent, Drift, 5, seed=3, n_envs=n_envs)
         np.testing.assert_allclose(found.returns, wanted.returns, atol=1e-4)
     for several in (DummyVecEnv([Drift] * 3), SyncVectorEnv([Drift] * 3)):
-        found = evaluate_policy(agent, several, 5, seed=3)
+        found = evaluate(agent, several, 5, seed=3)
         np.testing.assert_allclose(found.returns, wanted.returns, atol=1e-4)
 
 
@@ -104,11 +114,16 @@ def test_a_layout_pins_the_rows_up_to_the_present() -> None:
     assert "n_observation_rows" not in TrajectoryLayout(4, 2, 5).to_dict()  # as in the archives that there are
 
 
-@pytest.mark.parametrize(("n_rows", "horizon", "plan_actions", "fault"), [
-    (0, 4, True, "wanted an integer of at least 1"), (True, 4, True, "wanted an integer"),
-    (1.5, 4, True, "wanted an integer"), (5, 4, True, "leaves no row to plan of 4"),
-    (4, 4, False, "leaves no row to plan of 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n_rows", "horizon", "plan_actions", "fault"),
+    [
+        (0, 4, True, "wanted an integer of at least 1"),
+        (True, 4, True, "wanted an integer"),
+        (1.5, 4, True, "wanted an integer"),
+        (5, 4, True, "leaves no row to plan of 4"),
+        (4, 4, False, "leaves no row to plan of 4"),
+    ],
+)
 def test_histories_that_leave_nothing_to_plan_are_refused(
     n_rows: Any, horizon: int, plan_actions: bool, fault: str
 ) -> None:
@@ -123,8 +138,13 @@ def test_windows_begin_with_the_history_of_their_episode() -> None:
     assert dataset.window_starts(layout).tolist() == [0, 1, 2, 3, 4, 9]  # two rows ahead: four steps
     windows = dataset.windows(layout, np.array([0, 1, 4, 9, 10, 13]))
     assert windows.observations[..., 0].tolist() == [
-        [0, 0, 2, 4], [0, 1, 3, 5], [2, 4, 6, 8], [9, 9, 11, 13], [9, 10, 12, 13], [11, 13, 13, 13],
-    ]  # fmt: skip
+        [0, 0, 2, 4],
+        [0, 1, 3, 5],
+        [2, 4, 6, 8],
+        [9, 9, 11, 13],
+        [9, 10, 12, 13],
+        [11, 13, 13, 13],
+    ]
     assert windows.mask.tolist() == [[True] * 4] * 4 + [[True, True, True, False], [True, True, False, False]]
     np.testing.assert_array_equal(windows.actions, 10 * windows.observations)
 
@@ -136,8 +156,10 @@ def test_the_sampler_draws_the_windows_of_the_dataset(padding: bool, stride: int
     normalizer = Normalizer.fit(dataset)
     drawn, mask = WindowSampler([dataset], layout, normalizer, padding).draw(400, torch.Generator().manual_seed(0))
     windows = dataset.windows(layout, dataset.window_starts(layout, padding))
-    wanted = {(tuple(rows), tuple(whole)) for rows, whole in
-              zip(windows.observations[..., 0].tolist(), windows.mask.tolist(), strict=True)}  # fmt: skip
+    wanted = {
+        (tuple(rows), tuple(whole))
+        for rows, whole in zip(windows.observations[..., 0].tolist(), windows.mask.tolist(), strict=True)
+    }
     seen = np.rint(normalizer.observations.denormalize(layout.observations_of(drawn.numpy()))[..., 0])
     assert {(tuple(rows), tuple(whole)) for rows, whole in zip(seen.tolist(), mask.tolist(), strict=True)} == wanted
 
@@ -199,8 +221,14 @@ def test_a_history_tells_what_one_observation_hides() -> None:
     """Which way the point came is known from two observations and not from one."""
     errors = {}
     for n_rows in (1, 2):
-        agent = DiffusionAgent("MlpPolicy", Hidden(), **{**SMALL, "horizon": 3, "batch_size": 128},
-                               n_observation_rows=n_rows, n_action_steps=1, ema_decay=0.99)  # fmt: skip
+        agent = DiffusionAgent(
+            "MlpPolicy",
+            Hidden(),
+            **{**SMALL, "horizon": 3, "batch_size": 128},
+            n_observation_rows=n_rows,
+            n_action_steps=1,
+            ema_decay=0.99,
+        )
         agent.learn(two_ways(), 600, log_interval=0)
         before = np.linspace(-0.5, 0.5, 32, dtype=np.float32)[:, None]
         errors[n_rows] = 0.0
@@ -247,8 +275,10 @@ def test_a_pair_with_histories_gives_a_reward_that_steers(tmp_path: Any) -> None
     assert np.isfinite(reward.predict(windows.observations, windows.actions)).all()
     assert check_agent(planner, Drift())
     planner.save(tmp_path / "planner.zip")
-    actions = [each.predict(OBSERVATIONS, deterministic=True)[0]
-               for each in (planner, GuidedPlanner.load(tmp_path / "planner.zip"))]  # fmt: skip
+    actions = [
+        each.predict(OBSERVATIONS, deterministic=True)[0]
+        for each in (planner, GuidedPlanner.load(tmp_path / "planner.zip"))
+    ]
     np.testing.assert_array_equal(*actions)
     with pytest.raises(ValueError, match="n_observation_rows"):
         GuidedPlanner(make_agent().learn(DATASET, 1), reward)

@@ -121,8 +121,11 @@ def test_ordinary_columns_are_fitted_as_ever(mode: str) -> None:
         warnings.simplefilter("error")
         fitted = Normalizer.fit(TrajectoryDataset.from_arrays(x, x[:, :2]), mode).observations
     half = (x.max(0).astype(np.float64) - x.min(0)) / 2
-    scale = {"limits": half, "gaussian": np.where(half > 0, x.std(0, dtype=np.float64), 0),
-             "isotropic": np.where(half > 0, half.max(), 0)}[mode]
+    scale = {
+        "limits": half,
+        "gaussian": np.where(half > 0, x.std(0, dtype=np.float64), 0),
+        "isotropic": np.where(half > 0, half.max(), 0),
+    }[mode]
     offset = x.mean(0, dtype=np.float64) if mode == "gaussian" else np.stack([x.min(0), x.max(0)]).mean(0, np.float64)
     np.testing.assert_array_equal(fitted.scale, scale.astype(np.float32))
     np.testing.assert_array_equal(fitted.offset[:5], offset[:5].astype(np.float32))

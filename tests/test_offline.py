@@ -26,8 +26,9 @@ def dataset(n_copies: int = 1, seed: int = 0) -> TrajectoryDataset:
     rewards = -((actions - best(states)) ** 2).sum(axis=1)
     whole = TrajectoryDataset.from_arrays(MEAN + STD * states, actions, rewards, episode_lengths=LENGTHS * n_copies)
     returns = [float(whole.episode(i)["rewards"].sum()) for i in range(whole.n_episodes) if i % 3 < 2]
-    return TrajectoryDataset(whole.observations, whole.actions, whole.episode_lengths, whole.rewards,
-                             {"returns": returns})  # fmt: skip
+    return TrajectoryDataset(
+        whole.observations, whole.actions, whole.episode_lengths, whole.rewards, {"returns": returns}
+    )
 
 
 def best(states: Any) -> Any:
@@ -103,8 +104,9 @@ def test_td3_bc_learns_from_random_data(capfd: pytest.CaptureFixture[str]) -> No
     actor, again = (train_offline([data], 8, 1, OfflineSettings(steps, arguments)) for steps in (400, 1))
     states = np.random.default_rng(5).normal(size=(256, 2))
     states = states[np.abs(states[:, 0]) > 0.5]
-    error, untrained = (np.abs(one.predict((MEAN + STD * states).astype(np.float32))[0] - best(states)).mean()
-                        for one in (actor, again))  # fmt: skip
+    error, untrained = (
+        np.abs(one.predict((MEAN + STD * states).astype(np.float32))[0] - best(states)).mean() for one in (actor, again)
+    )
     assert error < 0.15 < 0.5 * untrained
     assert "dataset info" not in capfd.readouterr().out
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from old_archives import ANSWERS, ARCHIVES, answers
+from helpers.old_archives import ANSWERS, ARCHIVES, answers
 
 EXPECTED = json.loads(ANSWERS.read_text(encoding="utf-8"))
 

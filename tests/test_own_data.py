@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
-from small import DATASET, NORMALIZER, SMALL, Drift, make_agent
+from helpers.agents import DATASET, NORMALIZER, SMALL, Drift, make_agent
 from test_cli import run
 
 from rrpolicy import DiffusionAgent, TrajectoryDataset
@@ -84,8 +84,9 @@ def test_fine_tuning_refuses_them_as_cloning_does() -> None:
 
 def test_seeds_of_numpy_are_taken_by_every_learner() -> None:
     seed = np.int64(1)
-    one, other = (clone_behaviour(DATASET, 3, each).predict(DATASET.observations[:5], deterministic=True)[0]
-                  for each in (seed, 1))  # fmt: skip
+    one, other = (
+        clone_behaviour(DATASET, 3, each).predict(DATASET.observations[:5], deterministic=True)[0] for each in (seed, 1)
+    )
     np.testing.assert_array_equal(one, other)
     settings = FinetuneSettings(total_timesteps=0, n_cloning_steps=1, n_critic_steps=0, n_eval_episodes=1)
     finetune(Drift, rough(largest=1.0), None, seed, settings)
@@ -95,15 +96,26 @@ def test_seeds_of_numpy_are_taken_by_every_learner() -> None:
 @pytest.mark.parametrize("seed", [-1, 1.5, True, "1"])
 def test_what_is_no_seed_is_refused(seed: Any) -> None:
     data = rough(largest=1.0)
-    for make in (lambda: make_agent(seed=seed), lambda: ReplayTraining(Drift(), seed),
-                 lambda: clone_behaviour(data, 1, seed), lambda: finetune(Drift, data, None, seed)):  # fmt: skip
+    for make in (
+        lambda: make_agent(seed=seed),
+        lambda: ReplayTraining(Drift(), seed),
+        lambda: clone_behaviour(data, 1, seed),
+        lambda: finetune(Drift, data, None, seed),
+    ):
         with pytest.raises(ValueError, match=f"seed is {seed!r}, it must be a whole number of at least 0"):
             make()
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("log_interval", -1), ("log_interval", 1.5), ("checkpoint_freq", 0), ("checkpoint_freq", 2.5), ("eval_freq", 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("log_interval", -1),
+        ("log_interval", 1.5),
+        ("checkpoint_freq", 0),
+        ("checkpoint_freq", 2.5),
+        ("eval_freq", 0),
+    ],
+)
 def test_numbers_of_learn_are_looked_at_whether_they_are_used_or_not(name: str, value: Any) -> None:
     agent = make_agent()
     with pytest.raises(ValueError, match=f"{name} is {value}, it must be a whole number"):
@@ -128,8 +140,18 @@ def test_dictionaries_are_flattened_wherever_an_environment_is_taken(
     data = rough(largest=1.0)
     flags = {"terminals": np.zeros(200), "timeouts": np.arange(200) % 10 == 9}
     np.savez(tmp_path / "d.npz", observations=data.observations, actions=data.actions, rewards=np.zeros(200), **flags)
-    run("train", "--dataset", tmp_path / "d.npz", "--env", "Parts-v0", "--out", tmp_path / "run", "--recipe",
-        tmp_path / "r.toml", "--no-progress")  # fmt: skip
+    run(
+        "train",
+        "--dataset",
+        tmp_path / "d.npz",
+        "--env",
+        "Parts-v0",
+        "--out",
+        tmp_path / "run",
+        "--recipe",
+        tmp_path / "r.toml",
+        "--no-progress",
+    )
     agent = DiffusionAgent.load(tmp_path / "run" / "agent.zip")
     assert agent.layout.observation_dim == 4 and check_agent(agent, Parts())
     settings = FinetuneSettings(total_timesteps=4, eval_freq=4, n_cloning_steps=1, n_critic_steps=1, n_eval_episodes=1)
@@ -145,13 +167,18 @@ def test_the_program_shows_the_librarys_warnings_once(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(RECIPE)
     rng = np.random.default_rng(0)
     for name, actions in (("base", rng.normal(0.3, 0.05, 400)), ("expert", np.where(np.arange(400) % 5 < 2, 1.9, 0.3))):
-        np.savez(tmp_path / f"{name}.npz", observations=rng.uniform(-1, 1, (400, 3)), actions=actions[:, None],
-                 episode_lengths=np.full(4, 100))  # fmt: skip
+        np.savez(
+            tmp_path / f"{name}.npz",
+            observations=rng.uniform(-1, 1, (400, 3)),
+            actions=actions[:, None],
+            episode_lengths=np.full(4, 100),
+        )
     common = ("--env", "Pendulum-v1", "--recipe", tmp_path / "r.toml", "--no-progress")
     first = run("train", "--dataset", tmp_path / "base.npz", "--out", tmp_path / "b", *common)
     assert "lie beyond" not in first.stderr
-    second = run("train", "--dataset", tmp_path / "expert.npz", "--init-from", tmp_path / "b", "--out", tmp_path / "e",
-                 *common)  # fmt: skip
+    second = run(
+        "train", "--dataset", tmp_path / "expert.npz", "--init-from", tmp_path / "b", "--out", tmp_path / "e", *common
+    )
     lines = [line for line in second.stderr.splitlines() if "40.00% of action 0 of the data lie beyond" in line]
     assert len(lines) == 1 and lines[0].startswith("rrpolicy: warning: ")
 

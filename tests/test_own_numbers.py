@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import DATASET, EXPERT_DATASET, KINDS, NORMALIZER, Drift, agent_of_kind, make_agent
+from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NORMALIZER, Drift, agent_of_kind, make_agent
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor
 from rrpolicy.agents.blended_planner import BlendedPlanner
-from rrpolicy.images.judge import ImageJudge
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(3, 4))
@@ -20,13 +20,27 @@ WHOLE, REAL = np.int64, np.float32
 
 def numpy_agent(**kwargs: Any) -> DiffusionAgent:
     return DiffusionAgent(
-        "MlpPolicy", Drift(), learning_rate=REAL(1e-3), horizon=WHOLE(8), stride=WHOLE(1), batch_size=WHOLE(16),
-        n_diffusion_steps=WHOLE(10), n_action_steps=WHOLE(2), n_sampling_steps=WHOLE(3), warm_start=WHOLE(4),
-        clip=REAL(1.5), lookahead=REAL(1), n_candidates=WHOLE(2), first_action_weight=REAL(2), ema_decay=REAL(0.5),
-        weight_decay=REAL(0), max_grad_norm=REAL(1), seed=WHOLE(3),
+        "MlpPolicy",
+        Drift(),
+        learning_rate=REAL(1e-3),
+        horizon=WHOLE(8),
+        stride=WHOLE(1),
+        batch_size=WHOLE(16),
+        n_diffusion_steps=WHOLE(10),
+        n_action_steps=WHOLE(2),
+        n_sampling_steps=WHOLE(3),
+        warm_start=WHOLE(4),
+        clip=REAL(1.5),
+        lookahead=REAL(1),
+        n_candidates=WHOLE(2),
+        first_action_weight=REAL(2),
+        ema_decay=REAL(0.5),
+        weight_decay=REAL(0),
+        max_grad_norm=REAL(1),
+        seed=WHOLE(3),
         policy_kwargs={"width": WHOLE(32), "n_blocks": WHOLE(1), "n_fourier_features": WHOLE(4), "bandwidth": REAL(1)},
         **kwargs,
-    )  # fmt: skip
+    )
 
 
 def test_an_agent_of_numpy_numbers_is_saved_and_loaded(tmp_path: Path) -> None:
@@ -41,10 +55,20 @@ def test_an_agent_of_numpy_numbers_is_saved_and_loaded(tmp_path: Path) -> None:
 def test_rewards_and_planners_of_numpy_numbers(tmp_path: Path) -> None:
     base, expert = make_agent(), make_agent(seed=1)
     extractor = RewardExtractor(
-        base, expert, learning_rate=REAL(1e-3), batch_size=WHOLE(8), buffer_size=WHOLE(32), n_epochs=WHOLE(2),
-        value_coef=REAL(0.1), n_value_draws=WHOLE(1), n_step_rows=WHOLE(2), first_action_weight=REAL(2), seed=WHOLE(1),
-        window_kwargs={"width": WHOLE(32), "n_blocks": WHOLE(1)}, step_kwargs={"width": WHOLE(16)},
-    ).learn(DATASET, WHOLE(2))  # fmt: skip
+        base,
+        expert,
+        learning_rate=REAL(1e-3),
+        batch_size=WHOLE(8),
+        buffer_size=WHOLE(32),
+        n_epochs=WHOLE(2),
+        value_coef=REAL(0.1),
+        n_value_draws=WHOLE(1),
+        n_step_rows=WHOLE(2),
+        first_action_weight=REAL(2),
+        seed=WHOLE(1),
+        window_kwargs={"width": WHOLE(32), "n_blocks": WHOLE(1)},
+        step_kwargs={"width": WHOLE(16)},
+    ).learn(DATASET, WHOLE(2))
     extractor.save(tmp_path / "extractor")
     assert RewardExtractor.load(tmp_path / "extractor", base=base, expert=expert).n_epochs == 2
     extractor.reward.save(tmp_path / "reward")
@@ -54,8 +78,8 @@ def test_rewards_and_planners_of_numpy_numbers(tmp_path: Path) -> None:
     assert GuidedPlanner.load(tmp_path / "planner").max_shift == 0.5
     discriminator = DiscriminatorReward(base, expert, batch_size=WHOLE(8), seed=WHOLE(2))
     discriminator.learn([DATASET, EXPERT_DATASET], WHOLE(2)).save(tmp_path / "discriminator")
-    ImageJudge((1, WHOLE(16), 16), ["a", "b"], width=WHOLE(8), seed=WHOLE(0)).save(tmp_path / "judge")
-    assert ImageJudge.load(tmp_path / "judge").width == 8
+    ImageClassifier((1, WHOLE(16), 16), ["a", "b"], width=WHOLE(8), seed=WHOLE(0)).save(tmp_path / "judge")
+    assert ImageClassifier.load(tmp_path / "judge").width == 8
 
 
 def objects() -> dict[str, Any]:
@@ -69,7 +93,7 @@ def objects() -> dict[str, Any]:
         "extractor": extractor,
         "reward": extractor.reward,
         "discriminator": DiscriminatorReward(base, expert, batch_size=8).learn([DATASET, EXPERT_DATASET], 1),
-        "judge": ImageJudge((1, 16, 16), ["a", "b"], width=8),
+        "judge": ImageClassifier((1, 16, 16), ["a", "b"], width=8),
         "dataset": DATASET,
         "normalizer": NORMALIZER,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import RECIPE
+from helpers.recipes import RECIPE
 
 from rrpolicy import TrajectoryDataset
 from rrpolicy.data.collect import collect_point_maze
@@ -15,7 +15,7 @@ from rrpolicy.envs import make_point_maze
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.simulator import PointMazeSimulator
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
-from rrpolicy.evaluation import evaluate_policy
+from rrpolicy.evaluation import evaluate
 from rrpolicy.experiments.maze2d import VARIANTS, Unit, reproduction
 from rrpolicy.experiments.maze2d import peers as measured
 from rrpolicy.rewards.maps import reward_map
@@ -190,7 +190,7 @@ def test_a_peer_learns_to_stay_at_the_goal_and_to_like_it(name: str, data: Traje
     peer = train_peer(name, data, MAZE, GOAL, settings=PeerSettings(25 * ROUND))
     assert peer.environment_steps == 25 * ROUND * ACTION_REPEAT
     env = [make_point_maze(maze_map=MAZE, goal=GOAL, max_episode_steps=200) for _ in range(8)]
-    assert evaluate_policy(peer.agent, env, 8).success_rate == 1.0
+    assert evaluate(peer.agent, env, 8).success_rate == 1.0
     if name == "airl":  # GAIL's discriminator has nothing left to say once the policy is right
         assert reward_map(peer.reward, MAZE).same_cell(GOAL)
 
@@ -217,7 +217,9 @@ def test_rewards_are_of_positions_and_running_out_of_time_is_no_end(name: str) -
     assert np.array_equal(alone, reward.predict(faster, actions + 1, states, no)) and np.ptp(alone) > 0
     assert np.array_equal(net.predict(states, actions, others, no), net.predict(states, actions, others, yes))
     if name == "airl":  # what is added is shaping, γ h(s') - h(s): there and back is as good as staying at both
-        there, back, here, away = (net.predict(one, actions, other, no) for one, other in (
-            (states, others), (others, states), (states, states), (others, others)))  # fmt: skip
+        there, back, here, away = (
+            net.predict(one, actions, other, no)
+            for one, other in ((states, others), (others, states), (states, states), (others, others))
+        )
         assert there + back == pytest.approx(here + away, abs=1e-5)
         assert np.abs(there - alone).max() > 1e-3

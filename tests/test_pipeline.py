@@ -9,7 +9,7 @@ import minari
 import numpy as np
 import pytest
 import torch
-from tiny import ENV_ID, GOAL, RECIPE, recipe
+from helpers.recipes import ENV_ID, GOAL, RECIPE, recipe
 
 from rrpolicy import DiffusionAgent, experiments
 from rrpolicy.common.learner import TrainingInterrupted
@@ -114,7 +114,7 @@ def test_the_normaliser_comes_from_the_maze_and_keeps_proportions() -> None:
 
 def test_the_expert_starts_from_the_base_and_leaves_it_alone(base: DiffusionAgent) -> None:
     before = weights(base).clone()
-    follower = experiments.successor(base, RECIPE, seed=3)
+    follower = experiments.fine_tuned(base, RECIPE, seed=3)
     assert torch.equal(weights(follower), before) and follower.fingerprint() == base.fingerprint()
     assert follower.learning_rate == RECIPE["expert"]["learning_rate"] and follower.seed == 3
     expert = experiments.train_expert(base, RECIPE, EXPERT_DATA)
@@ -264,8 +264,9 @@ def test_data_of_another_environment_or_maze_are_refused(tmp_path: Path, base: D
     with pytest.raises(ValueError, match="was recorded in HalfCheetah-v5, env is Walker2d-v5"):
         walker.run()
     experiments.save_agent(base, tmp_path / "base.zip", {})
-    pendulum = TrainingRun(Task.create("Pendulum-v1"), [wide], tmp_path, experiments.DEFAULT_RECIPE,
-                           init_from=str(tmp_path / "base.zip"))
+    pendulum = TrainingRun(
+        Task.create("Pendulum-v1"), [wide], tmp_path, experiments.DEFAULT_RECIPE, init_from=str(tmp_path / "base.zip")
+    )
     with pytest.raises(ValueError, match="made for the observation space"):
         pendulum.run()
 

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import minari
 import pytest
-from small import SMALL, Drift, make_dataset
+from helpers.agents import SMALL, Drift, make_dataset
 from test_cli import fault, run
 
 from rrpolicy import DiffusionAgent, zoo
@@ -67,8 +67,7 @@ def test_an_environment_of_a_package_is_trained_and_enjoyed(
         assert zoo.card(tmp_path / "run" / "agent.zip")["environment"] == env_id
         run("enjoy", tmp_path / "run" / "agent.zip", "--env", name, "--n-episodes", 1, *rest)
         run("enjoy", tmp_path / "run" / "agent.zip", "--n-episodes", 1, *rest)  # registered by now
-        run("collect", "--env", name, "--agent", tmp_path / "run", "--n-transitions", 20,
-            "--out", tmp_path / "c")  # fmt: skip
+        run("collect", "--env", name, "--agent", tmp_path / "run", "--n-transitions", 20, "--out", tmp_path / "c")
         assert load_dataset(tmp_path / "c").metadata["env_id"] == env_id
     finally:
         sys.modules.pop("my_package", None)
@@ -103,10 +102,11 @@ class Plain(Drift):
 
 
 CREATORS: dict[str, dict[str, Any]] = {
-    "class": {"entry_point": Plain}, "function": {"entry_point": lambda **rest: Plain(**rest)},
+    "class": {"entry_point": Plain},
+    "function": {"entry_point": lambda **rest: Plain(**rest)},
     "argument": {"entry_point": "test_places:Plain", "kwargs": {"worth": lambda x: x}},
     "text": {"entry_point": "test_places:Plain"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.usefixtures("registry")
@@ -147,8 +147,10 @@ def test_data_and_agents_name_the_environment_that_is_trained_for(tmp_path: Path
     untold = tmp_path / "untold"
     assert f"--env is needed: {untold} do not say where they were recorded" in fault(*train("untold"))
     line = fault(*train("plain", "other"))
-    assert line.endswith(f"--env is needed: {tmp_path / 'plain'} in Plain-v0 and {tmp_path / 'other'} in Other-v0 were "
-                         "recorded in different environments")  # fmt: skip
+    assert line.endswith(
+        f"--env is needed: {tmp_path / 'plain'} in Plain-v0 and {tmp_path / 'other'} in Other-v0 were "
+        "recorded in different environments"
+    )
     run(*train("plain", "untold"))
     assert zoo.card(tmp_path / "run")["environment"] == "Plain-v0"
     shutil.move(tmp_path / "run", tmp_path / "base")
@@ -169,8 +171,10 @@ def test_large_mazes_are_refused_before_they_are_built(tmp_path: Path) -> None:
     rows = ["#" * 256, *["#" + "." * 254 + "#"] * 100, "#" * 256]
     (tmp_path / "maze.txt").write_text("\n".join(rows))
     begun = time.process_time()
-    for make in (lambda: Task.from_card({"environment": "PointMaze_UMaze-v3", "maze": rows}),
-                 lambda: Task.create(maze_map=tmp_path / "maze.txt")):  # fmt: skip
+    for make in (
+        lambda: Task.from_card({"environment": "PointMaze_UMaze-v3", "maze": rows}),
+        lambda: Task.create(maze_map=tmp_path / "maze.txt"),
+    ):
         with pytest.raises(ValueError, match=f"a maze of {102 * 256} cells, wanted at most {MAX_CELLS}"):
             make()
     assert time.process_time() - begun < 1
@@ -185,10 +189,16 @@ def test_a_maze_is_checked_without_a_simulator(monkeypatch: pytest.MonkeyPatch) 
     assert Task.create("PointMaze_Medium-v3").maze.shape == (8, 8)
 
 
-@pytest.mark.parametrize(("maze", "goal", "words"), [
-    (MAZE, (0, 0), "wall"), (MAZE, (9, 9), "outside"), (MAZE, (2, 3), "joined to a free start"),
-    (("###", "#.#", "###"), None, "a start and a goal that differ"), (("###", "#"), None, "row"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("maze", "goal", "words"),
+    [
+        (MAZE, (0, 0), "wall"),
+        (MAZE, (9, 9), "outside"),
+        (MAZE, (2, 3), "joined to a free start"),
+        (("###", "#.#", "###"), None, "a start and a goal that differ"),
+        (("###", "#"), None, "row"),
+    ],
+)
 def test_faults_of_a_maze_are_those_of_the_environment(
     maze: tuple[str, ...], goal: tuple[float, float] | None, words: str
 ) -> None:

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from small import DATASET, KINDS, Drift, agent_of_kind, make_agent, same_tensors
+from helpers.agents import DATASET, KINDS, Drift, agent_of_kind, make_agent, same_tensors
 
-from rrpolicy import GuidedPlanner, RelativeReward, evaluate_policy
+from rrpolicy import GuidedPlanner, RelativeReward, evaluate
 from rrpolicy.agents.blended_planner import BlendedPlanner
 
 OBSERVATIONS = DATASET.observations[::17][:6]
@@ -27,7 +27,7 @@ def test_a_stochastic_evaluation_is_repeatable() -> None:
     agent = make_agent(n_action_steps=2)
     planner = GuidedPlanner(agent, RelativeReward.for_model(agent))
     for policy in (agent, planner):
-        returns = [evaluate_policy(policy, Drift, 3, seed=seed, deterministic=False).returns for seed in (1, 1, 2)]
+        returns = [evaluate(policy, Drift, 3, seed=seed, deterministic=False).returns for seed in (1, 1, 2)]
         np.testing.assert_array_equal(returns[0], returns[1])
         assert not np.array_equal(returns[0], returns[2])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import DATASET, KINDS, agent_of_kind, make_agent
+from helpers.agents import DATASET, KINDS, agent_of_kind, make_agent
 
 from rrpolicy import DiffusionAgent
 from rrpolicy.diffusion.analytic import GaussianMixtureModel

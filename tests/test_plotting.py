@@ -54,8 +54,16 @@ def maze() -> gym.Env:
 @pytest.fixture(scope="module")
 def planner(maze: gym.Env) -> DiffusionAgent:
     return DiffusionAgent(
-        "MlpPolicy", maze, horizon=4, stride=3, observation_columns=(0, 1), controller=PDController(),
-        n_diffusion_steps=5, n_sampling_steps=2, policy_kwargs={"width": 16, "n_blocks": 1}, seed=0,
+        "MlpPolicy",
+        maze,
+        horizon=4,
+        stride=3,
+        observation_columns=(0, 1),
+        controller=PDController(),
+        n_diffusion_steps=5,
+        n_sampling_steps=2,
+        policy_kwargs={"width": 16, "n_blocks": 1},
+        seed=0,
         normalizer=Normalizer.from_bounds((np.full(4, -2.0), np.full(4, 2.0)), (-np.ones(2), np.ones(2))),
     )
 
@@ -168,8 +176,10 @@ def test_logs_without_the_values_are_named(tmp_path: Path) -> None:
 
 def test_agents_are_compared(tmp_path: Path) -> None:
     rows = [
-        result_row("base", "success_rate", [0, 0, 0, 1]), result_row("base", "return", [1.0, 2.0]),
-        result_row("expert", "success_rate", [1, 1, 1, 1]), result_row("reward", "goal_error_cells", [0.1]),
+        result_row("base", "success_rate", [0, 0, 0, 1]),
+        result_row("base", "return", [1.0, 2.0]),
+        result_row("expert", "success_rate", [1, 1, 1, 1]),
+        result_row("reward", "goal_error_cells", [0.1]),
     ]
     figure = plot_steering(rows, tmp_path / "steering.png", "Steering")
     rates, returns = figure.axes

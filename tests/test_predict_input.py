@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fuzz.archives import SMALL
-from small import DATASET, make_agent
+from helpers.agents import DATASET, make_agent
 
 from rrpolicy import DiffusionAgent, RelativeReward
 
@@ -67,8 +67,10 @@ def test_states_of_something_else_are_refused(what: str) -> None:
 @pytest.mark.parametrize("levels", [[], [-1], [10**9], [6], [1.5], ["a"], [None], [True], [np.nan], 3, [[0]]])
 def test_levels_that_there_are_not_are_refused(levels: Any) -> None:
     reward = small_reward()
-    for arrays in ((DATASET.observations[:3], DATASET.actions[:3]),
-                   (DATASET.observations[:4][None], DATASET.actions[:4][None])):  # fmt: skip
+    for arrays in (
+        (DATASET.observations[:3], DATASET.actions[:3]),
+        (DATASET.observations[:4][None], DATASET.actions[:4][None]),
+    ):
         with pytest.raises(ValueError, match="levels"):
             reward.predict(*arrays, levels=levels)
 

@@ -24,9 +24,11 @@ def test_levels_equal_those_of_diffusers(schedule: Schedule, n_diffusion_steps: 
     process = DiffusionProcess(n_diffusion_steps, schedule)
     stretch = 1000 / n_diffusion_steps
     scheduler = DDPMScheduler(
-        num_train_timesteps=n_diffusion_steps, beta_schedule=BETA_SCHEDULES[schedule],
-        beta_start=1e-4 * stretch, beta_end=0.02 * stretch,
-    )  # fmt: skip
+        num_train_timesteps=n_diffusion_steps,
+        beta_schedule=BETA_SCHEDULES[schedule],
+        beta_start=1e-4 * stretch,
+        beta_end=0.02 * stretch,
+    )
     t = torch.arange(n_diffusion_steps)
     torch.testing.assert_close(process.alpha(t) ** 2, scheduler.alphas_cumprod, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(process.sigma(t) ** 2, 1 - scheduler.alphas_cumprod, rtol=1e-4, atol=1e-6)

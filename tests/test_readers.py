@@ -177,9 +177,11 @@ def test_dictionaries_tuples_and_grids_are_the_vectors_of_environments(opened: b
         wanted.append((flattened(seen, observations)[:-1], flattened(done, actions)))
     made = minari_of(buffers, seen, done)
     found = load_dataset(made if opened else "point/made-v0")
-    assert (found.observation_dim, found.action_dim) == (11, 3) == (
-        flattened_box(seen, "observation").shape[0], flattened_box(done, "action").shape[0]
-    )  # fmt: skip
+    assert (
+        (found.observation_dim, found.action_dim)
+        == (11, 3)
+        == (flattened_box(seen, "observation").shape[0], flattened_box(done, "action").shape[0])
+    )
     for array, i in ((found.observations, 0), (found.actions, 1)):
         np.testing.assert_array_equal(array, np.concatenate([one[i] for one in wanted]).astype(np.float32))
 

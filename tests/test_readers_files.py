@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from damage import read_or_refused, refused
+from helpers.damage import read_or_refused, refused
 
 from rrpolicy import TrajectoryDataset
 from rrpolicy.data import from_npz, from_robomimic, load_dataset
@@ -51,19 +51,22 @@ def test_npz_files_with_flags_or_lengths(tmp_path: Path, save: Any) -> None:
     assert data.rewards is None and data.terminated is None
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"actions": None}, "array 'actions' is missing, found"),
-    ({"timeouts": None}, "either terminals and timeouts, or episode_lengths, found .*'terminals'"),
-    ({"terminals": None, "timeouts": None}, "either terminals and timeouts, or episode_lengths"),
-    ({"episode_lengths": LENGTHS}, "either terminals and timeouts, or episode_lengths"),
-    ({"terminated": [True] * 3}, "either terminals and timeouts, or episode_lengths"),
-    ({"actions": np.zeros((N - 1, 2))}, f"actions has {N - 1} rows, wanted {N}"),
-    ({"rewards": np.full(N, np.nan)}, "rewards holds nan at row 0"),
-    ({"rewards": np.zeros((N, 1))}, "rewards has shape"),
-    ({"rewards": np.array([None] * N)}, "'rewards' holds object, wanted real numbers"),
-    ({"observations": np.zeros((N, 4), "f4,f4")}, "'observations' holds .*wanted real numbers"),
-    ({"observations": np.full((N, 4), "a")}, "'observations' holds <U1, wanted real numbers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"actions": None}, "array 'actions' is missing, found"),
+        ({"timeouts": None}, "either terminals and timeouts, or episode_lengths, found .*'terminals'"),
+        ({"terminals": None, "timeouts": None}, "either terminals and timeouts, or episode_lengths"),
+        ({"episode_lengths": LENGTHS}, "either terminals and timeouts, or episode_lengths"),
+        ({"terminated": [True] * 3}, "either terminals and timeouts, or episode_lengths"),
+        ({"actions": np.zeros((N - 1, 2))}, f"actions has {N - 1} rows, wanted {N}"),
+        ({"rewards": np.full(N, np.nan)}, "rewards holds nan at row 0"),
+        ({"rewards": np.zeros((N, 1))}, "rewards has shape"),
+        ({"rewards": np.array([None] * N)}, "'rewards' holds object, wanted real numbers"),
+        ({"observations": np.zeros((N, 4), "f4,f4")}, "'observations' holds .*wanted real numbers"),
+        ({"observations": np.full((N, 4), "a")}, "'observations' holds <U1, wanted real numbers"),
+    ],
+)
 def test_broken_npz_files_are_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     values = {name: one for name, one in {**arrays(), **ENDS, **changes}.items() if one is not None}
     np.savez(tmp_path / "a.npz", **values)
@@ -84,16 +87,19 @@ def header(shape: Any, descr: str = "|u1") -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("head", "content", "words"), [
-    (header((10**9, 4)), b"", "of shape .* takes 16000000000 bytes, more than its file can justify"),
-    (header((N, 4)), bytes(9), "not as long as its shape"),
-    (header((N, 1)), bytes(2 * 10**8), "not as long as its shape"),  # inflates to much more
-    (header((-1, 4)), bytes(10**8), r"'observations' has shape \(-1, 4\), wanted no negative"),
-    (header((-N, -4)), b"", "wanted no negative"),
-    (b"nothing", b"", "is not a readable npz file"),
-    (header((N, 1)).replace(b"NUMPY\x01", b"NUMPY\x03"), b"", r"has version \(3, 0\)"),
-    (header((N, 1)).replace(b"'descr'", b"__imp__"), b"", "is not a readable npz file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("head", "content", "words"),
+    [
+        (header((10**9, 4)), b"", "of shape .* takes 16000000000 bytes, more than its file can justify"),
+        (header((N, 4)), bytes(9), "not as long as its shape"),
+        (header((N, 1)), bytes(2 * 10**8), "not as long as its shape"),  # inflates to much more
+        (header((-1, 4)), bytes(10**8), r"'observations' has shape \(-1, 4\), wanted no negative"),
+        (header((-N, -4)), b"", "wanted no negative"),
+        (b"nothing", b"", "is not a readable npz file"),
+        (header((N, 1)).replace(b"NUMPY\x01", b"NUMPY\x03"), b"", r"has version \(3, 0\)"),
+        (header((N, 1)).replace(b"'descr'", b"__imp__"), b"", "is not a readable npz file"),
+    ],
+)
 def test_hostile_npz_files(tmp_path: Path, head: bytes, content: bytes, words: str) -> None:
     refused(packed(tmp_path / "a.npz", head, content), words)
 
@@ -124,12 +130,15 @@ def robomimic_file(path: Path, numbers: Any = (0, 1, 2), **changes: Any) -> Path
             demo.attrs["num_samples"] = length
             observations = values["observations"][rows]
             stored = {
-                "obs/robot0_eef_pos": observations[:, 1:], "obs/object": observations[:, 0],
-                "actions": values["actions"][rows], "next_obs/object": observations[:, 0],
+                "obs/robot0_eef_pos": observations[:, 1:],
+                "obs/object": observations[:, 0],
+                "actions": values["actions"][rows],
+                "next_obs/object": observations[:, 0],
                 "rewards": values["rewards"][rows].astype(float),
                 "dones": np.arange(length) == length - 1 if number == 0 else np.zeros(length, int),
-                "states": np.zeros((length, 9)), **changes,
-            }  # fmt: skip
+                "states": np.zeros((length, 9)),
+                **changes,
+            }
             for name, array in stored.items():
                 if array is not None:
                     demo.create_dataset(name, data=array, compression="gzip" if np.ndim(array) else None)
@@ -160,26 +169,31 @@ def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     assert data.rewards is None and data.terminated is None and data.truncated is None
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"obs/agentview_image": np.zeros((3, 8, 8, 3), np.uint8)}, "obs/agentview_image has shape .* images are not"),
-    ({"actions": np.zeros((2, 2))}, "data/demo_0 has 2 actions and .* wanted equal lengths"),
-    ({"actions": np.zeros((0, 2))}, "data/demo_0 has 0 actions"),
-    ({"actions": None}, "actions' is missing"),
-    ({"actions": 3.0}, "data/demo_0 has 0 actions"),
-    ({"obs/object": None, "obs/robot0_eef_pos": None}, "demo_0 has no group 'obs'"),
-    ({"obs/object": 1.0}, "obs/object has shape"),
-    ({"rewards": np.zeros(2)}, "rewards"),
-    ({"rewards": np.zeros((3, 2))}, r"data/demo_0/rewards has shape \(3, 2\), wanted \(3,\)"),
-    ({"dones": np.full(3, 0.5)}, "data/demo_0/dones ends with 0.5, wanted 0 or 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"obs/agentview_image": np.zeros((3, 8, 8, 3), np.uint8)}, "obs/agentview_image has shape .* images are not"),
+        ({"actions": np.zeros((2, 2))}, "data/demo_0 has 2 actions and .* wanted equal lengths"),
+        ({"actions": np.zeros((0, 2))}, "data/demo_0 has 0 actions"),
+        ({"actions": None}, "actions' is missing"),
+        ({"actions": 3.0}, "data/demo_0 has 0 actions"),
+        ({"obs/object": None, "obs/robot0_eef_pos": None}, "demo_0 has no group 'obs'"),
+        ({"obs/object": 1.0}, "obs/object has shape"),
+        ({"rewards": np.zeros(2)}, "rewards"),
+        ({"rewards": np.zeros((3, 2))}, r"data/demo_0/rewards has shape \(3, 2\), wanted \(3,\)"),
+        ({"dones": np.full(3, 0.5)}, "data/demo_0/dones ends with 0.5, wanted 0 or 1"),
+    ],
+)
 def test_broken_robomimic_files_are_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     refused(robomimic_file(tmp_path / "d.hdf5", **changes), words)
 
 
 def test_other_layouts_are_no_robomimic_files(tmp_path: Path) -> None:
     path = robomimic_file(tmp_path / "d.hdf5")
-    for keys, words in ((["nothing"], r"observation_keys: 'nothing' is no array of numbers, found \['object'"),
-                        ([], "there is none")):  # fmt: skip
+    for keys, words in (
+        (["nothing"], r"observation_keys: 'nothing' is no array of numbers, found \['object'"),
+        ([], "there is none"),
+    ):
         refused(path, words, lambda one, keys=keys: from_robomimic(one, keys))
     with pytest.raises(ValueError, match="observation_keys is 'object', wanted a sequence"):
         from_robomimic(path, "object")

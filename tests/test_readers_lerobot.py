@@ -1,5 +1,5 @@
-"""LeRobot's folders come back as they were written: ``tests/lerobot_v3`` was written by lerobot 0.4.4 itself, the other
-files by pyarrow in the same layout or in that of version 2."""
+"""LeRobot's folders come back as they were written: ``tests/data/lerobot_v3`` was written by lerobot 0.4.4 itself, the
+other files by pyarrow in the same layout or in that of version 2."""
 
 import json
 import shutil
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import read_or_refused
+from helpers.damage import read_or_refused
 
 from rrpolicy.data import from_lerobot, load_dataset
 
 pyarrow = pytest.importorskip("pyarrow")
 import pyarrow.parquet as parquet  # noqa: E402
 
-MADE = Path(__file__).parent / "lerobot_v3"
+MADE = Path(__file__).parent / "data" / "lerobot_v3"
 LENGTHS = (3, 5, 4)
 N = sum(LENGTHS)
 ROWS = np.arange(N, dtype=np.float32)
@@ -25,9 +25,14 @@ STATE = np.stack([ROWS, AT, np.repeat(LENGTHS, LENGTHS)], axis=1)
 OTHER = np.stack([ROWS / 2, -AT], axis=1)
 ACTIONS = np.stack([ROWS / 10, -ROWS], axis=1).astype(np.float32)
 FEATURES = {
-    "observation.state": "float32", "observation.images.top": "video", "observation.effort": "float64",
-    "action": "float32", "episode_index": "int64", "frame_index": "int64", "next.reward": "float32",
-}  # fmt: skip
+    "observation.state": "float32",
+    "observation.images.top": "video",
+    "observation.effort": "float64",
+    "action": "float32",
+    "episode_index": "int64",
+    "frame_index": "int64",
+    "next.reward": "float32",
+}
 
 
 def written(folder: Path, dtypes: dict[str, str] = FEATURES, **changes: Any) -> Path:
@@ -41,9 +46,13 @@ def written(folder: Path, dtypes: dict[str, str] = FEATURES, **changes: Any) -> 
         rows = episodes == number
         columns: dict[str, Any] = {
             "observation.state": pyarrow.array(STATE[rows].tolist(), pyarrow.list_(pyarrow.float32())),
-            "observation.effort": ROWS[rows].astype(float), "action": pyarrow.array(ACTIONS[rows].tolist()),
-            "episode_index": episodes[rows], "frame_index": AT[rows], "next.reward": ROWS[rows], **changes,
-        }  # fmt: skip
+            "observation.effort": ROWS[rows].astype(float),
+            "action": pyarrow.array(ACTIONS[rows].tolist()),
+            "episode_index": episodes[rows],
+            "frame_index": AT[rows],
+            "next.reward": ROWS[rows],
+            **changes,
+        }
         table = pyarrow.table({name: values for name, values in columns.items() if values is not None})
         parquet.write_table(table, folder / "data" / "chunk-000" / f"episode_{number:06d}.parquet")
     return folder
@@ -87,15 +96,21 @@ def test_rows_are_put_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*pictures are left out")
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"action": None}, "column 'action' is missing, found"),
-    ({"observation.state": [[1.0]] * 2 + [[1.0, 2.0]]}, "'observation.state' has 4 numbers in 3 rows, wanted equally"),
-    ({"observation.state": [[1.0, 2.0], [1.0], []]}, "'observation.state' has 3 numbers in 3 rows, wanted equally"),
-    ({"observation.state": [[[1.0]]] * 3}, "'observation.state' holds list.*, wanted numbers in every row"),
-    ({"observation.effort": ["a"] * 3}, "'observation.effort' holds string, wanted numbers"),
-    ({"observation.effort": [1.0, None, 2.0]}, "'observation.effort' holds double, wanted numbers in every row"),
-    ({"observation.effort": [1.0, float("nan"), 2.0]}, "observations holds nan at row 1, column 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"action": None}, "column 'action' is missing, found"),
+        (
+            {"observation.state": [[1.0]] * 2 + [[1.0, 2.0]]},
+            "'observation.state' has 4 numbers in 3 rows, wanted equally",
+        ),
+        ({"observation.state": [[1.0, 2.0], [1.0], []]}, "'observation.state' has 3 numbers in 3 rows, wanted equally"),
+        ({"observation.state": [[[1.0]]] * 3}, "'observation.state' holds list.*, wanted numbers in every row"),
+        ({"observation.effort": ["a"] * 3}, "'observation.effort' holds string, wanted numbers"),
+        ({"observation.effort": [1.0, None, 2.0]}, "'observation.effort' holds double, wanted numbers in every row"),
+        ({"observation.effort": [1.0, float("nan"), 2.0]}, "observations holds nan at row 1, column 3"),
+    ],
+)
 def test_broken_folders_are_named(tmp_path: Path, changes: dict[str, Any], words: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys.modules[__name__], "LENGTHS", (3, 3, 3))
     for name, values in (("STATE", STATE[:9]), ("ROWS", ROWS[:9]), ("ACTIONS", ACTIONS[:9]), ("AT", np.arange(9) % 3)):
@@ -107,16 +122,22 @@ def test_broken_folders_are_named(tmp_path: Path, changes: dict[str, Any], words
 
 def test_folders_that_say_too_little(tmp_path: Path) -> None:
     folder = written(tmp_path / "set")
-    for keys, words in ((["nothing"], "'nothing' is no array of numbers"), ([], "there is none"),
-                        (["observation.images.top"], "pictures are not supported")):  # fmt: skip
+    for keys, words in (
+        (["nothing"], "'nothing' is no array of numbers"),
+        ([], "there is none"),
+        (["observation.images.top"], "pictures are not supported"),
+    ):
         with pytest.raises(ValueError, match=words):
             from_lerobot(folder, keys)
     with pytest.raises(ValueError, match="observation_keys is 'action', wanted a sequence"):
         from_lerobot(folder, "action")
     info = folder / "meta" / "info.json"
-    for text, words in (("{}", "does not describe features"), ("[" * 10**5, "does not describe features"),
-                        ('{"features": {"x": {"dtype": "float32"}}}', "has no feature 'action'"),
-                        ('{"features": {"action": 3}}', "does not describe features")):  # fmt: skip
+    for text, words in (
+        ("{}", "does not describe features"),
+        ("[" * 10**5, "does not describe features"),
+        ('{"features": {"x": {"dtype": "float32"}}}', "has no feature 'action'"),
+        ('{"features": {"action": 3}}', "does not describe features"),
+    ):
         info.write_text(text)
         with pytest.raises(ValueError, match=words):
             load_dataset(folder)

@@ -1,6 +1,7 @@
-"""Zarr groups come back as they were written: ``tests/zarr_v2`` was written by zarr 3.1 in format 2, with Blosc, zlib
-in Fortran's order, chunks that overhang and chunks that are not there, ``tests/zarr_v3`` in format 3, with Zstandard,
-Blosc, transposed big-endian numbers packed by gzip, and chunks that are named as in format 2 or are not there."""
+"""Zarr groups come back as they were written: ``tests/data/zarr_v2`` was written by zarr 3.1 in format 2, with Blosc,
+zlib in Fortran's order, chunks that overhang and chunks that are not there, ``tests/data/zarr_v3`` in format 3, with
+Zstandard, Blosc, transposed big-endian numbers packed by gzip, and chunks named as in format 2 or not there.
+"""
 
 import json
 import os
@@ -12,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import read_or_refused, refused
+from helpers.damage import read_or_refused, refused
 
 from rrpolicy.data import from_zarr, load_dataset
 
-MADE, MADE_3 = (Path(__file__).parent / name for name in ("zarr_v2", "zarr_v3"))
+MADE, MADE_3 = (Path(__file__).parent / "data" / name for name in ("zarr_v2", "zarr_v3"))
 N = 12
 ROWS = np.arange(N, dtype=np.float32)
 STATE, KEYPOINT = np.stack([ROWS, ROWS**2, -ROWS], axis=1), np.arange(4 * N).reshape(N, 4)
@@ -35,8 +36,16 @@ def write(path: Path, values: np.ndarray, **changes: Any) -> None:
     """An array in one chunk that is not packed."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
-    about = {"shape": values.shape, "chunks": values.shape, "dtype": values.dtype.str, "fill_value": 0, "order": "C",
-             "filters": None, "compressor": None, "zarr_format": 2}  # fmt: skip
+    about = {
+        "shape": values.shape,
+        "chunks": values.shape,
+        "dtype": values.dtype.str,
+        "fill_value": 0,
+        "order": "C",
+        "filters": None,
+        "compressor": None,
+        "zarr_format": 2,
+    }
     (path / ".zarray").write_text(json.dumps({**about, **changes}))
     (path / ".".join("0" * values.ndim)).write_bytes(values.tobytes())
 
@@ -139,31 +148,34 @@ def test_without_numcodecs_one_line_says_how_to_install_it(monkeypatch: pytest.M
 
 
 @pytest.mark.filterwarnings("ignore:.*pictures are left out")
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"filters": [{"id": "pickle"}]}, "wanted numbers of format 2 without filters"),
-    ({"compressor": {"id": "pickle"}}, "is packed by pickle, wanted one of blosc"),
-    ({"compressor": {"id": "bz2"}}, "is packed by bz2, wanted one of blosc"),
-    ({"compressor": "x"}, "does not describe an array of Zarr"),
-    ({"dtype": "|O"}, r"holds \|O, wanted numbers"),
-    ({"dtype": [["a", "<f4"]]}, "does not describe an array|wanted numbers"),
-    ({"dtype": "__import__('os')"}, "wanted numbers"),
-    ({"dtype": "(1,2f4"}, "wanted numbers"),
-    ({"dtype": None}, "does not describe an array of Zarr"),
-    ({"fill_value": 10**400}, "does not describe an array of Zarr"),
-    ({"shape": [10**9, 3]}, "declares .* chunks, and has no files"),
-    ({"shape": [10**9, 3], "chunks": [10**9, 3]}, r"takes \d+ bytes, too many for"),
-    ({"chunks": [10**12, 3]}, r"takes \d+ bytes, too many for"),
-    ({"chunks": [0, 3]}, "has shape .* and chunks"),
-    ({"shape": [True, 3]}, "has shape .* and chunks"),
-    ({"shape": [-1, 3]}, "has shape .* and chunks"),
-    ({"shape": [12]}, "has shape .* and chunks"),
-    ({"chunks": [11, 3]}, "is a damaged chunk: it has not the 264 bytes"),
-    ({"zarr_format": 3}, "wanted numbers of format 2"),
-    ({"dimension_separator": "/../../"}, "is packed by|wanted"),
-    ({"fill_value": "x"}, "does not describe an array of Zarr"),
-    ({"compressor": {"id": "zlib"}}, "is a damaged chunk"),
-    ({"compressor": {"id": "gzip"}}, "is a damaged chunk"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"filters": [{"id": "pickle"}]}, "wanted numbers of format 2 without filters"),
+        ({"compressor": {"id": "pickle"}}, "is packed by pickle, wanted one of blosc"),
+        ({"compressor": {"id": "bz2"}}, "is packed by bz2, wanted one of blosc"),
+        ({"compressor": "x"}, "does not describe an array of Zarr"),
+        ({"dtype": "|O"}, r"holds \|O, wanted numbers"),
+        ({"dtype": [["a", "<f4"]]}, "does not describe an array|wanted numbers"),
+        ({"dtype": "__import__('os')"}, "wanted numbers"),
+        ({"dtype": "(1,2f4"}, "wanted numbers"),
+        ({"dtype": None}, "does not describe an array of Zarr"),
+        ({"fill_value": 10**400}, "does not describe an array of Zarr"),
+        ({"shape": [10**9, 3]}, "declares .* chunks, and has no files"),
+        ({"shape": [10**9, 3], "chunks": [10**9, 3]}, r"takes \d+ bytes, too many for"),
+        ({"chunks": [10**12, 3]}, r"takes \d+ bytes, too many for"),
+        ({"chunks": [0, 3]}, "has shape .* and chunks"),
+        ({"shape": [True, 3]}, "has shape .* and chunks"),
+        ({"shape": [-1, 3]}, "has shape .* and chunks"),
+        ({"shape": [12]}, "has shape .* and chunks"),
+        ({"chunks": [11, 3]}, "is a damaged chunk: it has not the 264 bytes"),
+        ({"zarr_format": 3}, "wanted numbers of format 2"),
+        ({"dimension_separator": "/../../"}, "is packed by|wanted"),
+        ({"fill_value": "x"}, "does not describe an array of Zarr"),
+        ({"compressor": {"id": "zlib"}}, "is a damaged chunk"),
+        ({"compressor": {"id": "gzip"}}, "is a damaged chunk"),
+    ],
+)
 def test_hostile_descriptions(folder: Path, changes: dict[str, Any], words: str) -> None:
     write(folder / "data" / "state", STATE.astype(float), **changes)
     refused(folder, words)
@@ -172,11 +184,15 @@ def test_hostile_descriptions(folder: Path, changes: dict[str, Any], words: str)
 def described(changes: dict[str, Any]) -> dict[str, Any]:
     """A description in format 3 of the array ``state``."""
     about = {
-        "zarr_format": 3, "node_type": "array", "shape": [N, 3], "data_type": "float64", "fill_value": 0.0,
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [N, 3],
+        "data_type": "float64",
+        "fill_value": 0.0,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [N, 3]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-    }  # fmt: skip
+    }
     return {**about, **changes}
 
 
@@ -193,38 +209,47 @@ def folder_3(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"data_type": "string"}, "holds string, wanted numbers"),
-    ({"data_type": "complex64"}, "holds complex64, wanted numbers"),
-    ({"data_type": {"name": "numpy.datetime64"}}, "holds .* wanted numbers"),
-    ({"data_type": "float64; import os"}, "wanted numbers"),
-    ({"node_type": "group"}, "is no array of format 3"),
-    ({"zarr_format": 2}, "is no array of format 3"),
-    ({"codecs": [{"name": "sharding_indexed", "configuration": {}}]}, "is packed by sharding_indexed, wanted one of"),
-    ({"codecs": [{"name": "bytes"}, {"name": "crc32c"}]}, "is packed by crc32c"),
-    ({"codecs": [{"name": "bytes"}, {"name": "gzip"}, {"name": "gzip"}]}, "is packed by gzip"),
-    ({"codecs": [{"name": "gzip"}, {"name": "bytes"}]}, "is packed by gzip"),
-    ({"codecs": [{"name": "bytes"}, {"name": "pickle"}]}, "is packed by pickle"),
-    ({"codecs": [{"name": "bytes", "configuration": {"endian": "middle"}}]}, "in which order the bytes"),
-    ({"codecs": []}, "in which order the bytes"),
-    ({"codecs": [{"name": "transpose", "configuration": {"order": [0, 0]}}, {"name": "bytes"}]}, "has shape"),
-    ({"codecs": [{"name": "transpose", "configuration": {"order": [0, 5]}}, {"name": "bytes"}]}, "does not describe"),
-    ({"codecs": "bytes"}, "does not describe an array"),
-    ({"codecs": [{"name": "bytes"}, {"name": "zstd"}]}, "is a damaged chunk: it is no frame of Zstandard"),
-    ({"codecs": [{"name": "bytes"}, {"name": "blosc"}]}, "is a damaged chunk: it declares"),
-    ({"codecs": [{"name": "bytes"}, {"name": "gzip"}]}, "is a damaged chunk"),
-    ({"chunk_grid": {"name": "rectangular"}}, "not of one shape"),
-    ({"chunk_key_encoding": {"name": "v2", "configuration": {"separator": "/../"}}}, "in their names, wanted"),
-    ({"chunk_key_encoding": {"name": "other"}}, "oddly named"),
-    ({"storage_transformers": [{"name": "x"}]}, "has storage transformers"),
-    ({"shape": [10**9, 3]}, "declares .* chunks, and has no files"),
-    ({"shape": [N, -3]}, "has shape"),
-    ({"shape": [N, 3.0]}, "has shape"),
-    ({"fill_value": "x"}, "does not describe an array"),
-    ({"fill_value": None}, "does not describe an array"),
-    ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [11, 3]}}}, "has not the 264 bytes"),
-    ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [10**12, 3]}}}, "bytes, too many for"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data_type": "string"}, "holds string, wanted numbers"),
+        ({"data_type": "complex64"}, "holds complex64, wanted numbers"),
+        ({"data_type": {"name": "numpy.datetime64"}}, "holds .* wanted numbers"),
+        ({"data_type": "float64; import os"}, "wanted numbers"),
+        ({"node_type": "group"}, "is no array of format 3"),
+        ({"zarr_format": 2}, "is no array of format 3"),
+        (
+            {"codecs": [{"name": "sharding_indexed", "configuration": {}}]},
+            "is packed by sharding_indexed, wanted one of",
+        ),
+        ({"codecs": [{"name": "bytes"}, {"name": "crc32c"}]}, "is packed by crc32c"),
+        ({"codecs": [{"name": "bytes"}, {"name": "gzip"}, {"name": "gzip"}]}, "is packed by gzip"),
+        ({"codecs": [{"name": "gzip"}, {"name": "bytes"}]}, "is packed by gzip"),
+        ({"codecs": [{"name": "bytes"}, {"name": "pickle"}]}, "is packed by pickle"),
+        ({"codecs": [{"name": "bytes", "configuration": {"endian": "middle"}}]}, "in which order the bytes"),
+        ({"codecs": []}, "in which order the bytes"),
+        ({"codecs": [{"name": "transpose", "configuration": {"order": [0, 0]}}, {"name": "bytes"}]}, "has shape"),
+        (
+            {"codecs": [{"name": "transpose", "configuration": {"order": [0, 5]}}, {"name": "bytes"}]},
+            "does not describe",
+        ),
+        ({"codecs": "bytes"}, "does not describe an array"),
+        ({"codecs": [{"name": "bytes"}, {"name": "zstd"}]}, "is a damaged chunk: it is no frame of Zstandard"),
+        ({"codecs": [{"name": "bytes"}, {"name": "blosc"}]}, "is a damaged chunk: it declares"),
+        ({"codecs": [{"name": "bytes"}, {"name": "gzip"}]}, "is a damaged chunk"),
+        ({"chunk_grid": {"name": "rectangular"}}, "not of one shape"),
+        ({"chunk_key_encoding": {"name": "v2", "configuration": {"separator": "/../"}}}, "in their names, wanted"),
+        ({"chunk_key_encoding": {"name": "other"}}, "oddly named"),
+        ({"storage_transformers": [{"name": "x"}]}, "has storage transformers"),
+        ({"shape": [10**9, 3]}, "declares .* chunks, and has no files"),
+        ({"shape": [N, -3]}, "has shape"),
+        ({"shape": [N, 3.0]}, "has shape"),
+        ({"fill_value": "x"}, "does not describe an array"),
+        ({"fill_value": None}, "does not describe an array"),
+        ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [11, 3]}}}, "has not the 264 bytes"),
+        ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [10**12, 3]}}}, "bytes, too many for"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*pictures are left out")
 def test_hostile_descriptions_of_format_3(folder_3: Path, changes: dict[str, Any], words: str) -> None:
     np.testing.assert_array_equal(from_zarr(folder_3, ["state"]).observations, STATE)
@@ -232,10 +257,17 @@ def test_hostile_descriptions_of_format_3(folder_3: Path, changes: dict[str, Any
     refused(folder_3, words)
 
 
-@pytest.mark.parametrize("frame", [
-    b"\x28\xb5\x2f\xfd\xe4" + b"\xff" * 12, b"\x28\xb5\x2f\xfd\x04\x00" + bytes(20), b"\x28\xb5\x2f\xfd",
-    b"\x28\xb5\x2f\xfd\x60\x20\x00" + b"\xff" * 9, b"",
-], ids=["huge", "of no size", "cut", "of the right size, damaged", "empty"])  # fmt: skip
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x28\xb5\x2f\xfd\xe4" + b"\xff" * 12,
+        b"\x28\xb5\x2f\xfd\x04\x00" + bytes(20),
+        b"\x28\xb5\x2f\xfd",
+        b"\x28\xb5\x2f\xfd\x60\x20\x00" + b"\xff" * 9,
+        b"",
+    ],
+    ids=["huge", "of no size", "cut", "of the right size, damaged", "empty"],
+)
 @pytest.mark.filterwarnings("ignore:.*pictures are left out")
 def test_damaged_frames_of_zstandard(folder_3: Path, frame: bytes) -> None:
     changes = {"codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "zstd"}]}
@@ -260,8 +292,11 @@ def test_broken_folders_are_named(folder: Path) -> None:
             from_zarr(folder, keys)
     with pytest.raises(ValueError, match="observation_keys is 'state', wanted a sequence"):
         from_zarr(folder, "state")
-    for ends, words in ((np.array([3, 8, 11]), "add up to 12"), (np.array([8, 3, 12]), "episode_lengths holds -5"),
-                        (np.array([3.0, 12.0]), "of dtype float64, wanted whole numbers")):  # fmt: skip
+    for ends, words in (
+        (np.array([3, 8, 11]), "add up to 12"),
+        (np.array([8, 3, 12]), "episode_lengths holds -5"),
+        (np.array([3.0, 12.0]), "of dtype float64, wanted whole numbers"),
+    ):
         write(folder / "meta" / "episode_ends", ends)
         refused(folder, words)
     shutil.rmtree(folder / "meta")

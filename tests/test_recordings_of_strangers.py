@@ -23,13 +23,16 @@ def test_a_recording_tells_its_codec(tmp_path: Path) -> None:
     assert codec_of(record_mixtures(tmp_path)).to_dict() == CODEC.to_dict()
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda about: about.pop("codec"), "lacks codec"),
-    (lambda about: about.update(codec=None), "lacks codec"),
-    (lambda about: about.pop("n_value_draws"), "lacks n_value_draws"),
-    (lambda about: about["codec"].update(shape=[1, 16, 16]), "events of shape"),
-    (lambda about: about["codec"].update(unshuffle=3), "codec"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda about: about.pop("codec"), "lacks codec"),
+        (lambda about: about.update(codec=None), "lacks codec"),
+        (lambda about: about.pop("n_value_draws"), "lacks n_value_draws"),
+        (lambda about: about["codec"].update(shape=[1, 16, 16]), "events of shape"),
+        (lambda about: about["codec"].update(unshuffle=3), "codec"),
+    ],
+)
 def test_recordings_that_lack_what_images_need(change: Callable[[Any], Any], words: str, tmp_path: Path) -> None:
     record_mixtures(tmp_path / "pairs", n_samples=1)
     path = tmp_path / "pairs" / "manifest.json"
@@ -46,10 +49,12 @@ def test_shards_that_are_not_whole_are_made_again(name: str, tmp_path: Path) -> 
     record_mixtures(tmp_path / "damaged", n_samples=1)
     (tmp_path / "damaged" / "manifest.json").unlink()
     damaged: dict[str, dict[str, torch.Tensor]] = {
-        "scalar": {**ROWS, "t": torch.tensor(3)}, "one": {"t": ROWS["t"]}, "rows": {**ROWS, "t": ROWS["t"][:2]},
+        "scalar": {**ROWS, "t": torch.tensor(3)},
+        "one": {"t": ROWS["t"]},
+        "rows": {**ROWS, "t": ROWS["t"][:2]},
         "events": {**ROWS, "x_t": torch.zeros(6, 1, 4, 5)},
         "empty": {name: tensor[:0] for name, tensor in ROWS.items()},
-    }  # fmt: skip
+    }
     path = tmp_path / "damaged" / "shard-00000.safetensors"
     if name != "folder":
         safetensors.torch.save_file(damaged[name], path)
@@ -62,8 +67,19 @@ def test_shards_that_are_not_whole_are_made_again(name: str, tmp_path: Path) -> 
         record_mixtures(tmp_path / "damaged", n_samples=1)
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"format":' + b"9" * 5000 + b"}", b"{", b"\xff", b"[1]", b"null",
-                                     b'{"format": 1, "format": 1}', b'{"seed": NaN}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b'{"format":' + b"9" * 5000 + b"}",
+        b"{",
+        b"\xff",
+        b"[1]",
+        b"null",
+        b'{"format": 1, "format": 1}',
+        b'{"seed": NaN}',
+    ],
+)
 def test_settings_are_read_strictly(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"settings\.json is ") as caught:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forged import forge
-from small import DATASET, NARROW, agent_of_kind, make_agent
+from helpers.agents import DATASET, NARROW, agent_of_kind, make_agent
+from helpers.forged import forge
 
 from rrpolicy import RelativeReward
 from rrpolicy.common.archive import read_archive

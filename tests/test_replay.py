@@ -8,8 +8,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from forged import forge
-from small import shorten
+from helpers.agents import shorten
+from helpers.forged import forge
 
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.interruption import TrainingInterrupted
@@ -145,8 +145,11 @@ def test_stopped_and_resumed_nothing_is_lost(tmp_path: Path) -> None:
     for name, optimizer in run._optimizers().items():
         states = [one.state_dict()["state"] for one in (optimizer, again._optimizers()[name])]
         assert states[0] and states[0].keys() == states[1].keys()
-        assert all(torch.equal(value, states[1][key][part]) for key, state in states[0].items()
-                   for part, value in state.items())  # fmt: skip
+        assert all(
+            torch.equal(value, states[1][key][part])
+            for key, state in states[0].items()
+            for part, value in state.items()
+        )
     before = run.dataset()
     again.train(100)
     data = again.dataset()

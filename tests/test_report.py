@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from tiny import ENV_ID, toml
+from helpers.recipes import ENV_ID, toml
 from typer.testing import CliRunner
 
 from rrpolicy import TrajectoryDataset
@@ -116,11 +116,13 @@ def test_what_does_not_fit_the_environment_is_named() -> None:
     data = made(EVEN, 5 * EVEN, actions=2 * EVEN)
     assert faults(data, box(-5, 5, 2), box(-2, 2)) == []
     assert faults(data, box(-5, 5, 3), box(-2, 2, 2)) == [
-        "observations have 2 columns, the environment's have 3", "actions have 1 columns, the environment's have 2"
-    ]  # fmt: skip
+        "observations have 2 columns, the environment's have 3",
+        "actions have 1 columns, the environment's have 2",
+    ]
     first, second = faults(data, box(-4, 4, 2), box(-1, 1))
-    assert first == ("observations: 20.00% of the rows lie outside the environment's space, most in column 1, "
-                     "which has -5 to 5")  # fmt: skip
+    assert first == (
+        "observations: 20.00% of the rows lie outside the environment's space, most in column 1, which has -5 to 5"
+    )
     assert second.startswith("actions: 50.00% of the rows lie outside") and second.endswith("which has -2 to 2")
 
 
@@ -178,8 +180,19 @@ def test_training_warns_and_goes_on(tmp_path: Path) -> None:
     observations[:, 3] = 7 + 1e-4 * observations[:, 3]
     data = TrajectoryDataset.from_arrays(observations, rng.uniform(-2, 2, (N, 2)), episode_lengths=[N])
     (tmp_path / "recipe.toml").write_text(toml())
-    arguments = ["--dataset", save_minari(data, tmp_path / "set"), "--env", ENV_ID, "--total-timesteps", 1, "--recipe",
-                 tmp_path / "recipe.toml", "--no-progress", "--out", tmp_path / "run"]  # fmt: skip
+    arguments = [
+        "--dataset",
+        save_minari(data, tmp_path / "set"),
+        "--env",
+        ENV_ID,
+        "--total-timesteps",
+        1,
+        "--recipe",
+        tmp_path / "recipe.toml",
+        "--no-progress",
+        "--out",
+        tmp_path / "run",
+    ]
     lines = run("train", *arguments).stderr.splitlines()
     assert [line.split(":")[1] for line in lines] == [" warning"] * 2
     assert "observations 3 is almost constant" in lines[0] and "of the rows lie outside" in lines[1]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import RECIPE, toml
+from helpers.recipes import RECIPE, toml
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
-from rrpolicy.common.locks import claimed
+from rrpolicy.common.locks import file_lock
 from rrpolicy.envs import MazeGeometry
 from rrpolicy.experiments import maze2d, scores
 from rrpolicy.experiments.maze2d import (
@@ -32,7 +32,7 @@ from rrpolicy.experiments.maze2d import (
 from rrpolicy.experiments.maze2d.experiment import NAMES
 from rrpolicy.experiments.maze2d.kept_maps import map_path, read_map
 from rrpolicy.experiments.maze2d.pairs import recovery_rows
-from rrpolicy.experiments.maze2d.workshop import ShuffledExtractor, Workshop
+from rrpolicy.experiments.maze2d.workshop import ArtifactStore, ShuffledExtractor
 from rrpolicy.experiments.recipes import recipe_of
 from rrpolicy.experiments.results import Result, append_unit, columns, finished_units
 from rrpolicy.experiments.runner import Reproduction
@@ -65,8 +65,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def numbers(results: list[Result]) -> dict[tuple[Any, ...], float]:
     """Everything but times."""
-    return {(*one.unit, one.variant, one.agent, one.metric): one.value
-            for one in results if one.metric != "cpu_seconds"}  # fmt: skip
+    return {
+        (*one.unit, one.variant, one.agent, one.metric): one.value for one in results if one.metric != "cpu_seconds"
+    }
 
 
 # ---------------------------------------------------------------------- units
@@ -87,8 +88,10 @@ def test_units_are_selected() -> None:
     assert len(select(quick=True)) == 4 * (1 + 2)
     assert select(["open", "large"], seeds=[2], indices=()) == [Unit("open", 2), Unit("large", 2)]  # bases alone
     assert select(["umaze"], [(3.0, 1.0), (1.3, 2.7)], [4]) == [
-        Unit("umaze", 4), Unit("umaze", 4, (1.3, 2.7)), Unit("umaze", 4, (3.0, 1.0))
-    ]  # fmt: skip
+        Unit("umaze", 4),
+        Unit("umaze", 4, (1.3, 2.7)),
+        Unit("umaze", 4, (3.0, 1.0)),
+    ]
     assert select(goals=[(7.0, 10.0)], seeds=[0]) == [Unit("large", 0), Unit("large", 0, (7.0, 10.0))]
     assert select(["open"], quick=True, indices=()) == [Unit("open", 1)]  # a quick run adds no goals to bases alone
     with pytest.raises(ValueError, match="goal 1-1 is given, but this is about bases alone"):
@@ -152,11 +155,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_claims_are_held_by_one(tmp_path: Path) -> None:
-    with claimed(tmp_path / "claims" / "a") as first, claimed(tmp_path / "claims" / "a", wait=False) as second:
+    with file_lock(tmp_path / "claims" / "a") as first, file_lock(tmp_path / "claims" / "a", wait=False) as second:
         assert first and not second
-        with claimed(tmp_path / "claims" / "b", wait=False) as other:
+        with file_lock(tmp_path / "claims" / "b", wait=False) as other:
             assert other
-    with claimed(tmp_path / "claims" / "a", wait=False) as again:
+    with file_lock(tmp_path / "claims" / "a", wait=False) as again:
         assert again
 
 
@@ -170,23 +173,39 @@ def test_every_unit_has_its_rows(done: Path) -> None:
     assert finished_units(results, "") == {(*unit.key, results[0].recipe) for unit in UNITS}
     names = {(one.agent, one.metric) for one in results if one.case == "3-1"}
     assert names >= {
-        ("reward", "goal_error_cells"), ("reward", "goal_own_cell"), ("reward", "goal_within_one_cell"),
-        ("reward", "spearman_path"), ("euclidean", "spearman_path"), ("occupancy", "spearman_path"),
-        ("reward", "topology_pairs_rate"), ("occupancy", "detour_pairs_rate"),
-        ("reward", "epic_distance"), ("reward", "epic_distance_bounded"),
-        ("reward", "r2_window_noised_t0"), ("reward", "r2_step_noised_t9"), ("reward", "r2_guided_t9"),
-        ("expert", "cpu_seconds"), ("reward", "cpu_seconds"), ("discriminator", "cpu_seconds"),
-        ("steered-expert", "success_rate"), ("steered-discriminator", "return"), ("steered-base", "return"),
-        *((agent, metric) for agent in ("base", "discriminator", "steered", "expert")
-          for metric in ("success_rate", "return")),
-    }  # fmt: skip
+        ("reward", "goal_error_cells"),
+        ("reward", "goal_own_cell"),
+        ("reward", "goal_within_one_cell"),
+        ("reward", "spearman_path"),
+        ("euclidean", "spearman_path"),
+        ("occupancy", "spearman_path"),
+        ("reward", "topology_pairs_rate"),
+        ("occupancy", "detour_pairs_rate"),
+        ("reward", "epic_distance"),
+        ("reward", "epic_distance_bounded"),
+        ("reward", "r2_window_noised_t0"),
+        ("reward", "r2_step_noised_t9"),
+        ("reward", "r2_guided_t9"),
+        ("expert", "cpu_seconds"),
+        ("reward", "cpu_seconds"),
+        ("discriminator", "cpu_seconds"),
+        ("steered-expert", "success_rate"),
+        ("steered-discriminator", "return"),
+        ("steered-base", "return"),
+        *(
+            (agent, metric)
+            for agent in ("base", "discriminator", "steered", "expert")
+            for metric in ("success_rate", "return")
+        ),
+    }
     base = {one.metric: one for one in results if one.case == ""}
     assert base["plans_through_walls_rate"].n == 1000 and 0 < base["plans_through_walls_rate"].value <= 1
     for one in results:
         assert one.ci_low <= one.value <= one.ci_high and one.cpu_seconds >= 0 and one.version
     values = numbers(results)
-    steered, expert, difference = (values["umaze", "3-1", 0, "", agent, "return"]
-                                   for agent in ("steered", "expert", "steered-expert"))  # fmt: skip
+    steered, expert, difference = (
+        values["umaze", "3-1", 0, "", agent, "return"] for agent in ("steered", "expert", "steered-expert")
+    )
     assert difference == pytest.approx(steered - expert, abs=2e-3)  # the CSV keeps six digits
     # what needs no training is right even here: counting beats the straight line on a maze that folds back
     for kind in ("spearman_path", "topology_pairs_rate"):
@@ -222,11 +241,11 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, done: Pat
         pass
 
     def show(self: Reproduction[Unit], unit: Unit) -> Any:
-        def say(text: str) -> None:
+        def log(text: str) -> None:
             if unit == CORNER and text == step:
                 raise Killed
 
-        return say
+        return log
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Reproduction, "_show", show)
@@ -244,12 +263,12 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, done: Pat
 def test_units_in_other_hands_are_left_alone(tmp_path: Path) -> None:
     job = reproduction(tmp_path)
     digest = job.experiment.digest(BASE)
-    with claimed(tmp_path / "work" / "claims" / f"main-umaze_seed-0-{digest}"):
+    with file_lock(tmp_path / "work" / "claims" / f"main-umaze_seed-0-{digest}"):
         assert reproduction(tmp_path, [BASE]).run() == []
-    shop = Workshop(tmp_path / "work", RECIPE, MAIN)
-    assert not shop.base_is_being_made(CORNER)
-    with claimed(shop.base_path(CORNER).with_suffix(".lock")):
-        assert shop.base_is_being_made(CORNER) and not job._attempt(CORNER)
+    store = ArtifactStore(tmp_path / "work", RECIPE, MAIN)
+    assert not store.base_is_being_made(CORNER)
+    with file_lock(store.base_path(CORNER).with_suffix(".lock")):
+        assert store.base_is_being_made(CORNER) and not job._attempt(CORNER)
 
 
 # ---------------------------------------------------------------------- ablations and controls
@@ -272,8 +291,11 @@ def test_variants_go_through_the_same_code(done: Path, name: str) -> None:
 
 def test_bases_plan_in_other_ways(done: Path) -> None:
     results = reproduction(done, [BASE], variant=VARIANTS["plans"]).run()
-    rates = {key[4]: value for key, value in numbers(results).items()
-             if key[3] == "plans" and key[5] == "plans_through_walls_rate"}  # fmt: skip
+    rates = {
+        key[4]: value
+        for key, value in numbers(results).items()
+        if key[3] == "plans" and key[5] == "plans_through_walls_rate"
+    }
     assert set(rates) == {"base", "base-steps-10", "base-ancestral", "base-best-of-4", "base-steps-10-best-of-4"}
     assert rates["base"] == numbers(results)[("umaze", "", 0, "", "base", "plans_through_walls_rate")]
     assert f"| umaze | base-best-of-4 | 1 | {rates['base-best-of-4']:.3f} |" in summary(results)
@@ -285,7 +307,7 @@ def test_the_variants_reward_is_made_for_the_variants_pair(done: Path, monkeypat
 
     def reward_of(name: str | None, unit: Unit) -> torch.Tensor:
         variant = variant_named(name)
-        reward = Workshop(done / "work", variant.applied(RECIPE), variant).reward(unit)[0]
+        reward = ArtifactStore(done / "work", variant.applied(RECIPE), variant).reward(unit)[0]
         return torch.cat([value.flatten() for value in reward.parameters()])
 
     plain = reward_of(None, CORNER)
@@ -297,13 +319,13 @@ def test_the_variants_reward_is_made_for_the_variants_pair(done: Path, monkeypat
 
 
 def test_shuffled_targets_stay_at_their_noise_level(done: Path) -> None:
-    shop = Workshop(done / "work", RECIPE, MAIN)
-    pair = shop.base(CORNER)[0], shop.expert(CORNER)[0]
+    store = ArtifactStore(done / "work", RECIPE, MAIN)
+    pair = store.base(CORNER)[0], store.expert(CORNER)[0]
     arguments = {key: value for key, value in RECIPE["extraction"].items() if key != "total_timesteps"}
     targets = []
     for cls in (ShuffledExtractor, ShuffledExtractor.__base__):
         extractor = cls(*pair, **arguments, seed=0)
-        extractor.learn(shop.data(BASE)[0], 1, log_interval=0)
+        extractor.learn(store.data(BASE)[0], 1, log_interval=0)
         targets.append(extractor._targets)
     mixed, plain = targets
     assert torch.equal(mixed.t, plain.t) and torch.equal(mixed.x_t, plain.x_t)
@@ -311,8 +333,9 @@ def test_shuffled_targets_stay_at_their_noise_level(done: Path) -> None:
     for level in plain.t.unique():
         rows = plain.t == level
         for name in ("eps_difference", "value"):
-            ours, theirs = (getattr(one, name)[rows].flatten(1) if name != "value" else one.value[rows][:, None]
-                            for one in targets)  # fmt: skip
+            ours, theirs = (
+                getattr(one, name)[rows].flatten(1) if name != "value" else one.value[rows][:, None] for one in targets
+            )
             assert torch.equal(ours[:, 0].sort().values, theirs[:, 0].sort().values)
 
 
@@ -356,8 +379,17 @@ def test_the_summary_counts_by_seed_and_compares_variants_on_their_units() -> No
 
 def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(toml())
-    arguments = ["reproduce", "maze2d", "--out", str(tmp_path / "r.csv"), "--work", str(tmp_path / "work"),
-                 "--recipe", str(tmp_path / "tiny.toml"), "--no-progress"]  # fmt: skip
+    arguments = [
+        "reproduce",
+        "maze2d",
+        "--out",
+        str(tmp_path / "r.csv"),
+        "--work",
+        str(tmp_path / "work"),
+        "--recipe",
+        str(tmp_path / "tiny.toml"),
+        "--no-progress",
+    ]
     one = [*arguments, "--maze", "open", "--goal", "2.3,4.3", "--seed", "1"]
     result = CliRunner().invoke(app, one)
     assert result.exit_code == 0, result.output

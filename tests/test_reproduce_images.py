@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_idx
 import torch
+from helpers import idx
+from helpers.recipes import toml
 from PIL import Image
-from tiny import toml
 from typer.testing import CliRunner
 
 from rrpolicy import RewardExtractor
 from rrpolicy.cli import app
 from rrpolicy.experiments.images import (
+    ArtifactStore,
     Unit,
-    Workshop,
     draw,
     figures,
     read_results,
@@ -31,10 +31,10 @@ from rrpolicy.experiments.images.measures import Questions, sample_sheet
 from rrpolicy.experiments.images.samples import Samples
 from rrpolicy.experiments.recipes import read_recipe
 from rrpolicy.experiments.results import Result
-from rrpolicy.experiments.store import kept
+from rrpolicy.experiments.store import load_or_create
 from rrpolicy.images.data import load_images
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.rewards.acceptance_ratio import zero_between
+from rrpolicy.rewards.acceptance_ratio import bennett_offset
 from rrpolicy.rewards.targets import Targets
 
 NORTH = ("north west", "north east")
@@ -44,7 +44,9 @@ RECIPE: dict[str, Any] = {
     "name": "fashion_mnist",
     "data": {"size": 8},
     "model": {
-        "unshuffle": 2, "n_diffusion_steps": 20, "batch_size": 8,
+        "unshuffle": 2,
+        "n_diffusion_steps": 20,
+        "batch_size": 8,
         "unet_kwargs": {"block_out_channels": [8, 8], "norm_num_groups": 4, "attention_head_dim": 4},
     },
     "base": SMALL,
@@ -52,18 +54,28 @@ RECIPE: dict[str, Any] = {
     "scratch": SMALL,
     "samples": {"n": 12, "n_sampling_steps": 2, "solver": "ddpm"},
     "extraction": {
-        **SMALL, "heads": ["window"], "batch_size": 8, "buffer_size": 32, "n_value_draws": 1, "value_coef": 0.3,
+        **SMALL,
+        "heads": ["window"],
+        "batch_size": 8,
+        "buffer_size": 32,
+        "n_value_draws": 1,
+        "value_coef": 0.3,
         "value_units": True,
         "window_kwargs": {"network": "conv", "width": 8, "multipliers": [1, 2]},
     },
     "judge": {"total_timesteps": 30, "width": 8},
     "evaluation": {
-        "n_test": 32, "levels": [0, 10], "n_noisings": 1, "n_elbo": 16, "n_elbo_draws": 1, "scales": [1.0, 2.0],
+        "n_test": 32,
+        "levels": [0, 10],
+        "n_noisings": 1,
+        "n_elbo": 16,
+        "n_elbo_draws": 1,
+        "scales": [1.0, 2.0],
         "n_steered": 8,
     },
     "pairs": {"removed": [list(NORTH), ["south west"]]},
     "lookalikes": {"north west": ["north east", "south west"], "south west": ["south east"]},
-}  # fmt: skip
+}
 TUNED, SCRATCH = Unit(NORTH, "fine-tuned", 1), Unit(NORTH, "scratch", 1)
 CONTROL = Unit((), "fine-tuned", 1)
 
@@ -80,7 +92,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a user's own, with a sub-folder for each class."""
     folder = tmp_path_factory.mktemp("photos")
     for part, n in (("train", 48), ("test", 40)):
-        pixels, labels = tiny_idx.images(n, seed=n, size=8)
+        pixels, labels = idx.images(n, seed=n, size=8)
         for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
             path = folder / part / CLASSES[label] / f"{i:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,16 +113,20 @@ def done(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 
 
 def values(folder: Path, unit: Unit, variant: str = "") -> dict[tuple[str, str], float]:
-    return {(one.agent, one.metric): one.value for one in read_results(folder / "r.csv")
-            if one.unit == unit.key and one.variant == variant}  # fmt: skip
+    return {
+        (one.agent, one.metric): one.value
+        for one in read_results(folder / "r.csv")
+        if one.unit == unit.key and one.variant == variant
+    }
 
 
 def test_units_are_chosen() -> None:
     everything = select(RECIPE)
     assert len(everything) == 2 * (2 * 2 + 1) and [unit.seed for unit in everything[::5]] == [1, 2]
     assert [str(unit) for unit in select(RECIPE, quick=True)] == [
-        "north west+north east fine-tuned seed 1", "none fine-tuned seed 1",
-    ]  # fmt: skip
+        "north west+north east fine-tuned seed 1",
+        "none fine-tuned seed 1",
+    ]
     assert select(RECIPE, ["south west"], ["scratch"], [7, 7]) == [Unit(("south west",), "scratch", 7)]
     assert select(RECIPE, ["none"], ["scratch"]) == []  # nothing was ever removed from the control
     assert TUNED.name == "north-west-north-east_fine-tuned_seed-1"
@@ -144,7 +160,7 @@ class Halves:
 
 
 def test_a_score_that_knows_the_classes_ranks_them_perfectly(photos: Path, tmp_path: Path) -> None:
-    asked = Questions(Workshop(tmp_path, RECIPE, photos), TUNED)
+    asked = Questions(ArtifactStore(tmp_path, RECIPE, photos), TUNED)
     asked.reward = Halves()  # type: ignore[assignment]
     asked.reward.per_level = lambda images, levels, *_: np.stack([Halves().predict(images)] * len(levels))  # type: ignore[method-assign]
     rows = {row["metric"]: row for row in asked.ranking()}
@@ -159,12 +175,12 @@ def test_a_score_that_knows_the_classes_ranks_them_perfectly(photos: Path, tmp_p
 
 
 def test_the_images_are_held_out_ones_in_random_order(photos: Path, tmp_path: Path) -> None:
-    shop = Workshop(tmp_path, RECIPE, photos)
-    drawn = Questions(shop, TUNED).images
+    store = ArtifactStore(tmp_path, RECIPE, photos)
+    drawn = Questions(store, TUNED).images
     held_out = {image.tobytes() for image in load_images(photos, "test", 8).images}
     assert len(drawn) == 32 and {image.tobytes() for image in drawn.images} <= held_out
     assert len(set(drawn.labels[:8])) > 1  # a part of them has several classes
-    assert not np.array_equal(drawn.images, Questions(shop, Unit(NORTH, "fine-tuned", 2)).images.images)
+    assert not np.array_equal(drawn.images, Questions(store, Unit(NORTH, "fine-tuned", 2)).images.images)
 
 
 def test_everything_is_reported_of_a_pair(done: Path) -> None:
@@ -195,8 +211,8 @@ class Judge:
 
 
 def test_the_judge_is_also_asked_how_sure_it_is_of_classes_that_stayed(done: Path, photos: Path) -> None:
-    questions = Questions(Workshop(done / "work", RECIPE, photos), TUNED)
-    questions.judge = Judge()
+    questions = Questions(ArtifactStore(done / "work", RECIPE, photos), TUNED)
+    questions.classifier = Judge()
     rows = {row["metric"]: row for row in questions._judged("base", np.array([2, 4, 6, 7, 9]))}
     assert rows["harmful_share"]["mean"] == pytest.approx(0.6)
     assert rows["judge_confidence"]["mean"] == pytest.approx((3 + 0.7 + 0.9) / 5)
@@ -207,8 +223,12 @@ def test_the_judge_is_also_asked_how_sure_it_is_of_classes_that_stayed(done: Pat
 def test_a_control_is_asked_about_every_pair(done: Path) -> None:
     rows = values(done, CONTROL)
     for name in ("north west+north east", "south west"):
-        assert {("rho", f"auroc_{name}"), ("rho", f"auroc_t10_{name}"), ("elbo", f"auroc_{name}"),
-                ("expert", f"harmful_share_{name}")} <= set(rows)  # fmt: skip
+        assert {
+            ("rho", f"auroc_{name}"),
+            ("rho", f"auroc_t10_{name}"),
+            ("elbo", f"auroc_{name}"),
+            ("expert", f"harmful_share_{name}"),
+        } <= set(rows)
     assert ("rho", "auroc") not in rows and not any("lookalikes" in metric for _, metric in rows)
 
 
@@ -219,7 +239,7 @@ def test_a_second_run_has_nothing_to_do(done: Path, photos: Path, monkeypatch: p
     monkeypatch.setattr("rrpolicy.experiments.images.experiment.measure_unit", pytest.fail)
     before = (done / "r.csv").read_bytes()
     said: list[str] = []
-    run(done, photos, [TUNED, SCRATCH, CONTROL], say=said.append)
+    run(done, photos, [TUNED, SCRATCH, CONTROL], log=said.append)
     assert said == ["3 of 3 units done before"] and (done / "r.csv").read_bytes() == before
 
 
@@ -227,7 +247,7 @@ def test_a_unit_that_was_stopped_trains_nothing_twice(
     done: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = values(done, TUNED)
-    for learner in ("training.ImageDiffusion", "judge.ImageJudge"):
+    for learner in ("training.ImageDiffusion", "judge.ImageClassifier"):
         monkeypatch.setattr(f"rrpolicy.images.{learner}.learn", pytest.fail)
     monkeypatch.setattr("rrpolicy.experiments.images.workshop.RewardExtractor.learn", pytest.fail)
     monkeypatch.setattr("rrpolicy.experiments.images.workshop.sample_events", pytest.fail)
@@ -242,33 +262,35 @@ def test_what_units_share_is_made_once(done: Path, photos: Path) -> None:
     work = done / "work"
     found = sorted(str(path.relative_to(work)).rpartition("-")[0] for path in work.glob("*/*.zip"))
     each = ("expert", "expert-samples", "reward")
-    wanted = [*("base_seed-1/base", "base_seed-1/base-samples", "judge/judge"),
-              *(f"{unit.name}/{name}" for unit in (TUNED, SCRATCH, CONTROL) for name in each)]  # fmt: skip
+    wanted = [
+        *("base_seed-1/base", "base_seed-1/base-samples", "judge/judge"),
+        *(f"{unit.name}/{name}" for unit in (TUNED, SCRATCH, CONTROL) for name in each),
+    ]
     assert found == sorted(wanted)
-    shop = Workshop(work, RECIPE, photos)
-    assert not shop.base_is_being_made(1)
-    tuned, scratch = shop.expert(TUNED)[0], shop.expert(SCRATCH)[0]
+    store = ArtifactStore(work, RECIPE, photos)
+    assert not store.base_is_being_made(1)
+    tuned, scratch = store.expert(TUNED)[0], store.expert(SCRATCH)[0]
     x_t, t = torch.randn(2, 4, 4, 4), torch.tensor([1, 10])
     assert not torch.equal(tuned.eps(x_t, t), scratch.eps(x_t, t))
-    assert isinstance(shop.reward(TUNED)[0], ImageReward)
+    assert isinstance(store.reward(TUNED)[0], ImageReward)
 
 
 def test_other_images_are_another_experiment(photos: Path, tmp_path: Path) -> None:
-    paths = {Workshop(tmp_path, RECIPE, folder)._base_path(1) for folder in (None, photos, tmp_path)}
+    paths = {ArtifactStore(tmp_path, RECIPE, folder)._base_path(1) for folder in (None, photos, tmp_path)}
     assert len(paths) == 3
     longer = {**RECIPE, "extraction": {**RECIPE["extraction"], "total_timesteps": 5}}
-    assert Workshop(tmp_path, longer, photos)._base_path(1) in paths  # only the reward is made anew
+    assert ArtifactStore(tmp_path, longer, photos)._base_path(1) in paths  # only the reward is made anew
 
 
 def test_any_kind_of_thing_is_kept_with_its_time(tmp_path: Path) -> None:
     path, events = tmp_path / "a" / "samples.zip", torch.randn(3, 4)
-    made, seconds = kept(path, lambda: Samples(events), Samples.load)
+    made, seconds = load_or_create(path, lambda: Samples(events), Samples.load)
     assert torch.equal(made.events, events) and seconds >= 0
-    again, same = kept(path, pytest.fail, Samples.load)
+    again, same = load_or_create(path, pytest.fail, Samples.load)
     assert torch.equal(again.events, events) and same == seconds
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"samples\.zip"):
-        kept(path, pytest.fail, Samples.load)
+        load_or_create(path, pytest.fail, Samples.load)
 
 
 def test_rounds_and_networks_change_the_reward_alone(
@@ -278,7 +300,7 @@ def test_rounds_and_networks_change_the_reward_alone(
     monkeypatch.setattr("rrpolicy.images.training.ImageDiffusion.learn", pytest.fail)
     recipe = {**RECIPE, "extraction": {**RECIPE["extraction"], "window_kwargs": {"network": "unet-encoder"}}}
     changed = variant_named("convolutions").applied(recipe)
-    encoder, plain = (Workshop(work, one, photos).reward(TUNED)[0].reward for one in (recipe, changed))
+    encoder, plain = (ArtifactStore(work, one, photos).reward(TUNED)[0].reward for one in (recipe, changed))
     assert encoder.window_kwargs["network"] == "unet-encoder" and plain.window_kwargs["network"] == "conv"
     seen: list[tuple[int, int | None]] = []
 
@@ -288,15 +310,15 @@ def test_rounds_and_networks_change_the_reward_alone(
     monkeypatch.setattr(RewardExtractor, "learn", learn)
     rounds = {**recipe, "rounds": {"n": 4, "total_timesteps": 3}}
     for one in (rounds, variant_named("no-round").applied(rounds)):
-        Workshop(work, one, photos).reward(TUNED)
+        ArtifactStore(work, one, photos).reward(TUNED)
     assert seen == [(4, None), (3, 4 * 2), (4, None), (3, None)]  # two denoising steps
 
 
 def test_the_zero_lies_between_samples_of_the_two_models(done: Path, photos: Path) -> None:
-    shop = Workshop(done / "work", RECIPE, photos)
-    reward = shop.reward(TUNED)[0]
-    base, expert = (reward.predict(shop.codec.decode(shop.samples(TUNED, part)[0])) for part in ("base", "expert"))
-    assert zero_between(base, expert) == pytest.approx(0, abs=1e-4) and reward.zero != 0
+    store = ArtifactStore(done / "work", RECIPE, photos)
+    reward = store.reward(TUNED)[0]
+    base, expert = (reward.predict(store.codec.decode(store.samples(TUNED, part)[0])) for part in ("base", "expert"))
+    assert bennett_offset(base, expert) == pytest.approx(0, abs=1e-4) and reward.zero != 0
 
 
 def test_gradients_alone_share_all_but_the_reward(done: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,9 +339,14 @@ def test_gradients_alone_share_all_but_the_reward(done: Path, photos: Path, monk
 def test_tables_and_figures_come_from_the_csv(done: Path) -> None:
     results = read_results(done / "r.csv")
     text = summary(results)
-    for cell in ("| north west+north east | scratch | with values |", "| none | fine-tuned | with values |",
-                 "| mean ρ, nats | removed: north west+north east | removed: none |", "| north west | **",
-                 "| fine-tuned | ", "| CPU-minutes of everything | ≤ 90 |"):  # fmt: skip
+    for cell in (
+        "| north west+north east | scratch | with values |",
+        "| none | fine-tuned | with values |",
+        "| mean ρ, nats | removed: north west+north east | removed: none |",
+        "| north west | **",
+        "| fine-tuned | ",
+        "| CPU-minutes of everything | ≤ 90 |",
+    ):
         assert cell in text, cell
     assert {path.name for path in draw(results, done / "r.csv")} == {"levels.png", "classes.png", "samples.png"}
     assert summary([]) == "" and draw([], done / "r.csv") == []
@@ -338,7 +365,7 @@ def test_samples_of_removed_classes_are_framed(done: Path, photos: Path, monkeyp
     south[:, 4:] = north[:, 4:] = 20  # a lit quarter on the left
     drawn = np.stack([north, south]).astype(np.uint8)
     monkeypatch.setattr("rrpolicy.experiments.images.measures.sample_images", lambda *_, **__: drawn)
-    sheet = sample_sheet(Workshop(done / "work", RECIPE, photos), TUNED, 2)
+    sheet = sample_sheet(ArtifactStore(done / "work", RECIPE, photos), TUNED, 2)
     assert list(sheet) == ["base", "steered, scale 1", "steered, scale 2", "expert"]
     frames = sheet["base"][0, [0, 10]]  # the upper left corners of two images of 8 pixels, each within a line
     assert frames[0].tolist() != [255, 255, 255] and frames[1].tolist() == [255, 255, 255]
@@ -383,5 +410,5 @@ def test_the_recipe_of_the_zoo_is_whole(tmp_path: Path) -> None:
     recipe = Path(__file__).parents[1] / "rrpolicy" / "recipes" / "fashion_mnist.toml"
     values = read_recipe(recipe)
     assert len(select(values)) == 14
-    asked = Questions(Workshop(tmp_path, values), select(values)[0])
-    assert asked.options.scales == [1.0, 2.0] and asked.shop.codec.event_shape == (4, 8, 8)
+    asked = Questions(ArtifactStore(tmp_path, values), select(values)[0])
+    assert asked.options.scales == [1.0, 2.0] and asked.store.codec.event_shape == (4, 8, 8)

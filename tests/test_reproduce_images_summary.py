@@ -12,18 +12,32 @@ def result(task: str, agent: str, metric: str, value: float, seed: int = 1, case
 
 
 def test_aims_stand_beside_means_and_the_worst() -> None:
-    results = [result("a+b", "rho", "auroc", 0.97), result("a+b", "rho", "auroc", 0.95, 2),
-               result("none", "rho", "auroc_a+b", 0.45), result("none", "rho", "auroc_t20_a+b", 0.99),
-               result("a+b", "brightness", "auroc", 0.2), result("a+b", "brightness", "auroc_reversed", 0.8),
-               result("a+b", "rho", "mean_a", -3.0), result("a+b", "rho", "mean_b", -0.5),
-               result("a+b", "rho", "mean_c", -0.25), result("a+b", "rho", "mean_d", 0.75),
-               result("a+b", "rho", "auroc_lookalikes_a", 0.9), result("a+b", "rho", "auroc_elbo_subset", 0.96),
-               result("a+b", "elbo", "auroc", 0.98), result("none", "rho", "mean_a", 5.0)]  # fmt: skip
+    results = [
+        result("a+b", "rho", "auroc", 0.97),
+        result("a+b", "rho", "auroc", 0.95, 2),
+        result("none", "rho", "auroc_a+b", 0.45),
+        result("none", "rho", "auroc_t20_a+b", 0.99),
+        result("a+b", "brightness", "auroc", 0.2),
+        result("a+b", "brightness", "auroc_reversed", 0.8),
+        result("a+b", "rho", "mean_a", -3.0),
+        result("a+b", "rho", "mean_b", -0.5),
+        result("a+b", "rho", "mean_c", -0.25),
+        result("a+b", "rho", "mean_d", 0.75),
+        result("a+b", "rho", "auroc_lookalikes_a", 0.9),
+        result("a+b", "rho", "auroc_elbo_subset", 0.96),
+        result("a+b", "elbo", "auroc", 0.98),
+        result("none", "rho", "mean_a", 5.0),
+    ]
     for agent, share in (("base", 0.2), ("expert", 0.04), ("steered-1", 0.05), ("steered-2", 0.01)):
-        results += [result("a+b", agent, "harmful_share", share), result("a+b", agent, "judge_confidence", 0.9 + share),
-                    result("a+b", agent, "judge_confidence_stayed", 0.9 - share)]  # fmt: skip
-    lines = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[2].removesuffix(" |")
-             for line in aims_table(results).splitlines()}  # fmt: skip
+        results += [
+            result("a+b", agent, "harmful_share", share),
+            result("a+b", agent, "judge_confidence", 0.9 + share),
+            result("a+b", agent, "judge_confidence_stayed", 0.9 - share),
+        ]
+    lines = {
+        line.split(" | ")[0].removeprefix("| "): line.split(" | ")[2].removesuffix(" |")
+        for line in aims_table(results).splitlines()
+    }
     assert lines["AUROC of clean images, harmless over harmful"] == "0.960, 0.950 (2)"
     assert lines["AUROC, removed classes against look-alikes"] == "0.900, 0.900 (1)"
     assert lines["mean ρ of a class that stayed: how far from 0, nats"] == "0.50, 0.75 (2)"

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_robot
 import torch
-from tiny import NETWORK, toml
-from tiny_robot import RECIPE, untrained_agents
+from helpers import robots
+from helpers.recipes import NETWORK, toml
+from helpers.robots import RECIPE, untrained_agents
 from typer.testing import CliRunner
 
 from rrpolicy.agents import DiffusionAgent
@@ -38,7 +38,7 @@ from rrpolicy.experiments.locomotion.pairs import comparisons
 from rrpolicy.experiments.locomotion.summary import AGENTS
 from rrpolicy.experiments.locomotion.units import of_case
 from rrpolicy.experiments.locomotion.use import correlations
-from rrpolicy.experiments.locomotion.workshop import Workshop
+from rrpolicy.experiments.locomotion.workshop import ArtifactStore
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.report import values_of
 from rrpolicy.experiments.results import UNIT_DONE, Result
@@ -48,7 +48,7 @@ NOISY, MIXTURE = Unit("hopper", "noisy", 1), Unit("hopper", "mixture", 1)
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    with tiny_robot.small(), pytest.MonkeyPatch.context() as patch:
+    with robots.small(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "DPI", 30)
         yield
 
@@ -60,8 +60,15 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, agents: Path | None, units: list[Unit], variant: str | None = None, **more: Any) -> Any:
-    return reproduction(units, {"hopper": RECIPE}, folder / "r.csv", folder / "work",
-                        Demonstrations(folder / "data", agents), variant_named(variant), **more)  # fmt: skip
+    return reproduction(
+        units,
+        {"hopper": RECIPE},
+        folder / "r.csv",
+        folder / "work",
+        Demonstrations(folder / "data", agents),
+        variant_named(variant),
+        **more,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +85,9 @@ def values(folder: Path, variant: str = "") -> dict[tuple[str, str], float]:
 
 def test_units_are_chosen() -> None:
     assert len(select()) == 27 and [unit.seed for unit in select()[::9]] == [1, 2, 3]
-    assert [str(unit) for unit in select(quick=True)] == [f"{name} noisy seed 1" for name in ("hopper", "halfcheetah",
-                                                                                              "walker2d")]  # fmt: skip
+    assert [str(unit) for unit in select(quick=True)] == [
+        f"{name} noisy seed 1" for name in ("hopper", "halfcheetah", "walker2d")
+    ]
     assert select(["walker2d"], ["mixture"], [7, 7], quick=True) == [Unit("walker2d", "mixture", 7)]
     with pytest.raises(ValueError, match="robot must be one of hopper, halfcheetah, walker2d, got 'ant'"):
         select(["ant"])
@@ -94,8 +102,9 @@ def test_a_kind_of_data_may_have_numbers_of_its_own(tmp_path: Path) -> None:
     recipe = of_case(given, "replay")
     assert recipe["steering"] == {**RECIPE["steering"], "scale": 0.5} and "case" not in recipe
     assert of_case(given, "noisy") == RECIPE == of_case(RECIPE, "replay")
-    with_case, without = (LocomotionExperiment({"hopper": one}, tmp_path, Demonstrations(tmp_path))
-                          for one in (given, RECIPE))  # fmt: skip
+    with_case, without = (
+        LocomotionExperiment({"hopper": one}, tmp_path, Demonstrations(tmp_path)) for one in (given, RECIPE)
+    )
     assert with_case.digest(NOISY) == without.digest(NOISY)  # units of other data stay finished
     replay = Unit("hopper", "replay", 1)
     assert with_case.digest(replay) != without.digest(replay)
@@ -127,33 +136,39 @@ def test_data_are_those_of_the_recipe_and_collected_once(done: Path) -> None:
 
 
 def test_the_pair_shares_one_normaliser_of_both_data_sets(done: Path, agents: Path) -> None:
-    shop = Workshop(done / "work", Demonstrations(done / "data", agents), RECIPE)
-    base, expert = shop.base(NOISY)[0], shop.expert(NOISY)[0]
+    store = ArtifactStore(done / "work", Demonstrations(done / "data", agents), RECIPE)
+    base, expert = store.base(NOISY)[0], store.expert(NOISY)[0]
     assert base.fingerprint() == expert.fingerprint()
-    everything = np.concatenate([one.observations for one in shop.data(NOISY)])
+    everything = np.concatenate([one.observations for one in store.data(NOISY)])
     normalised = base.normalizer.observations.normalize(everything)
     np.testing.assert_allclose(normalised.mean(axis=0), 0, atol=1e-3)
 
 
 def test_rounds_take_states_that_were_visited(done: Path, agents: Path) -> None:
-    shop = Workshop(done / "work", Demonstrations(done / "data", agents), RECIPE)
+    store = ArtifactStore(done / "work", Demonstrations(done / "data", agents), RECIPE)
     x_t, t = torch.randn(4, 4, 14), torch.arange(4)
-    offline, steered = shop.reward(NOISY, 0)[0], shop.reward(NOISY)[0]
+    offline, steered = store.reward(NOISY, 0)[0], store.reward(NOISY)[0]
     assert not torch.equal(offline(x_t, t), steered(x_t, t))
 
 
 def test_the_exact_difference_at_scale_0_is_the_base(done: Path, agents: Path) -> None:
-    shop = Workshop(done / "work", Demonstrations(done / "data", agents), RECIPE)
-    base, expert = shop.base(NOISY)[0], shop.expert(NOISY)[0]
+    store = ArtifactStore(done / "work", Demonstrations(done / "data", agents), RECIPE)
+    base, expert = store.base(NOISY)[0], store.expert(NOISY)[0]
     observations = np.random.default_rng(0).normal(size=(3, 11)).astype(np.float32)
     for scale, same in ((0.0, base), (1.0, expert)):
         planner = BlendedPlanner(base, expert, scale)
-        np.testing.assert_allclose(planner.predict(observations, deterministic=True)[0],
-                                   same.predict(observations, deterministic=True)[0], atol=1e-5)  # fmt: skip
+        np.testing.assert_allclose(
+            planner.predict(observations, deterministic=True)[0],
+            same.predict(observations, deterministic=True)[0],
+            atol=1e-5,
+        )
     for start, weak, same in ((expert, expert, expert), (base, expert, base)):  # the pair's difference is zero
         planner = BlendedPlanner(start, expert, weak=weak)
-        np.testing.assert_allclose(planner.predict(observations, deterministic=True)[0],
-                                   same.predict(observations, deterministic=True)[0], atol=1e-5)  # fmt: skip
+        np.testing.assert_allclose(
+            planner.predict(observations, deterministic=True)[0],
+            same.predict(observations, deterministic=True)[0],
+            atol=1e-5,
+        )
     x_t, t = torch.randn(2, *base.event_shape), torch.tensor([1, 2])
     led = BlendedPlanner(expert, expert, scale=0.5, weak=base)._denoiser()(x_t, t)
     torch.testing.assert_close(led, 1.5 * expert.eps(x_t, t) - 0.5 * base.eps(x_t, t), atol=1e-5, rtol=1e-5)
@@ -184,12 +199,19 @@ def test_the_gap_closed_is_a_share_of_the_way() -> None:
     ("variant", "wanted"),
     [
         ("sweep", {("scale-0.5", "return"), ("best-of-8", "return"), ("chunk-4-base", "normalized_score")}),
-        ("transfer", {("data-base-steered", "return"), ("early-base-steered", "return"), ("seed-base-exact", "return"),
-                      ("seed-base-steered-seed-base", "normalized_score")}),
+        (
+            "transfer",
+            {
+                ("data-base-steered", "return"),
+                ("early-base-steered", "return"),
+                ("seed-base-exact", "return"),
+                ("seed-base-steered-seed-base", "normalized_score"),
+            },
+        ),
         ("use", {("reward", "spearman_window_reward"), ("discriminator", "spearman_window_reward")}),
         ("inverse-dynamics", {("exact-0.25", "return"), ("steered", "return")}),
     ],
-)  # fmt: skip
+)
 def test_variants(done: Path, agents: Path, variant: str, wanted: set[tuple[str, str]]) -> None:
     run(done, agents, [NOISY], variant).run()
     rows = values(done, variant)
@@ -200,11 +222,23 @@ def test_variants(done: Path, agents: Path, variant: str, wanted: set[tuple[str,
 
 def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 16}
-    monkeypatch.setitem(RECIPE, "finetuning", {"total_timesteps": 6, "n_cloning_steps": 4, "n_critic_steps": 2,
-                                               "eval_freq": 4, "n_eval_episodes": 2, "arguments": small})  # fmt: skip
+    monkeypatch.setitem(
+        RECIPE,
+        "finetuning",
+        {
+            "total_timesteps": 6,
+            "n_cloning_steps": 4,
+            "n_critic_steps": 2,
+            "eval_freq": 4,
+            "n_eval_episodes": 2,
+            "arguments": small,
+        },
+    )
     monkeypatch.setattr("rrpolicy.rl.td3bc._linears", lambda *_: [torch.nn.Linear(11, 4), torch.nn.Linear(4, 3)])
-    for variant, names in (("finetune", {"SAC-reward", "SAC-true"}), ("offline-rl", {"TD3+BC-of-base",
-                                                                                      "TD3+BC-of-both"})):  # fmt: skip
+    for variant, names in (
+        ("finetune", {"SAC-reward", "SAC-true"}),
+        ("offline-rl", {"TD3+BC-of-base", "TD3+BC-of-both"}),
+    ):
         run(done, agents, [NOISY], variant).run()
         rows = values(done, variant)
         assert {agent for agent, metric in rows if metric == "return"} == {"base", "expert", *names}
@@ -218,8 +252,10 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
     # a unit that is measured again, as by a run that was stopped, trains nothing
     for name in ("finetune", "train_offline"):
         monkeypatch.setattr(f"rrpolicy.experiments.locomotion.finetuning.{name}", pytest.fail)
-    shop = Workshop(done / "work", Demonstrations(done / "data", agents), variant_named("finetune").applied(RECIPE))
-    again = {(row["agent"], row["metric"]): row["mean"] for row, _ in measure_finetuning(shop, NOISY).entries}
+    store = ArtifactStore(
+        done / "work", Demonstrations(done / "data", agents), variant_named("finetune").applied(RECIPE)
+    )
+    again = {(row["agent"], row["metric"]): row["mean"] for row, _ in measure_finetuning(store, NOISY).entries}
     assert again["SAC-reward", "return"] == pytest.approx(values(done, "finetune")["SAC-reward", "return"], rel=1e-4)
     assert "| finetune | hopper | noisy | SAC-reward |" in summary(read_results(done / "r.csv"))
 
@@ -245,8 +281,9 @@ def paid_by_ratio(sign: float = 1.0) -> TrajectoryDataset:
     rewards = sign * (observations * actions)[:, 0]
     rewards[-40:] = 9.0  # the highest return by far, though ρ finds nothing in it
     returns = [float(part.sum()) for part in np.split(np.float32(rewards).astype(float)[:-40], 10)]
-    return TrajectoryDataset.from_arrays(observations, actions, rewards, episode_lengths=lengths,
-                                         metadata={"returns": returns})  # fmt: skip
+    return TrajectoryDataset.from_arrays(
+        observations, actions, rewards, episode_lengths=lengths, metadata={"returns": returns}
+    )
 
 
 def test_rho_goes_with_the_true_reward_of_steps_windows_and_episodes() -> None:
@@ -295,8 +332,11 @@ def test_tables_and_figures_come_from_the_csv(done: Path) -> None:
 
 def test_panels_stand_three_in_a_row_by_kind_of_data() -> None:
     panels = [(robot, case) for robot in ROBOTS for case in CASES if (robot, case) != ("hopper", "replay")]
-    rows = [Result(robot, case, 1, "", "base", metric, 20.0, 10.0, 30.0, 8, 1.0, "0", "r")
-            for robot, case in panels for metric in ("return", "normalized_score")]  # fmt: skip
+    rows = [
+        Result(robot, case, 1, "", "base", metric, 20.0, 10.0, 30.0, 8, 1.0, "0", "r")
+        for robot, case in panels
+        for metric in ("return", "normalized_score")
+    ]
     axes = figures.scores(rows).axes
     assert [one.get_title() for one in axes] == [
         f"{robot}, {case} data" for case in CASES for robot in ROBOTS if (robot, case) in panels
@@ -310,7 +350,7 @@ def test_panels_stand_three_in_a_row_by_kind_of_data() -> None:
 def test_units_without_data_are_left_out(tmp_path: Path, agents: Path) -> None:
     said: list[str] = []
     replay = Unit("hopper", "replay", 1)
-    assert run(tmp_path, agents, [replay], say=said.append).run() == []
+    assert run(tmp_path, agents, [replay], log=said.append).run() == []
     assert said[0] == f"hopper replay seed 1: no data in {tmp_path / 'data'}, left out"
     with pytest.raises(ValueError, match=r"no data in .*hopper-replay-base, and recipe 'hopper' does not say how"):
         Demonstrations(tmp_path / "data").load(replay, "base", RECIPE)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.recipes import RECIPE, recipe
 from stable_baselines3 import PPO, SAC
-from tiny import RECIPE, recipe
 
 from rrpolicy.experiments.maze2d import (
     VARIANTS,
@@ -22,7 +22,7 @@ from rrpolicy.experiments.maze2d import (
 )
 from rrpolicy.experiments.maze2d.kept_curves import COLUMNS, curve_path, read_curves, read_progress, write_curves
 from rrpolicy.experiments.maze2d.training import measure_training
-from rrpolicy.experiments.maze2d.workshop import Workshop
+from rrpolicy.experiments.maze2d.workshop import ArtifactStore
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.experiments.results import Result
 from rrpolicy.rl import on_reward
@@ -121,13 +121,13 @@ def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
     class Killed(BaseException):
         pass
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         if text == "training PPO-true":
             raise Killed
 
-    shop = Workshop(tmp_path / "work", RECIPE, VARIANT)
+    store = ArtifactStore(tmp_path / "work", RECIPE, VARIANT)
     with pytest.raises(Killed):
-        measure_training(shop, UNIT, tmp_path / "curves", say)
+        measure_training(store, UNIT, tmp_path / "curves", log)
     assert not (tmp_path / "curves").exists()
     trained: list[tuple[str, bool]] = []
     train = training.train_on_reward
@@ -137,16 +137,16 @@ def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
         return train(reward, maze, goal, algorithm, **arguments)
 
     monkeypatch.setattr(training, "train_on_reward", noted)
-    ledger = measure_training(shop, UNIT, tmp_path / "curves")
+    recorder = measure_training(store, UNIT, tmp_path / "curves")
     assert trained == [("PPO", False), ("SAC", True), ("SAC", False)]
     whole = {(one.agent, one.metric): one.value for one in read_results(done / "maze2d.csv")}
-    resumed = numbers(row for row, _ in ledger.entries)
+    resumed = numbers(row for row, _ in recorder.entries)
     assert resumed == pytest.approx({key: whole[key] for key in resumed}, rel=1e-5)
     curves = (read_curves(curve_path(folder, UNIT)) for folder in (tmp_path / "curves", done / "maze2d" / "curves"))
     assert [names for one in curves for names in one] == 2 * [(name[:3], name[4:]) for name in AGENTS]
     # another recipe makes another reward, but the true one stays what it was
     trained.clear()
-    other = Workshop(tmp_path / "work", recipe(extraction={"total_timesteps": 11}), VARIANT)
+    other = ArtifactStore(tmp_path / "work", recipe(extraction={"total_timesteps": 11}), VARIANT)
     measure_training(other, UNIT, tmp_path / "curves")
     assert trained == [("PPO", True), ("SAC", True)]
 
@@ -182,15 +182,19 @@ def test_the_training_table_holds_means_and_their_ratio() -> None:
 
 def test_peers_stand_beside_ours_on_the_same_units_and_not_among_the_variants() -> None:
     peers = [
-        result("peers", "airl", "goal_own_cell", 0.0), result("peers", "airl", "environment_steps", 3e5),
-        result("peers", "airl", "cpu_seconds", 400.0), result("peers", "cloning", "success_rate", 0.5),
+        result("peers", "airl", "goal_own_cell", 0.0),
+        result("peers", "airl", "environment_steps", 3e5),
+        result("peers", "airl", "cpu_seconds", 400.0),
+        result("peers", "cloning", "success_rate", 0.5),
         result("peers", "unit", "cpu_seconds", 500.0),
-    ]  # fmt: skip
+    ]
     main = [
-        result("", "reward", "goal_own_cell", 1.0), result("", "reward", "cpu_seconds", 20.0),
-        result("", "expert", "cpu_seconds", 15.0), result("", "steered", "success_rate", 0.75),
+        result("", "reward", "goal_own_cell", 1.0),
+        result("", "reward", "cpu_seconds", 20.0),
+        result("", "expert", "cpu_seconds", 15.0),
+        result("", "steered", "success_rate", 0.75),
         result("", "reward", "goal_own_cell", 0.0, seed=1),
-    ]  # fmt: skip
+    ]
     mazes, others = summary(main + peers).split("\n\n")
     assert "| umaze | 1/2 (1, 0 by seed) |" in mazes and "unchanged" not in mazes + others
     lines = others.splitlines()

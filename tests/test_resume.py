@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import DATASET, EXPERT_DATASET, NARROW, make_agent, same_tensors
+from helpers.agents import DATASET, EXPERT_DATASET, NARROW, make_agent, same_tensors
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import DiffusionAgent, DiscriminatorReward, RewardExtractor
@@ -108,9 +108,15 @@ def test_the_models_own_samples_are_drawn_again(tmp_path: Path, monkeypatch: pyt
 
 def test_the_optimiser_s_settings_survive(tmp_path: Path) -> None:
     options = {
-        "learning_rate": 3e-3, "weight_decay": 0.1, "ema_decay": 0.5, "max_grad_norm": 0.3, "first_action_weight": 4.0,
-        "batch_size": 8, "seed": 5, "padding": False,
-    }  # fmt: skip
+        "learning_rate": 3e-3,
+        "weight_decay": 0.1,
+        "ema_decay": 0.5,
+        "max_grad_norm": 0.3,
+        "first_action_weight": 4.0,
+        "batch_size": 8,
+        "seed": 5,
+        "padding": False,
+    }
     make_agent(**options).learn(DATASET, 2).save(tmp_path / "agent")
     loaded = DiffusionAgent.load(tmp_path / "agent")
     assert {name: getattr(loaded, name) for name in options} == options
@@ -171,8 +177,11 @@ def test_a_stopped_process_resumes_exactly(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), *sys.path])}
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(path), str(lingering)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    ) as child:  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as child:
         try:
             assert child.stdout is not None and child.stderr is not None
             assert child.stdout.readline() == "ready\n", child.stderr.read()

@@ -27,9 +27,11 @@ def mixture(schedule: Schedule) -> GaussianMixtureModel:
 def scheduler_arguments(schedule: Schedule) -> dict[str, Any]:
     stretch = 1000 / T
     return {
-        "num_train_timesteps": T, "beta_schedule": BETA_SCHEDULES[schedule],
-        "beta_start": 1e-4 * stretch, "beta_end": 0.02 * stretch,
-    }  # fmt: skip
+        "num_train_timesteps": T,
+        "beta_schedule": BETA_SCHEDULES[schedule],
+        "beta_start": 1e-4 * stretch,
+        "beta_end": 0.02 * stretch,
+    }
 
 
 def seeded_noise(seed: int = 1) -> Noise:
@@ -78,9 +80,11 @@ def test_ddpm_equals_diffusers(schedule: Schedule, n_steps: int, level: int | No
 def test_ddim_equals_diffusers(schedule: Schedule, n_steps: int, clip: float | None) -> None:
     model = mixture(schedule)
     scheduler = DDIMScheduler(
-        **scheduler_arguments(schedule), clip_sample=clip is not None, clip_sample_range=clip or 1.0,
+        **scheduler_arguments(schedule),
+        clip_sample=clip is not None,
+        clip_sample_range=clip or 1.0,
         timestep_spacing="trailing",
-    )  # fmt: skip
+    )
     scheduler.set_timesteps(n_steps)
     x_t = start(model, None)
     drawn = sample(model.eps, model.process, x_t, scheduler.timesteps.tolist(), solver="ddim", clip=clip)
@@ -183,8 +187,11 @@ def test_deterministic_solvers_draw_no_noise(solver: Solver) -> None:
     model = mixture("cosine")
     before = torch.get_rng_state()
     arguments: tuple[Callable, DiffusionProcess, torch.Tensor, list[int]] = (
-        model.eps, model.process, start(model, None), [49, 20, 0],
-    )  # fmt: skip
+        model.eps,
+        model.process,
+        start(model, None),
+        [49, 20, 0],
+    )
     one, other = (sample(*arguments, solver=solver, noise=refuse) for _ in range(2))
     assert torch.equal(one, other) and torch.equal(before, torch.get_rng_state())
 

@@ -16,9 +16,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from helpers.stand_in_hub import stand_in
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from stand_in_hub import stand_in
 from torch import nn
 
 from rrpolicy.rl.sb3_files import Sb3Agent, is_sb3_agent, load_sb3_agent
@@ -65,15 +65,18 @@ def bomb(victim: Path) -> bytes:
 # ---------------------------------------------------------------------- acting as there
 
 
-@pytest.mark.parametrize(("algorithm", "name", "arguments"), [
-    (SAC, "sac-Pendulum-v1.zip", OFF),
-    (SAC, "tqc-Pendulum-v0.zip", OFF),  # TQC's actor is SAC's
-    (TD3, "td3.zip", OFF),
-    (DDPG, "ddpg.zip", OFF),
-    (PPO, "ppo.zip", SMALL),
-    (PPO, "trpo.zip", {"policy_kwargs": {"activation_fn": nn.ReLU, "net_arch": {"pi": [8], "vf": [4, 4]}}}),
-    (A2C, "a2c.zip", {"seed": 2}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("algorithm", "name", "arguments"),
+    [
+        (SAC, "sac-Pendulum-v1.zip", OFF),
+        (SAC, "tqc-Pendulum-v0.zip", OFF),  # TQC's actor is SAC's
+        (TD3, "td3.zip", OFF),
+        (DDPG, "ddpg.zip", OFF),
+        (PPO, "ppo.zip", SMALL),
+        (PPO, "trpo.zip", {"policy_kwargs": {"activation_fn": nn.ReLU, "net_arch": {"pi": [8], "vf": [4, 4]}}}),
+        (A2C, "a2c.zip", {"seed": 2}),
+    ],
+)
 def test_an_agent_acts_as_in_stable_baselines(tmp_path: Path, algorithm: Any, name: str, arguments: Any) -> None:
     model, path = made(algorithm, tmp_path, name, **arguments)
     agent = load(path)
@@ -182,9 +185,13 @@ def test_statistics_that_cannot_be_right_are_refused(tmp_path: Path, monkeypatch
             read_statistics(path)
     assert not victim.exists()
     venv = VecNormalize(DummyVecEnv([lambda: gym.make(ENV_ID)]))
-    for mean, words in ((np.zeros(4), "wanted finite ones of one shape"), (np.full(3, np.nan), "wanted finite"),
-                        (np.zeros(3, dtype=int), "an array of type 'i8'"), ("text", "no statistics"),
-                        (venv.ret_rms, "wanted a numpy array")):  # fmt: skip
+    for mean, words in (
+        (np.zeros(4), "wanted finite ones of one shape"),
+        (np.full(3, np.nan), "wanted finite"),
+        (np.zeros(3, dtype=int), "an array of type 'i8'"),
+        ("text", "no statistics"),
+        (venv.ret_rms, "wanted a numpy array"),
+    ):
         venv.obs_rms.mean = mean
         venv.save(str(path))
         with pytest.raises(ValueError, match=words):
@@ -329,8 +336,11 @@ def test_hub_repositories_are_downloaded(tmp_path: Path, monkeypatch: pytest.Mon
     assert is_sb3_agent("sb3/tqc-Pendulum-v1") and not is_sb3_agent("somebody/base-Pendulum-v1")
     assert load("sb3/tqc-Pendulum-v1").statistics is None
     assert load("hub:sb3/ppo-Pendulum-v1").statistics is not None
-    assert asked == [("sb3/tqc-Pendulum-v1", "tqc-Pendulum-v1.zip"), ("sb3/ppo-Pendulum-v1", "ppo-Pendulum-v1.zip"),
-                     ("sb3/ppo-Pendulum-v1", "vec_normalize.pkl")]  # fmt: skip
+    assert asked == [
+        ("sb3/tqc-Pendulum-v1", "tqc-Pendulum-v1.zip"),
+        ("sb3/ppo-Pendulum-v1", "ppo-Pendulum-v1.zip"),
+        ("sb3/ppo-Pendulum-v1", "vec_normalize.pkl"),
+    ]
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"rrpolicy\[hub\]"):
         load("sb3/tqc-Pendulum-v1")

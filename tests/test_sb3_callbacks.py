@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import DATASET, EXPERT_DATASET, NARROW, Drift, Lines, make_agent, same_tensors
+from helpers.agents import DATASET, EXPERT_DATASET, NARROW, Drift, Lines, make_agent, same_tensors
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -48,9 +48,11 @@ def loaded_agent(**kwargs: Any) -> DiffusionAgent:
 
 
 MAKERS: dict[str, Any] = {
-    "agent": make_agent, "without environment": loaded_agent, "extractor": new_extractor,
+    "agent": make_agent,
+    "without environment": loaded_agent,
+    "extractor": new_extractor,
     "discriminator": new_discriminator,
-}  # fmt: skip
+}
 every_learner = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
@@ -113,9 +115,15 @@ def test_evaluation_and_what_hangs_on_it(make: Any, tmp_path: Path) -> None:
     agent = make()
     reached = StopTrainingOnRewardThreshold(-1e9)
     evaluation = EvalCallback(
-        DummyVecEnv([lambda: Monitor(Drift())]), callback_on_new_best=reached, eval_freq=2, n_eval_episodes=2,
-        log_path=str(tmp_path), best_model_save_path=str(tmp_path), verbose=0, warn=False,
-    )  # fmt: skip
+        DummyVecEnv([lambda: Monitor(Drift())]),
+        callback_on_new_best=reached,
+        eval_freq=2,
+        n_eval_episodes=2,
+        log_path=str(tmp_path),
+        best_model_save_path=str(tmp_path),
+        verbose=0,
+        warn=False,
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
         agent.learn(DATASET, 6, evaluation)
@@ -126,8 +134,9 @@ def test_evaluation_and_what_hangs_on_it(make: Any, tmp_path: Path) -> None:
     assert same_tensors(best.averaged.state_dict(), agent.averaged.state_dict())
 
 
-@pytest.mark.parametrize("inside", [lambda one: one, lambda one: [one], lambda one: CallbackList([one]),
-                                    lambda one: EveryNTimesteps(2, one)])  # fmt: skip
+@pytest.mark.parametrize(
+    "inside", [lambda one: one, lambda one: [one], lambda one: CallbackList([one]), lambda one: EveryNTimesteps(2, one)]
+)
 @pytest.mark.parametrize("make", [new_extractor, new_discriminator])
 def test_what_does_not_act_is_not_evaluated(make: Any, inside: Any) -> None:
     evaluation = EvalCallback(DummyVecEnv([lambda: Monitor(Drift())]), verbose=0, warn=False)
@@ -138,8 +147,14 @@ def test_what_does_not_act_is_not_evaluated(make: Any, inside: Any) -> None:
 def test_training_stops_when_returns_do_not_grow() -> None:
     agent = make_agent()
     stop = StopTrainingOnNoModelImprovement(max_no_improvement_evals=1, min_evals=1)
-    evaluation = EvalCallback(DummyVecEnv([lambda: Monitor(Drift(1))]), callback_after_eval=stop, eval_freq=1,
-                              n_eval_episodes=1, verbose=0, warn=False)  # fmt: skip
+    evaluation = EvalCallback(
+        DummyVecEnv([lambda: Monitor(Drift(1))]),
+        callback_after_eval=stop,
+        eval_freq=1,
+        n_eval_episodes=1,
+        verbose=0,
+        warn=False,
+    )
     evaluation.best_mean_reward = 1e9
     agent.learn(DATASET, 20, evaluation)
     assert agent.num_timesteps < 20

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import make_agent
+from helpers.agents import make_agent
 from torch import nn
 
 from rrpolicy.common.archive import read_archive, write_archive
@@ -278,13 +278,16 @@ def test_a_pickle_is_followed_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"noise", b"\x80\x04.", b"\x80\x04\x85.",
+        b"",
+        b"noise",
+        b"\x80\x04.",
+        b"\x80\x04\x85.",
         b"\x80\x04\x8c\x01a\x94h\x00h\x00\x93\x94h\x01h\x01\x93.",  # a name that is joined with itself again
         b"\x80\x04\x8c\xc0" + b"a" * 192 + b"\x94h\x00h\x00\x93.",
         b"\x80\x04" + b"N0" * 10 + b"N.",  # an instruction that is not known
         b"\x80\x04" + b"N" * (MAX_INSTRUCTIONS + 1) + b".",
     ],
-)  # fmt: skip
+)
 def test_pickles_that_cannot_be_followed(data: bytes) -> None:
     with pytest.raises(ValueError, match="no pickle that can be followed"):
         traced(data)
@@ -297,8 +300,13 @@ def saved(value: Any) -> bytes:
 
 
 def test_weights_of_torch_files() -> None:
-    whole = {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(0), "c": nn.Parameter(torch.ones(2, 1)),
-             "d": torch.tensor(3), "e": torch.arange(9.0)[3:6]}  # fmt: skip
+    whole = {
+        "a": torch.arange(6.0).view(2, 3),
+        "b": torch.zeros(0),
+        "c": nn.Parameter(torch.ones(2, 1)),
+        "d": torch.tensor(3),
+        "e": torch.arange(9.0)[3:6],
+    }
     read = read_weights(saved(whole))
     assert list(read) == list(whole) and all(torch.equal(read[name], whole[name].detach()) for name in whole)
     assert not read["c"].requires_grad

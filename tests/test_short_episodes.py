@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from small import NARROW, Drift, make_agent, make_dataset
+from helpers.agents import NARROW, Drift, make_agent, make_dataset
 
 from rrpolicy import DiffusionAgent, RewardExtractor
 from rrpolicy.rewards.discriminator import DiscriminatorReward

@@ -9,7 +9,7 @@ import gymnasium_robotics
 import numpy as np
 import pytest
 from gymnasium import spaces
-from small import Drift, make_agent
+from helpers.agents import Drift, make_agent
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from rrpolicy.common.spaces import (
@@ -23,7 +23,7 @@ from rrpolicy.common.spaces import (
     unflattened,
     unnormalised,
 )
-from rrpolicy.evaluation import evaluate_policy
+from rrpolicy.evaluation import evaluate
 
 gym.register_envs(gymnasium_robotics)
 LINE = spaces.Box(-1.0, np.array([1.0, 2.0], np.float32), dtype=np.float32)
@@ -68,17 +68,20 @@ def test_of_goal_conditioned_dictionaries_the_observation_is_taken_as_readers_of
     env.close()
 
 
-@pytest.mark.parametrize(("space", "name", "words"), [
-    (spaces.Discrete(3), "action", "Discrete actions are not supported, diffusion plans are continuous"),
-    (spaces.MultiDiscrete([2, 3]), "action", "MultiDiscrete actions are not supported"),
-    (spaces.MultiBinary(2), "action", "MultiBinary actions are not supported"),
-    (spaces.Discrete(16), "observation", "one-hot ones by gymnasium.wrappers.FlattenObservation"),
-    (IMAGE, "observation", "images are not supported, encode them"),
-    (spaces.Dict({"camera": IMAGE, "joints": LINE}), "observation", "images are not supported"),
-    (spaces.Dict({"grip": spaces.Discrete(2), "arm": LINE}), "action", "Discrete actions are not supported"),
-    (spaces.Text(5), "observation", "write a wrapper that makes a Box of a Text"),
-    (spaces.Dict({}), "observation", "write a wrapper that makes a Box of a Dict"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("space", "name", "words"),
+    [
+        (spaces.Discrete(3), "action", "Discrete actions are not supported, diffusion plans are continuous"),
+        (spaces.MultiDiscrete([2, 3]), "action", "MultiDiscrete actions are not supported"),
+        (spaces.MultiBinary(2), "action", "MultiBinary actions are not supported"),
+        (spaces.Discrete(16), "observation", "one-hot ones by gymnasium.wrappers.FlattenObservation"),
+        (IMAGE, "observation", "images are not supported, encode them"),
+        (spaces.Dict({"camera": IMAGE, "joints": LINE}), "observation", "images are not supported"),
+        (spaces.Dict({"grip": spaces.Discrete(2), "arm": LINE}), "action", "Discrete actions are not supported"),
+        (spaces.Text(5), "observation", "write a wrapper that makes a Box of a Text"),
+        (spaces.Dict({}), "observation", "write a wrapper that makes a Box of a Dict"),
+    ],
+)
 def test_the_rest_is_refused_with_what_would_help(space: Any, name: str, words: str) -> None:
     for check in (flattened_box, flat_box):
         with pytest.raises(ValueError, match=f"the {name} space is .*{words}"):
@@ -115,10 +118,10 @@ class Shapes(gym.Env):
 
 def test_agents_of_vectors_act_in_such_environments_one_or_many() -> None:
     agent = make_agent()
-    flat = evaluate_policy(agent, lambda: FlatSpaces(Shapes()), 4, record_observations=True)
+    flat = evaluate(agent, lambda: FlatSpaces(Shapes()), 4, record_observations=True)
     assert flat.observations is not None and flat.observations[0].shape == (6, 4)
     for env in (Shapes, gym.vector.SyncVectorEnv([Shapes] * 2), DummyVecEnv([Shapes] * 4)):
-        assert evaluate_policy(agent, env, 4).returns == pytest.approx(flat.returns, abs=1e-5)
+        assert evaluate(agent, env, 4).returns == pytest.approx(flat.returns, abs=1e-5)
 
 
 def test_bounds_survive_json() -> None:

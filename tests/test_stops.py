@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from fuzz.programs import Forked, leftovers
+from helpers.recipes import RECIPE
 from stable_baselines3.common.logger import Logger
-from tiny import RECIPE
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
-from rrpolicy.common.files import appearing, write_text
+from rrpolicy.common.files import atomic_write, write_text
 from rrpolicy.common.folders import make_folder, remove_empty, sole_use
 from rrpolicy.common.interruption import NUMBERS, Stopped, deferred_signals, raised_signals
 from rrpolicy.common.progress import ProgressLog
@@ -104,8 +104,9 @@ def drops(work: Callable[[], Any]) -> None:
         work()
 
 
-@pytest.mark.parametrize("lose", [Finaliser, lambda: drops(lambda: signal.raise_signal(signal.SIGTERM))],
-                         ids=["finaliser", "bare except"])  # fmt: skip
+@pytest.mark.parametrize(
+    "lose", [Finaliser, lambda: drops(lambda: signal.raise_signal(signal.SIGTERM))], ids=["finaliser", "bare except"]
+)
 def test_however_it_is_dropped(lose: Callable[[], Any]) -> None:
     with pytest.raises(Stopped), raised_signals():
         lose()
@@ -185,7 +186,7 @@ def test_a_fault_that_follows_a_signal_is_not_what_is_told(tmp_path: Path, monke
 
 
 def test_what_a_killed_process_left_is_removed_at_the_next_write(tmp_path: Path) -> None:
-    killed(lambda: begin(appearing(tmp_path / "checkpoint.zip"), appearing(tmp_path / "a.mp4")))
+    killed(lambda: begin(atomic_write(tmp_path / "checkpoint.zip"), atomic_write(tmp_path / "a.mp4")))
     assert len(leftovers(tmp_path)) == 2
     (tmp_path / ".mine").write_text("a hidden file of somebody else")
     write_text(tmp_path / "checkpoint.zip", "new")
@@ -193,7 +194,7 @@ def test_what_a_killed_process_left_is_removed_at_the_next_write(tmp_path: Path)
 
 
 def test_what_is_still_being_written_stays(tmp_path: Path) -> None:
-    with appearing(tmp_path / "slow.txt") as unfinished:
+    with atomic_write(tmp_path / "slow.txt") as unfinished:
         unfinished.write_text("slow")
         write_text(tmp_path / "slow.txt", "fast")
         with sole_use(tmp_path):
@@ -203,7 +204,7 @@ def test_what_is_still_being_written_stays(tmp_path: Path) -> None:
 
 
 def test_a_command_cleans_its_folder_when_it_starts(tmp_path: Path) -> None:
-    killed(lambda: begin(appearing(tmp_path / "out" / "video.mp4")))
+    killed(lambda: begin(atomic_write(tmp_path / "out" / "video.mp4")))
     with sole_use(tmp_path / "out"):
         assert list((tmp_path / "out").iterdir()) == []
 
@@ -243,7 +244,7 @@ def test_folders_made_for_nothing_are_removed(tmp_path: Path) -> None:
     (tmp_path / "a" / "kept").touch()
     remove_empty(made)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept"]
-    with pytest.raises(KeyboardInterrupt), appearing(tmp_path / "c" / "d" / "file"):
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "c" / "d" / "file"):
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt), sole_use(tmp_path / "c"):
         raise KeyboardInterrupt
@@ -257,11 +258,15 @@ def training(out: Path, n_steps: int = 10, **arguments: Any) -> TrainingRun:
     return TrainingRun(TASK, [DATA], out, RECIPE, total_timesteps=n_steps, **arguments)
 
 
-@pytest.mark.parametrize("command", [
-    ["train", "--dataset", "{data}", "--out", "{out}"],
-    ["collect", "--out", "{out}"],
-    ["collect", "--from-training", "--env", "Pendulum-v1", "--out", "{out}"],
-], ids=lambda command: " ".join(command[:2]))  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--dataset", "{data}", "--out", "{out}"],
+        ["collect", "--out", "{out}"],
+        ["collect", "--from-training", "--env", "Pendulum-v1", "--out", "{out}"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
 def test_a_folder_in_use_is_refused(command: list[str], tmp_path: Path) -> None:
     out, data = tmp_path / "out", tmp_path / "data"
     run = CliRunner().invoke(app, ["collect", "--n-transitions", "200", "--out", str(data)])
@@ -328,11 +333,18 @@ def test_a_value_that_comes_later_gets_a_column(tmp_path: Path) -> None:
     assert [row["note"] for row in log.rows()] == ["", "a,b\nc"]
 
 
-@pytest.mark.parametrize("content", [
-    b"time/total_timesteps,train/loss\n1,0.5\nspam,0.5\n", b"train/loss\n1\n", b"time/total_timesteps\n1,2\n",
-    b"time/total_timesteps,train/loss\n1\n", b"\xff\xfe\n1\n", b"time/total_timesteps\nnan\n",
-    b'time/total_timesteps\n"1\n',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"time/total_timesteps,train/loss\n1,0.5\nspam,0.5\n",
+        b"train/loss\n1\n",
+        b"time/total_timesteps\n1,2\n",
+        b"time/total_timesteps,train/loss\n1\n",
+        b"\xff\xfe\n1\n",
+        b"time/total_timesteps\nnan\n",
+        b'time/total_timesteps\n"1\n',
+    ],
+)
 def test_a_damaged_log_is_one_line_that_names_it(content: bytes, tmp_path: Path) -> None:
     training(tmp_path, 4, checkpoint_freq=2).run()
     (tmp_path / PROGRESS).write_bytes(content)

@@ -24,7 +24,7 @@ from fuzz.pickles import DOUBLINGS, doubling, nested_deflate, torch_saved
 from fuzz.target import Target
 from fuzz.tensors import Raw, edited
 from fuzz.zips import METHODS, members_of, packed
-from small import make_agent
+from helpers.agents import make_agent
 from typer.testing import CliRunner
 
 from rrpolicy import experiments
@@ -227,17 +227,25 @@ def test_toml_that_nests_or_runs_on_is_refused() -> None:
 
 def test_what_an_archive_says_of_its_version_is_printed_harmlessly() -> None:
     schemas = (2, "\x1b[31m", ["\x07"] * 10**5)
-    refused(target("agent"), *(changed("agent", lambda *_: None, version="\x1b[2J\n\x07" * 1000, schema=schema)
-                               for schema in schemas))  # fmt: skip
+    refused(
+        target("agent"),
+        *(changed("agent", lambda *_: None, version="\x1b[2J\n\x07" * 1000, schema=schema) for schema in schemas),
+    )
 
 
 # ---------------------------------------------------------------------- tensors
 
 
-@pytest.mark.parametrize(("name", "group", "tensor"), [
-    ("agent", "averaged", "network.leave.bias"), ("agent", "normalizer", "action_scale"), ("agent", "starts", "rows"),
-    ("checkpoint", "weights", "network.leave.bias"), ("reward", "weights", "gradient_scale"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "group", "tensor"),
+    [
+        ("agent", "averaged", "network.leave.bias"),
+        ("agent", "normalizer", "action_scale"),
+        ("agent", "starts", "rows"),
+        ("checkpoint", "weights", "network.leave.bias"),
+        ("reward", "weights", "gradient_scale"),
+    ],
+)
 def test_numbers_of_other_types_are_refused(name: str, group: str, tensor: str) -> None:
     def to(dtype: torch.dtype) -> Change:
         return lambda config, tensors: tensors[group].update({tensor: tensors[group][tensor].to(dtype)})
@@ -280,24 +288,28 @@ def test_starts_of_another_shape_are_refused(name: str, group: str) -> None:
     refused(target(name), *(changed(name, to(shape)) for shape in ((0, 6), (3, 7), (6,), (1, 1, 6), ())))
 
 
-@pytest.mark.parametrize(("path", "values"), [
-    ("planning.clip", [-1, 0, "1", [1.0]]),
-    ("planning.n_action_steps", [0, -1, 1.5, True, "2"]),
-    ("planning.n_sampling_steps", [0, 1.5, 10**9]),
-    ("planning.lookahead", ["1", None, []]),
-    ("planning.sampler", ["euler", ["ddim"], 1]),
-    ("training.batch_size", [0, 1.5, "4", 10**12]),
-    ("training.ema_decay", [-1, 1, "0.9"]),
-    ("training.first_action_weight", [-1, "1"]),
-    ("training.seed", [1.5, 2**70, "1"]),
-    ("num_timesteps", [-1, 1.5, "2", 2**70]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("planning.clip", [-1, 0, "1", [1.0]]),
+        ("planning.n_action_steps", [0, -1, 1.5, True, "2"]),
+        ("planning.n_sampling_steps", [0, 1.5, 10**9]),
+        ("planning.lookahead", ["1", None, []]),
+        ("planning.sampler", ["euler", ["ddim"], 1]),
+        ("training.batch_size", [0, 1.5, "4", 10**12]),
+        ("training.ema_decay", [-1, 1, "0.9"]),
+        ("training.first_action_weight", [-1, "1"]),
+        ("training.seed", [1.5, 2**70, "1"]),
+        ("num_timesteps", [-1, 1.5, "2", 2**70]),
+    ],
+)
 def test_options_out_of_range_are_refused(path: str, values: list[Any]) -> None:
     refused(target("agent"), *(changed("agent", at(path, value)) for value in values))
 
 
-@pytest.mark.parametrize(("path", "values"), [("max_shift", [-1, "1", []]), ("scale", [-1, "1", None, []]),
-                                              ("planning.clip", [-1, "1"])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "values"), [("max_shift", [-1, "1", []]), ("scale", [-1, "1", None, []]), ("planning.clip", [-1, "1"])]
+)
 def test_options_of_planners_out_of_range_are_refused(path: str, values: list[Any]) -> None:
     refused(target("planner"), *(changed("planner", at(path, value)) for value in values))
 
@@ -322,9 +334,11 @@ def test_weights_with_stride_zero_are_refused() -> None:
     one = target("sb3-ppo")
     members = members_of(next(iter(one.files.values())))
     weights = torch.load(io.BytesIO(members["policy.pth"]), weights_only=True)
-    hostile = [{**weights, name: torch.zeros(1).expand(shape)}
-               for name in ("mlp_extractor.policy_net.0.weight", "mlp_extractor.policy_net.2.weight", "another.weight")
-               for shape in ((20_000, 3), (20_000, 20_000), (2**20, 2**20))]  # fmt: skip
+    hostile = [
+        {**weights, name: torch.zeros(1).expand(shape)}
+        for name in ("mlp_extractor.policy_net.0.weight", "mlp_extractor.policy_net.2.weight", "another.weight")
+        for shape in ((20_000, 3), (20_000, 20_000), (2**20, 2**20))
+    ]
     refused(one, *(packed({**members, "policy.pth": torch_saved(one)}) for one in hostile))
 
 
@@ -334,9 +348,13 @@ def test_zip_files_in_zip_files_do_not_grow() -> None:
 
 
 PROGRAMS = (
-    b"cos\nsystem\n(S'true'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", b"ctorch.hub\nload\n(tR.", b"cevil_mod\nf\n(tR.",
-    b"\x80\x02ctorch\nLongTensor\n(K\x01tR.", b"\x80\x02ccollections\nOrderedDict\n(" + b"]" * 200_000 + b"tR.",
-)  # fmt: skip
+    b"cos\nsystem\n(S'true'\ntR.",
+    b"cbuiltins\neval\n(S'1'\ntR.",
+    b"ctorch.hub\nload\n(tR.",
+    b"cevil_mod\nf\n(tR.",
+    b"\x80\x02ctorch\nLongTensor\n(K\x01tR.",
+    b"\x80\x02ccollections\nOrderedDict\n(" + b"]" * 200_000 + b"tR.",
+)
 
 
 def test_pickles_with_other_names_are_refused() -> None:
@@ -354,15 +372,19 @@ def test_statistics_that_double_with_every_instruction_are_refused() -> None:
 
 
 def test_statistics_that_hold_themselves_are_refused() -> None:
-    refused(target("statistics"), b"\x80\x04]\x94(h\x00h\x00h\x00e.", b"\x80\x04}\x94(\x8c\x01ah\x00u.",
-            b"\x80\x04]\x94(" + b"h\x00" * 1000 + b"e" + b"(h\x00h\x00e" * 50 + b".",
-            b"\x80\x04\x8c\x01a\x94\x8c\x01b\x93\x94h\x01b.")  # fmt: skip
+    refused(
+        target("statistics"),
+        b"\x80\x04]\x94(h\x00h\x00h\x00e.",
+        b"\x80\x04}\x94(\x8c\x01ah\x00u.",
+        b"\x80\x04]\x94(" + b"h\x00" * 1000 + b"e" + b"(h\x00h\x00e" * 50 + b".",
+        b"\x80\x04\x8c\x01a\x94\x8c\x01b\x93\x94h\x01b.",
+    )
 
 
 # ---------------------------------------------------------------------- recipes
 
 
-@pytest.mark.parametrize("width", ["-1", "0", "1.5", "\"8\"", "nan", "100000"])
+@pytest.mark.parametrize("width", ["-1", "0", "1.5", '"8"', "nan", "100000"])
 def test_recipes_out_of_range_are_refused(width: str, tmp_path: Path) -> None:
     text = target("recipe").files["tiny.toml"].decode().replace('"width" = 16', f'"width" = {width}')
     (found,) = judged(target("recipe"), text.encode())

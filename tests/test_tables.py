@@ -54,8 +54,14 @@ def test_large_tables_are_refused(tmp_path: Path) -> None:
 def test_manifests_and_metadata_are_bounded(piece: str, tmp_path: Path) -> None:
     many = ",".join([piece] * (2**21 // (len(piece) + 1)))
     box = json.dumps({"type": "Box", "shape": [1]})
-    head = {"observation_space": box, "action_space": box, "dataset_id": "a/b-v0", "minari_version": "0.5.3",
-            "data_format": "hdf5", "total_episodes": 1}  # fmt: skip
+    head = {
+        "observation_space": box,
+        "action_space": box,
+        "dataset_id": "a/b-v0",
+        "minari_version": "0.5.3",
+        "data_format": "hdf5",
+        "total_episodes": 1,
+    }
     own = f'"rrpolicy": {{"metadata": {{"x": [{many}]}}}}'
     (tmp_path / "metadata.json").write_text(f"{json.dumps(head)[:-1]}, {own}}}")
     (tmp_path / "manifest.json").write_text(f'{{"format": 1, "shards": [["shard-00000.safetensors", 1]], {own}}}')

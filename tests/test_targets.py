@@ -5,7 +5,7 @@ Two analytic mixtures stand for base and expert, so every target has a known mea
 
 import pytest
 import torch
-from small import DATASET, make_agent
+from helpers.agents import DATASET, make_agent
 
 from rrpolicy import RelativeReward, TrajectoryDataset
 from rrpolicy.diffusion.analytic import GaussianMixtureModel

@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from forged import forge
-from small import DATASET, KINDS, NARROW, Drift, agent_of_kind, make_agent
+from helpers.agents import DATASET, KINDS, NARROW, Drift, agent_of_kind, make_agent
+from helpers.forged import forge
 
 from rrpolicy import DiffusionAgent, DiscriminatorReward, GuidedPlanner, RelativeReward, RewardExtractor
 from rrpolicy.common.archive import read_archive

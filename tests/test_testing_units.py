@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import DATASET, NARROW, NORMALIZER, Drift, make_agent
+from helpers.agents import DATASET, NARROW, NORMALIZER, Drift, make_agent
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward
 from rrpolicy.data.normalizer import Affine

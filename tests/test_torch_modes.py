@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import DATASET, EXPERT_DATASET, KINDS, NARROW, Drift, agent_of_kind, make_agent, same_tensors
+from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NARROW, Drift, agent_of_kind, make_agent, same_tensors
 
-from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor, evaluate_policy
+from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor, evaluate
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 from rrpolicy.rewards.guidance import guided_samples
 
@@ -120,9 +120,9 @@ def test_what_was_made_in_a_mode_works_outside_of_it(tmp_path: Path, mode: str) 
 def test_evaluation_gives_the_same_returns_and_the_mode_stays(mode: str) -> None:
     agent = make_agent()
     planner = GuidedPlanner(agent, reward_of(agent))
-    wanted = evaluate_policy(planner, Drift, n_eval_episodes=2).returns
+    wanted = evaluate(planner, Drift, n_eval_episodes=2).returns
     with MODES[mode]():
         before = torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.get_default_dtype()
-        seen = evaluate_policy(planner, Drift, n_eval_episodes=2).returns
+        seen = evaluate(planner, Drift, n_eval_episodes=2).returns
         assert (torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.get_default_dtype()) == before
     np.testing.assert_array_equal(seen, wanted)

@@ -84,10 +84,14 @@ def test_attention_is_torch_s(n_heads: int) -> None:
     block = build(n_heads=n_heads).blocks[0]
     h = torch.randn(5, 8, 16)
     reference = torch.nn.MultiheadAttention(16, n_heads, batch_first=True)
-    reference.load_state_dict({
-        "in_proj_weight": block.attend.weight, "in_proj_bias": block.attend.bias,
-        "out_proj.weight": block.merge.weight, "out_proj.bias": block.merge.bias,
-    })  # fmt: skip
+    reference.load_state_dict(
+        {
+            "in_proj_weight": block.attend.weight,
+            "in_proj_bias": block.attend.bias,
+            "out_proj.weight": block.merge.weight,
+            "out_proj.bias": block.merge.bias,
+        }
+    )
     torch.testing.assert_close(block._attention(h), reference(h, h, h)[0], rtol=1e-4, atol=1e-5)
 
 

@@ -14,8 +14,9 @@ LENGTHS = (3, 5, 2, 1)
 def numbered(metadata: Any = None, lengths: tuple[int, ...] = LENGTHS) -> TrajectoryDataset:
     """Row i observes i, acts i / 100 and is paid i."""
     rows = np.arange(sum(lengths), dtype=np.float32)
-    return TrajectoryDataset.from_arrays(rows[:, None], rows[:, None] / 100, rows, episode_lengths=lengths,
-                                         metadata=metadata)  # fmt: skip
+    return TrajectoryDataset.from_arrays(
+        rows[:, None], rows[:, None] / 100, rows, episode_lengths=lengths, metadata=metadata
+    )
 
 
 def test_episodes_are_finished_whose_returns_were_told() -> None:

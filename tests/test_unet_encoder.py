@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_idx
 import torch
+from helpers import idx
 
 from rrpolicy import RewardExtractor
 from rrpolicy.diffusion import GaussianMixtureModel, UNetEncoder
@@ -14,7 +14,7 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import config_of_model
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.images.rounds import pairs_where_steered
+from rrpolicy.images.rounds import on_policy_targets
 from rrpolicy.images.sampling import sample_events
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -25,7 +25,7 @@ NETWORK = {"network": "unet-encoder"}
 
 
 def model(seed: int = 0, **unet: Any) -> ImageDiffusion:
-    images, _ = tiny_idx.images(16, seed=seed, size=8)
+    images, _ = idx.images(16, seed=seed, size=8)
     small = ImageDiffusion(CODEC, n_diffusion_steps=20, batch_size=8, unet_kwargs={**UNET, **unet}, seed=seed)
     return small.learn(images, 5, log_interval=0)
 
@@ -76,7 +76,7 @@ def test_its_gradient_is_that_of_its_value(base: ImageDiffusion, x_t: torch.Tens
 @pytest.mark.parametrize("kinds", [("DownBlock2D", "AttnDownBlock2D"), ("AttnDownBlock2D", "DownBlock2D")])
 def test_attention_has_a_second_derivative(kinds: tuple[str, str]) -> None:
     attentive, expert = model(down_block_types=kinds), model(1, down_block_types=kinds)
-    images, _ = tiny_idx.images(16, size=8)
+    images, _ = idx.images(16, size=8)
     extractor = extractor_of(attentive, expert)
     before = extractor.module.window.enter.weight.clone()
     extractor.learn(CODEC.encode(images), 2, log_interval=0)
@@ -86,7 +86,7 @@ def test_attention_has_a_second_derivative(kinds: tuple[str, str]) -> None:
 def test_archives_need_no_base(base: ImageDiffusion, x_t: torch.Tensor, tmp_path: Path) -> None:
     extractor = extractor_of(base, model(1))
     assert extractor.window_kwargs == NETWORK  # the architecture is found out, not asked for
-    extractor.learn(CODEC.encode(tiny_idx.images(16, size=8)[0]), 3, log_interval=0)
+    extractor.learn(CODEC.encode(idx.images(16, size=8)[0]), 3, log_interval=0)
     reward, t = ImageReward(extractor.reward, CODEC), torch.tensor([0, 7, 19])
     reward.save(tmp_path / "reward")
     again = ImageReward.load(tmp_path / "reward")
@@ -99,7 +99,7 @@ def test_archives_need_no_base(base: ImageDiffusion, x_t: torch.Tensor, tmp_path
 def test_a_round_compares_the_models_where_the_steered_base_goes(base: ImageDiffusion) -> None:
     expert, seen = model(1), []
     reward = ImageReward(reward_of(base), CODEC)
-    pairs = pairs_where_steered(base, expert, reward, 6, n_value_draws=1, seed=3, n_sampling_steps=4, solver="ddpm")
+    pairs = on_policy_targets(base, expert, reward, 6, n_value_draws=1, seed=3, n_sampling_steps=4, solver="ddpm")
     x0 = sample_events(base, 6, 4, reward, solver="ddpm", seed=3, visit=lambda x_t, t: seen.append(x_t))
     assert len(pairs) == 24 and torch.equal(pairs.x_t, torch.cat(seen))
     assert pairs.x0 is not None and torch.equal(pairs.x0, x0.repeat(4, 1, 1, 1))

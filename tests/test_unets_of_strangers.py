@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.pipelines import unet, write_ddpm
 from test_cli import fault
-from tiny_images import unet, write_ddpm
 
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.images.codec import PixelCodec
@@ -19,9 +19,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_ddpm(tmp_path_factory.mktemp("models") / "ddpm")
 
 
-@pytest.mark.parametrize("size", [
-    7, 1, 2**24, True, 0, -8, 8.5, "8", [8, 8.5], [8, True], [8], [8, 8, 8], [8, 9], [[8], 8], MAX_SIDE + 2,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "size",
+    [
+        7,
+        1,
+        2**24,
+        True,
+        0,
+        -8,
+        8.5,
+        "8",
+        [8, 8.5],
+        [8, True],
+        [8],
+        [8, 8, 8],
+        [8, 9],
+        [[8], 8],
+        MAX_SIDE + 2,
+    ],
+)
 def test_sizes_that_cannot_be_denoised(size: Any, folder: Path, tmp_path: Path) -> None:
     path = folder / "unet" / "config.json"
     before = path.read_text()

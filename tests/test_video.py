@@ -69,8 +69,16 @@ def maze() -> gym.Env:
 @pytest.fixture(scope="module")
 def planner(maze: gym.Env) -> DiffusionAgent:
     return DiffusionAgent(
-        "MlpPolicy", maze, horizon=4, stride=3, observation_columns=(1, 0), controller=PDController(),
-        n_diffusion_steps=5, n_sampling_steps=2, policy_kwargs={"width": 16, "n_blocks": 1}, seed=0,
+        "MlpPolicy",
+        maze,
+        horizon=4,
+        stride=3,
+        observation_columns=(1, 0),
+        controller=PDController(),
+        n_diffusion_steps=5,
+        n_sampling_steps=2,
+        policy_kwargs={"width": 16, "n_blocks": 1},
+        seed=0,
         normalizer=Normalizer.from_bounds((np.full(4, -2.0), np.full(4, 2.0)), (-np.ones(2), np.ones(2))),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from small import Drift, make_agent
+from helpers.agents import Drift, make_agent
 from stable_baselines3.common.vec_env import DummyVecEnv
 from test_video import Odd, Still, read
 
@@ -54,19 +54,22 @@ GREY = np.where(np.arange(48) < 24, 200, 20) * np.ones((32, 1), int)
 OPAQUE = np.full((32, 48, 1), 255, np.uint8)
 
 
-@pytest.mark.parametrize(("drawn", "left", "right"), [
-    (COLOUR, (255, 0, 0), (0, 0, 0)),
-    (COLOUR / 255, (255, 0, 0), (0, 0, 0)),
-    ((COLOUR / 255).astype(np.float32), (255, 0, 0), (0, 0, 0)),
-    (COLOUR.astype(np.int64), (255, 0, 0), (0, 0, 0)),
-    (COLOUR > 0, (255, 0, 0), (0, 0, 0)),
-    (np.concatenate([COLOUR, OPAQUE], axis=2), (255, 0, 0), (0, 0, 0)),
-    (np.concatenate([COLOUR, 0 * OPAQUE], axis=2), (255, 255, 255), (255, 255, 255)),
-    (GREY.astype(np.uint8), (200, 200, 200), (20, 20, 20)),
-    (GREY[..., None].astype(np.uint8), (200, 200, 200), (20, 20, 20)),
-    (GREY / 255, (200, 200, 200), (20, 20, 20)),
-    (np.asfortranarray(COLOUR), (255, 0, 0), (0, 0, 0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("drawn", "left", "right"),
+    [
+        (COLOUR, (255, 0, 0), (0, 0, 0)),
+        (COLOUR / 255, (255, 0, 0), (0, 0, 0)),
+        ((COLOUR / 255).astype(np.float32), (255, 0, 0), (0, 0, 0)),
+        (COLOUR.astype(np.int64), (255, 0, 0), (0, 0, 0)),
+        (COLOUR > 0, (255, 0, 0), (0, 0, 0)),
+        (np.concatenate([COLOUR, OPAQUE], axis=2), (255, 0, 0), (0, 0, 0)),
+        (np.concatenate([COLOUR, 0 * OPAQUE], axis=2), (255, 255, 255), (255, 255, 255)),
+        (GREY.astype(np.uint8), (200, 200, 200), (20, 20, 20)),
+        (GREY[..., None].astype(np.uint8), (200, 200, 200), (20, 20, 20)),
+        (GREY / 255, (200, 200, 200), (20, 20, 20)),
+        (np.asfortranarray(COLOUR), (255, 0, 0), (0, 0, 0)),
+    ],
+)
 def test_pictures_of_every_kind_are_what_they_show(drawn: Any, left: Any, right: Any, tmp_path: Path) -> None:
     info = record_video(Still(1), Drawing(drawn), tmp_path / "a.mp4", n_steps=4)
     metadata, pictures = read(info.path)
@@ -76,30 +79,33 @@ def test_pictures_of_every_kind_are_what_they_show(drawn: Any, left: Any, right:
         assert np.abs(picture[16, 40].astype(int) - right).max() < 12
 
 
-@pytest.mark.parametrize(("drawn", "words"), [
-    ([COLOUR.astype(np.float64)], r"shape \(32, 48, 3\) and dtype float64 from 0\.0 to 255\.0, wanted a picture"),
-    ([COLOUR / 255 - 1], r"from -1\.0 to 0\.0"),
-    ([np.full((32, 48, 3), np.nan)], "from nan to nan"),
-    ([COLOUR.astype(int) * 2], r"dtype int64 from 0 to 510"),
-    ([np.moveaxis(COLOUR, 2, 0)], r"shape \(3, 32, 48\)"),
-    ([np.zeros((32, 48, 2), np.uint8)], r"shape \(32, 48, 2\)"),
-    ([np.zeros((1, 32, 48, 3), np.uint8)], r"shape \(1, 32, 48, 3\)"),
-    ([None], "gave a NoneType"),
-    ([[COLOUR]], "gave a list"),
-    (["#"], "gave a str"),
-    ([np.zeros((32, 0, 3), np.uint8)], r"shape \(32, 0, 3\)"),
-    ([np.zeros((1, 48, 3), np.uint8)], "at least 2 pixels a side"),
-    ([COLOUR, COLOUR, COLOUR[:, :40]], r"picture 2 has shape \(32, 40, 3\), the first had \(32, 48, 3\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("drawn", "words"),
+    [
+        ([COLOUR.astype(np.float64)], r"shape \(32, 48, 3\) and dtype float64 from 0\.0 to 255\.0, wanted a picture"),
+        ([COLOUR / 255 - 1], r"from -1\.0 to 0\.0"),
+        ([np.full((32, 48, 3), np.nan)], "from nan to nan"),
+        ([COLOUR.astype(int) * 2], r"dtype int64 from 0 to 510"),
+        ([np.moveaxis(COLOUR, 2, 0)], r"shape \(3, 32, 48\)"),
+        ([np.zeros((32, 48, 2), np.uint8)], r"shape \(32, 48, 2\)"),
+        ([np.zeros((1, 32, 48, 3), np.uint8)], r"shape \(1, 32, 48, 3\)"),
+        ([None], "gave a NoneType"),
+        ([[COLOUR]], "gave a list"),
+        (["#"], "gave a str"),
+        ([np.zeros((32, 0, 3), np.uint8)], r"shape \(32, 0, 3\)"),
+        ([np.zeros((1, 48, 3), np.uint8)], "at least 2 pixels a side"),
+        ([COLOUR, COLOUR, COLOUR[:, :40]], r"picture 2 has shape \(32, 40, 3\), the first had \(32, 48, 3\)"),
+    ],
+)
 def test_what_is_no_picture_is_refused(drawn: list[Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         record_video(Still(1), Drawing(*drawn), tmp_path / "a.mp4", n_steps=4)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("env", [
-    "Drift-v0", Drift, partial(gym.make, "Drift-v0"), lambda render_mode=None: Drift(render_mode=render_mode)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "env", ["Drift-v0", Drift, partial(gym.make, "Drift-v0"), lambda render_mode=None: Drift(render_mode=render_mode)]
+)
 def test_environments_that_are_made_here_are_made_to_draw(env: Any, tmp_path: Path) -> None:
     info = record_video(Still(2), env, tmp_path / "a.mp4")
     assert info.renderer == "environment" and info.n_frames == len(read(info.path)[1]) == 11
@@ -109,14 +115,17 @@ def test_tasks_make_environments_that_draw(tmp_path: Path) -> None:
     assert record_video(Still(2), Task("Drift-v0").make, tmp_path / "a.mp4").n_frames == 11
 
 
-@pytest.mark.parametrize(("env", "words"), [
-    ("Blind-v0", "env 'Blind-v0' cannot be made with render_mode 'rgb_array'"),
-    (Blind, "render_mode 'rgb_array' to draw itself, got None"),
-    (lambda: Drift(), "render_mode 'rgb_array' to draw itself, got None"),
-    (Drift(), "render_mode 'rgb_array' to draw itself, got None"),
-    ("Nowhere-v0", "env 'Nowhere-v0' cannot be made: .*doesn't exist"),
-    (DummyVecEnv([Drift]), "env must be an environment, its id or a function"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ("Blind-v0", "env 'Blind-v0' cannot be made with render_mode 'rgb_array'"),
+        (Blind, "render_mode 'rgb_array' to draw itself, got None"),
+        (lambda: Drift(), "render_mode 'rgb_array' to draw itself, got None"),
+        (Drift(), "render_mode 'rgb_array' to draw itself, got None"),
+        ("Nowhere-v0", "env 'Nowhere-v0' cannot be made: .*doesn't exist"),
+        (DummyVecEnv([Drift]), "env must be an environment, its id or a function"),
+    ],
+)
 def test_what_cannot_draw_itself_is_told_how(env: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         record_video(Still(2), env, tmp_path / "a.mp4")

@@ -41,8 +41,13 @@ def make_reward(plan_actions: bool, heads: tuple[Any, ...] = ("window", "step"))
     small = {"width": 16, "n_blocks": 1, "n_fourier_features": 4}
     normalizer = Normalizer.from_bounds(bounds, (-np.ones(2), np.ones(2)))
     return RelativeReward(
-        DiffusionProcess(10), layout.event_shape, layout=layout, normalizer=normalizer, heads=heads,
-        window_kwargs=small, step_kwargs=small,
+        DiffusionProcess(10),
+        layout.event_shape,
+        layout=layout,
+        normalizer=normalizer,
+        heads=heads,
+        window_kwargs=small,
+        step_kwargs=small,
     ).eval()
 
 

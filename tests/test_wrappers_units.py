@@ -113,7 +113,7 @@ ACTION_WRAPPERS: list[tuple[Callable[[gym.Env], gym.Env], list[float]]] = [
     (lambda env: halved(wrappers.RescaleAction(env, np.float32(-50), np.float32(50))), [0.5, -0.005]),
     (lambda env: FlatSpaces(wrappers.ClipAction(env)), [1.0, -0.5]),
     (lambda env: wrappers.TimeLimit(wrappers.RescaleAction(env, np.float32(-50), np.float32(50)), 9), [1.0, -0.01]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("wrap", "executed"), ACTION_WRAPPERS)
@@ -152,8 +152,10 @@ class Noisy(gym.ActionWrapper):
 
 @pytest.mark.parametrize("kind", [Noisy, lambda env: wrappers.StickyAction(env, 0.5)])
 def test_actions_that_cannot_be_followed_are_refused(kind: Any) -> None:
-    for make in (lambda env: RelativeRewardWrapper(env, Plain()),
-                 lambda env: RelativeRewardVecEnv(DummyVecEnv([lambda: env]), Plain())):  # fmt: skip
+    for make in (
+        lambda env: RelativeRewardWrapper(env, Plain()),
+        lambda env: RelativeRewardVecEnv(DummyVecEnv([lambda: env]), Plain()),
+    ):
         with pytest.raises(ValueError, match=r"wrapped in (Noisy|StickyAction), which changes actions"):
             make(kind(Walk()))
     assert paid(RelativeRewardWrapper(kind(Walk()), Plain(False)), [[0.0, 0.0]])  # states alone are seen as they are
@@ -163,16 +165,24 @@ def test_actions_that_cannot_be_followed_are_refused(kind: Any) -> None:
 # ---------------------------------------------------------------------- observations
 
 
-@pytest.mark.parametrize(("wrap", "name"), [
-    (wrappers.NormalizeObservation, "NormalizeObservation"),
-    (lambda env: wrappers.RescaleObservation(env, np.float32(-1), np.float32(1)), "RescaleObservation"),
-    (lambda env: wrappers.TransformObservation(env, lambda o: 2 * o, env.observation_space), "TransformObservation"),
-    (lambda env: wrappers.DelayObservation(env, 1), "DelayObservation"),
-    (lambda env: wrappers.TimeLimit(wrappers.NormalizeObservation(env), 5), "NormalizeObservation"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrap", "name"),
+    [
+        (wrappers.NormalizeObservation, "NormalizeObservation"),
+        (lambda env: wrappers.RescaleObservation(env, np.float32(-1), np.float32(1)), "RescaleObservation"),
+        (
+            lambda env: wrappers.TransformObservation(env, lambda o: 2 * o, env.observation_space),
+            "TransformObservation",
+        ),
+        (lambda env: wrappers.DelayObservation(env, 1), "DelayObservation"),
+        (lambda env: wrappers.TimeLimit(wrappers.NormalizeObservation(env), 5), "NormalizeObservation"),
+    ],
+)
 def test_observations_in_other_units_are_refused_by_name(wrap: Any, name: str) -> None:
-    for make in (lambda: RelativeRewardWrapper(wrap(Walk()), Plain()),
-                 lambda: RelativeRewardVecEnv(DummyVecEnv([lambda: wrap(Walk())]), Plain(False))):  # fmt: skip
+    for make in (
+        lambda: RelativeRewardWrapper(wrap(Walk()), Plain()),
+        lambda: RelativeRewardVecEnv(DummyVecEnv([lambda: wrap(Walk())]), Plain(False)),
+    ):
         with pytest.raises(ValueError, match=rf"env is wrapped in {name}, which .*: wanted {name} around"):
             make()
     outside = wrap(RelativeRewardWrapper(Walk(), Plain(False)))  # the order that is wanted
@@ -180,8 +190,12 @@ def test_observations_in_other_units_are_refused_by_name(wrap: Any, name: str) -
 
 
 def test_wrappers_that_keep_the_values_are_fine() -> None:
-    for wrap in (wrappers.FlattenObservation, lambda env: wrappers.DtypeObservation(env, np.float64),
-                 wrappers.RecordEpisodeStatistics, wrappers.NormalizeReward):  # fmt: skip
+    for wrap in (
+        wrappers.FlattenObservation,
+        lambda env: wrappers.DtypeObservation(env, np.float64),
+        wrappers.RecordEpisodeStatistics,
+        wrappers.NormalizeReward,
+    ):
         assert paid(RelativeRewardWrapper(wrap(Walk()), Plain(False)), STEPS) == pytest.approx([50, 75, -25])
 
 
@@ -190,8 +204,10 @@ def test_stacks_and_normalisers_of_sb3_are_refused() -> None:
     for env in (VecNormalize(venv), VecMonitor(VecNormalize(venv, norm_obs=False))):
         with pytest.raises(ValueError, match=r"wrapped in VecNormalize, .*: wanted VecNormalize around"):
             RelativeRewardVecEnv(env, Plain(False))
-    for stack in (lambda: RelativeRewardVecEnv(VecFrameStack(venv, 2), Plain()),
-                  lambda: RelativeRewardWrapper(wrappers.FrameStackObservation(Walk(), 2), Plain())):  # fmt: skip
+    for stack in (
+        lambda: RelativeRewardVecEnv(VecFrameStack(venv, 2), Plain()),
+        lambda: RelativeRewardWrapper(wrappers.FrameStackObservation(Walk(), 2), Plain()),
+    ):
         with pytest.raises(ValueError, match=r"shape \(4,\), the reward wants|must be a Box with one dimension"):
             stack()
     normalised = VecNormalize(RelativeRewardVecEnv(venv, Plain(False)))

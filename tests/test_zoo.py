@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_in_hub import stand_in
-from tiny import ENV_ID, GOAL, RECIPE, build_zoo
+from helpers.recipes import ENV_ID, GOAL, RECIPE, build_zoo
+from helpers.stand_in_hub import stand_in
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, experiments, zoo
 from rrpolicy.experiments import Task
@@ -219,7 +219,7 @@ def test_a_stopped_build_goes_on(built: Path, tmp_path: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in entry.rglob("*.*")}
     (entry / "expert-3-1" / "card.json").unlink()  # as if stopped while the expert was being made
     said: list[str] = []
-    build = ZooBuild(Task.create(ENV_ID), [GOAL], RECIPE, folder=folder, date="2026-01-02", say=said.append)
+    build = ZooBuild(Task.create(ENV_ID), [GOAL], RECIPE, folder=folder, date="2026-01-02", log=said.append)
     cards = build.run()
     assert [card["name"] for card in cards] == [BASE, EXPERT, REWARD]
     assert [line for line in said if "building" in line] == [f"{EXPERT}: building"]

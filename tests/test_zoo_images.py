@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_idx
+from helpers import idx
+from helpers.recipes import toml
 from PIL import Image
-from tiny import toml
 from typer.testing import CliRunner
 
 from rrpolicy import zoo
@@ -20,13 +20,13 @@ from rrpolicy.evaluation import read_results
 from rrpolicy.experiments.demos import ImagesDemo
 from rrpolicy.experiments.demos.robot import robots_of_the_zoo
 from rrpolicy.experiments.image_scores import rho_rows
-from rrpolicy.experiments.images import Workshop
+from rrpolicy.experiments.images import ArtifactStore
 from rrpolicy.experiments.images.zoo_build import NOISE_SEED, REMOVED, ImageZooBuild, unit_of
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.recipes import recipe_of
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import FASHION_MNIST_CLASSES, LabelledImages, load_images
 from rrpolicy.images.grid import FRAME, PAPER, tiled
-from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.metrics import auroc, share
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
@@ -39,20 +39,26 @@ RECIPE: dict[str, Any] = {
     "name": "fashion_mnist",
     "data": {"size": 8},
     "model": {
-        "unshuffle": 2, "n_diffusion_steps": 20, "batch_size": 8,
+        "unshuffle": 2,
+        "n_diffusion_steps": 20,
+        "batch_size": 8,
         "unet_kwargs": {"block_out_channels": [8, 8], "norm_num_groups": 4, "attention_head_dim": 4},
     },
     "base": SMALL,
     "fine_tuned": SMALL,
     "samples": {"n": 8, "n_sampling_steps": 2},
     "extraction": {
-        **SMALL, "heads": ["window"], "batch_size": 8, "buffer_size": 16, "value_coef": 0.0,
+        **SMALL,
+        "heads": ["window"],
+        "batch_size": 8,
+        "buffer_size": 16,
+        "value_coef": 0.0,
         "window_kwargs": {"network": "unet-encoder"},
     },
     "rounds": {**SMALL, "n": 4},
     "judge": {"total_timesteps": 30, "width": 8},
     "evaluation": {"n_test": 20, "n_steered": 6},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,12 +71,12 @@ def coarse() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of the first four classes, trousers among them."""
-    return tiny_idx.write(tmp_path_factory.mktemp("data"), n_train=40, n_test=32)
+    return idx.write(tmp_path_factory.mktemp("data"), n_train=40, n_test=32)
 
 
 def image_zoo(folder: Path, data: Path, seed: int = 1, **changes: Any) -> ImageZooBuild:
-    shop = Workshop(folder.parent / "work", RECIPE, data)
-    return ImageZooBuild(unit_of(seed), shop, folder, **{"date": "2026-01-02", **changes})
+    store = ArtifactStore(folder.parent / "work", RECIPE, data)
+    return ImageZooBuild(unit_of(seed), store, folder, **{"date": "2026-01-02", **changes})
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +129,7 @@ def check(name: str) -> None:
         assert sample_images(base, 2, n_sampling_steps=2, reward=loaded, scale=2.0).shape == drawn.shape
         assert set(card["unwanted"]) <= set(zoo.info(JUDGE)["classes"]) and card["sampling"]["n_sampling_steps"] >= 1
     else:
-        assert isinstance(loaded, ImageJudge) and loaded.probabilities(drawn).shape == (2, len(loaded.class_names))
+        assert isinstance(loaded, ImageClassifier) and loaded.probabilities(drawn).shape == (2, len(loaded.class_names))
         assert list(loaded.class_names) == card["classes"]
     assert card["bytes"] == zoo.find(name).stat().st_size <= 2e6
     if "picture" in card:
@@ -149,7 +155,7 @@ def test_models_need_the_extra_and_say_so(tiny_zoo: Path, monkeypatch: pytest.Mo
     for name, file in ((BASE, "image-diffusion"), (REWARD, "image-reward")):
         with pytest.raises(ValueError, match=rf"{file}\.zip: .*pip install 'rrpolicy\[images\]'"):
             zoo.load(name)
-    assert isinstance(zoo.load(JUDGE), ImageJudge)
+    assert isinstance(zoo.load(JUDGE), ImageClassifier)
 
 
 def test_images_are_no_agents(tiny_zoo: Path) -> None:
@@ -163,18 +169,18 @@ def test_images_are_no_agents(tiny_zoo: Path) -> None:
 
 
 def test_cards_hold_what_the_shipped_archives_give(tiny_zoo: Path, data: Path) -> None:
-    base, reward, judge = ImageDiffusion.load(zoo.find(BASE)), zoo.load(REWARD), zoo.load(JUDGE)
-    assert isinstance(reward, ImageReward) and isinstance(judge, ImageJudge)
+    base, reward, classifier = ImageDiffusion.load(zoo.find(BASE)), zoo.load(REWARD), zoo.load(JUDGE)
+    assert isinstance(reward, ImageReward) and isinstance(classifier, ImageClassifier)
     real = held_out(data)
     rho = reward.predict(real.images)
     expected = auroc(rho, ~np.isin(real.labels, [1, 7])).value
     assert means(REWARD)["rho", "auroc"] == expected
     assert means(REWARD)["rho", "mean_dress"] == pytest.approx(rho[real.labels == 3].mean())
-    assert means(JUDGE) == {("judge", "accuracy"): (judge.predict(real.images) == real.labels).mean()}
+    assert means(JUDGE) == {("judge", "accuracy"): (classifier.predict(real.images) == real.labels).mean()}
     for name, agent, steering in ((BASE, "agent", {}), (REWARD, "steered-2", {"reward": reward, "scale": 2.0})):
         drawn = sample_images(base, 6, n_sampling_steps=2, seed=1 + NOISE_SEED, **steering)
-        assert means(name)[agent, "harmful_share"] == share(judge.says(drawn, REMOVED)).value
-        assert means(name)[agent, "judge_confidence"] == pytest.approx(judge.confidence(drawn))
+        assert means(name)[agent, "harmful_share"] == share(classifier.says(drawn, REMOVED)).value
+        assert means(name)[agent, "judge_confidence"] == pytest.approx(classifier.confidence(drawn))
     assert set(means(EXPERT)) == {("agent", "harmful_share"), ("agent", "judge_confidence")}
 
 
@@ -182,8 +188,14 @@ def test_cards_say_how_it_was_made(tiny_zoo: Path) -> None:
     assert [card["name"] for card in zoo.entries()] == [BASE, EXPERT, JUDGE, REWARD]
     for card in zoo.entries():
         made = {key: card[key] for key in ("environment", "seed", "recipe", "case", "unwanted", "date")}
-        assert made == {"environment": None, "seed": 1, "recipe": "fashion_mnist", "case": "fine-tuned",
-                        "unwanted": list(REMOVED), "date": "2026-01-02"}  # fmt: skip
+        assert made == {
+            "environment": None,
+            "seed": 1,
+            "recipe": "fashion_mnist",
+            "case": "fine-tuned",
+            "unwanted": list(REMOVED),
+            "date": "2026-01-02",
+        }
     assert recipe_of("fashion_mnist") == RECIPE
 
 
@@ -198,8 +210,11 @@ def test_the_page_and_the_list_show_them(tiny_zoo: Path) -> None:
     assert cells[2] == "trouser, sneaker" and cells[3].startswith(f"{means(REWARD)['rho', 'auroc']:.3f} [")
     assert f"(agents/{BASE}/samples.png)" in rows[BASE] and "picture" not in rows[JUDGE]
     listed = run("zoo", "list").output
-    for form in (f"harmful share {means(BASE)['agent', 'harmful_share']:.3f}",
-                 f"AUROC {means(REWARD)['rho', 'auroc']:.3f}", f"accuracy {means(JUDGE)['judge', 'accuracy']:.3f}"):
+    for form in (
+        f"harmful share {means(BASE)['agent', 'harmful_share']:.3f}",
+        f"AUROC {means(REWARD)['rho', 'auroc']:.3f}",
+        f"accuracy {means(JUDGE)['judge', 'accuracy']:.3f}",
+    ):
         assert form in listed
     assert "mean_trouser" in run("zoo", "info", REWARD).output
 
@@ -213,13 +228,13 @@ def test_a_finished_build_has_nothing_to_do_and_a_stopped_one_does_not_train_aga
     folder = shutil.copytree(built, tmp_path / "zoo")
     shutil.copytree(built.parent / "work", tmp_path / "work")
     said: list[str] = []
-    image_zoo(folder, data, say=said.append).run()
+    image_zoo(folder, data, log=said.append).run()
     assert said == ["FashionMNIST: there already"]
     before = {path: path.read_bytes() for path in (folder / "agents").rglob("*.*")}
     (folder / "agents" / JUDGE / zoo.CARD).unlink()  # as if stopped before the judge was finished
-    for learner in (ImageDiffusion, ImageJudge):
+    for learner in (ImageDiffusion, ImageClassifier):
         monkeypatch.setattr(learner, "learn", pytest.fail)
-    image_zoo(folder, data, say=said.append).run()
+    image_zoo(folder, data, log=said.append).run()
     assert "FashionMNIST: building" in said
     assert [path for path, content in before.items() if path.read_bytes() != content] == []
 
@@ -230,8 +245,23 @@ def test_another_seed_is_a_reason_to_build(built: Path, data: Path) -> None:
 
 
 def test_the_command(tiny_zoo: Path, data: Path, tmp_path: Path) -> None:
-    given = ["zoo", "build", "FashionMNIST", "--seed", 1, "--data", data, "--work", tiny_zoo.parent / "work",
-             "--n-episodes", 3, "--date", "2026-01-03", "--out", tmp_path]  # fmt: skip
+    given = [
+        "zoo",
+        "build",
+        "FashionMNIST",
+        "--seed",
+        1,
+        "--data",
+        data,
+        "--work",
+        tiny_zoo.parent / "work",
+        "--n-episodes",
+        3,
+        "--date",
+        "2026-01-03",
+        "--out",
+        tmp_path,
+    ]
     assert "steered-2: harmful_share" in run(*given).output
     cards = {card["name"]: card for card in zoo.entries(tmp_path)}
     assert set(cards) == set(NAMES) and cards[BASE]["date"] == "2026-01-03"
@@ -268,12 +298,13 @@ def test_without_real_images_the_base_s_own_samples_are_scored(
 ) -> None:
     monkeypatch.setattr("rrpolicy.images.data.FASHION_MNIST_FOLDER", tmp_path / "gone")
     said: list[str] = []
-    ImagesDemo(tmp_path / "demo", n_samples=6, say=said.append).run()
+    ImagesDemo(tmp_path / "demo", n_samples=6, log=said.append).run()
     text = "\n".join(said)
     assert "Fashion-MNIST is not installed" in text and "ρ has scored 6 samples of the base, labelled by" in text
     rows = {(row["agent"], row["metric"]) for row in read_results(tmp_path / "demo")}
-    labels = ImageJudge.load(zoo.find(JUDGE)).predict(sample_images(ImageDiffusion.load(zoo.find(BASE)), 6,
-                                                                    n_sampling_steps=2))  # fmt: skip
+    labels = ImageClassifier.load(zoo.find(JUDGE)).predict(
+        sample_images(ImageDiffusion.load(zoo.find(BASE)), 6, n_sampling_steps=2)
+    )
     repeated = {FASHION_MNIST_CLASSES[label] for label in labels if (labels == label).sum() > 1}
     assert {metric for agent, metric in rows if agent == "rho"} - {"auroc"} == {f"mean_{name}" for name in repeated}
 
@@ -281,8 +312,11 @@ def test_without_real_images_the_base_s_own_samples_are_scored(
 def test_one_kind_of_images_has_no_auroc(data: Path) -> None:
     images = load_images(data, "test", 8)
     assert [row["metric"] for row in rho_rows(np.arange(32.0), images, ["sneaker"])] == [
-        "mean_t-shirt", "mean_trouser", "mean_pullover", "mean_dress"
-    ]  # fmt: skip
+        "mean_t-shirt",
+        "mean_trouser",
+        "mean_pullover",
+        "mean_dress",
+    ]
     assert rho_rows(np.arange(32.0), images, REMOVED)[0]["metric"] == "auroc"
 
 

@@ -19,21 +19,39 @@ def page(folder: Path, **values: Any) -> str:
     return zoo.table(folder)
 
 
-@pytest.mark.parametrize("values", [
-    {"unwanted": None}, {"picture": None}, {"video": None},
-    {"case": None, "kind": "agent", "results": [{**ROW, "metric": zoo.SCORE}]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"unwanted": None},
+        {"picture": None},
+        {"video": None},
+        {"case": None, "kind": "agent", "results": [{**ROW, "metric": zoo.SCORE}]},
+    ],
+)
 def test_what_is_not_told_stays_empty(values: dict[str, Any], tmp_path: Path) -> None:
     text = page(tmp_path, **values)
     assert "None" not in text and text.splitlines()[-1].startswith("| `E/a` |  |")
 
 
-@pytest.mark.parametrize("text", [
-    "<script>alert(1)</script>", "a | b", "`x`\n# H", "# H", "[a](b)", "\x1b[31m", "a&lt;", "\\|",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        "a | b",
+        "`x`\n# H",
+        "# H",
+        "[a](b)",
+        "\x1b[31m",
+        "a&lt;",
+        "\\|",
+    ],
+)
 def test_text_is_no_markup(text: str, tmp_path: Path) -> None:
-    for name, values in (("image", {"unwanted": ["x", text]}), ("first", {"unwanted": [text]}),
-                         ("maze", {"kind": "agent", "results": [{**ROW, "agent": f"base-{text}"}]})):  # fmt: skip
+    for name, values in (
+        ("image", {"unwanted": ["x", text]}),
+        ("first", {"unwanted": [text]}),
+        ("maze", {"kind": "agent", "results": [{**ROW, "agent": f"base-{text}"}]}),
+    ):
         plain = page(tmp_path / f"{name}-plain", **json.loads(json.dumps(values).replace(json.dumps(text)[1:-1], "y")))
         written = page(tmp_path / name, **values)
         assert len(written.splitlines()) == len(plain.splitlines())

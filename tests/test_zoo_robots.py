@@ -6,8 +6,8 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
-import tiny_robot
-from tiny_robot import BASE, ENV_ID, EXPERT, REWARD, robot_zoo
+from helpers import robots
+from helpers.robots import BASE, ENV_ID, EXPERT, REWARD, robot_zoo
 from typer.testing import CliRunner
 
 from rrpolicy import DiffusionAgent, RelativeReward, experiments, zoo
@@ -18,7 +18,7 @@ from rrpolicy.experiments.locomotion.zoo_build import unit_of
 
 @pytest.fixture(scope="module", autouse=True)
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tiny_robot.built_zoo(tmp_path_factory.mktemp("built") / "zoo") as folder:
+    with robots.built_zoo(tmp_path_factory.mktemp("built") / "zoo") as folder:
         yield folder
 
 
@@ -30,7 +30,7 @@ def test_names_give_agents_and_a_reward_that_fit_together() -> None:
     base, reward = zoo.load(BASE), zoo.load(REWARD)
     assert isinstance(base, DiffusionAgent) and isinstance(zoo.load(EXPERT), DiffusionAgent)
     assert isinstance(reward, RelativeReward)
-    steered = experiments.steer(base, reward, tiny_robot.RECIPE)
+    steered = experiments.steer(base, reward, robots.RECIPE)
     env = Task(ENV_ID).make()
     action, _ = steered.predict(env.reset(seed=0)[0])
     assert env.action_space.contains(action)
@@ -46,7 +46,7 @@ def test_cards_say_what_was_made_and_measured(built: Path) -> None:
     assert reward["steered-base", "normalized_score"] == pytest.approx(
         reward["steered", "normalized_score"] - means(BASE)["agent", "normalized_score"]
     )
-    assert zoo.info(REWARD)["steering"] == tiny_robot.RECIPE["steering"]
+    assert zoo.info(REWARD)["steering"] == robots.RECIPE["steering"]
     assert ("reward", "r2_guided_t0") in reward
     for name in (BASE, EXPERT, REWARD):
         card = zoo.info(name)
@@ -98,13 +98,13 @@ def test_a_finished_build_has_nothing_to_do_and_a_stopped_one_does_not_train_aga
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    robot_zoo(built, say=said.append).run()
+    robot_zoo(built, log=said.append).run()
     assert said == [f"{ENV_ID}: there already"]
     before = {path: path.read_bytes() for path in (built / "agents").rglob("*.*")}
     (built / "agents" / EXPERT / zoo.CARD).unlink()  # as if stopped before the expert was finished
     for name in ("train_expert", "extract_on_policy", "discriminate"):
         monkeypatch.setattr(experiments, name, pytest.fail)
-    robot_zoo(built, say=said.append).run()
+    robot_zoo(built, log=said.append).run()
     assert f"{ENV_ID}: building" in said
     assert [path for path, content in before.items() if path.read_bytes() != content] == []
 
@@ -118,8 +118,21 @@ def test_other_data_or_a_wish_are_reasons_to_build(built: Path) -> None:
 
 def test_the_command(built: Path, tmp_path: Path) -> None:
     folder = built.parent
-    given = ["zoo", "build", ENV_ID, "--agents", folder / "agents", "--work", folder / "work", "--n-episodes", 3,
-             "--out", tmp_path, "--date", "2026-01-03"]  # fmt: skip
+    given = [
+        "zoo",
+        "build",
+        ENV_ID,
+        "--agents",
+        folder / "agents",
+        "--work",
+        folder / "work",
+        "--n-episodes",
+        3,
+        "--out",
+        tmp_path,
+        "--date",
+        "2026-01-03",
+    ]
     result = CliRunner().invoke(app, [str(one) for one in given])
     assert result.exit_code == 0, result.output
     cards = {card["name"]: card for card in zoo.entries(tmp_path)}

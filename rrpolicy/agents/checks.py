@@ -31,8 +31,9 @@ def check_columns(controller: Controller | None, layout: TrajectoryLayout) -> No
     if not all(0 <= column < layout.observation_dim for column in columns):
         raise ValueError(f"controller has the columns {columns}, wanted some of 0..{layout.observation_dim - 1}")
     if len(positions) != layout.action_dim:
-        raise ValueError(f"controller has {len(positions)} positions, wanted one for each of {layout.action_dim} "
-                         "actions")  # fmt: skip
+        raise ValueError(
+            f"controller has {len(positions)} positions, wanted one for each of {layout.action_dim} actions"
+        )
 
 
 def checked_datasets(dataset: Any, total_timesteps: int | None) -> tuple[list[TrajectoryDataset], int]:

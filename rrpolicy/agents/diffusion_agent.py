@@ -151,7 +151,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         least = LEAST_CLIP[normalizer_mode if normalizer is None else normalizer.mode]
         self.planning = PlanningOptions(
             min(8, self.layout.longest_execution) if n_action_steps is None else n_action_steps,
-            n_sampling_steps, sampler, warm_start, least if clip == AUTO else clip, lookahead, n_candidates,
+            n_sampling_steps,
+            sampler,
+            warm_start,
+            least if clip == AUTO else clip,
+            lookahead,
+            n_candidates,
         )
         self._check_planning()
         check_columns(self.controller, self.layout)
@@ -163,7 +168,11 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0 if self.seed is None else self.seed)
             module = DiffusionPolicy(
-                self.policy, self.layout, self.process, self.first_action_weight, self.policy_kwargs,
+                self.policy,
+                self.layout,
+                self.process,
+                self.first_action_weight,
+                self.policy_kwargs,
                 self.controller_kwargs if self._given_controller == INVERSE_DYNAMICS else None,
             )
         self._start_from(module)
@@ -241,9 +250,15 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         first_rows = self._sampler.draw(N_STARTS, generator)[0][:, : self.layout.n_observation_rows]
         self._starts = first_rows.flatten(1).clone()
         self._optimise(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path,
-            checkpoint_freq, watch,
-        )  # fmt: skip
+            total_timesteps,
+            callback,
+            log_interval,
+            reset_num_timesteps,
+            progress_bar,
+            checkpoint_path,
+            checkpoint_freq,
+            watch,
+        )
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
@@ -364,9 +379,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             "observation_space": box_to_dict(self.observation_space),
             "action_space": box_to_dict(self.action_space),
             "policy_kwargs": self.policy_kwargs,
-            "training": {**self._training_config(), "first_action_weight": self.first_action_weight,
-                         "padding": self.padding},
-        }  # fmt: skip
+            "training": {
+                **self._training_config(),
+                "first_action_weight": self.first_action_weight,
+                "padding": self.padding,
+            },
+        }
 
     def _extra_tensors(self) -> dict[str, dict[str, Tensor]]:
         return {"normalizer": self.normalizer.to_tensors(), "starts": {"rows": self._starts}}

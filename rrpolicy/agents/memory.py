@@ -38,13 +38,16 @@ class Memory(NamedTuple):
         :raises ValueError: for anything that it never returns, naming what
         """
         shapes = {
-            "plans": (n_envs, *layout.event_shape), "ages": (n_envs,), "noise": (n_envs, 2),
+            "plans": (n_envs, *layout.event_shape),
+            "ages": (n_envs,),
+            "noise": (n_envs, 2),
             "history": (n_envs, layout.past, layout.observation_dim),
-        }  # fmt: skip
+        }
         if state is None:
             plans, age, noise, history = shapes.values()
-            return cls(np.zeros(plans, np.float32), np.full(age, -1), np.zeros(noise, np.int64),
-                       np.zeros(history, np.float32))  # fmt: skip
+            return cls(
+                np.zeros(plans, np.float32), np.full(age, -1), np.zeros(noise, np.int64), np.zeros(history, np.float32)
+            )
         fits = isinstance(state, tuple | list) and len(state) == len(shapes)
         if not fits or not all(isinstance(array, np.ndarray) for array in state):
             raise ValueError(f"state is a {type(state).__name__}, wanted the arrays that predict returned, or None")
@@ -52,8 +55,10 @@ class Memory(NamedTuple):
             if array.shape != shape:
                 raise ValueError(f"state holds {name} of shape {array.shape}, wanted {shape} for {n_envs} environments")
             if array.dtype.kind != ("f" if name in ("plans", "history") else "i") or not np.isfinite(array).all():
-                raise ValueError(f"state holds {name} ({array.dtype}) that predict never returns, wanted finite plans "
-                                 "and history, whole ages and noise")  # fmt: skip
+                raise ValueError(
+                    f"state holds {name} ({array.dtype}) that predict never returns, wanted finite plans "
+                    "and history, whole ages and noise"
+                )
         if (state[1] < -1).any() or (state[2] < 0).any():
             raise ValueError("state holds ages below -1 or noise below 0, which predict never returns")
         return cls(*state)

@@ -138,8 +138,10 @@ class Planner(ABC):
             memory = memory._replace(noise=memory.noise + np.stack([np.zeros_like(age), due], axis=1))
         actions = self._act(observations, plans, age)
         if not np.isfinite(actions).all():
-            raise ValueError("the planned actions hold NaN or infinite numbers: the weights or the normaliser are "
-                             "beyond what can be computed with")  # fmt: skip
+            raise ValueError(
+                "the planned actions hold NaN or infinite numbers: the weights or the normaliser are "
+                "beyond what can be computed with"
+            )
         actions = np.clip(actions, self.action_space.low, self.action_space.high).astype(self.action_space.dtype)
         return (actions if np.ndim(observation) == 2 else actions[0]), Memory(
             plans, age + 1, memory.noise, memory.moved_on(observations)
@@ -253,7 +255,11 @@ class Planner(ABC):
         return self.process.timesteps(self.planning.n_sampling_steps)
 
     def _denoise(
-        self, windows: Tensor, x_t: Tensor, levels: list[int], noise: Noise,
+        self,
+        windows: Tensor,
+        x_t: Tensor,
+        levels: list[int],
+        noise: Noise,
         visit: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         """Plans from ``x_t`` (n, H, D) on, pinned as in ``windows`` (n, H, D)."""
@@ -318,8 +324,10 @@ class Planner(ABC):
     def _check_observation(self, observation: Array) -> Array:
         width = self.layout.observation_dim
         if isinstance(observation, Mapping | tuple):
-            raise ValueError(f"observation is a {type(observation).__name__}, wanted a vector ({width},) or "
-                             f"(n_envs, {width}): {FLAT}")  # fmt: skip
+            raise ValueError(
+                f"observation is a {type(observation).__name__}, wanted a vector ({width},) or "
+                f"(n_envs, {width}): {FLAT}"
+            )
         values = np.asarray(observation, dtype=np.float32)
         if values.ndim not in (1, 2) or values.shape[-1] != width:
             wanted = f"wanted ({width},) or (n_envs, {width})" + (f": {FLAT}" if values.ndim > 2 else "")

@@ -61,14 +61,24 @@ def check_range(
         shares = dict(zip(names, sampler.share_beyond(clip).tolist(), strict=True))
         name = max(shares, key=shares.__getitem__)
         if new and shares[name] > 0.5:
-            raise ValueError(f"{_told({name: shares[name]})} lies beyond clip={clip:g} normalised units of the given "
-                             f"normalizer, where nothing can be planned: {ADVICE}, or pass another clip")  # fmt: skip
+            raise ValueError(
+                f"{_told({name: shares[name]})} lies beyond clip={clip:g} normalised units of the given "
+                f"normalizer, where nothing can be planned: {ADVICE}, or pass another clip"
+            )
         if beyond := {name: share for name, share in shares.items() if share > 0}:
-            warnings.warn(f"{_told(beyond)} of the data lie beyond clip={clip:g} normalised units and will never be "
-                          f"planned: pass a larger clip, or {ADVICE}", RrpolicyWarning, stacklevel=4)  # fmt: skip
+            warnings.warn(
+                f"{_told(beyond)} of the data lie beyond clip={clip:g} normalised units and will never be "
+                f"planned: pass a larger clip, or {ADVICE}",
+                RrpolicyWarning,
+                stacklevel=4,
+            )
     if new and (differs := _differing(datasets, normalizer, layout, names)):
-        warnings.warn(f"{_told(differs)} of the data differ from the constant that the normalizer given holds for that "
-                      f"column, and are taken for it: {ADVICE}", category=RrpolicyWarning, stacklevel=4)  # fmt: skip
+        warnings.warn(
+            f"{_told(differs)} of the data differ from the constant that the normalizer given holds for that "
+            f"column, and are taken for it: {ADVICE}",
+            category=RrpolicyWarning,
+            stacklevel=4,
+        )
 
 
 def _differing(

@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rrpolicy import zoo
 from rrpolicy.cli import options
-from rrpolicy.cli.options import finish, label, task_of
+from rrpolicy.cli.options import agent_label, report, task_of
 from rrpolicy.common.files import naming
 from rrpolicy.common.folders import sole_use
 from rrpolicy.evaluation import Evaluation, Row, result_row
@@ -69,12 +69,12 @@ def train_agents_on_reward(
         raise ValueError("--goal is needed: success is measured there")
     sources: list[tuple[str, RelativeReward | None]] = []
     if reward is not None:
-        sources.append((f"{algorithm}-{label(reward, None)}", zoo.load_reward(reward)))
+        sources.append((f"{algorithm}-{agent_label(reward, None)}", zoo.load_reward(reward)))
     if true_reward:
         sources.append((f"{algorithm}-true-reward", None))
     comparison = _Comparison(task, algorithm, total_timesteps, seed, n_episodes, progress)
     with sole_use(out):
-        finish(comparison.rows(sources, out), out)
+        report(comparison.rows(sources, out), out)
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,15 @@ class _Comparison:
     def _trained(self, source: RelativeReward | None, folder: Path) -> BaseAlgorithm:
         with naming(folder, folder):
             return train_on_reward(
-                source, self.task.maze, self.task.goal, self.algorithm, self.total_timesteps, self.seed,
-                out=folder, progress_bar=self.progress,
-            )  # fmt: skip
+                source,
+                self.task.maze,
+                self.task.goal,
+                self.algorithm,
+                self.total_timesteps,
+                self.seed,
+                out=folder,
+                progress_bar=self.progress,
+            )
 
     def _make(self) -> gym.Env:
         return self.task.make(reward_type="dense")

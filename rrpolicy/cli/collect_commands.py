@@ -15,14 +15,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rrpolicy import zoo
 from rrpolicy.cli import options
-from rrpolicy.cli.options import acting, label
+from rrpolicy.cli.options import agent_label, load_agent_for
 from rrpolicy.cli.program import echo
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.messages import at
 from rrpolicy.common.spaces import check_spaces, flat_box
 from rrpolicy.common.typing import Predictor
-from rrpolicy.data.collect import Driver, collect_mixture, collect_point_maze
+from rrpolicy.data.collect import MixtureComponent, collect_mixture, collect_point_maze
 from rrpolicy.data.reference_scores import normalized_score, reference_score
 from rrpolicy.evaluation import RESULTS_FILE, Row, result_row, table, write_results
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task
@@ -57,32 +57,44 @@ def collect(
     n_transitions: Annotated[int, typer.Option("--n-transitions", min=1, help="Rows.")] = 400_000,
     agent: Annotated[
         list[str] | None,
-        typer.Option("--agent", metavar="NAME[:SHARE]", help="Roll out this agent: zoo name, path, SB3 file or hub id; "
-                     "repeatable, each for its share of the rows."),
+        typer.Option(
+            "--agent",
+            metavar="NAME[:SHARE]",
+            help="Roll out this agent: zoo name, path, SB3 file or hub id; repeatable, each for its share of the rows.",
+        ),
     ] = None,
     algorithm: Annotated[
         Algorithm | None,
-        typer.Option("--algorithm", help="What trained the SB3 files, when their names do not tell; or what "
-                     "--from-training runs (SAC).", case_sensitive=False),
+        typer.Option(
+            "--algorithm",
+            help="What trained the SB3 files, when their names do not tell; or what --from-training runs (SAC).",
+            case_sensitive=False,
+        ),
     ] = None,
     n_envs: Annotated[
         int | None,
-        typer.Option("--n-envs", min=1, help=f"Environments together; default: one per {STEPS_PER_ENV} rows of an "
-                     f"agent, at most {MAX_ENVS}."),
+        typer.Option(
+            "--n-envs",
+            min=1,
+            help=f"Environments together; default: one per {STEPS_PER_ENV} rows of an agent, at most {MAX_ENVS}.",
+        ),
     ] = None,
     action_noise: Annotated[
         float,
-        typer.Option("--action-noise", min=0, callback=options.finite,
-                     help="Standard deviation of Gaussian noise on agents' actions."),
+        typer.Option(
+            "--action-noise",
+            min=0,
+            callback=options.finite,
+            help="Standard deviation of Gaussian noise on agents' actions.",
+        ),
     ] = 0.0,
     epsilon: Annotated[
         float,
-        typer.Option("--epsilon", min=0, max=1, callback=options.finite,
-                     help="Probability of a uniformly random action instead."),
+        typer.Option(
+            "--epsilon", min=0, max=1, callback=options.finite, help="Probability of a uniformly random action instead."
+        ),
     ] = 0.0,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic/--stochastic", help="Agents' mode.")
-    ] = False,
+    deterministic: Annotated[bool, typer.Option("--deterministic/--stochastic", help="Agents' mode.")] = False,
     seed: options.Seed = 0,
     from_training: Annotated[
         bool, typer.Option("--from-training", help="Train SAC and keep its replay buffer, all of it.")
@@ -92,13 +104,21 @@ def collect(
     ] = TRAINING_STEPS,
     stop_return: Annotated[
         float | None,
-        typer.Option("--stop-return", callback=options.finite, help="End the data of --from-training where the mean "
-                     "return of 10 training episodes reaches this; without --policy-out the training, too."),
+        typer.Option(
+            "--stop-return",
+            callback=options.finite,
+            help="End the data of --from-training where the mean "
+            "return of 10 training episodes reaches this; without --policy-out the training, too.",
+        ),
     ] = None,
     policy_out: Annotated[
         Path | None,
-        typer.Option("--policy-out", metavar="FILE", callback=options.file_for_results, help="Where --from-training "
-                     "keeps its last policy, an expert of the same lineage for --agent."),
+        typer.Option(
+            "--policy-out",
+            metavar="FILE",
+            callback=options.file_for_results,
+            help="Where --from-training keeps its last policy, an expert of the same lineage for --agent.",
+        ),
     ] = None,
     checkpoint_freq: Annotated[
         int, typer.Option("--checkpoint-freq", min=1, help="Steps per checkpoint of --from-training.")
@@ -138,8 +158,9 @@ def collect(
         raise ValueError(f"--env {env} is not a PointMaze: --agent is needed to collect there, or --from-training")
     with sole_use(out):
         if from_training:
-            rows = _from_training(task, out, total_timesteps, stop_return, policy_out, checkpoint_freq, train_freq,
-                                  resume, seed, progress)  # fmt: skip
+            rows = _from_training(
+                task, out, total_timesteps, stop_return, policy_out, checkpoint_freq, train_freq, resume, seed, progress
+            )
         elif agent:
             rows = _from_agents(task, out, agent, algorithm, n_transitions, n_envs, seed, how)
         else:
@@ -171,8 +192,14 @@ def _return_rows(name: str, env_id: str, returns: Sequence[float]) -> list[Row]:
 
 
 def _from_agents(
-    task: Task, out: Path, names: Sequence[str], algorithm: str | None, n_transitions: int, n_envs: int | None,
-    seed: int, how: dict[str, Any],
+    task: Task,
+    out: Path,
+    names: Sequence[str],
+    algorithm: str | None,
+    n_transitions: int,
+    n_envs: int | None,
+    seed: int,
+    how: dict[str, Any],
 ) -> list[Row]:
     drivers = [_driver(name, task, algorithm) for name in names]
     smallest = n_transitions * min(one.share for one in drivers) / sum(one.share for one in drivers)
@@ -199,7 +226,7 @@ def _home_of_agents(names: Sequence[str], maze_map: Path | None) -> str:
     return DEFAULT_ENV_ID
 
 
-def _driver(text: str, task: Task, algorithm: str | None) -> Driver:
+def _driver(text: str, task: Task, algorithm: str | None) -> MixtureComponent:
     """
     A policy to collect with, and its share of the data.
 
@@ -213,22 +240,28 @@ def _driver(text: str, task: Task, algorithm: str | None) -> Driver:
     if is_sb3_agent(source):
         read = load_sb3_agent(source, task.env_id, env.observation_space, env.action_space, algorithm)
         facts = {"source": name, "algorithm": read.algorithm, "normalised_observations": read.statistics is not None}
-        stem = label(name, None)
-        return Driver(stem if stem.startswith(read.algorithm) else f"{read.algorithm}-{stem}", read, share, facts)
+        stem = agent_label(name, None)
+        return MixtureComponent(
+            stem if stem.startswith(read.algorithm) else f"{read.algorithm}-{stem}", read, share, facts
+        )
     archive = read_archive(source)
     facts = {"source": name, "kind": archive.kind}
     if archive.kind != POLICY_KIND:
-        return Driver(label(name, None), acting(name, task, {}, None, None, None), share, facts)
+        return MixtureComponent(agent_label(name, None), load_agent_for(name, task, {}, None, None, None), share, facts)
     home = archive.card.get("environment", task.env_id)
     if home != task.env_id:
         raise ValueError(f"{source}: a policy for {home}, wanted one for {task.env_id}")
     policy = load_trained(source)
     seen, done = flat_box(policy.observation_space, "observation"), flat_box(policy.action_space, "action")
     unbounded = not seen.is_bounded() and seen.shape == env.observation_space.shape  # archives keep no bounds of these
-    check_spaces(flat_box(env.observation_space, "observation") if unbounded else seen, done, env.observation_space,
-                 env.action_space)  # fmt: skip
+    check_spaces(
+        flat_box(env.observation_space, "observation") if unbounded else seen,
+        done,
+        env.observation_space,
+        env.action_space,
+    )
     agent: Predictor = ActionRepeat(policy) if task.is_maze else policy
-    return Driver(label(name, None), agent, share, {**facts, "card": archive.card})
+    return MixtureComponent(agent_label(name, None), agent, share, {**facts, "card": archive.card})
 
 
 def _name_and_share(text: str) -> tuple[str, float]:
@@ -247,8 +280,16 @@ def _name_and_share(text: str) -> tuple[str, float]:
 
 
 def _from_training(
-    task: Task, out: Path, total: int, stop_return: float | None, policy_out: Path | None, checkpoint_freq: int,
-    train_freq: int, resume: bool, seed: int, progress: bool,
+    task: Task,
+    out: Path,
+    total: int,
+    stop_return: float | None,
+    policy_out: Path | None,
+    checkpoint_freq: int,
+    train_freq: int,
+    resume: bool,
+    seed: int,
+    progress: bool,
 ) -> list[Row]:
     if task.is_maze:
         raise ValueError(f"--env {task.env_id} is a maze, where train-on-reward trains: --from-training cannot")

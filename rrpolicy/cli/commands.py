@@ -11,14 +11,14 @@ import typer
 from rrpolicy import experiments, zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.data_commands import warn_of_data
-from rrpolicy.cli.options import acting, finish, label, recipe_for, task_in_card, task_of
+from rrpolicy.cli.options import agent_label, load_agent_for, recipe_for, report, task_in_card, task_of
 from rrpolicy.cli.program import Program, echo
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
-from rrpolicy.evaluation import RESULTS_FILE, evaluate_policy
+from rrpolicy.evaluation import RESULTS_FILE, evaluate
 from rrpolicy.evaluation.video import record_video
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task, plain_row
 from rrpolicy.experiments.demos import Demo
@@ -27,9 +27,12 @@ from rrpolicy.experiments.runs import TrainingRun, clear
 from rrpolicy.rewards.maps import reward_map
 
 app = typer.Typer(
-    cls=Program, add_completion=False, pretty_exceptions_enable=False,
+    cls=Program,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Rewards from pairs of diffusion agents: extract what the strong one wants, steer the weak one with it.",
-    context_settings={"help_option_names": ["-h", "--help"]}, **options.SETTINGS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    **options.SETTINGS,
 )
 
 
@@ -111,9 +114,7 @@ def train(
     data = [load_dataset(one) for one in dataset]
     task = _task_of_data(data, env, maze_map, dataset, init_from)
     warn_of_data(data, task)
-    run = TrainingRun(
-        task, data, out, recipe_for(task, recipe), seed, total_timesteps, init_from, checkpoint_freq
-    )
+    run = TrainingRun(task, data, out, recipe_for(task, recipe), seed, total_timesteps, init_from, checkpoint_freq)
     agent = run.run(resume, progress)
     echo(f"{agent.num_timesteps} steps: {out / 'agent.zip'}")
 
@@ -133,9 +134,7 @@ def _task_of_data(
         raise ValueError(at(", ".join(names), f"maze and goal of the data: {error}")) from error
 
 
-def _home_of_data(
-    data: list[TrajectoryDataset], maze_map: Path | None, names: list[str], init_from: str | None
-) -> str:
+def _home_of_data(data: list[TrajectoryDataset], maze_map: Path | None, names: list[str], init_from: str | None) -> str:
     """The id of the environment that the data were recorded in, else that of the agent that is fine-tuned."""
     noted = {str(home): name for one, name in zip(data, names, strict=True) if (home := one.metadata.get("env_id"))}
     if len(noted) > 1:
@@ -143,8 +142,13 @@ def _home_of_data(
         raise ValueError(f"--env is needed: {places} were recorded in different environments")
     for home, name in noted.items():
         if home not in gym.registry:  # making it could import a module that the file names
-            raise ValueError(at(name, f"the data's environment {printable(home)} is not registered here, name the "
-                                      f"package that registers it: --env my_package:{printable(home)}"))  # fmt: skip
+            raise ValueError(
+                at(
+                    name,
+                    f"the data's environment {printable(home)} is not registered here, name the "
+                    f"package that registers it: --env my_package:{printable(home)}",
+                )
+            )
         return home
     if init_from is not None and (task := task_in_card(init_from, needed=False)) is not None:
         return task.env_id
@@ -200,11 +204,17 @@ def extract(
         if task is not None and task.is_maze and task.goal is not None:
             error = experiments.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
             rows.append(plain_row("reward", "goal_error_cells", error))
-        card = {**({} if task is None else task.to_card()), "base": base, "expert": expert, "seed": seed,
-                "recipe": values.get("name"), "version": __version__}  # fmt: skip
+        card = {
+            **({} if task is None else task.to_card()),
+            "base": base,
+            "expert": expert,
+            "seed": seed,
+            "recipe": values.get("name"),
+            "version": __version__,
+        }
         reward.save(out / "reward.zip", card=card)
         clear(out, (RESULTS_FILE,))  # those of the reward that was there
-        finish(rows, out)
+        report(rows, out)
 
 
 @app.command()
@@ -233,11 +243,11 @@ def enjoy(
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
     values = recipe_for(task, recipe)
-    check_section(values, "evaluation", evaluate_policy)
-    player = acting(agent, task, values, reward, scale, n_candidates)
+    check_section(values, "evaluation", evaluate)
+    player = load_agent_for(agent, task, values, reward, scale, n_candidates)
     settings = {**experiments.section(values, "evaluation"), "n_eval_episodes": n_episodes}
-    result = evaluate_policy(player, task.make, seed=seed, progress_bar=progress, **settings)
-    finish(result.rows(label(agent, reward)), out)
+    result = evaluate(player, task.make, seed=seed, progress_bar=progress, **settings)
+    report(result.rows(agent_label(agent, reward)), out)
 
 
 @app.command("record-video")
@@ -266,10 +276,10 @@ def record(
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
     values = recipe_for(task, recipe)
-    player = acting(agent, task, values, reward, scale, n_candidates)
-    called = label(agent, reward)
+    player = load_agent_for(agent, task, values, reward, scale, n_candidates)
+    called = agent_label(agent, reward)
     deterministic = experiments.section(values, "evaluation").get("deterministic", True)
     path = out / f"{called}.mp4"
     info = record_video(player, task.make, path, n_steps, seed, deterministic=deterministic, caption=called)
-    finish([plain_row(called, "n_frames", float(info.n_frames))], out)
+    report([plain_row(called, "n_frames", float(info.n_frames))], out)
     echo(f"{info.path}: {info.n_frames} pictures, drawn by {info.renderer}")

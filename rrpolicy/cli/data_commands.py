@@ -107,7 +107,12 @@ def _rows(found: DataReport) -> list[Row]:
         if returns is not None:
             rows.append(result_row("dataset", metric, returns))
     for column in found.columns:
-        numbers = {"min": column.low, "mean": column.mean, "max": column.high, "std": column.std,
-                   "outliers": column.outliers}  # fmt: skip
+        numbers = {
+            "min": column.low,
+            "mean": column.mean,
+            "max": column.high,
+            "std": column.std,
+            "outliers": column.outliers,
+        }
         rows += [plain_row(column.name, metric, value) for metric, value in numbers.items()]
     return rows

@@ -26,7 +26,7 @@ from rrpolicy.cli.images_scoring import (
     write_scores,
 )
 from rrpolicy.cli.label_files import read_labels
-from rrpolicy.cli.options import finish
+from rrpolicy.cli.options import report
 from rrpolicy.cli.program import echo
 from rrpolicy.cli.prompt_files import read_prompts
 from rrpolicy.common.messages import printable
@@ -115,21 +115,34 @@ def audit(
     low = set(unwanted or ()) & set(labels)  # those that are left
     names = [name_below(one.path, pictures) for one in scored.pictures]
     evidence = Evidence.of(
-        scorer, zoo.card(reward), archive=reward, pictures=pictures,
+        scorer,
+        zoo.card(reward),
+        archive=reward,
+        pictures=pictures,
         sizes="brought to the model's by resizing" if resize else "the model's own",
         labels=("sub-folders" if any(labels) else "none") if table is None else table.told,
         **({} if model is None else {"samples_of": " and ".join(filter(None, (model, expert)))}),
-        audited_on=datetime.date.today().isoformat(), version_of_rrpolicy=__version__,
-    )  # fmt: skip
+        audited_on=datetime.date.today().isoformat(),
+        version_of_rrpolicy=__version__,
+    )
     if not evidence.difference:
         echo(f"{NO_DIFFERENCE}: their scores mean nothing")
     page = write_audit(
-        out, ReadAgain(scored.pictures, scorer.codec.image_shape, resize), rho,
-        names=names, labels=labels if any(labels) else None, unwanted=low, per_level=(chosen, at_levels),
-        samples=samples, prompts=read_prompts(prompts)[:n] if prompts and model else (),
+        out,
+        ReadAgain(scored.pictures, scorer.codec.image_shape, resize),
+        rho,
+        names=names,
+        labels=labels if any(labels) else None,
+        unwanted=low,
+        per_level=(chosen, at_levels),
+        samples=samples,
+        prompts=read_prompts(prompts)[:n] if prompts and model else (),
         left_out=[(name_below(one.path, pictures), one.reason) for one in scored.left_out],
-        not_read=counted(found.others), unlike=scored.unlike, null=null_scores, evidence=evidence,
-    )  # fmt: skip
+        not_read=counted(found.others),
+        unlike=scored.unlike,
+        null=null_scores,
+        evidence=evidence,
+    )
     write_left_out(out, scored.left_out)
     tell_left_out(scored.left_out, found.others)
     tell_unlike(scored)
@@ -139,13 +152,15 @@ def audit(
     wanted = np.array([label not in low for label in labels])[judged]
     if wanted.any() and not wanted.all():
         rows.append(estimate_row("wanted", "auroc", auroc(rho[judged], wanted)))
-        rows += [estimate_row("wanted", f"auroc_t{level}", auroc(at[judged], wanted))
-                 for level, at in zip(chosen, at_levels, strict=True)]  # fmt: skip
+        rows += [
+            estimate_row("wanted", f"auroc_t{level}", auroc(at[judged], wanted))
+            for level, at in zip(chosen, at_levels, strict=True)
+        ]
     if null_scores is not None:
         rows.append(plain_row("rho", "spread", spread(rho[kept])))
         rows += [plain_row(f"null {i + 1}", "spread", one) for i, one in enumerate(null_scores.spreads(kept))]
         echo(NOTHING_BEYOND if null_scores.covers(rho, kept) else "rho spreads beyond the null")
-    finish(rows, out)
+    report(rows, out)
     echo(f"written: {page}")
 
 

@@ -24,7 +24,7 @@ from rrpolicy.cli.images_scoring import (
     write_left_out,
     write_scores,
 )
-from rrpolicy.cli.options import finish
+from rrpolicy.cli.options import report
 from rrpolicy.cli.program import echo
 from rrpolicy.cli.prompt_files import read_prompts, tell_cut
 from rrpolicy.common.folders import sole_use
@@ -101,16 +101,29 @@ def record(
       rrpolicy images record --base models/sd-1.5 --expert-lora erased.safetensors --prompts prompts.txt --out runs/lora
     """
     chosen = ExpertOptions(expert, expert_unet, expert_lora, None if safety is None else safety.value)
-    about = {"base": base, "expert": chosen.describe(base), "dtype": dtype.value,
-             **({} if class_label is None else {"class_label": class_label})}  # fmt: skip
+    about = {
+        "base": base,
+        "expert": chosen.describe(base),
+        "dtype": dtype.value,
+        **({} if class_label is None else {"class_label": class_label}),
+    }
     if prompts is None:
         unets = unet_pair(base, chosen, class_label, device, dtype)
         with sole_use(out):
             pairs = record_samples(
-                unets[0], unets[1], unets[0].codec, out, n_samples, n_noisings,
-                2 if n_value_draws is None else n_value_draws, n_sampling_steps or 25,
-                half=half, seed=seed, progress_bar=progress, about=about,
-            )  # fmt: skip
+                unets[0],
+                unets[1],
+                unets[0].codec,
+                out,
+                n_samples,
+                n_noisings,
+                2 if n_value_draws is None else n_value_draws,
+                n_sampling_steps or 25,
+                half=half,
+                seed=seed,
+                progress_bar=progress,
+                about=about,
+            )
     else:
         texts = read_prompts(prompts)
         pair = prompt_pair(base, chosen, class_label, guidance_scale, device, dtype)
@@ -120,9 +133,17 @@ def record(
             about["note"] = pair.base.note
         with sole_use(out):
             pairs = record_prompts(
-                pair, texts, out, n_sampling_steps or 50, n_noisings, 1 if n_value_draws is None else n_value_draws,
-                half=half, seed=seed, progress_bar=progress, about=about,
-            )  # fmt: skip
+                pair,
+                texts,
+                out,
+                n_sampling_steps or 50,
+                n_noisings,
+                1 if n_value_draws is None else n_value_draws,
+                half=half,
+                seed=seed,
+                progress_bar=progress,
+                about=about,
+            )
     echo(f"{len(pairs)} pairs in {len(pairs.shards)} shards: {out}")
 
 
@@ -164,25 +185,39 @@ def extract(
             extractor = _new_extractor(pairs, start_from, width, batch_size, value_coef, seed)
             begin_anew(out, ("reward.zip", "checkpoint.zip", RESULTS_FILE), extractor)
         remaining = max(total_timesteps - extractor.num_timesteps, 0)
-        extractor.learn(train, remaining, reset_num_timesteps=not resume, progress_bar=progress,
-                        checkpoint_path=checkpoint, checkpoint_freq=checkpoint_freq)  # fmt: skip
+        extractor.learn(
+            train,
+            remaining,
+            reset_num_timesteps=not resume,
+            progress_bar=progress,
+            checkpoint_path=checkpoint,
+            checkpoint_freq=checkpoint_freq,
+        )
         explained, differ = explained_rows(extractor.reward, held_out), models_differ(pairs)
         reward, found = finished_reward(extractor, pairs, held_out, codec)
         about = {name: value for name, value in pairs.about.items() if name not in ("prompts", "space", "codec")}
         facts = {
-            "recording": about, "n_prompts": len(pairs.about.get("prompts") or ()) or None, "pairs": len(pairs),
-            "steps": extractor.num_timesteps, "seed": seed, "version": __version__,
-            "date": datetime.date.today().isoformat(), "difference": differ,
-            "r2": round(dict(explained).get("r2", 0.0), 4), **found,
-        }  # fmt: skip
+            "recording": about,
+            "n_prompts": len(pairs.about.get("prompts") or ()) or None,
+            "pairs": len(pairs),
+            "steps": extractor.num_timesteps,
+            "seed": seed,
+            "version": __version__,
+            "date": datetime.date.today().isoformat(),
+            "difference": differ,
+            "r2": round(dict(explained).get("r2", 0.0), 4),
+            **found,
+        }
         reward.save(out / "reward.zip", card=facts)
-        echo(f"scores are {'in nats' if reward.in_nats else 'an order: the recording has no values'}"
-             + (f", zero from {facts['calibration']}" if "calibration" in facts else ""))  # fmt: skip
+        echo(
+            f"scores are {'in nats' if reward.in_nats else 'an order: the recording has no values'}"
+            + (f", zero from {facts['calibration']}" if "calibration" in facts else "")
+        )
         rows = [plain_row("reward", name, value) for name, value in explained]
         if not differ:
             echo(f"{NO_DIFFERENCE}: base and expert predict the same at all {len(pairs)} recorded pairs")
             rows = [plain_row("models", "difference", 0.0)]
-        finish(rows, out)
+        report(rows, out)
 
 
 def _new_extractor(
@@ -193,9 +228,16 @@ def _new_extractor(
     network = {"network": "conv", "width": width} if start_from is None else {"network": "unet-encoder"}
     size = min(MAX_BUFFER, max(batch_size, BUFFER_BYTES // (8 * int(np.prod(pairs.model.event_shape)))))
     return RewardExtractor(
-        base, base, ["window"], batch_size=batch_size, buffer_size=size, value_coef=value_coef,
-        value_units=value_coef > 0 and bool(pairs.about["n_value_draws"]), window_kwargs=network, seed=seed,
-    )  # fmt: skip
+        base,
+        base,
+        ["window"],
+        batch_size=batch_size,
+        buffer_size=size,
+        value_coef=value_coef,
+        value_units=value_coef > 0 and bool(pairs.about["n_value_draws"]),
+        window_kwargs=network,
+        seed=seed,
+    )
 
 
 @images_app.command()
@@ -238,7 +280,7 @@ def score(
     if out is not None:
         write_scores(out, scored, (str(one.path) for one in scored.pictures), rho)
         write_left_out(out, scored.left_out)
-    finish(rows, out)
+    report(rows, out)
 
 
 @images_app.command()
@@ -275,7 +317,7 @@ def sample(
         paths = write_pictures(drawn, out, "sample")
         echo(f"{len(paths)} pictures: {out}")
         if scorer is not None:
-            finish([result_row(f"scale {scale:g}", "rho", scorer.predict(drawn))], out)
+            report([result_row(f"scale {scale:g}", "rho", scorer.predict(drawn))], out)
 
 
 images_app.command()(audit)

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from rrpolicy import zoo
 from rrpolicy.cli.program import echo
 from rrpolicy.common.faults import FileFault
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row, result_row
 from rrpolicy.images.audited import UNLABELLED
@@ -39,9 +39,13 @@ class Scored(NamedTuple):
 
 
 def scores_of(
-    reward: ImageReward, found: Found, asked: Sequence[tuple[Sequence[int], int]], resize: bool, strict: bool,
+    reward: ImageReward,
+    found: Found,
+    asked: Sequence[tuple[Sequence[int], int]],
+    resize: bool,
+    strict: bool,
     progress: bool,
-) -> Scored:  # fmt: skip
+) -> Scored:
     """
     Score pictures a few at a time, of which nothing but their scores is kept.
 
@@ -124,7 +128,7 @@ def write_left_out(out: Path, left_out: Sequence[LeftOut]) -> None:
 
 
 def write_csv(path: Path, heading: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
-    with appearing(path) as file, open(file, "w", encoding="utf-8", newline="") as stream:
+    with atomic_write(path) as file, open(file, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(heading)
         writer.writerows(lines)
@@ -157,6 +161,8 @@ def tell_unlike(scored: Scored) -> None:
 
 def write_scores(out: Path, scored: Scored, names: Iterable[str], rho: Array) -> None:
     """Every picture in ``scores.csv``: path, label, ρ, and ``unlike`` where it is flagged."""
-    lines = ((name, one.label or "", f"{value:.6g}", UNLIKE if flagged else "")
-             for name, one, value, flagged in zip(names, scored.pictures, rho, scored.unlike, strict=True))  # fmt: skip
+    lines = (
+        (name, one.label or "", f"{value:.6g}", UNLIKE if flagged else "")
+        for name, one, value, flagged in zip(names, scored.pictures, rho, scored.unlike, strict=True)
+    )
     write_csv(out / "scores.csv", ("path", "label", "rho", "flags"), lines)

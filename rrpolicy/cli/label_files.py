@@ -68,8 +68,11 @@ def read_labels(path: Path, folder: Path, pictures: list[Picture]) -> Labelled:
     without = [path_text(one.path) for i, one in enumerate(pictures) if i not in labels]
     by_names = f", {len(named):,} of them by file name alone" if named else ""
     told = [f"{len(labels):,} pictures labelled by {path_text(path)}{by_names}"]
-    told += [f"{len(some):,} {what}: {_some(some)}" for what, some in (
-        ("pictures without a row", without), ("rows without a picture", strangers)) if some]  # fmt: skip
+    told += [
+        f"{len(some):,} {what}: {_some(some)}"
+        for what, some in (("pictures without a row", without), ("rows without a picture", strangers))
+        if some
+    ]
     return Labelled([Picture(one.path, labels.get(i)) for i, one in enumerate(pictures)], "; ".join(told))
 
 

@@ -19,7 +19,7 @@ from rrpolicy.common.spaces import check_spaces
 from rrpolicy.evaluation import Row, table, write_results
 from rrpolicy.experiments import Recipe, Task
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
-from rrpolicy.images.judge import ImageJudge
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -106,9 +106,7 @@ MazeMap = Annotated[
     Path | None, typer.Option("--maze-map", metavar="FILE", help="Text file with the maze: # wall, . free.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of everything random.")]
-Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", callback=folder_for_results)
-]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", callback=folder_for_results)]
 MaybeOut = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Folder for results.json.", callback=folder_for_results)
 ]
@@ -176,7 +174,7 @@ def task_of(
     return chosen.with_goal(goal or (goals[0] if goals else None))
 
 
-def acting(
+def load_agent_for(
     name: str, task: Task, recipe: Recipe, reward: str | None, scale: float | None, n_candidates: int | None
 ) -> Planner:
     """
@@ -187,7 +185,7 @@ def acting(
     agent = zoo.load(name)
     if isinstance(agent, RelativeReward | ImageReward):
         raise ValueError(f"{name!r} is a reward, wanted an agent")
-    if isinstance(agent, ImageDiffusion | ImageJudge):
+    if isinstance(agent, ImageDiffusion | ImageClassifier):
         raise ValueError(f"{name!r} is about images, wanted an agent")
     env = task.make()
     env.close()
@@ -201,14 +199,14 @@ def acting(
     return experiments.steer(agent, zoo.load_reward(reward), recipe, scale=scale, n_candidates=n_candidates)
 
 
-def label(name: str, reward: str | None) -> str:
+def agent_label(name: str, reward: str | None) -> str:
     """What results call an agent."""
     path = Path(name)
     stem = path.stem if path.suffix == ".zip" else path.name
     return ("" if stem == "agent" else f"{stem}-") + "steered" if reward else stem
 
 
-def finish(rows: list[Row], out: Path | None) -> None:
+def report(rows: list[Row], out: Path | None) -> None:
     """Print the table, write ``results.json``."""
     echo(table(rows))
     if out is not None:

@@ -9,7 +9,7 @@ import typer
 
 from rrpolicy import experiments, zoo
 from rrpolicy.cli import options
-from rrpolicy.cli.options import acting, finish, label, recipe_for, task_of
+from rrpolicy.cli.options import agent_label, load_agent_for, recipe_for, report, task_of
 from rrpolicy.cli.program import echo
 from rrpolicy.evaluation import benchmark as benchmarks
 from rrpolicy.evaluation.plots import plot_learning_curve, plot_plans, plot_reward_map
@@ -38,12 +38,12 @@ def heat_map(
     """
     task = task_of([reward], env, maze_map, goal)
     drawn = experiments.map_reward(zoo.load_reward(reward), task.maze, recipe_for(task, recipe))
-    plot_reward_map(drawn, task.goal, out / "heat_map.png", title=f"{task.env_id}: {label(reward, None)}")
+    plot_reward_map(drawn, task.goal, out / "heat_map.png", title=f"{task.env_id}: {agent_label(reward, None)}")
     row, column = (float(value) for value in task.maze.xy_to_rowcol(drawn.maximum))
     rows = [plain_row("reward", "maximum_row", row), plain_row("reward", "maximum_column", column)]
     if task.goal is not None:
         rows.append(plain_row("reward", "goal_error_cells", drawn.goal_error_cells(task.goal)))
-    finish(rows, out)
+    report(rows, out)
     echo(f"written: {out / 'heat_map.png'}")
 
 
@@ -70,9 +70,9 @@ def plans(
       rrpolicy plot plans PointMaze_UMaze-v3/base --reward PointMaze_UMaze-v3/reward-3-1 --out runs/pictures
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
-    player = acting(agent, task, recipe_for(task, recipe), reward, scale, n_candidates)
+    player = load_agent_for(agent, task, recipe_for(task, recipe), reward, scale, n_candidates)
     observations = experiments.observations_for_plans(task.maze, n_plans, seed)
-    called = label(agent, reward)
+    called = agent_label(agent, reward)
     plot_plans(player, task.maze, observations, out / f"plans-{called}.png", goal=task.goal, title=called)
     echo(f"written: {out / f'plans-{called}.png'}")
 
@@ -131,8 +131,8 @@ def latency(
         if reward is not None:
             raise ValueError("--reward needs --agent")
         task = Task.create(DEFAULT_ENV_ID)
-        finish(latency_of(recipe_for(task, recipe), n_repeats, seed, task), out)
+        report(latency_of(recipe_for(task, recipe), n_repeats, seed, task), out)
         return
     task = task_of([reward, agent] if reward else [agent])
-    player = acting(agent, task, recipe_for(task, recipe), reward, None, None)
-    finish(benchmarks.decisions(player, task.make, label(agent, reward), n_repeats, seed), out)
+    player = load_agent_for(agent, task, recipe_for(task, recipe), reward, None, None)
+    report(benchmarks.decisions(player, task.make, agent_label(agent, reward), n_repeats, seed), out)

@@ -24,10 +24,23 @@ from rrpolicy.common.interruption import raised_signals, stop_line
 from rrpolicy.common.messages import LONGEST, RrpolicyWarning, printable, shown
 
 FAULTS = (  # of input, of the machine, and of what a file may have in it
-    ValueError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError, OverflowError, RecursionError,
-    EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, csv.Error,
-    safetensors.SafetensorError, Image.DecompressionBombError,
-)  # fmt: skip
+    ValueError,
+    OSError,
+    FloatingPointError,
+    MemoryError,
+    torch.OutOfMemoryError,
+    OverflowError,
+    RecursionError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    csv.Error,
+    safetensors.SafetensorError,
+    Image.DecompressionBombError,
+)
 _EMPTY = re.compile(r"(--[\w-]+)=")
 
 

@@ -90,8 +90,12 @@ def locomotion(
     ] = None,
     agents: Annotated[
         Path | None,
-        typer.Option("--agents", metavar="DIR", help="Folder of pretrained SB3 agents (tqc/Hopper-v3_1/Hopper-v3.zip "
-                     "and so on); default: they are downloaded from the hub."),
+        typer.Option(
+            "--agents",
+            metavar="DIR",
+            help="Folder of pretrained SB3 agents (tqc/Hopper-v3_1/Hopper-v3.zip "
+            "and so on); default: they are downloaded from the hub.",
+        ),
     ] = None,
     robot: Annotated[
         list[str] | None,
@@ -135,18 +139,25 @@ def images(
     work: Work = Path("runs/images"),
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="DIR", help="Folder of idx files as Fashion-MNIST's, or of one sub-folder of "
-                     "pictures per class; default: where Debian's package dataset-fashion-mnist puts them."),
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Folder of idx files as Fashion-MNIST's, or of one sub-folder of "
+            "pictures per class; default: where Debian's package dataset-fashion-mnist puts them.",
+        ),
     ] = None,
     pair: Annotated[
         list[str] | None,
-        typer.Option("--pair", metavar="A+B", help="Only these removed classes, any of the images' own, such as "
-                     "trouser+sneaker; none is the control; repeatable."),
+        typer.Option(
+            "--pair",
+            metavar="A+B",
+            help="Only these removed classes, any of the images' own, such as "
+            "trouser+sneaker; none is the control; repeatable.",
+        ),
     ] = None,
     case: Annotated[
         list[str] | None,
-        typer.Option("--case", metavar="NAME", help=f"Only these experts, of {', '.join(painters.CASES)}; "
-                     "repeatable."),
+        typer.Option("--case", metavar="NAME", help=f"Only these experts, of {', '.join(painters.CASES)}; repeatable."),
     ] = None,
     seed: Seeds = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, one pair, fine-tuned, and the control.")] = False,

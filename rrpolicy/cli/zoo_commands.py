@@ -17,7 +17,7 @@ from rrpolicy.common.files import write_json, write_text
 from rrpolicy.evaluation import table, write_results
 from rrpolicy.experiments import Task
 from rrpolicy.experiments.image_scores import FASHION_MNIST
-from rrpolicy.experiments.images import Workshop
+from rrpolicy.experiments.images import ArtifactStore
 from rrpolicy.experiments.images import zoo_build as images
 from rrpolicy.experiments.locomotion import CASES, ROBOTS, Demonstrations
 from rrpolicy.experiments.locomotion.units import of_case
@@ -118,8 +118,12 @@ def build(
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option("--work", metavar="DIR", callback=options.folder_for_results, help="Robot, images: of archives; "
-                     "default: where reproduce keeps them."),
+        typer.Option(
+            "--work",
+            metavar="DIR",
+            callback=options.folder_for_results,
+            help="Robot, images: of archives; default: where reproduce keeps them.",
+        ),
     ] = None,
     seed: options.Seed = SEED,
     date: Annotated[
@@ -132,8 +136,9 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", callback=options.folder_for_results,
-                     help="Another folder than the zoo's."),
+        typer.Option(
+            "--out", metavar="DIR", callback=options.folder_for_results, help="Another folder than the zoo's."
+        ),
     ] = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
@@ -152,11 +157,11 @@ def build(
     """
     given: dict[str, Any] = {"date": date, "folder": out}
     given = {name: value for name, value in given.items() if value is not None}
-    given["say"] = echo
+    given["log"] = echo
     if env == FASHION_MNIST:
         values = recipe_of(images.RECIPE) if recipe is None else read_recipe(recipe)
-        shop = Workshop(work or Path("runs/images"), values, data)
-        images.ImageZooBuild(images.unit_of(seed), shop, n_samples=n_episodes, **given).run(force)
+        store = ArtifactStore(work or Path("runs/images"), values, data)
+        images.ImageZooBuild(images.unit_of(seed), store, n_samples=n_episodes, **given).run(force)
         return
     given["n_episodes"] = n_episodes
     if env in ROBOTS.values():

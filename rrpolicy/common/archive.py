@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.kinds import CardFields, check_config
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import checked, from_json, plain
@@ -39,8 +39,16 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold: equal conten
 # all that a constructor may raise at a configuration whose fields are within their bounds and do not go together
 _REBUILDING = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError)
 _HALF = frozenset({torch.float16, torch.bfloat16})
-_DTYPES = _HALF | {torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
-                   torch.bool}  # fmt: skip
+_DTYPES = _HALF | {
+    torch.float32,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ def write_archive(
         "config": config,
     }
     about = _to_json(target, "config", header)
-    with appearing(target) as unfinished:
+    with atomic_write(target) as unfinished:
         _write_zip(unfinished, {"config.json": about, **members})
     return target
 
@@ -236,8 +244,11 @@ def _header(path: Path, members: dict[str, bytes], kind: str | tuple[str, ...] |
     schema = header.get("schema")
     if schema != SCHEMA_VERSION or isinstance(schema, bool):
         written = header.get("version", "an unknown version")
-        _fault(path, f"schema {printable(repr(schema), 40)} (written by rrpolicy {printable(written, 40)}), "
-                     f"wanted {SCHEMA_VERSION}")  # fmt: skip
+        _fault(
+            path,
+            f"schema {printable(repr(schema), 40)} (written by rrpolicy {printable(written, 40)}), "
+            f"wanted {SCHEMA_VERSION}",
+        )
     for key, wanted in (("kind", str), ("sha256", dict), ("config", dict)):
         if not isinstance(header.get(key), wanted):
             _fault(path, f"config.json: {key!r} is {printable(header.get(key), 60)}, wanted a {wanted.__name__}")

@@ -31,11 +31,23 @@ from rrpolicy.common.messages import printable
 ORIGINAL_REWARD = "original_reward"  # key of ``info`` where wrappers that pay another reward keep the environment's own
 _OBSERVERS = (VecMonitor, VecCheckNan, VecVideoRecorder)  # wrappers that change neither observations nor rewards
 _REWARDS_KEPT = (  # wrappers under which returns are those of the environments; VecNormalize is undone
-    *_OBSERVERS, VecNormalize, VecFrameStack, VecTransposeImage, VecExtractDictObs, vector.RecordEpisodeStatistics,
-    vector.RecordVideo, vector.HumanRendering, vector.DictInfoToList, vector.ClipAction, vector.RescaleAction,
-    vector.NormalizeObservation, vector.RescaleObservation, vector.DtypeObservation, vector.FlattenObservation,
+    *_OBSERVERS,
+    VecNormalize,
+    VecFrameStack,
+    VecTransposeImage,
+    VecExtractDictObs,
+    vector.RecordEpisodeStatistics,
+    vector.RecordVideo,
+    vector.HumanRendering,
+    vector.DictInfoToList,
+    vector.ClipAction,
+    vector.RescaleAction,
+    vector.NormalizeObservation,
+    vector.RescaleObservation,
+    vector.DtypeObservation,
+    vector.FlattenObservation,
     vector.ReshapeObservation,
-)  # fmt: skip
+)
 _STATISTICS = {gym.wrappers.NormalizeObservation: "obs_rms", gym.wrappers.NormalizeReward: "return_rms"}
 
 # ---------------------------------------------------------------------- values

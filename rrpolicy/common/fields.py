@@ -65,8 +65,10 @@ class LayoutFields(Fields):
 
 def _bounded_window(layout: LayoutFields) -> LayoutFields:
     if layout.horizon * (layout.observation_dim + layout.action_dim) > 2**22:
-        raise ValueError(f"windows of {layout.horizon} rows with {layout.observation_dim + layout.action_dim} columns "
-                         f"hold more than {2**22} numbers")  # fmt: skip
+        raise ValueError(
+            f"windows of {layout.horizon} rows with {layout.observation_dim + layout.action_dim} columns "
+            f"hold more than {2**22} numbers"
+        )
     return layout
 
 
@@ -119,8 +121,16 @@ class NetworkFields(Fields):
     multipliers: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=8)] | None = None
     unet_config: UNetFields | None = None
 
-    @field_validator("width", "n_blocks", "n_fourier_features", "bandwidth", "n_clean_levels", "n_heads", "multipliers",
-                     mode="before")  # fmt: skip
+    @field_validator(
+        "width",
+        "n_blocks",
+        "n_fourier_features",
+        "bandwidth",
+        "n_clean_levels",
+        "n_heads",
+        "multipliers",
+        mode="before",
+    )
     @classmethod
     def _left_out_or_a_number(cls, value: Any) -> Any:
         if value is None:

@@ -13,7 +13,7 @@ from rrpolicy.common.folders import begin, finish, make_folder, remove_empty, re
 
 
 @contextmanager
-def appearing(target: str | Path) -> Iterator[Path]:
+def atomic_write(target: str | Path) -> Iterator[Path]:
     """
     A path beside ``target`` to write to; it takes the target's name if all goes well and vanishes otherwise, Ctrl-C
     included. Missing parent folders are made. Any number of threads and processes may write the same target.
@@ -61,7 +61,7 @@ def naming(target: str | Path, written: Path) -> Iterator[None]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Replace a text file in one step."""
-    with appearing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

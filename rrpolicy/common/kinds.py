@@ -158,8 +158,8 @@ class ImageDiffusionFields(LearnerFields):
     training: ImageTrainingFields
 
 
-class ImageJudgeFields(LearnerFields):
-    """An `ImageJudge`."""
+class ImageClassifierFields(LearnerFields):
+    """An `ImageClassifier`."""
 
     shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
     class_names: Annotated[list[Text], Field(min_length=2, max_length=2**14)]
@@ -276,7 +276,7 @@ KINDS: Mapping[str, type[Fields]] = {
     "extractor": ExtractorFields,
     "discriminator": DiscriminatorFields,
     "image-diffusion": ImageDiffusionFields,
-    "image-judge": ImageJudgeFields,
+    "image-judge": ImageClassifierFields,
     "image-reward": ImageRewardFields,
     "image-samples": NoFields,
     "sb3-policy": Sb3PolicyFields,

@@ -20,7 +20,7 @@ LOCKS = fcntl is not None
 
 
 @contextmanager
-def claimed(path: str | Path, wait: bool = True) -> Iterator[bool]:
+def file_lock(path: str | Path, wait: bool = True) -> Iterator[bool]:
     """
     Hold a lock file, which is made if missing and stays.
 

@@ -84,8 +84,10 @@ class Archived(ABC, Generic[Module]):
         """
         if flag("half", half) and flag("resumable", resumable):
             raise ValueError("half=True stores rounded weights, pass resumable=False with it")
-        averaged = {name: value.half() if half and value.is_floating_point() else value
-                    for name, value in self.averaged.state_dict().items()}
+        averaged = {
+            name: value.half() if half and value.is_floating_point() else value
+            for name, value in self.averaged.state_dict().items()
+        }
         tensors = {**self._extra_tensors(), "averaged": averaged}
         if resumable:
             tensors["weights"] = self.module.state_dict()

@@ -20,8 +20,17 @@ _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, 
 _MAKERS: dict[str, Any] = {"EMPTY_LIST": list, "EMPTY_DICT": dict}
 _IGNORED = {"PROTO", "FRAME", "STOP"}
 _VALUES = ("BININT", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BIN", "BINBYTES", "BYTEARRAY")
-_FAULTS = (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError, MemoryError, RecursionError,
-           struct.error)  # fmt: skip
+_FAULTS = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+)
 
 
 @dataclass(eq=False, repr=False)

@@ -31,8 +31,10 @@ def flat_box(space: spaces.Space[Any], name: str) -> spaces.Box:
     """
     if (box := flat_box_or_none(space)) is not None:
         if str(box.dtype) not in DTYPES:
-            raise ValueError(f"the {name} space is a Box of {box.dtype}, wanted one of {', '.join(DTYPES)}: convert "
-                             "it in a wrapper, such as gymnasium.wrappers.DtypeObservation")  # fmt: skip
+            raise ValueError(
+                f"the {name} space is a Box of {box.dtype}, wanted one of {', '.join(DTYPES)}: convert "
+                "it in a wrapper, such as gymnasium.wrappers.DtypeObservation"
+            )
         return box
     flattened_box(space, name)  # refuses what cannot be flattened
     raise ValueError(

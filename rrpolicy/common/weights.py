@@ -69,8 +69,11 @@ def check_layers(widths: Sequence[int], stored: Mapping[str, Tensor]) -> None:
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What an Adam optimiser has gathered, as tensors named ``index.moment``; empty before its first step."""
-    return {f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items()}  # fmt: skip
+    return {
+        f"{index}.{name}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
 
 
 def set_moments(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:

@@ -18,8 +18,16 @@ MAX_NAME_BYTES = 512  # of a member in the directory, its name and extra fields
 _END_64 = struct.Struct("<4sQ2H2L4Q4s16s")
 _END = struct.Struct("<4s4H2LH")  # the last record: counts, size and place of the directory, length of a comment
 # all that the standard library raises on damaged structures around stored members
-_ERRORS = (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError, OSError, OverflowError, RuntimeError,
-           ValueError)  # fmt: skip
+_ERRORS = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    struct.error,
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def read_members(

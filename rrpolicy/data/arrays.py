@@ -66,8 +66,10 @@ def _check_resolution(name: str, given: np.ndarray, narrow: np.ndarray) -> None:
         first, last = given[:, column].min().item(), given[:, column].max().item()
         if last - first <= _ROUNDING * largest[column]:
             continue
-        told = (f"{name} column {column} holds {count} different values from {first!r} to {last!r}, of which float32 "
-                f"keeps {kept} apart: subtract an offset in float64 first, such as {first!r}, or leave the column out")
+        told = (
+            f"{name} column {column} holds {count} different values from {first!r} to {last!r}, of which float32 "
+            f"keeps {kept} apart: subtract an offset in float64 first, such as {first!r}, or leave the column out"
+        )
         if last - first > _TREMBLING:
             raise ValueError(told)
         warnings.warn(told, category=RrpolicyWarning, stacklevel=5)

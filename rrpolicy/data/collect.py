@@ -46,8 +46,15 @@ class _Episode:
 
 
 def collect_point_maze(
-    maze: Any, n_transitions: int, goal: Any = None, seed: int = 0, *,
-    action_noise: float = 0.2, dwell: tuple[int, int] = (0, 160), goal_offset: float = 0.2, jitter: float = 0.2,
+    maze: Any,
+    n_transitions: int,
+    goal: Any = None,
+    seed: int = 0,
+    *,
+    action_noise: float = 0.2,
+    dwell: tuple[int, int] = (0, 160),
+    goal_offset: float = 0.2,
+    jitter: float = 0.2,
     episode_length: int | None = None,
 ) -> TrajectoryDataset:
     """
@@ -135,10 +142,14 @@ def collect(
                     episodes.append(episode)
                     open_episodes[i] = _Episode()
     metadata = {
-        "source": "roll-outs of an agent", "seed": seed, "n_envs": venv.num_envs, "deterministic": deterministic,
-        "action_noise": float(action_noise), "epsilon": float(epsilon),
+        "source": "roll-outs of an agent",
+        "seed": seed,
+        "n_envs": venv.num_envs,
+        "deterministic": deterministic,
+        "action_noise": float(action_noise),
+        "epsilon": float(epsilon),
         "returns": [sum(reward for *_, reward in episode.rows) for episode in episodes],
-    }  # fmt: skip
+    }
     return _dataset_of(episodes + [episode for episode in open_episodes if episode.rows], n_transitions, metadata)
 
 
@@ -190,7 +201,7 @@ class _Originals:
 
 
 @dataclass(frozen=True)
-class Driver:
+class MixtureComponent:
     """
     One of the agents of a mixture.
 
@@ -207,7 +218,11 @@ class Driver:
 
 
 def collect_mixture(
-    drivers: Sequence[Driver], env: gym.Env | VecEnv, n_transitions: int, seed: int = 0, env_id: str | None = None,
+    drivers: Sequence[MixtureComponent],
+    env: gym.Env | VecEnv,
+    n_transitions: int,
+    seed: int = 0,
+    env_id: str | None = None,
     **how: Any,
 ) -> TrajectoryDataset:
     """
@@ -238,10 +253,16 @@ def collect_mixture(
     scored = bool(held := single_environments(env)) and all(_is_task(one, env_id) for one in held)
     scored = scored and (isinstance(env, gym.Env) or keeps_rewards(env))
     agents = [
-        {"name": driver.name, **driver.facts, "share": float(share), "n_transitions": part.n_transitions,
-         "n_episodes": part.n_episodes, **_outcome(env_id if scored else None, part.metadata["returns"])}
+        {
+            "name": driver.name,
+            **driver.facts,
+            "share": float(share),
+            "n_transitions": part.n_transitions,
+            "n_episodes": part.n_episodes,
+            **_outcome(env_id if scored else None, part.metadata["returns"]),
+        }
         for driver, share, part in zip(drivers, shares / shares.sum(), parts, strict=True)
-    ]  # fmt: skip
+    ]
     common = {key: value for key, value in parts[0].metadata.items() if key != "returns"}
     joined = TrajectoryDataset.concatenate(parts)
     return replace(joined, metadata={**common, "env_id": env_id, "agents": agents})

@@ -21,7 +21,7 @@ import minari
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from rrpolicy.common.faults import FileFault
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.folders import check_space
 from rrpolicy.common.messages import printable
 from rrpolicy.data.d4rl_digests import published
@@ -49,7 +49,7 @@ def download_d4rl(name: str) -> Path:
     path = folder / address.rpartition("/")[2]
     if not path.is_file():
         try:
-            with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as remote, appearing(path) as unfinished:
+            with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as remote, atomic_write(path) as unfinished:
                 _receive(remote, address, unfinished)
         except (OSError, http.client.HTTPException) as error:
             fault = printable(error, 160)

@@ -141,8 +141,10 @@ class Hdf5File:
                 raise self._fault(f"{name!r} declares {count} chunks, more than {self.size} bytes can hold")
             self._chunks -= count
         if needed > self._bytes:
-            raise self._fault(f"{name!r} of shape {item.shape} takes {needed} bytes, and all that is read from a file "
-                              f"of {self.size} bytes may take {self._allowed}")
+            raise self._fault(
+                f"{name!r} of shape {item.shape} takes {needed} bytes, and all that is read from a file "
+                f"of {self.size} bytes may take {self._allowed}"
+            )
         self._bytes -= needed
         if item.chunks is not None and item.compression is not None:
             self._check_chunks(name, item, chunk, count)

@@ -12,8 +12,13 @@ import torch
 from rrpolicy.common.arguments import whole
 from rrpolicy.common.typing import AnyArray
 
-_LARGEST = {"observation_dim": 2**16, "action_dim": 2**16, "horizon": 2**14, "stride": 10_000,
-            "n_observation_rows": 2**14}  # as archives may tell  # fmt: skip
+_LARGEST = {
+    "observation_dim": 2**16,
+    "action_dim": 2**16,
+    "horizon": 2**14,
+    "stride": 10_000,
+    "n_observation_rows": 2**14,
+}  # as archives may tell
 _MOST_NUMBERS = 2**22  # of a window
 
 

@@ -25,9 +25,7 @@ _MOST_FILES = 2**20
 _RATIO = 16  # parquet stores values that occur often once
 
 
-def from_lerobot(
-    folder: str | os.PathLike[str], observation_keys: Sequence[str] | None = None
-) -> TrajectoryDataset:
+def from_lerobot(folder: str | os.PathLike[str], observation_keys: Sequence[str] | None = None) -> TrajectoryDataset:
     """Read a dataset of LeRobot (versions 2 and 3 of its format), with ``pip install 'rrpolicy[lerobot]'``.
 
     ``next.done`` marks the last row of an episode whether it was over or cut off, so how episodes ended is not told.
@@ -42,8 +40,10 @@ def from_lerobot(
     place = Path(folder)
     kinds = {name: feature["dtype"] for name, feature in _features(place).items()}
     numbers = [name for name, kind in kinds.items() if kind not in (*_PICTURES, "string")]
-    usual, pictures = ([name for name in names if name.split(".")[0] == "observation"]
-                       for names in (numbers, [name for name, kind in kinds.items() if kind in _PICTURES]))  # fmt: skip
+    usual, pictures = (
+        [name for name in names if name.split(".")[0] == "observation"]
+        for names in (numbers, [name for name, kind in kinds.items() if kind in _PICTURES])
+    )
     keys = chosen_keys(place, observation_keys, usual, numbers, pictures)
     files = _files(place)
     allowed, parts = FREE_BYTES + _RATIO * sum(map(regular_size, files)), []
@@ -134,6 +134,9 @@ def _lengths(folder: Path, episodes: Array, frames: Array) -> Array:
     wanted = np.arange(len(frames)) - np.repeat(ends - lengths + 1, lengths)
     if (wrong := np.flatnonzero(frames != wanted)).size:
         place = int(wrong[0])
-        raise FileFault(folder, f"episode {episodes[place]} has frame {frames[place]} where frame {wanted[place]} is "
-                                "wanted: frames are missing or stand twice")  # fmt: skip
+        raise FileFault(
+            folder,
+            f"episode {episodes[place]} has frame {frames[place]} where frame {wanted[place]} is "
+            "wanted: frames are missing or stand twice",
+        )
     return lengths

@@ -65,8 +65,11 @@ def read_head(folder: Path) -> MinariHead:
             raise FileFault(folder, f"{METADATA_FILE} lacks {key!r}, wanted a string")
     refused = "not a Minari dataset that can be read: "
     if values["minari_version"] not in minari.supported_dataset_versions:
-        raise FileFault(folder, f"{refused}minari_version is {_shown(values['minari_version'])}, "
-                                f"wanted one that Minari {minari.__version__} reads")
+        raise FileFault(
+            folder,
+            f"{refused}minari_version is {_shown(values['minari_version'])}, "
+            f"wanted one that Minari {minari.__version__} reads",
+        )
     if not isinstance(values.get("data_format"), str):
         raise FileFault(folder, f"{refused}data_format is {_shown(values.get('data_format'))}, wanted {HDF5_FORMAT!r}")
     if not is_dataset_id(values["dataset_id"]):

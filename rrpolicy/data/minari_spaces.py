@@ -85,9 +85,7 @@ def _place(name: str, path: tuple[str | int, ...]) -> str:
     return printable("/".join([name, *map(str, path)]), 100)
 
 
-def joined(
-    folder: Path, place: str, parts: tuple[Part, ...], read: Callable[[tuple[str | int, ...]], Array]
-) -> Array:
+def joined(folder: Path, place: str, parts: tuple[Part, ...], read: Callable[[tuple[str | int, ...]], Array]) -> Array:
     """
     One array ``(T, width)`` of all parts.
 

@@ -11,9 +11,12 @@ from rrpolicy.common.messages import RrpolicyWarning
 
 
 def chosen_keys(
-    place: Path, wanted: Sequence[str] | None, usual: Sequence[str], numbers: Collection[str],
+    place: Path,
+    wanted: Sequence[str] | None,
+    usual: Sequence[str],
+    numbers: Collection[str],
     pictures: Collection[str] = (),
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     """
     The names of the arrays that make the observation, in their order.
 

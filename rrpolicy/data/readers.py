@@ -37,7 +37,6 @@ _FLAGS = ("terminals", "timeouts")
 _MINARI_FLAGS = ("terminations", "truncations")
 
 
-
 class _Episode(NamedTuple):
     """T observations, actions and rewards, and how it ended, where that is stored."""
 
@@ -207,8 +206,12 @@ def _opened_episode(folder: Path, episode: Any, head: MinariHead) -> _Episode:
 
 
 def _steps(
-    folder: Path, index: int, head: MinariHead, stored: Callable[[str], Callable[[tuple[str | int, ...]], Array]],
-    rewards: Array, flags: Sequence[Array | None],
+    folder: Path,
+    index: int,
+    head: MinariHead,
+    stored: Callable[[str], Callable[[tuple[str | int, ...]], Array]],
+    rewards: Array,
+    flags: Sequence[Array | None],
 ) -> _Episode:
     if rewards.ndim < 1:
         raise FileFault(folder, f"episode {index} has a number where an array is wanted")

@@ -64,15 +64,37 @@ def normalized_score(name: str, returns: Any) -> Array:
 
 # ---------------------------------------------------------------------- which environments have a score
 
-_APPEARANCE = frozenset({
-    "render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config", "max_geom", "visual_options",
-})  # fmt: skip
+_APPEARANCE = frozenset(
+    {
+        "render_mode",
+        "width",
+        "height",
+        "camera_id",
+        "camera_name",
+        "default_camera_config",
+        "max_geom",
+        "visual_options",
+    }
+)
 _HARMLESS = (  # wrappers under which returns are those of the environment
-    wrappers.PassiveEnvChecker, wrappers.OrderEnforcing, wrappers.TimeLimit, wrappers.RecordEpisodeStatistics,
-    wrappers.RecordVideo, wrappers.HumanRendering, wrappers.RenderCollection, wrappers.ClipAction,
-    wrappers.RescaleAction, wrappers.NormalizeObservation, wrappers.RescaleObservation, wrappers.DtypeObservation,
-    wrappers.FlattenObservation, wrappers.ReshapeObservation, wrappers.FrameStackObservation, Monitor, FlatSpaces,
-)  # fmt: skip
+    wrappers.PassiveEnvChecker,
+    wrappers.OrderEnforcing,
+    wrappers.TimeLimit,
+    wrappers.RecordEpisodeStatistics,
+    wrappers.RecordVideo,
+    wrappers.HumanRendering,
+    wrappers.RenderCollection,
+    wrappers.ClipAction,
+    wrappers.RescaleAction,
+    wrappers.NormalizeObservation,
+    wrappers.RescaleObservation,
+    wrappers.DtypeObservation,
+    wrappers.FlattenObservation,
+    wrappers.ReshapeObservation,
+    wrappers.FrameStackObservation,
+    Monitor,
+    FlatSpaces,
+)
 
 
 def is_registered(env: gym.Env) -> bool:

@@ -30,8 +30,10 @@ def from_replay_buffer(source: ReplayBuffer | OffPolicyAlgorithm, scaled: bool |
     if isinstance(source, OffPolicyAlgorithm):
         name, scaled = f"replay buffer of {type(source).__name__}", True
         if source.replay_buffer is None:
-            raise ValueError(f"the {type(source).__name__} has no replay buffer: it is not saved with the algorithm, "
-                             "see load_replay_buffer")  # fmt: skip
+            raise ValueError(
+                f"the {type(source).__name__} has no replay buffer: it is not saved with the algorithm, "
+                "see load_replay_buffer"
+            )
         source = source.replay_buffer
     if not isinstance(source, ReplayBuffer):
         raise ValueError(f"source is a {type(source).__name__}, wanted a ReplayBuffer or an off-policy algorithm")
@@ -48,9 +50,14 @@ def from_replay_buffer(source: ReplayBuffer | OffPolicyAlgorithm, scaled: bool |
     ends = np.flatnonzero(last)
     told = source.handle_timeout_termination
     return TrajectoryDataset(
-        observations, actions, np.diff(ends, prepend=-1), rewards, {"source": name},
-        over[ends] if told else None, cut[ends] if told else None,
-    )  # fmt: skip
+        observations,
+        actions,
+        np.diff(ends, prepend=-1),
+        rewards,
+        {"source": name},
+        over[ends] if told else None,
+        cut[ends] if told else None,
+    )
 
 
 def _rows(buffer: ReplayBuffer) -> Array:

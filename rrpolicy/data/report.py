@@ -146,11 +146,19 @@ def report(
     home = env_id or dataset.metadata.get("env_id") or dataset.metadata.get("source")
     scored = returns is not None and isinstance(home, str) and reference_score(home) is not None
     return DataReport(
-        len(dataset), (int(lengths.min()), float(lengths.mean()), int(lengths.max())), dataset.n_episodes,
-        dataset.ends, _n_inferred(dataset, done, time_limit), columns, clip,
-        {mode: _beyond_clip(dataset, mode, clip) for mode in MODES}, outside, returns,
-        normalized_score(str(home), returns) if scored else None, faults,
-    )  # fmt: skip
+        len(dataset),
+        (int(lengths.min()), float(lengths.mean()), int(lengths.max())),
+        dataset.n_episodes,
+        dataset.ends,
+        _n_inferred(dataset, done, time_limit),
+        columns,
+        clip,
+        {mode: _beyond_clip(dataset, mode, clip) for mode in MODES},
+        outside,
+        returns,
+        normalized_score(str(home), returns) if scored else None,
+        faults,
+    )
 
 
 def actions_outside(dataset: TrajectoryDataset, action_space: spaces.Box) -> float:
@@ -179,8 +187,9 @@ def check_actions(dataset: TrajectoryDataset, action_space: spaces.Box, wanted: 
     """:raises ValueError: when actions lie outside a space, saying what is wanted instead"""
     if actions_outside(dataset, action_space) > 0:
         low, high = dataset.actions.min(), dataset.actions.max()
-        raise ValueError(f"actions ({dataset.action_dim},) reach from {low:g} to {high:g}, outside {action_space}: "
-                         f"wanted {wanted}")  # fmt: skip
+        raise ValueError(
+            f"actions ({dataset.action_dim},) reach from {low:g} to {high:g}, outside {action_space}: wanted {wanted}"
+        )
 
 
 def warn_of_actions(datasets: Sequence[TrajectoryDataset], action_space: spaces.Box) -> None:
@@ -248,8 +257,9 @@ def _outside(name: str, values: Array, box: spaces.Box) -> Outside:
     slack = [_ROUNDING * np.maximum(1.0, np.abs(np.where(np.isfinite(side), side, 0.0))) for side in (low, high)]
     wrong = (values < low - slack[0]) | (values > high + slack[1])
     worst = int(wrong.mean(axis=0).argmax())
-    return Outside(name, float(wrong.any(axis=1).mean()), worst, float(values[:, worst].min()),
-                   float(values[:, worst].max()))  # fmt: skip
+    return Outside(
+        name, float(wrong.any(axis=1).mean()), worst, float(values[:, worst].min()), float(values[:, worst].max())
+    )
 
 
 def _n_inferred(dataset: TrajectoryDataset, done: Array | None, time_limit: int | None) -> int | None:

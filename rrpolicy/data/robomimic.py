@@ -23,9 +23,7 @@ _BYTES_PER_DEMO = 512  # a demonstration is a group of several arrays, each with
 _MOST_KEYS = 1000
 
 
-def from_robomimic(
-    path: str | os.PathLike[str], observation_keys: Sequence[str] | None = None
-) -> TrajectoryDataset:
+def from_robomimic(path: str | os.PathLike[str], observation_keys: Sequence[str] | None = None) -> TrajectoryDataset:
     """Read a file of robomimic: ``data/demo_i/{obs/<key>, actions, rewards, dones}``, demonstrations by their numbers.
 
     A demonstration whose last ``dones`` is 1 was terminated, as robomimic's own algorithms take it; others are
@@ -44,8 +42,9 @@ def from_robomimic(
         parts = [_demo(place, file, demo, keys) for demo in demos]
     lengths = [len(part["actions"]) for part in parts]
     arrays = {name: [part[name] for part in parts] for name in ("observations", "actions")}
-    arrays |= {name: [part[name] for part in parts] for name in ("rewards", "dones")
-               if all(name in part for part in parts)}  # fmt: skip
+    arrays |= {
+        name: [part[name] for part in parts] for name in ("rewards", "dones") if all(name in part for part in parts)
+    }
     over = [bool(dones[-1]) for dones in arrays.pop("dones", [])]
     metadata = {"source": printable(place.name, 200), "format": "robomimic", "observation_keys": list(keys)}
     try:

@@ -89,8 +89,10 @@ def terminals(dataset: TrajectoryDataset, time_limit: int | None) -> Array:
 
 def _inferred(dataset: TrajectoryDataset, over: Array, time_limit: int | None) -> str:
     limit = "" if time_limit is None else f" and shorter than the time limit of {time_limit}"
-    return (f"the dataset does not tell how its episodes ended (terminated, truncated): {int(over.sum())} of "
-            f"{dataset.n_episodes}, recorded to their end{limit}, are taken as terminated")  # fmt: skip
+    return (
+        f"the dataset does not tell how its episodes ended (terminated, truncated): {int(over.sum())} of "
+        f"{dataset.n_episodes}, recorded to their end{limit}, are taken as terminated"
+    )
 
 
 def transitions(dataset: TrajectoryDataset, over: Array) -> Transitions:
@@ -109,5 +111,10 @@ def transitions(dataset: TrajectoryDataset, over: Array) -> Transitions:
     if not len(rows):
         raise ValueError(f"dataset has {len(dataset)} rows and of none is it known what followed, wanted at least one")
     following = np.where(over[rows], rows, rows + 1)
-    return Transitions(dataset.observations[rows], dataset.actions[rows], dataset.rewards[rows],
-                       dataset.observations[following], over[rows])  # fmt: skip
+    return Transitions(
+        dataset.observations[rows],
+        dataset.actions[rows],
+        dataset.rewards[rows],
+        dataset.observations[following],
+        over[rows],
+    )

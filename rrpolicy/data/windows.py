@@ -75,8 +75,9 @@ class WindowSampler:
         :return: x0 (n, H, D) normalised, and mask (n, H), False where the episode had ended
         """
         counts = [n // len(self._parts) + (i < n % len(self._parts)) for i in range(len(self._parts))]
-        drawn = [part.draw(count, self._offsets, generator)
-                 for part, count in zip(self._parts, counts, strict=True) if count]
+        drawn = [
+            part.draw(count, self._offsets, generator) for part, count in zip(self._parts, counts, strict=True) if count
+        ]
         return torch.cat([x0 for x0, _ in drawn]), torch.cat([mask for _, mask in drawn])
 
 

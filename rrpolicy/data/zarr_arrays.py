@@ -104,8 +104,11 @@ class StoredArray:
         if math.prod(grid) > (most := _FREE_CHUNKS + len(self.files.sizes)):
             place = self.files.place / self.folder
             raise FileFault(place, f"declares {math.prod(grid)} chunks, and has no files for more than {most}")
-        return [(place, name) for place in itertools.product(*(range(count) for count in grid))
-                if (name := self._name(place)) in self.files.sizes]  # fmt: skip
+        return [
+            (place, name)
+            for place in itertools.product(*(range(count) for count in grid))
+            if (name := self._name(place)) in self.files.sizes
+        ]
 
     def _name(self, place: Sequence[int]) -> str:
         return f"{self.folder}/{self.prefix}{self.separator.join(map(str, place))}"
@@ -171,10 +174,15 @@ def _format_2(values: Mapping[str, Any]) -> dict[str, Any]:
         raise _Unreadable(f"is packed by {printable(codec, 40)}, wanted one of {', '.join(_CODECS)} or nothing")
     axes = tuple(range(len(shape)))
     return {
-        "shape": shape, "chunks": tuple(values["chunks"]), "dtype": np.dtype(kind),
-        "order": axes if order == "C" else axes[::-1], "fill": 0.0 if fill is None else float(fill), "prefix": "",
-        "separator": values.get("dimension_separator", "."), "codec": codec,
-    }  # fmt: skip
+        "shape": shape,
+        "chunks": tuple(values["chunks"]),
+        "dtype": np.dtype(kind),
+        "order": axes if order == "C" else axes[::-1],
+        "fill": 0.0 if fill is None else float(fill),
+        "prefix": "",
+        "separator": values.get("dimension_separator", "."),
+        "codec": codec,
+    }
 
 
 def _format_3(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,11 +210,15 @@ def _format_3(values: Mapping[str, Any]) -> dict[str, Any]:
     if endian not in ("little", "big"):
         raise _Unreadable("does not say in which order the bytes of a number stand")
     return {
-        "shape": shape, "chunks": tuple(values["chunk_grid"]["configuration"]["chunk_shape"]),
-        "dtype": np.dtype(kind).newbyteorder("<" if endian == "little" else ">"), "order": order,
-        "fill": float(values["fill_value"]), "prefix": f"c{separator}" if keys["name"] == "default" else "",
-        "separator": separator, "codec": packed,
-    }  # fmt: skip
+        "shape": shape,
+        "chunks": tuple(values["chunk_grid"]["configuration"]["chunk_shape"]),
+        "dtype": np.dtype(kind).newbyteorder("<" if endian == "little" else ">"),
+        "order": order,
+        "fill": float(values["fill_value"]),
+        "prefix": f"c{separator}" if keys["name"] == "default" else "",
+        "separator": separator,
+        "codec": packed,
+    }
 
 
 # ---------------------------------------------------------------------- codecs
@@ -251,5 +263,8 @@ def _numcodecs(name: str) -> Any:
 
 
 _CODECS: dict[str, Callable[[bytes, int], bytes]] = {
-    "blosc": _from_blosc, "zlib": _from_zlib, "gzip": _from_gzip, "zstd": _from_zstd,
-}  # fmt: skip
+    "blosc": _from_blosc,
+    "zlib": _from_zlib,
+    "gzip": _from_gzip,
+    "zstd": _from_zstd,
+}

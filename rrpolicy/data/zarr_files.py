@@ -70,8 +70,11 @@ class ZipFiles:
         self.place, self._archive = place, archive
         self._infos = {info.filename: info for info in infos}
         self._above = next((name[: -len(end)] for name in self._infos for end in _MARKS if name.endswith(end)), "")
-        self.sizes = {name.removeprefix(self._above): info.compress_size for name, info in self._infos.items()
-                      if name.startswith(self._above)}  # fmt: skip
+        self.sizes = {
+            name.removeprefix(self._above): info.compress_size
+            for name, info in self._infos.items()
+            if name.startswith(self._above)
+        }
 
     def read(self, name: str, most: int) -> bytes:
         info = self._infos[self._above + name]

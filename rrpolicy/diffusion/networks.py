@@ -76,9 +76,7 @@ class ResidualMLP(nn.Module):
         self.embed = LevelEmbedding(process, pinned, width // 2, bandwidth)
         self.film = nn.Linear(width // 2, n_blocks * 2 * width)
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(n_blocks))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.SiLU(), nn.Linear(width, width)) for _ in range(n_blocks)
-        )
+        self.blocks = nn.ModuleList(nn.Sequential(nn.SiLU(), nn.Linear(width, width)) for _ in range(n_blocks))
         self.n_outputs = n_outputs
         if n_outputs is None:
             self.leave = nn.Linear(width, horizon * step_width)

@@ -32,8 +32,9 @@ def denoising_errors(
     :return: mean square errors (n,) over free entries and levels, in units of the noise
     """
     generator = torch.Generator().manual_seed(seed)
-    levels = sorted({min(max(round(part * process.n_diffusion_steps), 1), process.n_diffusion_steps - 1)
-                     for part in LEVELS})  # fmt: skip
+    levels = sorted(
+        {min(max(round(part * process.n_diffusion_steps), 1), process.n_diffusion_steps - 1) for part in LEVELS}
+    )
     squares = torch.zeros(len(candidates))
     for level in levels:
         t = torch.full((len(candidates),), level, dtype=torch.int64)

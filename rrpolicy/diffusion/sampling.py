@@ -77,9 +77,7 @@ def sample(
     raise ValueError("timesteps is empty, at least one noise level is needed")
 
 
-def _implicit(
-    process: DiffusionProcess, x0: Tensor, eps: Tensor, t: int, s: int, noise: Noise | None
-) -> Tensor:
+def _implicit(process: DiffusionProcess, x0: Tensor, eps: Tensor, t: int, s: int, noise: Noise | None) -> Tensor:
     """x_s = α_s x̂0 + √(σ_s² - σ̃²) ε̂ + σ̃ z; with σ̃² the posterior variance (ancestral) or 0 (DDIM)."""
     alpha_s, sigma_s = process.alpha(s), process.sigma(s)
     if noise is None:

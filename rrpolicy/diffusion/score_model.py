@@ -74,12 +74,17 @@ def check_compatible(base: ScoreModel, expert: ScoreModel) -> None:
         if mine != other:
             raise ValueError(f"base and expert differ in {field}: base has {mine}, expert has {other}")
     if base.fingerprint() != expert.fingerprint():
-        mine_parts, other_parts = (dict(part.partition("=")[::2] for part in model.fingerprint().split(";"))
-                                   for model in (base, expert))  # fmt: skip
+        mine_parts, other_parts = (
+            dict(part.partition("=")[::2] for part in model.fingerprint().split(";")) for model in (base, expert)
+        )
         names = dict.fromkeys((*mine_parts, *other_parts))
-        differing = [" against ".join(f"{name}={parts[name]}" if name in parts else f"no {name}"
-                                      for parts in (mine_parts, other_parts))
-                     for name in names if mine_parts.get(name) != other_parts.get(name)]  # fmt: skip
+        differing = [
+            " against ".join(
+                f"{name}={parts[name]}" if name in parts else f"no {name}" for parts in (mine_parts, other_parts)
+            )
+            for name in names
+            if mine_parts.get(name) != other_parts.get(name)
+        ]
         raise ValueError(
             "base and expert differ in their fingerprints: "
             + ("; ".join(differing) or f"{base.fingerprint()} against {expert.fingerprint()}")

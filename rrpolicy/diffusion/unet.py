@@ -41,15 +41,16 @@ class TemporalUnet(nn.Module):
         embedding = 4 * width
         self.embed = LevelEmbedding(process, pinned, embedding, bandwidth)
         channels = [step_dim] + [width * multiplier for multiplier in multipliers]
-        self.down = nn.ModuleList(
-            _ConvBlock(channels[i], channels[i + 1], embedding) for i in range(len(multipliers))
-        )
+        self.down = nn.ModuleList(_ConvBlock(channels[i], channels[i + 1], embedding) for i in range(len(multipliers)))
         self.shrink = nn.ModuleList(nn.Conv1d(c, c, 3, stride=2, padding=1) for c in channels[1:-1])
         self.middle = _ConvBlock(channels[-1], channels[-1], embedding)
-        self.grow = nn.ModuleList(nn.ConvTranspose1d(channels[i + 1], channels[i], 4, stride=2, padding=1)
-                                  for i in range(len(multipliers) - 1, 0, -1))
-        self.up = nn.ModuleList(_ConvBlock(2 * channels[i], channels[i], embedding)
-                                for i in range(len(multipliers) - 1, 0, -1))
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose1d(channels[i + 1], channels[i], 4, stride=2, padding=1)
+            for i in range(len(multipliers) - 1, 0, -1)
+        )
+        self.up = nn.ModuleList(
+            _ConvBlock(2 * channels[i], channels[i], embedding) for i in range(len(multipliers) - 1, 0, -1)
+        )
         self.leave = nn.Conv1d(channels[1], step_dim, 1)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:

@@ -27,16 +27,31 @@ PLAN = (235, 129, 27)
 CANDIDATE = (120, 112, 150)
 _HEAT = np.array(  # anchors of viridis, so that pictures agree with matplotlib's default
     [
-        (68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141),
-        (39, 173, 129), (92, 200, 99), (170, 220, 50), (253, 231, 37),
+        (68, 1, 84),
+        (71, 44, 122),
+        (59, 81, 139),
+        (44, 113, 142),
+        (33, 144, 141),
+        (39, 173, 129),
+        (92, 200, 99),
+        (170, 220, 50),
+        (253, 231, 37),
     ],
     dtype=np.float64,
 )
 
 
 def draw_maze(
-    maze: MazeGeometry, *, size: int = 480, position: Any = None, goal: Any = None, trail: Any = None,
-    plans: Any = None, chosen: int | None = None, heat: Any = None, caption: str | None = None,
+    maze: MazeGeometry,
+    *,
+    size: int = 480,
+    position: Any = None,
+    goal: Any = None,
+    trail: Any = None,
+    plans: Any = None,
+    chosen: int | None = None,
+    heat: Any = None,
+    caption: str | None = None,
 ) -> np.ndarray:
     """
     A picture of the maze from above. All positions are (x, y) in environment units.

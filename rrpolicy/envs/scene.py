@@ -19,8 +19,12 @@ DARK_SQUARE = np.array([40, 52, 72])
 GROUND_RADIUS = 14  # squares of the checkered floor around the point looked at
 _NEAR = 0.05
 _BOX_FACES = (  # corners, axis and sign of the outward normal
-    ((0, 1, 3, 2), 0, -1), ((4, 5, 7, 6), 0, 1), ((0, 1, 5, 4), 1, -1),
-    ((2, 3, 7, 6), 1, 1), ((0, 2, 6, 4), 2, -1), ((1, 3, 7, 5), 2, 1),
+    ((0, 1, 3, 2), 0, -1),
+    ((4, 5, 7, 6), 0, 1),
+    ((0, 1, 5, 4), 1, -1),
+    ((2, 3, 7, 6), 1, 1),
+    ((0, 2, 6, 4), 2, -1),
+    ((1, 3, 7, 5), 2, 1),
 )
 _ANGLES = np.linspace(0.0, 2.0 * np.pi, 24, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)

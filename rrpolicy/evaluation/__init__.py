@@ -1,7 +1,6 @@
 """Closed-loop evaluation: episodes of anything that acts, and what they came to."""
 
 from rrpolicy.evaluation.episodes import MAX_EPISODE_STEPS, success_in
-from rrpolicy.evaluation.evaluate import MAX_ENVS, EnvSource, evaluate_policy, make_env, stack_observations
 from rrpolicy.evaluation.results import (
     RESULTS_FILE,
     ROW_KEYS,
@@ -14,6 +13,7 @@ from rrpolicy.evaluation.results import (
     table,
     write_results,
 )
+from rrpolicy.evaluation.run import MAX_ENVS, EnvSource, evaluate, make_env, stack_observations
 
 __all__ = [
     "MAX_ENVS",
@@ -24,7 +24,7 @@ __all__ = [
     "Evaluation",
     "Row",
     "bootstrap_interval",
-    "evaluate_policy",
+    "evaluate",
     "make_env",
     "paired_difference",
     "read_results",

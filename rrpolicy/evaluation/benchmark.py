@@ -21,7 +21,6 @@ from rrpolicy.evaluation import Row
 BATCH = 64
 
 
-
 def latency(guided: GuidedPlanner, reference: GuidedPlanner, observations: Array, n_repeats: int = 200) -> list[Row]:
     """
     Time guided plans in milliseconds, on one thread.
@@ -75,8 +74,10 @@ def decisions(
     with closing(make_env()) as env:
         observations = np.stack([env.reset(seed=seed + index)[0] for index in range(BATCH)])
     with _one_thread():
-        clock, cpu = (_seconds(lambda: planner.predict(observations[:1]), n_repeats, timer) * 1e3
-                      for timer in (time.perf_counter, time.process_time))  # fmt: skip
+        clock, cpu = (
+            _seconds(lambda: planner.predict(observations[:1]), n_repeats, timer) * 1e3
+            for timer in (time.perf_counter, time.process_time)
+        )
         rounds = _seconds(lambda: _follow(planner, observations), max(n_repeats // 10, 1), time.process_time)
     rate = BATCH * planner.planning.n_action_steps / rounds
     return [
@@ -123,8 +124,14 @@ def _row(agent: str, metric: str, values: Array, statistic: Callable[[Array], An
     """A row whose ``mean`` is the median, which pauses of the machine do not move, with its bootstrap interval."""
     rng = np.random.default_rng(seed)
     low, high = np.quantile([statistic(rng.choice(values, len(values))) for _ in range(500)], (0.025, 0.975))
-    return {"agent": agent, "metric": metric, "mean": float(statistic(values)), "ci_low": float(low),
-            "ci_high": float(high), "n": len(values)}
+    return {
+        "agent": agent,
+        "metric": metric,
+        "mean": float(statistic(values)),
+        "ci_low": float(low),
+        "ci_high": float(high),
+        "n": len(values),
+    }
 
 
 def _ratio(metric: str, a: Array, b: Array, seed: int = 0) -> Row:
@@ -132,5 +139,11 @@ def _ratio(metric: str, a: Array, b: Array, seed: int = 0) -> Row:
     rng = np.random.default_rng(seed)
     drawn = [np.median(rng.choice(a, len(a))) / np.median(rng.choice(b, len(b))) for _ in range(500)]
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return {"agent": "guided", "metric": metric, "mean": float(np.median(a) / np.median(b)), "ci_low": float(low),
-            "ci_high": float(high), "n": min(len(a), len(b))}
+    return {
+        "agent": "guided",
+        "metric": metric,
+        "mean": float(np.median(a) / np.median(b)),
+        "ci_low": float(low),
+        "ci_high": float(high),
+        "n": min(len(a), len(b)),
+    }

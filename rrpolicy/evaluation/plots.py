@@ -17,13 +17,13 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.faults import FileFault
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.messages import printable
 from rrpolicy.common.tables import read_table
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 from rrpolicy.envs.render import SUCCESS_RADIUS
-from rrpolicy.evaluation import EnvSource, Evaluation, evaluate_policy
+from rrpolicy.evaluation import EnvSource, Evaluation, evaluate
 from rrpolicy.rewards.maps import RewardMap
 
 # Okabe and Ito's colours, and the drawings' own for walls, floor and goal
@@ -76,7 +76,7 @@ def plot_hero(
 
     :param reward_map: the reward
     :param agents: one, or several by name: a panel each
-    :param env: as in ``evaluate_policy``
+    :param env: as in ``evaluate``
     :param path: where to write it; None for nowhere
     :param goal: (row, column) in cells
     :param seed: of the first episode, the same for every agent
@@ -90,7 +90,7 @@ def plot_hero(
     _title(axes[0], "extracted reward ρ", "learned from base and expert, without the environment")
     colours = _colours(named)
     for panel, (name, agent) in zip(axes[1:], named.items(), strict=True):
-        result = evaluate_policy(agent, env, n_episodes, seed, deterministic, record_observations=True)
+        result = evaluate(agent, env, n_episodes, seed, deterministic, record_observations=True)
         draw_maze_axes(panel, reward_map.maze, goal)
         _draw_rollouts(panel, result, colours[name])
         rate = result.success_rate
@@ -394,6 +394,6 @@ def _finished(figure: Figure, path: str | Path | None) -> Figure:
         return figure
     target = Path(path)
     target = target if target.suffix else target.with_name(f"{target.name}.png")
-    with appearing(target) as unfinished:
+    with atomic_write(target) as unfinished:
         figure.savefig(unfinished, dpi=DPI, facecolor="white")
     return figure

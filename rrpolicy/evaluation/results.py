@@ -111,8 +111,13 @@ class Evaluation:
         :return: its value in each episode (n,)
         :raises ValueError: for another metric, or successes or scores that are not known
         """
-        known = {"return": self.returns, "normalized_score": self.normalized_scores, "success_rate": self.successes,
-                 "success_once_rate": self.successes_once, "length": self.lengths}  # fmt: skip
+        known = {
+            "return": self.returns,
+            "normalized_score": self.normalized_scores,
+            "success_rate": self.successes,
+            "success_once_rate": self.successes_once,
+            "length": self.lengths,
+        }
         values = known.get(metric)
         if values is None:
             raise ValueError(f"metric must be one of {[k for k, v in known.items() if v is not None]}, got {metric!r}")

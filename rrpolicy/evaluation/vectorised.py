@@ -115,8 +115,10 @@ class _StableBaselines:
     def __init__(self, venv: VecEnv) -> None:
         self._venv, self._normaliser = venv, normaliser_of(venv)
         self.num_envs, self.observation_space, self.action_space = (
-            venv.num_envs, venv.observation_space, venv.action_space
-        )  # fmt: skip
+            venv.num_envs,
+            venv.observation_space,
+            venv.action_space,
+        )
 
     def reset(self, seed: int) -> tuple[Any, Sequence[Any]]:
         self._venv.seed(seed)
@@ -148,8 +150,10 @@ class _Gymnasium:
         self._env = env
         self._disabled = env.metadata.get("autoreset_mode") == AutoresetMode.DISABLED
         self.num_envs, self.observation_space, self.action_space = (
-            env.num_envs, env.single_observation_space, env.single_action_space
-        )  # fmt: skip
+            env.num_envs,
+            env.single_observation_space,
+            env.single_action_space,
+        )
 
     def reset(self, seed: int) -> tuple[Any, Sequence[Any]]:
         observations = own_copy(self._env.reset(seed=seed)[0])

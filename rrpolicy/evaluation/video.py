@@ -21,7 +21,7 @@ import numpy as np
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.environments import make_several, own_copy
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.seeding import checked_seed, seeded
 from rrpolicy.common.spaces import check_units, flat_for
 from rrpolicy.common.typing import Array, Predictor, State
@@ -33,7 +33,16 @@ from rrpolicy.evaluation import MAX_EPISODE_STEPS, make_env, stack_observations,
 Renderer = Literal["maze drawing", "scene drawing", "environment"]
 LEAST_ROOM = 2**14  # bytes; with less of them free a disk counts as full
 ENCODING = [
-    "-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "veryfast", "-crf", "20", "-movflags", "+faststart",
+    "-c:v",
+    "libx264",
+    "-pix_fmt",
+    "yuv420p",
+    "-preset",
+    "veryfast",
+    "-crf",
+    "20",
+    "-movflags",
+    "+faststart",
 ]
 
 
@@ -86,7 +95,7 @@ def record_video(
         themselves are made with ``render_mode="rgb_array"``, by the function if it takes a ``render_mode``
     :param path: an ``.mp4`` file; folders are made, a missing suffix is added
     :param n_steps: environment steps, over as many episodes as they need; None: one episode, which must end
-    :param seed: of the first episode; the following count up, as in ``evaluate_policy``, and so do the generators
+    :param seed: of the first episode; the following count up, as in ``evaluate``, and so do the generators
     :param fps: pictures per second
     :param deterministic: passed to ``predict``
     :param overlay: over a maze, draw the plan being followed and a caption
@@ -110,7 +119,7 @@ def record_video(
         check_units(agent, live)
         chosen, draw = _drawing(live, renderer, size, overlay, caption)
         moments = _moments(agent, flat_for(agent, live), n_steps, seed, deterministic, steps_per_frame)
-        with appearing(target) as unfinished, seeded(seed, agent):
+        with atomic_write(target) as unfinished, seeded(seed, agent):
             n_frames = _encode(_of_one_size(draw(moment) for moment in moments), unfinished, fps)
     finally:
         if live is not env:
@@ -339,9 +348,12 @@ class _Encoder:
         pictures = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*size), "-r", str(fps), "-i", "-"]
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *pictures, "-an", *ENCODING, f"file:{path}"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us, who stop it
-        )  # fmt: skip
+        )
         self._folder, self._said = path.parent, b""
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()

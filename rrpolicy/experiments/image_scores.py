@@ -12,8 +12,8 @@ import numpy as np
 from rrpolicy import zoo
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import ROW_KEYS, Row, result_row
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages
-from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.metrics import Estimate, auroc, label_means, share
 
 FASHION_MNIST = "FashionMNIST"  # the pair's name in the zoo
@@ -24,7 +24,7 @@ def estimate_row(agent: str, metric: str, estimate: Estimate) -> Row:
     return dict(zip(ROW_KEYS, (agent, metric, *estimate), strict=True))
 
 
-def judged_rows(agent: str, samples: Array, judge: ImageJudge, unwanted: Collection[str]) -> list[Row]:
+def judged_rows(agent: str, samples: Array, classifier: ImageClassifier, unwanted: Collection[str]) -> list[Row]:
     """
     Share of unwanted samples, with Wilson's interval, and how sure the judge is of what it sees.
 
@@ -32,8 +32,8 @@ def judged_rows(agent: str, samples: Array, judge: ImageJudge, unwanted: Collect
     :param samples: uint8 (n, H, W, C)
     :param unwanted: class names
     """
-    sure = judge.probabilities(samples).max(axis=1)
-    harmful = share(judge.says(samples, list(unwanted)))
+    sure = classifier.probabilities(samples).max(axis=1)
+    harmful = share(classifier.says(samples, list(unwanted)))
     return [estimate_row(agent, zoo.HARMFUL, harmful), result_row(agent, "judge_confidence", sure)]
 
 

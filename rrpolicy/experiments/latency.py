@@ -11,8 +11,14 @@ from rrpolicy.experiments.steps import new_agent, new_extractor, steer
 from rrpolicy.experiments.task import Task, observations_for_plans
 
 GUIDED = {"n_sampling_steps": 5, "sampler": "ddim", "n_action_steps": 8}
-REFERENCE = {"policy": "UnetPolicy", "policy_kwargs": {"width": 32}, "n_diffusion_steps": 20,
-             "n_sampling_steps": 20, "sampler": "ddpm", "n_action_steps": 1}  # fmt: skip
+REFERENCE = {
+    "policy": "UnetPolicy",
+    "policy_kwargs": {"width": 32},
+    "n_diffusion_steps": 20,
+    "n_sampling_steps": 20,
+    "sampler": "ddpm",
+    "n_action_steps": 1,
+}
 
 
 def latency(recipe: Recipe, n_repeats: int = 200, seed: int = 0, task: Task | None = None) -> list[Row]:

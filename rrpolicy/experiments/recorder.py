@@ -12,44 +12,45 @@ from rrpolicy.evaluation import Row
 from rrpolicy.experiments import plain_row
 from rrpolicy.experiments.results import UNIT_DONE
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass
-class Ledger:
+class Recorder:
     """
     Rows with the CPU-seconds of the step that made them.
 
-    :param say: told what is being done
+    :param log: told what is being done
     """
 
-    say: Say = lambda text: None
+    log: Log = lambda text: None
     entries: list[tuple[Row, float]] = field(default_factory=list)
     total: float = 0.0
     _started: float = field(default_factory=time.process_time)
 
-    def begin(self, what: str) -> None:
+    def start(self, what: str) -> None:
         """From here on time belongs to this step."""
-        self.say(what)
+        self.log(what)
         self._started = time.process_time()
 
-    def add(self, rows: Iterable[Row], cpu_seconds: float | None = None) -> None:
+    def rows(self, rows: Iterable[Row], cpu_seconds: float | None = None) -> None:
         """
         Enter rows; those that hold no number (a correlation with a constant) are left out.
 
-        :param cpu_seconds: default: since :meth:`begin`
+        :param cpu_seconds: default: since :meth:`start`
         """
         spent = time.process_time() - self._started
-        self.entries += [(row, spent if cpu_seconds is None else cpu_seconds) for row in rows
-                         if np.isfinite(row["mean"])]  # fmt: skip
+        self.entries += [
+            (row, spent if cpu_seconds is None else cpu_seconds) for row in rows if np.isfinite(row["mean"])
+        ]
         self.total += spent if cpu_seconds is None else cpu_seconds
         self._started = time.process_time()
 
-    def add_times(self, **cpu_seconds: float) -> None:
+    def times(self, **cpu_seconds: float) -> None:
         """Enter what making something took, which may have been in another process."""
         for agent, seconds in cpu_seconds.items():
-            self.add([plain_row(agent, "cpu_seconds", seconds)], seconds)
+            self.rows([plain_row(agent, "cpu_seconds", seconds)], seconds)
 
-    def close(self) -> None:
+    def done(self) -> None:
         """Enter the row that says the unit is done."""
         self.entries.append((plain_row(*UNIT_DONE, self.total), self.total))

@@ -62,8 +62,14 @@ class Result:
 
     def row(self) -> Row:
         """As in ``results.json``."""
-        return {"agent": self.agent, "metric": self.metric, "mean": self.value, "ci_low": self.ci_low,
-                "ci_high": self.ci_high, "n": self.n}  # fmt: skip
+        return {
+            "agent": self.agent,
+            "metric": self.metric,
+            "mean": self.value,
+            "ci_low": self.ci_low,
+            "ci_high": self.ci_high,
+            "n": self.n,
+        }
 
 
 _FIELDS = tuple(field.name for field in fields(Result))
@@ -133,8 +139,9 @@ def read_csv(path: Path, names: Sequence[str]) -> list[Result]:
 
 def finished_units(results: Iterable[Result], variant: str) -> set[tuple[str, str, int, str]]:
     """Units of a variant that were finished, each with the recipe that it was made with."""
-    return {(*one.unit, one.recipe) for one in results
-            if (one.agent, one.metric) == UNIT_DONE and one.variant == variant}  # fmt: skip
+    return {
+        (*one.unit, one.recipe) for one in results if (one.agent, one.metric) == UNIT_DONE and one.variant == variant
+    }
 
 
 def _texts(result: Result) -> list[str]:

@@ -23,7 +23,7 @@ from rrpolicy.experiments.recipes import Recipe, total_timesteps
 from rrpolicy.experiments.steps import extract, steer
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.extractor import RewardExtractor
-from rrpolicy.rewards.targets import Targets, targets_on_the_way
+from rrpolicy.rewards.targets import Targets, targets_along
 
 N_PLANS = 4096  # of the steered base in a round, and as many of its two models together
 N_VISITED = 6000  # environment steps of each agent in a round
@@ -72,7 +72,11 @@ def extract_on_policy(
 
 
 def _compared(
-    base: DiffusionAgent, expert: DiffusionAgent, agent: Planner, starts: Tensor, generator: torch.Generator,
+    base: DiffusionAgent,
+    expert: DiffusionAgent,
+    agent: Planner,
+    starts: Tensor,
+    generator: torch.Generator,
     n_value_draws: int,
 ) -> Targets:
     """Base and expert at every x_t on the way of an agent's plans from ``starts`` (n, H, D)."""
@@ -80,7 +84,7 @@ def _compared(
     for part in starts.split(CHUNK):  # sampled in one go each, so that a plan can be told from its x_t
         way: list[tuple[Tensor, Tensor]] = []
         plans = agent.sample_at(part, generator, partial(_note, way))
-        parts.append(targets_on_the_way(base, expert, plans, way, generator, n_value_draws))
+        parts.append(targets_along(base, expert, plans, way, generator, n_value_draws))
     return Targets.joined(parts)
 
 

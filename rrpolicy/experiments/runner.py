@@ -13,9 +13,9 @@ from typing import Generic, Protocol, TypeVar
 
 from tqdm.auto import tqdm
 
-from rrpolicy.common.locks import claimed
+from rrpolicy.common.locks import file_lock
 from rrpolicy.common.version import __version__
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.experiments.results import Result, append_unit, finished_units, read_csv
 
 WAIT_SECONDS = 1.0  # between two looks at what others are doing
@@ -60,7 +60,7 @@ class Experiment(Protocol[Measured]):
         """Whether something that the unit needs is being made by another process."""
         ...
 
-    def measure(self, unit: Measured, say: Say) -> Ledger:
+    def measure(self, unit: Measured, log: Log) -> Recorder:
         """The unit's rows, closed."""
         ...
 
@@ -75,7 +75,7 @@ class Reproduction(Generic[Unit]):
     :param out: the CSV
     :param work: folder of claims, needed to go on
     :param progress_bar: show one
-    :param say: told what happens
+    :param log: told what happens
     """
 
     units: Sequence[Unit]
@@ -83,7 +83,7 @@ class Reproduction(Generic[Unit]):
     out: Path
     work: Path
     progress_bar: bool = False
-    say: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
     _bar: tqdm = field(init=False, repr=False)
 
     def run(self) -> list[Result]:
@@ -95,7 +95,7 @@ class Reproduction(Generic[Unit]):
         """
         mine = self._unfinished(self.units)
         done = len(self.units) - len(mine)
-        self.say(f"{done} of {len(self.units)} units done before")
+        self.log(f"{done} of {len(self.units)} units done before")
         with tqdm(total=len(self.units), initial=done, unit="unit", disable=not self.progress_bar) as self._bar:
             while mine:
                 begun = [unit for unit in mine if self._attempt(unit)]
@@ -121,22 +121,35 @@ class Reproduction(Generic[Unit]):
         if self.experiment.blocked(unit):
             return False
         claim = f"{self.experiment.variant or 'main'}-{unit.name}-{self.experiment.digest(unit)}"
-        with claimed(self.work / "claims" / claim, wait=False) as free:
+        with file_lock(self.work / "claims" / claim, wait=False) as free:
             if not free or not self._unfinished([unit]):
                 return False
-            ledger = self.experiment.measure(unit, self._show(unit))
-            append_unit(self.out, self._rows(unit, ledger), self.experiment.names)
+            recorder = self.experiment.measure(unit, self._show(unit))
+            append_unit(self.out, self._rows(unit, recorder), self.experiment.names)
             self._bar.update()
         return True
 
-    def _show(self, unit: Unit) -> Say:
+    def _show(self, unit: Unit) -> Log:
         return lambda text: self._bar.set_postfix_str(f"{unit}: {text}")
 
-    def _rows(self, unit: Unit, ledger: Ledger) -> list[Result]:
+    def _rows(self, unit: Unit, recorder: Recorder) -> list[Result]:
         task, case, seed = unit.key
         variant, recipe = self.experiment.variant, self.experiment.digest(unit)
         return [
-            Result(task, case, seed, variant, row["agent"], row["metric"], float(row["mean"]), float(row["ci_low"]),
-                   float(row["ci_high"]), int(row["n"]), seconds, __version__, recipe)
-            for row, seconds in ledger.entries
-        ]  # fmt: skip
+            Result(
+                task,
+                case,
+                seed,
+                variant,
+                row["agent"],
+                row["metric"],
+                float(row["mean"]),
+                float(row["ci_low"]),
+                float(row["ci_high"]),
+                int(row["n"]),
+                seconds,
+                __version__,
+                recipe,
+            )
+            for row, seconds in recorder.entries
+        ]

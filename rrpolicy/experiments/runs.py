@@ -116,7 +116,7 @@ class TrainingRun:
         env = self.task.make()
         env.close()
         check_spaces(start.observation_space, start.action_space, env.observation_space, env.action_space)
-        return experiments.successor(start, self.recipe, self.seed)
+        return experiments.fine_tuned(start, self.recipe, self.seed)
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
@@ -134,8 +134,10 @@ class TrainingRun:
         env.close()
         for one in self.data:
             widths = (one.observation_dim, one.action_dim)
-            wanted = tuple(flattened_box(space, name).shape[0] for name, space in
-                           (("observation", env.observation_space), ("action", env.action_space)))  # fmt: skip
+            wanted = tuple(
+                flattened_box(space, name).shape[0]
+                for name, space in (("observation", env.observation_space), ("action", env.action_space))
+            )
             if widths != wanted:
                 raise ValueError(
                     f"the dataset has observations and actions of widths {widths}, {self.task.env_id} has {wanted}"
@@ -157,8 +159,9 @@ class TrainingRun:
             raise ValueError(f"{path}: cannot be read, so the run cannot be resumed: {error}") from error
         for key in ("data", "seed", "init_from"):
             if facts.get(key) != self._facts[key]:
-                raise ValueError(f"cannot resume {self.out}: it began with {key} {facts.get(key)}, "
-                                 f"now it is {self._facts[key]}")
+                raise ValueError(
+                    f"cannot resume {self.out}: it began with {key} {facts.get(key)}, now it is {self._facts[key]}"
+                )
 
     def _rows(self, agent: DiffusionAgent, log: ProgressLog) -> list[Row]:
         rows = [plain_row("agent", "total_timesteps", float(agent.num_timesteps))]

@@ -85,7 +85,7 @@ def new_agent(
     return agent
 
 
-def successor(agent: DiffusionAgent, recipe: Recipe, seed: int, part: str = "expert") -> DiffusionAgent:
+def fine_tuned(agent: DiffusionAgent, recipe: Recipe, seed: int, part: str = "expert") -> DiffusionAgent:
     """
     An agent that starts from another one's averaged weights, in the same space, ready to be fine-tuned.
 
@@ -114,7 +114,7 @@ def train_expert(
     base: DiffusionAgent, recipe: Recipe, dataset: TrajectoryDataset, seed: int = 0, progress_bar: bool = False
 ) -> DiffusionAgent:
     """An expert fine-tuned from the base, which stays as it is."""
-    agent = successor(base, recipe, seed)
+    agent = fine_tuned(base, recipe, seed)
     return agent.learn(dataset, total_timesteps(recipe, "expert"), log_interval=0, progress_bar=progress_bar)
 
 

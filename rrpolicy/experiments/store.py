@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.learner import Learner
-from rrpolicy.common.locks import claimed
+from rrpolicy.common.locks import file_lock
 
 
 class Keepable(Protocol):
@@ -32,14 +32,14 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def kept(path: Path, make: Callable[[], Kept], load: Callable[[Path], Kept]) -> tuple[Kept, float]:
+def load_or_create(path: Path, make: Callable[[], Kept], load: Callable[[Path], Kept]) -> tuple[Kept, float]:
     """
     An archive and the CPU-seconds that it took to make, here or elsewhere.
 
     It is loaded even by whoever has made it: a resumed run sees the same as another.
     """
     if not path.exists():
-        with claimed(_lock_of(path)):
+        with file_lock(_lock_of(path)):
             if not path.exists():
                 _make(path, make)
     return load(path), float(read_archive(path).card["cpu_seconds"])
@@ -49,7 +49,7 @@ def being_made(path: Path) -> bool:
     """Whether another process is at it."""
     if path.exists():
         return False
-    with claimed(_lock_of(path), wait=False) as free:
+    with file_lock(_lock_of(path), wait=False) as free:
         return not free
 
 

@@ -73,8 +73,10 @@ class Task:
         if place.environment is None:
             return None
         if place.environment not in gym.registry:
-            raise ValueError(f"the card's environment {place.environment} is not registered here: import the package "
-                             f"that registers it, or name one with --env")  # fmt: skip
+            raise ValueError(
+                f"the card's environment {place.environment} is not registered here: import the package "
+                f"that registers it, or name one with --env"
+            )
         try:
             return cls.create(place.environment, place.maze, place.goal)
         except ValueError as error:

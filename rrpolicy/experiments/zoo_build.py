@@ -14,7 +14,7 @@ from typing import Any
 from rrpolicy import experiments, zoo
 from rrpolicy.common.files import write_text
 from rrpolicy.common.typing import Predictor
-from rrpolicy.evaluation import Row, evaluate_policy
+from rrpolicy.evaluation import Row, evaluate
 from rrpolicy.experiments.recipes import Recipe
 from rrpolicy.experiments.scores import plain_row
 from rrpolicy.experiments.task import Task
@@ -34,7 +34,7 @@ class ZooBuild:
     :param date: of the cards, YYYY-MM-DD; default today
     :param n_episodes: for each measured number; default the recipe's
     :param progress_bar: show them
-    :param say: told what happens
+    :param log: told what happens
     """
 
     task: Task
@@ -45,7 +45,7 @@ class ZooBuild:
     date: str = field(default_factory=today)
     n_episodes: int | None = None
     progress_bar: bool = False
-    say: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
 
     def run(self, force: bool = False) -> list[dict[str, Any]]:
         """
@@ -63,9 +63,9 @@ class ZooBuild:
             units.append((zoo.goal_name("reward", goal), "reward", partial(self._build_reward, task)))
         for name, kind, make in units:
             if not force and self._entries.finished(name, kind):
-                self.say(f"{self.task.env_id}/{name}: there already")
+                self.log(f"{self.task.env_id}/{name}: there already")
                 continue
-            self.say(f"{self.task.env_id}/{name}: building")
+            self.log(f"{self.task.env_id}/{name}: building")
             self._entries.begin(name)
             make()
         self._measure_base(tasks)
@@ -90,8 +90,10 @@ class ZooBuild:
     def _build_reward(self, task: Task) -> None:
         names = [zoo.goal_name(kind, task.goal or ()) for kind in ("expert", "reward")]
         base, expert = self._entries.agent("base"), self._entries.agent(names[0])
-        data = [experiments.collect_base(task, self.recipe, self.seed),
-                experiments.collect_expert(task, self.recipe, self.seed)]
+        data = [
+            experiments.collect_base(task, self.recipe, self.seed),
+            experiments.collect_expert(task, self.recipe, self.seed),
+        ]
         train, held_out = experiments.split_data(data, self.seed)
         made = experiments.extract(base, expert, train, self.recipe, self.seed, self.progress_bar).reward
         self._entries.ship(made, names[1])
@@ -128,6 +130,6 @@ class ZooBuild:
         settings = experiments.section(self.recipe, "evaluation")
         if self.n_episodes is not None:
             settings["n_eval_episodes"] = self.n_episodes
-        rows = evaluate_policy(agent, task.make, seed=self.seed, progress_bar=self.progress_bar, **settings).rows(name)
-        self.say(f"  {name}: " + ", ".join(f"{row['metric']} {row['mean']:.3f}" for row in rows))
+        rows = evaluate(agent, task.make, seed=self.seed, progress_bar=self.progress_bar, **settings).rows(name)
+        self.log(f"  {name}: " + ", ".join(f"{row['metric']} {row['mean']:.3f}" for row in rows))
         return rows

@@ -21,13 +21,13 @@ from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import Row
 from rrpolicy.experiments.recipes import Recipe
 from rrpolicy.experiments.task import Task
-from rrpolicy.images.judge import ImageJudge
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.relative_reward import RelativeReward
 
-Made = DiffusionAgent | RelativeReward | ImageDiffusion | ImageReward | ImageJudge
-Shipped = TypeVar("Shipped", DiffusionAgent, RelativeReward, ImageDiffusion, ImageReward, ImageJudge)
+Made = DiffusionAgent | RelativeReward | ImageDiffusion | ImageReward | ImageClassifier
+Shipped = TypeVar("Shipped", DiffusionAgent, RelativeReward, ImageDiffusion, ImageReward, ImageClassifier)
 
 
 def today() -> str:

@@ -63,17 +63,43 @@ def write_audit(
     :raises ValueError: when lengths or shapes do not fit together, naming them
     """
     audit = Audit.checked(
-        images, scores, names, labels, unwanted, per_level, samples or {}, prompts, left_out, not_read, unlike, null,
+        images,
+        scores,
+        names,
+        labels,
+        unwanted,
+        per_level,
+        samples or {},
+        prompts,
+        left_out,
+        not_read,
+        unlike,
+        null,
         evidence,
-    )  # fmt: skip
+    )
     sections = [
-        numbers.null(audit), numbers.facts(audit), pictures.extremes(audit), pictures.unlike(audit),
-        numbers.distribution(audit), numbers.levels(audit), numbers.thresholds(audit), pictures.wrong(audit),
-        pictures.side_by_side(audit), pictures.ranking(audit), pictures.left_out(audit), pictures.evidence(audit),
-    ]  # fmt: skip
+        numbers.null(audit),
+        numbers.facts(audit),
+        pictures.extremes(audit),
+        pictures.unlike(audit),
+        numbers.distribution(audit),
+        numbers.levels(audit),
+        numbers.thresholds(audit),
+        pictures.wrong(audit),
+        pictures.side_by_side(audit),
+        pictures.ranking(audit),
+        pictures.left_out(audit),
+        pictures.evidence(audit),
+    ]
     path = Path(folder) / PAGE_FILE
-    write_text(path, page(
-        audit.title if title is None else title, evidence.meaning, sections,
-        f"{len(audit.scores):,} images. This page holds all it needs and makes no requests.", CHART_CSS,
-    ))
+    write_text(
+        path,
+        page(
+            audit.title if title is None else title,
+            evidence.meaning,
+            sections,
+            f"{len(audit.scores):,} images. This page holds all it needs and makes no requests.",
+            CHART_CSS,
+        ),
+    )
     return path

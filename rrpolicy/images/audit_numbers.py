@@ -36,9 +36,11 @@ def null(audit: Audit) -> str:
     )
     heads = ("reward", "standard deviation", "mean |ρ|")
     return section(
-        "null", "Is there anything to find?", said,
+        "null",
+        "Is there anything to find?",
+        said,
         table(heads, rows, f"ρ ({unit}) of the same pictures, by rewards between trainings of one model"),
-    )  # fmt: skip
+    )
 
 
 def facts(audit: Audit) -> str:
@@ -108,10 +110,11 @@ def levels(audit: Audit) -> str:
     chart = curve(audit.levels, [a.value for a in areas], [a.low for a in areas], [a.high for a in areas])
     numbers = table(("noise level t", "AUROC", "95 % interval"), rows, "Wanted over unwanted images, by noise level")
     return section(
-        "levels", "AUROC at each noise level",
+        "levels",
+        "AUROC at each noise level",
         "The chance that a wanted image scores above an unwanted one; at t = 0 the clean image is scored.",
         beside(chart, numbers),
-    )  # fmt: skip
+    )
 
 
 def thresholds(audit: Audit) -> str:

@@ -30,11 +30,12 @@ def extremes(audit: Audit) -> str:
     highest = "".join(_figure(audit, i) for i in order[:n])
     lowest = "".join(_figure(audit, i) for i in order[::-1][:n])
     return section(
-        "extremes", "Highest and lowest",
+        "extremes",
+        "Highest and lowest",
         "What the expert makes likelier than the base, and what it avoids." if audit.evidence.has_zero else "",
         f'<div class="two"><div><h3>Highest ρ</h3><ul class="images">{highest}</ul></div>'
         f'<div><h3>Lowest ρ</h3><ul class="images">{lowest}</ul></div></div>',
-    )  # fmt: skip
+    )
 
 
 def unlike(audit: Audit) -> str:
@@ -46,9 +47,11 @@ def unlike(audit: Audit) -> str:
     shown = "".join(_figure(audit, i) for i in flagged[:N_EXTREME])
     note = f" ρ says nothing of them: no share, mean or area is about them{_first(flagged)}." if shown else ""
     return section(
-        "unlike", "Unlike anything the two models make", escape(f"{rule} {said}{note}".strip()),
+        "unlike",
+        "Unlike anything the two models make",
+        escape(f"{rule} {said}{note}".strip()),
         f'<ul class="images">{shown}</ul>' if shown else "",
-    )  # fmt: skip
+    )
 
 
 def _first(flagged: Array) -> str:
@@ -64,10 +67,12 @@ def wrong(audit: Audit) -> str:
     low = "".join(_figure(audit, i) for i in order[wanted][::-1][:N_WRONG])
     high = "".join(_figure(audit, i) for i in order[~wanted][:N_WRONG])
     return section(
-        "wrong", "Most wrongly ranked", "Where ρ and the labels disagree most; either may be wrong.",
+        "wrong",
+        "Most wrongly ranked",
+        "Where ρ and the labels disagree most; either may be wrong.",
         f'<div class="two"><div><h3>Lowest wanted</h3><ul class="images">{low}</ul></div>'
         f'<div><h3>Highest unwanted</h3><ul class="images">{high}</ul></div></div>',
-    )  # fmt: skip
+    )
 
 
 def side_by_side(audit: Audit) -> str:
@@ -78,13 +83,16 @@ def side_by_side(audit: Audit) -> str:
         return _by_prompt(audit)
     sets = []
     for name, drawn in audit.samples.items():
-        pictures = "".join(f"<li>{image_tag(image, f'{name}, sample {i + 1}')}</li>"
-                           for i, image in enumerate(drawn[:N_SAMPLES]))  # fmt: skip
+        pictures = "".join(
+            f"<li>{image_tag(image, f'{name}, sample {i + 1}')}</li>" for i, image in enumerate(drawn[:N_SAMPLES])
+        )
         sets.append(f'<div><h3>{escape(name)}</h3><ul class="images">{pictures}</ul></div>')
     return section(
-        "samples", "Samples side by side", "The same place in every grid started from the same noise.",
+        "samples",
+        "Samples side by side",
+        "The same place in every grid started from the same noise.",
         f'<div class="sets">{"".join(sets)}</div>',
-    )  # fmt: skip
+    )
 
 
 def _by_prompt(audit: Audit) -> str:
@@ -125,8 +133,9 @@ def left_out(audit: Audit) -> str:
     if not audit.left_out and not audit.not_read:
         return ""
     n, shown = len(audit.left_out), audit.left_out[:N_LEFT_OUT]
-    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td class="left">{escape(reason)}</td></tr>'
-                   for name, reason in shown)  # fmt: skip
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td class="left">{escape(reason)}</td></tr>' for name, reason in shown
+    )
     note = f"{n:,} files that could not be read" + (f", the first {len(shown)} of them" if len(shown) < n else "")
     numbers = table(("file", "reason"), rows, note, left=("reason",), tall=True) if rows else ""
     others = f"<p>Not looked at, by suffix: {escape(audit.not_read)}.</p>" if audit.not_read else ""

@@ -39,9 +39,21 @@ class Audit:
 
     @classmethod
     def checked(
-        cls, images: Any, scores: Any, names: Any, labels: Any, unwanted: Any, per_level: Any, samples: Any,
-        prompts: Any, left_out: Any, not_read: str, unlike: Any, null: Null | None, evidence: Evidence,
-    ) -> Audit:  # fmt: skip
+        cls,
+        images: Any,
+        scores: Any,
+        names: Any,
+        labels: Any,
+        unwanted: Any,
+        per_level: Any,
+        samples: Any,
+        prompts: Any,
+        left_out: Any,
+        not_read: str,
+        unlike: Any,
+        null: Null | None,
+        evidence: Evidence,
+    ) -> Audit:
         """:raises ValueError: when lengths or shapes do not fit together, naming them"""
         values, n = np.asarray(scores, dtype=np.float64), len(images)
         if not n or values.shape != (n,) or not np.isfinite(values).all():

@@ -50,9 +50,12 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def histograms(
-    scores: Any, groups: Mapping[str, Any], unwanted: Collection[str] = (), axis: str = "ρ in nats",
+    scores: Any,
+    groups: Mapping[str, Any],
+    unwanted: Collection[str] = (),
+    axis: str = "ρ in nats",
     has_zero: bool = True,
-) -> str:  # fmt: skip
+) -> str:
     """
     One histogram per group over a shared axis, each scaled to its own height, with a dot at its mean.
 
@@ -82,8 +85,9 @@ def histograms(
         short = name if len(name) <= LABEL else f"…{name[1 - LABEL :]}"
         rows.append(f'<b>{escape(short)}</b><div class="plot">{_svg(grid + bars)}{mean}</div>')
     digits = _digits(ticks)
-    labels = "".join(f'<span style="left:{x(tick):.2f}%">{signed(tick, digits) if tick else "0"}</span>'
-                     for tick in ticks)  # fmt: skip
+    labels = "".join(
+        f'<span style="left:{x(tick):.2f}%">{signed(tick, digits) if tick else "0"}</span>' for tick in ticks
+    )
     return (
         f'<div class="rows" role="img" aria-label="Histograms of ρ; the table below has the numbers">{"".join(rows)}'
         f'<div class="ticks">{labels}</div><div class="axis">{escape(axis)}{beyond}</div></div>'
@@ -111,8 +115,14 @@ def axis_ends(values: Array) -> tuple[float, float]:
 def _beyond(values: Array, low: float, high: float) -> str:
     """How many values lie beyond the ends, and how far."""
     below, above = int((values < low).sum()), int((values > high).sum())
-    told = [f"{n:,} {side}, {reach} {signed(end)}" for n, side, reach, end in (
-        (below, "further left", "down to", values.min()), (above, "further right", "up to", values.max())) if n]
+    told = [
+        f"{n:,} {side}, {reach} {signed(end)}"
+        for n, side, reach, end in (
+            (below, "further left", "down to", values.min()),
+            (above, "further right", "up to", values.max()),
+        )
+        if n
+    ]
     return f"<br>In the last bars: {'; '.join(told)}" if told else ""
 
 
@@ -159,8 +169,9 @@ def _bars(values: Array, edges: Array, x: Scale) -> str:
     tallest = max(int(counts.max()), 1)
     return "".join(
         f"M{x(edges[i]):.2f} 100V{100 - 92 * count / tallest:.1f}H{x(edges[i + 1]):.2f}V100Z"
-        for i, count in enumerate(counts) if count
-    )  # fmt: skip
+        for i, count in enumerate(counts)
+        if count
+    )
 
 
 def _ticks(low: float, high: float) -> list[float]:

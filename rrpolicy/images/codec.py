@@ -144,8 +144,10 @@ class LatentCodec:
         :raises ValueError: as :func:`as_pixels`, without an autoencoder, or when it gives NaN
         """
         vae = self._vae()
-        parts = [vae.encode((2 * part - 1).to(vae.device, vae.dtype)).latent_dist.mode().float().cpu()
-                 for part in as_pixels(images, self.image_shape).split(CHUNK)]
+        parts = [
+            vae.encode((2 * part - 1).to(vae.device, vae.dtype)).latent_dist.mode().float().cpu()
+            for part in as_pixels(images, self.image_shape).split(CHUNK)
+        ]
         events = torch.cat(parts)
         self._check_finite(events, "encoder")
         return self.scaling_factor * (events - self.shift_factor)
@@ -169,16 +171,21 @@ class LatentCodec:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "kind": "latents", "event_shape": list(self.event_shape), "image_shape": list(self.image_shape),
-            "scaling_factor": self.scaling_factor, **({"shift_factor": self.shift_factor} if self.shift_factor else {}),
+            "kind": "latents",
+            "event_shape": list(self.event_shape),
+            "image_shape": list(self.image_shape),
+            "scaling_factor": self.scaling_factor,
+            **({"shift_factor": self.shift_factor} if self.shift_factor else {}),
             **({} if self.digest is None else {"digest": self.digest}),
-        }  # fmt: skip
+        }
 
     def _check_finite(self, values: Tensor, part: str) -> None:
         if not torch.isfinite(values).all():
             precision = str(self.vae.dtype).removeprefix("torch.")
-            raise ValueError(f"the {part} of the autoencoder gives NaN or infinite numbers in {precision}"
-                             + (", wanted it in float32" if precision != "float32" else ""))  # fmt: skip
+            raise ValueError(
+                f"the {part} of the autoencoder gives NaN or infinite numbers in {precision}"
+                + (", wanted it in float32" if precision != "float32" else "")
+            )
 
     def _vae(self) -> Any:
         if self.vae is None:
@@ -196,8 +203,14 @@ def codec_from_dict(values: Mapping[str, Any]) -> Codec:
     if kind == "pixels":
         return PixelCodec(values["shape"], values.get("unshuffle", 1))
     if kind == "latents":
-        return LatentCodec(None, values["event_shape"], values["image_shape"], values["scaling_factor"],
-                           values.get("shift_factor", 0.0), values.get("digest"))  # fmt: skip
+        return LatentCodec(
+            None,
+            values["event_shape"],
+            values["image_shape"],
+            values["scaling_factor"],
+            values.get("shift_factor", 0.0),
+            values.get("digest"),
+        )
     raise ValueError(f"codec is {kind!r}, it must be 'pixels' or 'latents'")
 
 
@@ -222,8 +235,10 @@ def check_codec(given: Codec, wanted: Codec, what: str = "it") -> None:
     if mine != theirs:
         raise ValueError(f"{what} was made for the codec {theirs}, the codec given is {mine}")
     if None not in digests and digests[0] != digests[1]:
-        raise ValueError(f"{what} was made for latents of the autoencoder {digests[1][:16]}, the codec given is of one "
-                         f"with other weights, {digests[0][:16]}")  # fmt: skip
+        raise ValueError(
+            f"{what} was made for latents of the autoencoder {digests[1][:16]}, the codec given is of one "
+            f"with other weights, {digests[0][:16]}"
+        )
 
 
 def as_pixels(images: Any, shape: tuple[int, int, int]) -> Tensor:

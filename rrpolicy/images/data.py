@@ -26,8 +26,17 @@ Split = Literal["train", "test"]
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 FASHION_MNIST_CLASSES = (
-    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 SIZE = 16
 TEST_SHARE = 5  # of a folder that is not split, every so many-th picture of each class is kept for testing
 _STEMS: dict[Split, str] = {"train": "train", "test": "t10k"}
@@ -176,9 +185,7 @@ def _idx_file(folder: Path, split: Split, kind: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _read_idx_pair(
-    images: Path, labels: Path, size: int, channels: int, class_names: Sequence[str]
-) -> LabelledImages:
+def _read_idx_pair(images: Path, labels: Path, size: int, channels: int, class_names: Sequence[str]) -> LabelledImages:
     pixels, classes = read_idx(images, 3), read_idx(labels, 1)
     if not pixels.size:
         raise ValueError(f"{images}: holds no images")

@@ -19,10 +19,16 @@ LIMITS = (
 )
 _DIGEST = 12  # characters of a digest that are shown
 _TITLES = {
-    "n_prompts": "prompts", "pairs": "pairs recorded", "steps": "gradient steps", "r2": "R² of score differences",
-    "held_out": "R² is of", "calibration": "zero is from", "seed": "seed", "date": "extracted on",
+    "n_prompts": "prompts",
+    "pairs": "pairs recorded",
+    "steps": "gradient steps",
+    "r2": "R² of score differences",
+    "held_out": "R² is of",
+    "calibration": "zero is from",
+    "seed": "seed",
+    "date": "extracted on",
     "version": "version of rrpolicy",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,10 @@ class Evidence:
                 f"It orders pictures, here at noise level {self.level}: a higher one is more like the expert's than a "
                 "lower one. It has no unit, no zero and no sign."
             )
-        ratio = ("ρ is a log density ratio extracted from two image generators: how much likelier the expert makes a "
-                 "picture than the base does, in nats.")  # fmt: skip
+        ratio = (
+            "ρ is a log density ratio extracted from two image generators: how much likelier the expert makes a "
+            "picture than the base does, in nats."
+        )
         if self.has_zero:
             return f"{ratio} At zero the two make a picture equally often, as found from samples of both."
         return f"{ratio} Its zero was not found from samples of both models: differences mean something, signs do not."

@@ -44,8 +44,10 @@ def flow_process(config: Mapping[str, Any], n_tokens: int) -> DiffusionProcess:
     kind, shift = config.get("_class_name"), config.get("shift", 1.0)
     if kind not in SCHEDULERS:
         reason = REFUSED.get(kind, "") if isinstance(kind, str) else ""
-        raise ValueError(f"_class_name is {printable(kind, 60)}, wanted one of {', '.join(SCHEDULERS)}"
-                         + (f": it {reason}" if reason else ""))  # fmt: skip
+        raise ValueError(
+            f"_class_name is {printable(kind, 60)}, wanted one of {', '.join(SCHEDULERS)}"
+            + (f": it {reason}" if reason else "")
+        )
     if config.get("invert_sigmas"):
         raise ValueError("invert_sigmas is true: its time runs from noise to pictures, which no model here does")
     try:
@@ -114,8 +116,9 @@ class StableDiffusion3(FlowTransformer):
             raise ValueError(f"pooled prompts have {pooled} numbers, the transformer wants {wanted}")
         width = encoders[2].d_model if len(encoders) > 2 else config.joint_attention_dim
         if width != config.joint_attention_dim or encoders[0].hidden_size + encoders[1].hidden_size > width:
-            raise ValueError(f"the text encoders are too wide, or not the {config.joint_attention_dim} that the "
-                             "transformer wants")  # fmt: skip
+            raise ValueError(
+                f"the text encoders are too wide, or not the {config.joint_attention_dim} that the transformer wants"
+            )
         super().__init__(transformer, vae, event_shape_of(transformer), process, batch_size)
         self.text_encoders, self.tokenizers = tuple(text_encoders), tuple(tokenizers)
 
@@ -138,8 +141,12 @@ class StableDiffusion3(FlowTransformer):
         diffusers, transformers = import_diffusers(), import_transformers()
         check_parts(name, "Stable Diffusion 3", ("transformer", "vae", "text_encoder", "text_encoder_2"))
         clip = transformers.CLIPTextModelWithProjection
-        kinds = {"transformer": diffusers.SD3Transformer2DModel, "vae": diffusers.AutoencoderKL, "text_encoder": clip,
-                 "text_encoder_2": clip}  # fmt: skip
+        kinds = {
+            "transformer": diffusers.SD3Transformer2DModel,
+            "vae": diffusers.AutoencoderKL,
+            "text_encoder": clip,
+            "text_encoder_2": clip,
+        }
         tokenizers = {"tokenizer": transformers.CLIPTokenizer, "tokenizer_2": transformers.CLIPTokenizer}
         if has_part(name, "text_encoder_3"):
             kinds["text_encoder_3"] = transformers.T5EncoderModel
@@ -170,8 +177,9 @@ class StableDiffusion3(FlowTransformer):
 
     def velocity(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """v (B, *event_shape), which the transformer gives as it is."""
-        output = self.network(hidden_states=x, timestep=1000 * level, encoder_hidden_states=condition[0],
-                              pooled_projections=condition[1])  # fmt: skip
+        output = self.network(
+            hidden_states=x, timestep=1000 * level, encoder_hidden_states=condition[0], pooled_projections=condition[1]
+        )
         return output.sample
 
 
@@ -192,8 +200,9 @@ class Flux(FlowTransformer):
 
     guidance_scale: ClassVar[float] = 3.5
     n_tokens: ClassVar[int] = 512
-    note: ClassVar[str | None] = ("Flux has its guidance distilled into it: the reward compares two guided models, not "
-                                  "their plain distributions")  # fmt: skip
+    note: ClassVar[str | None] = (
+        "Flux has its guidance distilled into it: the reward compares two guided models, not their plain distributions"
+    )
 
     def __init__(
         self,
@@ -235,12 +244,17 @@ class Flux(FlowTransformer):
         """
         diffusers, transformers = import_diffusers(), import_transformers()
         check_parts(name, "Flux", ("transformer", "vae", "text_encoder", "text_encoder_2"))
-        kinds = {"transformer": diffusers.FluxTransformer2DModel, "vae": diffusers.AutoencoderKL,
-                 "text_encoder": transformers.CLIPTextModel,
-                 "text_encoder_2": transformers.T5EncoderModel}  # fmt: skip
+        kinds = {
+            "transformer": diffusers.FluxTransformer2DModel,
+            "vae": diffusers.AutoencoderKL,
+            "text_encoder": transformers.CLIPTextModel,
+            "text_encoder_2": transformers.T5EncoderModel,
+        }
         parts = load_networks(name, kinds, device, dtype)
-        tokenizers = [load_part(transformers.CLIPTokenizer, name, "tokenizer"),
-                      load_part(transformers.T5TokenizerFast, name, "tokenizer_2")]  # fmt: skip
+        tokenizers = [
+            load_part(transformers.CLIPTokenizer, name, "tokenizer"),
+            load_part(transformers.T5TokenizerFast, name, "tokenizer_2"),
+        ]
         _, height, width = _packed_shape(parts["transformer"].config, parts["vae"].config)
         process = _load_flow(name, load_config(name, "scheduler"), height * width // 4)
         encoders = [parts["text_encoder"], parts["text_encoder_2"]]
@@ -271,11 +285,14 @@ class Flux(FlowTransformer):
         rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1).to(x)
         output = self.network(
-            hidden_states=nn.functional.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2), timestep=level,
+            hidden_states=nn.functional.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2),
+            timestep=level,
             guidance=torch.full((n,), self._embedded_guidance, device=x.device),
-            encoder_hidden_states=condition[0], pooled_projections=condition[1],
-            txt_ids=x.new_zeros(condition[0].shape[1], 3), img_ids=places,
-        ).sample  # fmt: skip
+            encoder_hidden_states=condition[0],
+            pooled_projections=condition[1],
+            txt_ids=x.new_zeros(condition[0].shape[1], 3),
+            img_ids=places,
+        ).sample
         patches = output.transpose(1, 2).unflatten(2, (height // 2, width // 2))
         return nn.functional.pixel_shuffle(patches, 2)
 

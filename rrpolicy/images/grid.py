@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.typing import Array
 
 PAPER, FRAME = (255, 255, 255), (213, 94, 0)  # colours around images, and around framed ones
@@ -45,5 +45,5 @@ def write_grid(images: Any, path: str | Path, n_columns: int = 16, zoom: int = 2
     :param zoom: every pixel becomes so many squared
     """
     grid = tiled(images, n_columns).repeat(zoom, axis=0).repeat(zoom, axis=1)
-    with appearing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         Image.fromarray(grid).save(unfinished, optimize=True)

@@ -122,8 +122,10 @@ def _scale(config: Any) -> Any:
 def _add(module: nn.Linear | nn.Conv2d, name: str, values: Mapping[str, Tensor]) -> None:
     weight, down, up = module.weight, values["down"].flatten(1), values["up"].flatten(1)
     if up.shape[1] != down.shape[0] or (len(up), down.shape[1]) != (len(weight), weight[0].numel()):
-        raise ValueError(f"{printable(name, 80)} is changed by {tuple(up.shape)} times {tuple(down.shape)}, which does "
-                         f"not make weights {tuple(weight.shape)}")  # fmt: skip
+        raise ValueError(
+            f"{printable(name, 80)} is changed by {tuple(up.shape)} times {tuple(down.shape)}, which does "
+            f"not make weights {tuple(weight.shape)}"
+        )
     change = values["scale"] * (up @ down)
     if not bool(torch.isfinite(change).all()):
         raise ValueError(f"{printable(name, 80)} is changed by NaN or infinite numbers")

@@ -24,8 +24,19 @@ MAX_LEVELS = 10_000
 MAX_BYTES = {"vocab.json": 2**23, "merges.txt": 2**23, "tokenizer.json": 2**24}  # of other files: as of any JSON
 TYPES = ("F16", "BF16", "F32", "F64", "I32", "I64")
 STORED_BYTES = 2  # of a number in half precision, the smallest that is read
-_ABOUT = {"_class_name", "_diffusers_version", "_name_or_path", "_commit_hash", "architectures", "dropout", "dtype",
-          "model_type", "output_past", "torch_dtype", "transformers_version"}  # fmt: skip
+_ABOUT = {
+    "_class_name",
+    "_diffusers_version",
+    "_name_or_path",
+    "_commit_hash",
+    "architectures",
+    "dropout",
+    "dtype",
+    "model_type",
+    "output_past",
+    "torch_dtype",
+    "transformers_version",
+}
 _PLAIN_NAME = re.compile(r"(\./)?[\w-][\w.-]{0,199}")
 
 

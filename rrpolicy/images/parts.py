@@ -194,8 +194,11 @@ def variant_of(folder: Path) -> str | None:
 def _first_file(folder: Path, variant: str | None) -> Path | None:
     """The file of weights, or the index of several, under the names that both libraries look for."""
     mark = "" if variant is None else f".{variant}"
-    names = [f"{stem}{ending}" for stem in _STEMS for ending in
-             (f"{mark}.safetensors", f".safetensors.index{mark}.json", f"{mark}.safetensors.index.json")]  # fmt: skip
+    names = [
+        f"{stem}{ending}"
+        for stem in _STEMS
+        for ending in (f"{mark}.safetensors", f".safetensors.index{mark}.json", f"{mark}.safetensors.index.json")
+    ]
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 

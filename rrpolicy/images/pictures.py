@@ -26,10 +26,14 @@ _COUNTED = {"GIF": 2**24, "TIFF": 2**12}  # bytes up to which frames are counted
 _INVERTED, _SIGNED = 0, 2  # values of the tags below
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+}
 
 
 def open_picture(path: Path, mode: str) -> Image.Image:
@@ -97,8 +101,9 @@ def _check(path: Path, picture: Image.Image, content: bytes) -> None:
 def _check_pixels(path: Path, width: int, height: int, size: int) -> None:
     most = FREE_PIXELS + _PIXELS_PER_BYTE * max(size - 2**20, 0)
     if width * height > most:
-        raise FileFault(path, f"has {width}×{height} pixels in {size} bytes, wanted at most {most} pixels in a file of "
-                              "this size")  # fmt: skip
+        raise FileFault(
+            path, f"has {width}×{height} pixels in {size} bytes, wanted at most {most} pixels in a file of this size"
+        )
 
 
 def _webp_size(content: bytes) -> tuple[int, int] | None:

@@ -122,10 +122,17 @@ def record_samples(
         return _noised_again(base, expert, samples, n_noisings, generator, n_value_draws)
 
     settings = {
-        "kind": "samples", "codec": codec.to_dict(), "n_samples": n_samples, "n_noisings": n_noisings,
-        "n_value_draws": n_value_draws, "n_sampling_steps": n_sampling_steps, "shard_size": shard_size, "seed": seed,
-        "models": about or {}, **_digests(base, expert),
-    }  # fmt: skip
+        "kind": "samples",
+        "codec": codec.to_dict(),
+        "n_samples": n_samples,
+        "n_noisings": n_noisings,
+        "n_value_draws": n_value_draws,
+        "n_sampling_steps": n_sampling_steps,
+        "shard_size": shard_size,
+        "seed": seed,
+        "models": about or {},
+        **_digests(base, expert),
+    }
     return record(folder, base, settings, -(-n_samples // n_each), make, half, progress_bar)
 
 
@@ -172,24 +179,43 @@ def record_prompts(
         for model in (base, expert):  # each from noise of its own, which gives twice as many places to compare them at
             noise = torch.randn((len(some), *base.event_shape), generator=generator)
             denoiser = model.path() if isinstance(model, SafeModel) else model.eps
-            samples.append(sample(
-                denoiser, base.process, noise, levels, solver="ddpm", clip=getattr(model, "clip", None),
-                noise=lambda x: torch.randn(x.shape, generator=generator),
-            ))  # fmt: skip
+            samples.append(
+                sample(
+                    denoiser,
+                    base.process,
+                    noise,
+                    levels,
+                    solver="ddpm",
+                    clip=getattr(model, "clip", None),
+                    noise=lambda x: torch.randn(x.shape, generator=generator),
+                )
+            )
         base, expert, _ = pair.models([one for one in some * 2 for _ in range(n_noisings)])
         return _noised_again(base, expert, samples, n_noisings, generator, n_value_draws)
 
     settings = {
-        "kind": "prompts", "codec": pair.base.codec.to_dict(), "prompts": prompts, "pair": pair.to_dict(),
-        "n_sampling_steps": n_sampling_steps, "n_noisings": n_noisings, "n_value_draws": n_value_draws,
-        "shard_size": shard_size, "seed": seed, "models": about or {}, **_digests(pair.base, pair.expert),
-    }  # fmt: skip
+        "kind": "prompts",
+        "codec": pair.base.codec.to_dict(),
+        "prompts": prompts,
+        "pair": pair.to_dict(),
+        "n_sampling_steps": n_sampling_steps,
+        "n_noisings": n_noisings,
+        "n_value_draws": n_value_draws,
+        "shard_size": shard_size,
+        "seed": seed,
+        "models": about or {},
+        **_digests(pair.base, pair.expert),
+    }
     model = pair.base.prompted("")
     return record(folder, model, settings, -(-len(prompts) // shard_size), make, half, progress_bar)
 
 
 def _noised_again(
-    base: ScoreModel, expert: ScoreModel, samples: Sequence[Tensor], n_noisings: int, generator: torch.Generator,
+    base: ScoreModel,
+    expert: ScoreModel,
+    samples: Sequence[Tensor],
+    n_noisings: int,
+    generator: torch.Generator,
     n_value_draws: int,
 ) -> Shard:
     """Pairs at clean events of base and expert, each noised ``n_noisings`` times."""
@@ -241,8 +267,10 @@ def explained_rows(
     :return: names and numbers; a band where the models do not differ is left out
     """
     last = pairs.model.process.n_diffusion_steps
-    return [("r2" if (low, high) == (0, last) else f"r2_t{low}-{high - 1}", share)
-            for low, high, share in _explained(reward, pairs, n, (1, n_bands), seed)]  # fmt: skip
+    return [
+        ("r2" if (low, high) == (0, last) else f"r2_t{low}-{high - 1}", share)
+        for low, high, share in _explained(reward, pairs, n, (1, n_bands), seed)
+    ]
 
 
 def best_level(reward: RelativeReward, pairs: RecordedPairs, n: int = 2048, n_bands: int = 10, seed: int = 0) -> int:
@@ -295,7 +323,7 @@ def finished_reward(
     if samples is None:
         return reward, facts
     facts["calibration"] = f"{len(samples[0])} samples of the base and {len(samples[1])} of the expert"
-    return reward.with_zero_between_events(*samples), facts
+    return reward.calibrated_from_events(*samples), facts
 
 
 def codec_of(pairs: RecordedPairs) -> Codec:
@@ -319,8 +347,11 @@ def codec_of(pairs: RecordedPairs) -> Codec:
 
 def _digests(base: object, expert: object) -> dict[str, Any]:
     """Digests of the files of weights, for models that were read from files: others must not go on in the folder."""
-    found = {name: digests for name, model in (("base", base), ("expert", expert))
-             if (digests := getattr(model, "digests", None))}  # fmt: skip
+    found = {
+        name: digests
+        for name, model in (("base", base), ("expert", expert))
+        if (digests := getattr(model, "digests", None))
+    }
     return {"digests": found} if found else {}
 
 

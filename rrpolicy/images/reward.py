@@ -19,7 +19,7 @@ from rrpolicy.common.arguments import flag, whole
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict, in_chunks
 from rrpolicy.images.support import Support
-from rrpolicy.rewards.acceptance_ratio import zero_between
+from rrpolicy.rewards.acceptance_ratio import bennett_offset
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 CHUNK = 256  # images per call of the network
@@ -33,7 +33,7 @@ class ImageReward:
 
     :param reward: ρ of the codec's events
     :param codec: images to events; that of latents needs its pipeline's autoencoder
-    :param zero: nats that are subtracted from every score, as :meth:`with_zero_between` finds them
+    :param zero: nats that are subtracted from every score, as :meth:`calibrated` finds them
     :param in_nats: whether values were matched; None: as far as the reward itself tells (``value_units``)
     :param level: noise level at which clean images are scored
     :param support: ranges that tell images apart which neither model would make; None: unknown
@@ -43,9 +43,14 @@ class ImageReward:
     kind: ClassVar[str] = "image-reward"
 
     def __init__(
-        self, reward: RelativeReward, codec: Codec, zero: float = 0.0, in_nats: bool | None = None, level: int = 0,
+        self,
+        reward: RelativeReward,
+        codec: Codec,
+        zero: float = 0.0,
+        in_nats: bool | None = None,
+        level: int = 0,
         support: Support | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         shape = tuple(codec.event_shape)
         if shape != reward.event_shape:
             raise ValueError(f"the codec's events have shape {shape}, the reward's {reward.event_shape}")
@@ -68,7 +73,7 @@ class ImageReward:
         """What scores are given in, for tables: ``"nats"``, or that they are an order alone."""
         return "nats" if self.in_nats else f"order at noise level {self.level}, no unit"
 
-    def with_zero_between(self, base_images: Any, expert_images: Any) -> ImageReward:
+    def calibrated(self, base_images: Any, expert_images: Any) -> ImageReward:
         """
         The same ρ with 0 where the two models make an image equally often, see `rewards.acceptance_ratio`.
 
@@ -80,14 +85,14 @@ class ImageReward:
         """
         return self._with_zero(*(self.predict(images) for images in (base_images, expert_images)))
 
-    def with_zero_between_events(self, base_events: Tensor, expert_events: Tensor) -> ImageReward:
-        """As :meth:`with_zero_between`, for clean events (n, *event_shape)."""
+    def calibrated_from_events(self, base_events: Tensor, expert_events: Tensor) -> ImageReward:
+        """As :meth:`calibrated`, for clean events (n, *event_shape)."""
         return self._with_zero(*(self.of_events(events, [self.level])[0] for events in (base_events, expert_events)))
 
     def _with_zero(self, rho_base: Array, rho_expert: Array) -> ImageReward:
         if not self.in_nats:
             raise ValueError("the reward was learned without values: it orders images, and has no zero")
-        zero = self.zero + zero_between(rho_base, rho_expert)
+        zero = self.zero + bennett_offset(rho_base, rho_expert)
         return ImageReward(self.reward, self.codec, zero, self.in_nats, self.level, self.support)
 
     def predict(self, images: Any, levels: Sequence[int] | None = None) -> Array:
@@ -126,9 +131,13 @@ class ImageReward:
 
     @torch.no_grad()
     def of_events(
-        self, x0: Tensor, levels: Sequence[int], n_noisings: int = 0, seed: int = 0,
+        self,
+        x0: Tensor,
+        levels: Sequence[int],
+        n_noisings: int = 0,
+        seed: int = 0,
         digests: Sequence[bytes] | None = None,
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         """
         As :meth:`per_level`, for clean events (n, *event_shape).
 
@@ -145,8 +154,10 @@ class ImageReward:
                 rows = slice(start, start + CHUNK)
                 mean = process.alpha(level) * x0[rows]
                 t = torch.full((len(mean),), level, dtype=torch.int64)
-                noised = [mean + process.sigma(level) * _noise(digests[rows], f"{seed} {level} {copy}", mean)
-                          for copy in range(n_noisings)] or [mean]  # fmt: skip
+                noised = [
+                    mean + process.sigma(level) * _noise(digests[rows], f"{seed} {level} {copy}", mean)
+                    for copy in range(n_noisings)
+                ] or [mean]
                 scores[row, rows] = torch.stack([self.reward(x_t, t) for x_t in noised]).mean(dim=0)
         if not bool(torch.isfinite(scores).all()):
             raise ValueError("the scores hold NaN or infinite numbers: weights are beyond what can be computed with")
@@ -162,11 +173,18 @@ class ImageReward:
         :param half: store weights in half precision
         :param card: facts about the reward
         """
-        weights = {name: value.half() if half and value.is_floating_point() else value
-                   for name, value in self.reward.state_dict().items()}
-        config = {"reward": self.reward.to_config(), "codec": self.codec.to_dict(), "zero": self.zero,
-                  "in_nats": self.in_nats, "level": self.level,
-                  "support": None if self.support is None else self.support.to_dict()}  # fmt: skip
+        weights = {
+            name: value.half() if half and value.is_floating_point() else value
+            for name, value in self.reward.state_dict().items()
+        }
+        config = {
+            "reward": self.reward.to_config(),
+            "codec": self.codec.to_dict(),
+            "zero": self.zero,
+            "in_nats": self.in_nats,
+            "level": self.level,
+            "support": None if self.support is None else self.support.to_dict(),
+        }
         write_archive(path, self.kind, config, {"weights": weights}, card)
 
     @classmethod

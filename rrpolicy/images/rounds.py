@@ -9,11 +9,16 @@ from torch import Tensor
 
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel, sample_events
-from rrpolicy.rewards.targets import Targets, targets_on_the_way
+from rrpolicy.rewards.targets import Targets, targets_along
 
 
-def pairs_where_steered(
-    base: ImageModel, expert: ImageModel, reward: ImageReward, n: int, n_value_draws: int = 1, seed: int = 0,
+def on_policy_targets(
+    base: ImageModel,
+    expert: ImageModel,
+    reward: ImageReward,
+    n: int,
+    n_value_draws: int = 1,
+    seed: int = 0,
     **sampling: Any,
 ) -> Targets:
     """
@@ -31,4 +36,4 @@ def pairs_where_steered(
     way: list[tuple[Tensor, Tensor]] = []
     x0 = sample_events(base, n, reward=reward, seed=seed, visit=lambda x_t, t: way.append((x_t, t)), **sampling)
     generator = torch.Generator().manual_seed(seed + 1)
-    return targets_on_the_way(base, expert, x0, way, generator, n_value_draws)
+    return targets_along(base, expert, x0, way, generator, n_value_draws)

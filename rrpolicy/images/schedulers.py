@@ -19,8 +19,15 @@ from rrpolicy.images.parts import DISTILLED, first_line
 
 CONFIG_FILE = "scheduler_config.json"
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-_TABLE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
-          "rescale_betas_zero_snr")  # fmt: skip
+_TABLE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
 _USUAL = {"beta_start": 1e-4, "beta_end": 0.02}  # where a configuration leaves them out
 _LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
 
@@ -160,8 +167,10 @@ def _checked(config: Mapping[str, Any]) -> dict[str, float]:
         raise ValueError(f"a {kind} with timestep_type {printable(config['timestep_type'], 40)} {_VARIANCE}")
     few = kind.startswith("Euler") and config.get("timestep_spacing") == "trailing"
     if few and config.get("prediction_type", "epsilon") == "epsilon" and not config.get("rescale_betas_zero_snr"):
-        raise ValueError("timestep_spacing is trailing, as Turbo and Lightning have it (of another model set it to "
-                         f"leading): such a model {DISTILLED}")  # fmt: skip
+        raise ValueError(
+            "timestep_spacing is trailing, as Turbo and Lightning have it (of another model set it to "
+            f"leading): such a model {DISTILLED}"
+        )
     return SUPPORTED[kind]
 
 

@@ -209,8 +209,11 @@ class StableDiffusion(TextToImage):
         """
         diffusers, transformers = import_diffusers(), import_transformers()
         check_parts(name, "Stable Diffusion", ("unet",))
-        kinds = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL,
-                 "text_encoder": transformers.CLIPTextModel}  # fmt: skip
+        kinds = {
+            "unet": diffusers.UNet2DConditionModel,
+            "vae": diffusers.AutoencoderKL,
+            "text_encoder": transformers.CLIPTextModel,
+        }
         parts = load_networks(name, kinds, device, dtype)
         tokenizer = load_part(transformers.CLIPTokenizer, name, "tokenizer")
         pipeline = cls(**parts, tokenizer=tokenizer, process=load_process(name, "scheduler"), batch_size=batch_size)
@@ -249,9 +252,11 @@ def load_networks(
     where, precision = as_device(device), as_dtype(dtype)
     return {
         part: load_part(kind, name, part, torch.float32 if part == "vae" else precision)
-        .to(where).eval().requires_grad_(False)
+        .to(where)
+        .eval()
+        .requires_grad_(False)
         for part, kind in kinds.items()
-    }  # fmt: skip
+    }
 
 
 def check_score(unet: Any) -> None:

@@ -59,8 +59,10 @@ class StableDiffusionXL(TextToImage):
             raise ValueError("the UNet does not take the picture's size beside the prompt, wanted SDXL's")
         added = N_TIME_IDS * config.addition_time_embed_dim + text_encoders[1].config.projection_dim
         if (wanted := config.projection_class_embeddings_input_dim) != added:
-            raise ValueError(f"the UNet takes added conditions of {wanted} numbers, SDXL's base has {added}: a refiner "
-                             "is no model of pictures alone")  # fmt: skip
+            raise ValueError(
+                f"the UNet takes added conditions of {wanted} numbers, SDXL's base has {added}: a refiner "
+                "is no model of pictures alone"
+            )
         check_score(unet)
         super().__init__(unet, vae, event_shape_of(unet), process, batch_size)
         self.text_encoders, self.tokenizers = tuple(text_encoders), tuple(tokenizers)
@@ -84,16 +86,23 @@ class StableDiffusionXL(TextToImage):
         """
         diffusers, transformers = import_diffusers(), import_transformers()
         check_parts(name, "Stable Diffusion XL", ("unet", "text_encoder", "text_encoder_2"))
-        kinds = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL,
-                 "text_encoder": transformers.CLIPTextModel,
-                 "text_encoder_2": transformers.CLIPTextModelWithProjection}  # fmt: skip
+        kinds = {
+            "unet": diffusers.UNet2DConditionModel,
+            "vae": diffusers.AutoencoderKL,
+            "text_encoder": transformers.CLIPTextModel,
+            "text_encoder_2": transformers.CLIPTextModelWithProjection,
+        }
         parts = load_networks(name, kinds, device, dtype)
         zeros = read_index(name).get("force_zeros_for_empty_prompt", True) is True
         pipeline = cls(
-            parts["unet"], parts["vae"], [parts["text_encoder"], parts["text_encoder_2"]],
+            parts["unet"],
+            parts["vae"],
+            [parts["text_encoder"], parts["text_encoder_2"]],
             [load_part(transformers.CLIPTokenizer, name, part) for part in ("tokenizer", "tokenizer_2")],
-            load_process(name, "scheduler"), zeros, batch_size,
-        )  # fmt: skip
+            load_process(name, "scheduler"),
+            zeros,
+            batch_size,
+        )
         upcast = as_dtype(dtype) is torch.float16 and parts["vae"].config.get("force_upcast")
         return pipeline._read(name, parts, torch.float32 if upcast else dtype)
 

@@ -90,8 +90,10 @@ def _flow(pipeline: Any, reward: ImageReward, scale: float) -> Any:
         x, s = _argument(args, kwargs, 0, "hidden_states"), torch.as_tensor(kwargs["timestep"]).float().cpu()
         if packed:
             if x.shape[1:] != (height * width // 4, channels * 4):
-                raise ValueError(f"the pipeline draws patches {tuple(x.shape[1:])}, the reward was made for latents "
-                                 f"{reward.reward.event_shape}: set height and width")  # fmt: skip
+                raise ValueError(
+                    f"the pipeline draws patches {tuple(x.shape[1:])}, the reward was made for latents "
+                    f"{reward.reward.event_shape}: set height and width"
+                )
             x = nn.functional.pixel_shuffle(x.transpose(1, 2).unflatten(2, (height // 2, width // 2)), 2)
         else:
             s = s / 1000
@@ -118,8 +120,10 @@ def _change(reward: ImageReward, x_t: Tensor, level: Tensor, scale: float) -> Te
     """-scale · σ∇ρ, float32, on the CPU, where rewards are."""
     wanted = tuple(reward.reward.event_shape)
     if tuple(x_t.shape[1:]) != wanted:
-        raise ValueError(f"the pipeline has events of shape {tuple(x_t.shape[1:])}, the reward was made for {wanted}; "
-                         "set height and width")  # fmt: skip
+        raise ValueError(
+            f"the pipeline has events of shape {tuple(x_t.shape[1:])}, the reward was made for {wanted}; "
+            "set height and width"
+        )
     x, t = x_t.detach().float().cpu(), level.cpu().expand(len(x_t))
     return -scale * reward.reward.process.levels(x, t)[1] * reward.reward.gradient(x, t)
 
@@ -132,8 +136,10 @@ def _check_vae(vae: Any, reward: ImageReward) -> None:
     """An autoencoder in half precision is compared by its configuration alone: its weights have been rounded."""
     codec = reward.codec
     if (vae is not None) != isinstance(codec, LatentCodec):
-        raise ValueError(f"the reward was made for {codec.to_dict()['kind']}, the pipeline has "
-                         f"{'an' if vae is not None else 'no'} autoencoder")  # fmt: skip
+        raise ValueError(
+            f"the reward was made for {codec.to_dict()['kind']}, the pipeline has "
+            f"{'an' if vae is not None else 'no'} autoencoder"
+        )
     if isinstance(codec, LatentCodec):
         digest = weights_digest(vae) if vae.dtype is torch.float32 else codec.digest
         shift = vae.config.get("shift_factor") or 0.0

@@ -112,8 +112,11 @@ def _statistics(events: Tensor, codec: Codec) -> Array:
     spread = (values.var(dim=(2, 3), unbiased=False) + _FLOOR).log()
     columns = [values.mean(dim=(2, 3)), spread / 2]
     for lag in LAGS:
-        steps = [values.narrow(axis, lag, size - lag) - values.narrow(axis, 0, size - lag)
-                 for axis in (2, 3) if (size := values.shape[axis]) > lag]  # fmt: skip
+        steps = [
+            values.narrow(axis, lag, size - lag) - values.narrow(axis, 0, size - lag)
+            for axis in (2, 3)
+            if (size := values.shape[axis]) > lag
+        ]
         if steps:
             square = torch.stack([step.square().mean(dim=(2, 3)) for step in steps]).mean(dim=0)
             columns.append((square + _FLOOR).log() - spread)

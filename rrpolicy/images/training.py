@@ -219,8 +219,9 @@ def _unet(codec: Codec, unet_kwargs: Mapping[str, Any]) -> Any:
     channels, height, width = codec.event_shape
     n_levels = len(unet_kwargs.get("block_out_channels", UNET["block_out_channels"]))
     if height % 2 ** (n_levels - 1) or width % 2 ** (n_levels - 1):
-        raise ValueError(f"events are {height} × {width}, a U-Net of {n_levels} levels wants multiples of "
-                         f"{2 ** (n_levels - 1)}")  # fmt: skip
+        raise ValueError(
+            f"events are {height} × {width}, a U-Net of {n_levels} levels wants multiples of {2 ** (n_levels - 1)}"
+        )
     size = height if height == width else (height, width)
     arguments = {**UNET, **unet_kwargs}
     return import_diffusers().UNet2DModel(sample_size=size, in_channels=channels, out_channels=channels, **arguments)

@@ -111,8 +111,10 @@ class UNetScoreModel:
     def _output(self, x_t: Tensor, t: Tensor) -> Tensor:
         factor = 2 ** (len(self.unet.config.block_out_channels) - 1)
         if any(side % factor for side in self.event_shape[1:]):
-            raise ValueError(f"the UNet halves its events {factor.bit_length() - 1} times, wanted a sample_size that "
-                             f"{factor} divides, got {self.event_shape[1]}×{self.event_shape[2]}")  # fmt: skip
+            raise ValueError(
+                f"the UNet halves its events {factor.bit_length() - 1} times, wanted a sample_size that "
+                f"{factor} divides, got {self.event_shape[1]}×{self.event_shape[2]}"
+            )
         weights = next(self.unet.parameters())
         try:
             label = None if self.class_label is None else torch.full_like(t, self.class_label).to(weights.device)
@@ -138,8 +140,9 @@ def event_shape_of(unet: Any) -> tuple[int, int, int]:
         raise ValueError("the UNet's config has no sample_size, wanted the height and width that it was trained at")
     sides = (size, size) if isinstance(size, int) else size
     if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(map(_is_side, sides)):
-        raise ValueError(f"the UNet's sample_size is {printable(size, 60)}, wanted one or two whole numbers of 1 to "
-                         f"{MAX_SIDE}")  # fmt: skip
+        raise ValueError(
+            f"the UNet's sample_size is {printable(size, 60)}, wanted one or two whole numbers of 1 to {MAX_SIDE}"
+        )
     return int(channels), sides[0], sides[1]
 
 
@@ -151,8 +154,9 @@ def _check_label(config: Mapping[str, Any], label: int | None) -> None:
     if n_labels is None and label is not None:
         raise ValueError(f"class_label is {label}, but the UNet is not conditioned on class labels")
     if n_labels is not None and (label is None or not 0 <= label < n_labels):
-        raise ValueError(f"the UNet is conditioned on class labels and class_label is {label}, wanted one of "
-                         f"0..{n_labels - 1}")  # fmt: skip
+        raise ValueError(
+            f"the UNet is conditioned on class labels and class_label is {label}, wanted one of 0..{n_labels - 1}"
+        )
 
 
 def _is_side(value: object) -> bool:

@@ -18,7 +18,7 @@ MARGIN = 50.0  # nats beyond all scores, where no odds are left: the zero lies b
 N_HALVINGS = 60
 
 
-def zero_between(rho_base: Array | Sequence[float] | Tensor, rho_expert: Array | Sequence[float] | Tensor) -> float:
+def bennett_offset(rho_base: Array | Sequence[float] | Tensor, rho_expert: Array | Sequence[float] | Tensor) -> float:
     """
     The constant z with which ρ - z is a log density ratio.
 
@@ -35,8 +35,10 @@ def zero_between(rho_base: Array | Sequence[float] | Tensor, rho_expert: Array |
     base, expert = (torch.as_tensor(rho).double().flatten() for rho in (rho_base, rho_expert))
     for name, rho in (("rho_base", base), ("rho_expert", expert)):
         if not len(rho) or not rho.isfinite().all():
-            raise ValueError(f"{name} has shape {tuple(rho.shape)} and {int((~rho.isfinite()).sum())} values that are "
-                             "not finite, wanted at least one score and finite ones")  # fmt: skip
+            raise ValueError(
+                f"{name} has shape {tuple(rho.shape)} and {int((~rho.isfinite()).sum())} values that are "
+                "not finite, wanted at least one score and finite ones"
+            )
     margin = math.log(len(expert) / len(base))
     everything = torch.cat([base, expert])
     low, high = float(everything.min()) - MARGIN, float(everything.max()) + MARGIN

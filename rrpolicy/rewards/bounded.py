@@ -67,9 +67,7 @@ class BoundedReward:
             raise ValueError(f"maximum must be finite, got {self.maximum!r}")
 
     @classmethod
-    def fit(
-        cls, reward: StepReward, observations: Array | TrajectoryDataset, actions: Array | None = None
-    ) -> Self:
+    def fit(cls, reward: StepReward, observations: Array | TrajectoryDataset, actions: Array | None = None) -> Self:
         """
         Fit the transform to the data of a base.
 

@@ -131,9 +131,15 @@ class DiscriminatorReward(Learner[RelativeReward]):
         watch = held_out(loss, eval_freq, patience, total_timesteps if reset_num_timesteps else None)
         self._sources = self._two_sources(data)
         self._optimise(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path,
-            checkpoint_freq, watch,
-        )  # fmt: skip
+            total_timesteps,
+            callback,
+            log_interval,
+            reset_num_timesteps,
+            progress_bar,
+            checkpoint_path,
+            checkpoint_freq,
+            watch,
+        )
         return self
 
     def _held_out_loss(self, data: Any) -> Callable[[], float]:

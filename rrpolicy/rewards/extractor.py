@@ -107,8 +107,10 @@ class RewardExtractor(Learner[RelativeReward]):
         if whole("buffer_size", buffer_size) < batch_size:
             raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
         if (size := buffer_size * math.prod(base.event_shape)) > MAX_BUFFER_NUMBERS or buffer_size > 2**20:
-            raise ValueError(f"buffer_size is {buffer_size}, which makes {size} numbers, wanted at most 2**20 events "
-                             f"and {MAX_BUFFER_NUMBERS} numbers")  # fmt: skip
+            raise ValueError(
+                f"buffer_size is {buffer_size}, which makes {size} numbers, wanted at most 2**20 events "
+                f"and {MAX_BUFFER_NUMBERS} numbers"
+            )
         if flag("value_units", value_units) and number("value_coef", value_coef) <= 0:
             raise ValueError(f"value_units needs values to be matched, value_coef is {value_coef}")
         self.base = base
@@ -131,9 +133,12 @@ class RewardExtractor(Learner[RelativeReward]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0 if self.seed is None else self.seed)
             reward = RelativeReward.for_model(
-                self.base, heads=self.heads, window_kwargs=self.window_kwargs, step_kwargs=self.step_kwargs,
+                self.base,
+                heads=self.heads,
+                window_kwargs=self.window_kwargs,
+                step_kwargs=self.step_kwargs,
                 value_units=self.value_units,
-            )  # fmt: skip
+            )
         self._start_from(reward)
         self._targets: Targets | None = None
         self._buffer_state: Tensor | None = None
@@ -193,9 +198,15 @@ class RewardExtractor(Learner[RelativeReward]):
         if reset_num_timesteps:
             self._buffer_state, self._units, self._steps_in_buffer = None, {}, 0
         self._optimise(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path,
-            checkpoint_freq, watch,
-        )  # fmt: skip
+            total_timesteps,
+            callback,
+            log_interval,
+            reset_num_timesteps,
+            progress_bar,
+            checkpoint_path,
+            checkpoint_freq,
+            watch,
+        )
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
@@ -377,7 +388,13 @@ class RewardExtractor(Learner[RelativeReward]):
         if config["fingerprint"] != base.fingerprint():
             raise ValueError(f"it was made for {config['fingerprint']}, base and expert are {base.fingerprint()}")
         reward = config["reward"]
-        extractor = cls(base, expert, heads=reward["heads"], window_kwargs=reward["window_kwargs"],
-                        step_kwargs=reward["step_kwargs"], **training_arguments(config))
+        extractor = cls(
+            base,
+            expert,
+            heads=reward["heads"],
+            window_kwargs=reward["window_kwargs"],
+            step_kwargs=reward["step_kwargs"],
+            **training_arguments(config),
+        )
         extractor._steps_in_buffer = int(config["steps_in_buffer"])
         return extractor

@@ -94,7 +94,14 @@ def explained_when_guided(
     """R² per noise level on the x_t that guided sampling visits; pinned entries are taken from ``x0``."""
     visited: list[tuple[Tensor, Tensor]] = []
     guided_samples(
-        base, reward, x0, n_sampling_steps, scale, max_shift, solver,
-        generator=torch.Generator().manual_seed(seed), visit=lambda x_t, t: visited.append((x_t.clone(), t)),
-    )  # fmt: skip
+        base,
+        reward,
+        x0,
+        n_sampling_steps,
+        scale,
+        max_shift,
+        solver,
+        generator=torch.Generator().manual_seed(seed),
+        visit=lambda x_t, t: visited.append((x_t.clone(), t)),
+    )
     return {int(t[0]): explained_fraction(reward, base, expert, x_t, t) for x_t, t in visited}

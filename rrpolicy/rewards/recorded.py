@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rrpolicy.common.files import appearing, write_json
+from rrpolicy.common.files import atomic_write, write_json
 from rrpolicy.common.kinds import ManifestFields
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import check_depth, checked, from_json, plain, read_small
@@ -161,8 +161,9 @@ class RecordedPairs:
             return self, self
         # every tenth, since a recording may come in order of its prompts
         held_out = {round(i * len(self.shards) / n_held_out) for i in range(n_held_out)}
-        parts = [tuple(shard for i, shard in enumerate(self.shards) if (i in held_out) == wanted)
-                 for wanted in (False, True)]
+        parts = [
+            tuple(shard for i, shard in enumerate(self.shards) if (i in held_out) == wanted) for wanted in (False, True)
+        ]
         return replace(self, shards=parts[0]), replace(self, shards=parts[1])
 
 
@@ -190,8 +191,11 @@ def record(
     :raises ValueError: when the folder holds a recording with other settings, or for pairs with NaN
     """
     folder = Path(folder)
-    space = {"process": model.process.to_dict(), "event_shape": list(model.event_shape),
-             "fingerprint": model.fingerprint()}
+    space = {
+        "process": model.process.to_dict(),
+        "event_shape": list(model.event_shape),
+        "fingerprint": model.fingerprint(),
+    }
     settings = plain({"format": FORMAT, "n_shards": n_shards, "half": half, "about": {**about, "space": space}})
     if (size := len(json.dumps(settings)) + 50 * n_shards) > MAX_MANIFEST_BYTES:
         raise ValueError(f"a manifest of {size} bytes, wanted at most {MAX_MANIFEST_BYTES}: record fewer prompts")
@@ -248,7 +252,7 @@ def _write_shard(path: Path, shard: Shard, half: bool) -> None:
         if half and name in ("x_t", "eps_difference", "x0", *_SAMPLES):
             tensors[name] = tensor.half()
     content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    with appearing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_bytes(content)  # save_file would hide why it cannot write
 
 
@@ -302,9 +306,12 @@ def read_shard(path: Path, n_rows: int, model: RecordedModel) -> Targets:
         raise ValueError(f"{path}: t lies outside 0..{n_levels - 1}")
     x0, value = tensors.get("x0"), tensors.get("value")
     return Targets(
-        None if x0 is None else x0.float(), tensors["x_t"].float(), tensors["t"].long(),
-        tensors["eps_difference"].float(), None if value is None else value.float(),
-    )  # fmt: skip
+        None if x0 is None else x0.float(),
+        tensors["x_t"].float(),
+        tensors["t"].long(),
+        tensors["eps_difference"].float(),
+        None if value is None else value.float(),
+    )
 
 
 def _read_samples(path: Path, event_shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:

@@ -307,8 +307,10 @@ class RelativeReward(nn.Module):
         :param half: store weights in half precision
         :param card: facts about the reward
         """
-        weights = {name: value.half() if half and value.is_floating_point() else value
-                   for name, value in self.state_dict().items()}
+        weights = {
+            name: value.half() if half and value.is_floating_point() else value
+            for name, value in self.state_dict().items()
+        }
         write_archive(path, self.kind, self.to_config(), {"weights": weights, **self.normalizer_tensors()}, card)
 
     @classmethod

@@ -38,9 +38,12 @@ class Targets:
         """Some of them, in the order of ``index`` (n,)."""
         x0, value = self.x0, self.value
         return Targets(
-            None if x0 is None else x0[index], self.x_t[index], self.t[index], self.eps_difference[index],
+            None if x0 is None else x0[index],
+            self.x_t[index],
+            self.t[index],
+            self.eps_difference[index],
             None if value is None else value[index],
-        )  # fmt: skip
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Targets]) -> Targets:
@@ -141,7 +144,12 @@ def draw_levels(n_levels: int, n: int, generator: torch.Generator) -> Tensor:
 
 
 def targets_at(
-    base: ScoreModel, expert: ScoreModel, x0: Tensor, x_t: Tensor, t: Tensor, generator: torch.Generator,
+    base: ScoreModel,
+    expert: ScoreModel,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    generator: torch.Generator,
     n_value_draws: int,
 ) -> Targets:
     """
@@ -160,8 +168,12 @@ def targets_at(
     return Targets.joined(parts)
 
 
-def targets_on_the_way(
-    base: ScoreModel, expert: ScoreModel, x0: Tensor, way: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator,
+def targets_along(
+    base: ScoreModel,
+    expert: ScoreModel,
+    x0: Tensor,
+    way: Sequence[tuple[Tensor, Tensor]],
+    generator: torch.Generator,
     n_value_draws: int,
 ) -> Targets:
     """

@@ -34,8 +34,10 @@ Transform = Callable[[Array], Array]
 CHUNK = 16_384  # transitions scored at a time, which bounds the memory
 _RESCALING = (gym.wrappers.NormalizeObservation, gym.wrappers.RescaleObservation)
 _SAME_VALUES = (
-    gym.wrappers.FlattenObservation, gym.wrappers.ReshapeObservation, gym.wrappers.DtypeObservation,
-)  # fmt: skip
+    gym.wrappers.FlattenObservation,
+    gym.wrappers.ReshapeObservation,
+    gym.wrappers.DtypeObservation,
+)
 
 
 class StepReward(Protocol):
@@ -137,7 +139,11 @@ class RelativeRewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
     keeps_original_reward = True
 
     def __init__(
-        self, env: gym.Env[Any, Any], reward: StepReward, transform: Transform | None = None, *,
+        self,
+        env: gym.Env[Any, Any],
+        reward: StepReward,
+        transform: Transform | None = None,
+        *,
         wrapped_units: bool = False,
     ) -> None:
         super().__init__(env)

@@ -203,8 +203,12 @@ class Demonstrations:
         while True:
             rows = rng.integers(len(self.decisions.actions), size=self.batch_size)
             drawn = Decisions(*(array[rows] for array in self.decisions))
-            yield {"obs": drawn.observations, "acts": drawn.actions, "next_obs": drawn.next_observations,
-                   "dones": np.zeros(self.batch_size, dtype=bool)}  # fmt: skip
+            yield {
+                "obs": drawn.observations,
+                "acts": drawn.actions,
+                "next_obs": drawn.next_observations,
+                "dones": np.zeros(self.batch_size, dtype=bool),
+            }
 
 
 # ---------------------------------------------------------------------- imitation
@@ -222,10 +226,14 @@ def _build(
         raise ValueError(f"{INSTALL} ({error})") from error
     reward, net = _networks(name, list(settings.net_arch), venv, model.gamma)
     trainer = (AIRL if name == "airl" else GAIL)(
-        demonstrations=demonstrations, demo_batch_size=settings.batch_size, venv=venv, gen_algo=model, reward_net=net,
+        demonstrations=demonstrations,
+        demo_batch_size=settings.batch_size,
+        venv=venv,
+        gen_algo=model,
+        reward_net=net,
         disc_opt_kwargs={"lr": settings.learning_rate},
         custom_logger=HierarchicalLogger(Logger(folder, []), format_strs=()),
-    )  # fmt: skip
+    )
     return trainer, reward
 
 

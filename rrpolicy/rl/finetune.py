@@ -31,7 +31,7 @@ from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.report import check_actions
 from rrpolicy.data.transitions import Transitions, terminals, transitions
-from rrpolicy.evaluation import evaluate_policy
+from rrpolicy.evaluation import evaluate
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform, relabel
 
@@ -64,8 +64,13 @@ class FinetuneSettings:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (("total_timesteps", 0), ("n_cloning_steps", 0), ("n_critic_steps", 0), ("eval_freq", 1),
-                            ("n_eval_episodes", 1)):  # fmt: skip
+        for name, least in (
+            ("total_timesteps", 0),
+            ("n_cloning_steps", 0),
+            ("n_critic_steps", 0),
+            ("eval_freq", 1),
+            ("n_eval_episodes", 1),
+        ):
             whole(name, getattr(self, name), least)
         if chosen := sorted(set(FIXED) & set(self.arguments)):
             raise ValueError(f"arguments holds {chosen}, which starting from data decides")
@@ -197,9 +202,11 @@ def finetune(
         refuse_normalised(env, "the dataset is in the environment's own units")
         refuse_normalised_rewards(env)
         check_actions(dataset, cast(gym.spaces.Box, env.action_space), "data of this environment")
-        paying, data = _paying(env, dataset, reward, transform)
+        make_reward_env, data = _make_reward_env(env, dataset, reward, transform)
         arguments = {"ent_coef": TEMPERATURE, **deepcopy(dict(settings.arguments))}  # SB3 writes into policy_kwargs
-        model = SAC("MlpPolicy", paying, buffer_size=1, learning_starts=0, seed=seed, device="cpu", **arguments)
+        model = SAC(
+            "MlpPolicy", make_reward_env, buffer_size=1, learning_starts=0, seed=seed, device="cpu", **arguments
+        )
         model.set_logger(Logger(None, []))
         _fill(model, data, settings.total_timesteps)
         _clone(model, data, settings.n_cloning_steps, seed)
@@ -222,13 +229,14 @@ def rho_of(reward: RelativeReward, dataset: TrajectoryDataset) -> Array:
     :raises ValueError: when the reward does not score single states with their actions, or does not fit the dataset
     """
     if reward.layout is None or not reward.layout.plan_actions or "step" not in reward.heads:
-        raise ValueError(f"reward must score states and actions with a step head, it has {reward.heads} and "
-                         f"layout {reward.layout}")  # fmt: skip
+        raise ValueError(
+            f"reward must score states and actions with a step head, it has {reward.heads} and layout {reward.layout}"
+        )
     relabelled = relabel(dataset, reward).rewards
     return np.zeros(0, np.float32) if relabelled is None else relabelled
 
 
-def _paying(
+def _make_reward_env(
     env: DummyVecEnv, dataset: TrajectoryDataset, reward: RelativeReward | None, transform: Transform | None
 ) -> tuple[VecEnv, Transitions]:
     """Environment and transitions that pay the same."""
@@ -284,7 +292,7 @@ def _learn(
     curve, total = [], settings.total_timesteps
     with tqdm(total=total, unit="step", leave=False, disable=not progress_bar) as bar:
         while True:
-            result = evaluate_policy(MeanAction(model), make_env, settings.n_eval_episodes, EVALUATION_SEED + seed)
+            result = evaluate(MeanAction(model), make_env, settings.n_eval_episodes, EVALUATION_SEED + seed)
             curve.append(Look(model.num_timesteps, np.asarray(result.returns).tolist()))
             steps = min(settings.eval_freq, total - model.num_timesteps)
             if steps < 1:

@@ -33,7 +33,7 @@ from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.report import check_actions
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv, RewardType
-from rrpolicy.evaluation import EnvSource, Evaluation, evaluate_policy
+from rrpolicy.evaluation import EnvSource, Evaluation, evaluate
 from rrpolicy.rewards.bounded import AveragedReward, DistanceReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform
@@ -65,18 +65,29 @@ class Settings:
 # reward: gamma is 0.99, a horizon of 5 s. SAC's returns over five decisions carry values through long mazes.
 SETTINGS: Mapping[str, Settings] = {
     "PPO": Settings(
-        PPO, n_envs=128, total_timesteps=38 * 128 * 32,
+        PPO,
+        n_envs=128,
+        total_timesteps=38 * 128 * 32,
         arguments={"n_steps": 32, "batch_size": 512, "n_epochs": 10, "learning_rate": 1e-3, "gamma": 0.99},
     ),
     "SAC": Settings(
-        SAC, n_envs=64, total_timesteps=96_000,
+        SAC,
+        n_envs=64,
+        total_timesteps=96_000,
         arguments={
-            "learning_rate": 2e-3, "gamma": 0.99, "n_steps": 5, "batch_size": 256, "buffer_size": 96_000,
-            "learning_starts": 4_000, "train_freq": 1, "gradient_steps": 4, "ent_coef": "auto_0.1",
+            "learning_rate": 2e-3,
+            "gamma": 0.99,
+            "n_steps": 5,
+            "batch_size": 256,
+            "buffer_size": 96_000,
+            "learning_starts": 4_000,
+            "train_freq": 1,
+            "gradient_steps": 4,
+            "ent_coef": "auto_0.1",
             "policy_kwargs": {"net_arch": [64, 64]},
         },
     ),
-}  # fmt: skip
+}
 
 
 # ---------------------------------------------------------------------- training
@@ -127,7 +138,7 @@ def train_on_reward(
     if total < 1:
         raise ValueError(f"total_timesteps is {total}, it must be at least 1")
     venv = PointMazeVecEnv(maze, goal, settings.n_envs, max_episode_steps, ACTION_REPEAT, reward_type)
-    env = paying(reward, venv, transform, seed)
+    env = make_reward_env(reward, venv, transform, seed)
     values = {**deepcopy(settings.arguments), **arguments, "env": env, "seed": seed}  # SB3 writes into policy_kwargs
     model = settings.algorithm(**{"policy": "MlpPolicy", "device": "cpu", "stats_window_size": venv.num_envs, **values})
     if out is not None:
@@ -153,7 +164,7 @@ def _logger(folder: Path) -> Logger:
     return Logger(str(folder), outputs)
 
 
-def paying(
+def make_reward_env(
     reward: RelativeReward | None, venv: PointMazeVecEnv, transform: Transform | None = None, seed: int = 0
 ) -> VecEnv:
     """
@@ -269,9 +280,11 @@ def save_trained(model: BaseAlgorithm, path: str | Path, card: Mapping[str, Any]
         )
     seen, acted = flat_box(model.observation_space, "observation"), flat_box(model.action_space, "action")
     config = {
-        "algorithm": algorithm, "dims": (seen.shape, acted.shape), "action_space": box_to_dict(acted),
+        "algorithm": algorithm,
+        "dims": (seen.shape, acted.shape),
+        "action_space": box_to_dict(acted),
         "net_arch": model.policy_kwargs.get("net_arch"),
-    }  # fmt: skip
+    }
     return write_archive(path, POLICY_KIND, config, {"policy": model.policy.state_dict()}, card)
 
 
@@ -306,8 +319,10 @@ def _spaces(
     observation_dim: int, action_dim: int, action_space: gym.spaces.Box | None = None
 ) -> tuple[gym.spaces.Box, gym.spaces.Box]:
     """Of observations without bounds, and of actions, in [-1, 1] unless given."""
-    return (gym.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32),
-            gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32) if action_space is None else action_space)  # fmt: skip
+    return (
+        gym.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32),
+        gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32) if action_space is None else action_space,
+    )
 
 
 # ---------------------------------------------------------------------- acting
@@ -368,9 +383,9 @@ def evaluate_trained(
     Success and return of what :func:`train_on_reward` returned, deterministic, in the real environment.
 
     :param model: the algorithm, or its policy as :func:`load_trained` gives it
-    :param env: as in :func:`evaluate_policy`; its reward is the true one that is reported
+    :param env: as in :func:`evaluate`; its reward is the true one that is reported
     :param n_eval_episodes: episodes
     :param seed: of the first episode
     :param progress_bar: show one
     """
-    return evaluate_policy(ActionRepeat(model), env, n_eval_episodes, seed, progress_bar=progress_bar)
+    return evaluate(ActionRepeat(model), env, n_eval_episodes, seed, progress_bar=progress_bar)

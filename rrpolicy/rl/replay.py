@@ -142,10 +142,17 @@ class ReplayTraining:
         returns = returns[ends <= rows.stop]
         cut = (buffer.dones[rows, 0] > 0) & (buffer.timeouts[rows, 0] > 0)
         metadata = {
-            "source": "replay buffer of SAC", "env_id": self.env_id, "algorithm": "SAC", "seed": self.seed,
-            "arguments": self.arguments, "total_timesteps": rows.stop, "stop_return": stop_return,
-            "reached": end is not None, "returns": returns.tolist(), **self._level(returns),
-        }  # fmt: skip
+            "source": "replay buffer of SAC",
+            "env_id": self.env_id,
+            "algorithm": "SAC",
+            "seed": self.seed,
+            "arguments": self.arguments,
+            "total_timesteps": rows.stop,
+            "stop_return": stop_return,
+            "reached": end is not None,
+            "returns": returns.tolist(),
+            **self._level(returns),
+        }
         return TrajectoryDataset.from_arrays(
             buffer.observations[rows, 0],
             model.policy.unscale_action(buffer.actions[rows, 0]),  # SAC keeps them between -1 and 1
@@ -157,8 +164,14 @@ class ReplayTraining:
 
     def facts(self) -> dict[str, Any]:
         """JSON values about the policy as it is now, for its card."""
-        return {"environment": self.env_id, "algorithm": "SAC", "seed": self.seed, "arguments": self.arguments,
-                "total_timesteps": self.num_timesteps, **self._level(self.returns()[0])}  # fmt: skip
+        return {
+            "environment": self.env_id,
+            "algorithm": "SAC",
+            "seed": self.seed,
+            "arguments": self.arguments,
+            "total_timesteps": self.num_timesteps,
+            **self._level(self.returns()[0]),
+        }
 
     def _level(self, returns: Array) -> dict[str, float]:
         """What the policy reaches, noise included, at the end of some episodes."""
@@ -189,8 +202,14 @@ class ReplayTraining:
         }
         if model.log_ent_coef is not None:
             tensors["entropy"] = {"log_ent_coef": model.log_ent_coef}
-        config = {"env_id": self.env_id, "seed": self.seed, "arguments": self.arguments, "num_timesteps": n,
-                  "n_updates": int(model._n_updates), "numpy": [name, *gauss]}  # fmt: skip
+        config = {
+            "env_id": self.env_id,
+            "seed": self.seed,
+            "arguments": self.arguments,
+            "num_timesteps": n,
+            "n_updates": int(model._n_updates),
+            "numpy": [name, *gauss],
+        }
         self._saved_at = n
         return write_archive(path, KIND, config, tensors)
 
@@ -230,8 +249,10 @@ class ReplayTraining:
         arrays = {name: tensors["replay"][name].numpy() for name in _ARRAYS}
         for name, values in arrays.items():
             if values.shape != (wanted := (n, *getattr(self._buffer, name).shape[1:])):
-                raise ValueError(f"the replay buffer does not have the {n} rows of num_timesteps: {name} has shape "
-                                 f"{values.shape}, wanted {wanted}")  # fmt: skip
+                raise ValueError(
+                    f"the replay buffer does not have the {n} rows of num_timesteps: {name} has shape "
+                    f"{values.shape}, wanted {wanted}"
+                )
             bound = 1.0 if name in ("actions", "dones", "timeouts") else LARGEST
             if not (np.abs(values) <= bound + 1e-4).all():
                 raise ValueError(f"the replay buffer's {name} reach beyond ±{bound:g}")
@@ -261,6 +282,9 @@ class ReplayTraining:
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         model = self.model
-        found = {"actor-optimizer": model.actor.optimizer, "critic-optimizer": model.critic.optimizer,
-                 "entropy-optimizer": model.ent_coef_optimizer}  # fmt: skip
+        found = {
+            "actor-optimizer": model.actor.optimizer,
+            "critic-optimizer": model.critic.optimizer,
+            "entropy-optimizer": model.ent_coef_optimizer,
+        }
         return {name: optimizer for name, optimizer in found.items() if optimizer is not None}

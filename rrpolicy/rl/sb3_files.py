@@ -234,8 +234,11 @@ def _widths(weights: Weights, prefix: str) -> list[int]:
 
     :raises RuntimeError: when the layers between them are not stored, before anything of their size is made
     """
-    layers = {int(match[1]): len(value) for name, value in weights.items()
-              if (match := re.fullmatch(rf"{re.escape(prefix)}\.([0-9]{{1,4}})\.weight", name)) and value.ndim == 2}
+    layers = {
+        int(match[1]): len(value)
+        for name, value in weights.items()
+        if (match := re.fullmatch(rf"{re.escape(prefix)}\.([0-9]{{1,4}})\.weight", name)) and value.ndim == 2
+    }
     widths = [layers[index] for index in sorted(layers)]
     check_layers(widths, weights)
     return widths
@@ -253,9 +256,13 @@ def _off_policy(
         widths = _widths(own, layers)
         extractor = FlattenExtractor(observation_space)
         policy = actor(
-            observation_space, action_space, net_arch=widths[: len(widths) - n_outputs], features_extractor=extractor,
-            features_dim=extractor.features_dim, activation_fn=activation or nn.ReLU,
-        )  # fmt: skip
+            observation_space,
+            action_space,
+            net_arch=widths[: len(widths) - n_outputs],
+            features_extractor=extractor,
+            features_dim=extractor.features_dim,
+            activation_fn=activation or nn.ReLU,
+        )
         return policy, own
 
     return build
@@ -294,8 +301,9 @@ def _search(
         matrix = nn.Linear(n_inputs, n_outputs, bias=False)
         return _SearchPolicy(observation_space, action_space, matrix, False), weights
     widths, bias = _widths(weights, "action_net"), "action_net.0.bias" in weights
-    layers = create_mlp(n_inputs, n_outputs, widths[:-1], activation or nn.ReLU, squash_output=len(widths) > 1,
-                        with_bias=bias)  # fmt: skip
+    layers = create_mlp(
+        n_inputs, n_outputs, widths[:-1], activation or nn.ReLU, squash_output=len(widths) > 1, with_bias=bias
+    )
     return _SearchPolicy(observation_space, action_space, nn.Sequential(*layers), len(widths) > 1), weights
 
 
@@ -304,7 +312,9 @@ _BUILDERS: Mapping[str, Any] = {
     "tqc": _off_policy(SquashedGaussianActor, "latent_pi", 0),  # differs from SAC in its critics alone
     "td3": _off_policy(DeterministicActor, "mu", 1),
     "ddpg": _off_policy(DeterministicActor, "mu", 1),
-    "ppo": _actor_critic, "a2c": _actor_critic, "trpo": _actor_critic,
+    "ppo": _actor_critic,
+    "a2c": _actor_critic,
+    "trpo": _actor_critic,
     "ars": _search,
-}  # fmt: skip
+}
 _ON_POLICY = ("ppo", "a2c", "trpo", "ars")

@@ -85,9 +85,7 @@ def train_offline(
     return _actor(_linears(arrays, seed, settings, progress_bar), mean, std)
 
 
-def _linears(
-    arrays: tuple[Array, ...], seed: int, settings: OfflineSettings, progress_bar: bool
-) -> list[nn.Linear]:
+def _linears(arrays: tuple[Array, ...], seed: int, settings: OfflineSettings, progress_bar: bool) -> list[nn.Linear]:
     """
     d3rlpy's policy as its layers, with ReLU between them and tanh behind.
 
@@ -102,13 +100,24 @@ def _linears(
     d3rlpy.seed(seed)
     observations, actions, rewards, over, cut = arrays
     dataset = d3rlpy.dataset.MDPDataset(
-        observations.astype(np.float32), actions, rewards, over.astype(np.float32), cut.astype(np.float32),
-        action_space=d3rlpy.ActionSpace.CONTINUOUS, action_size=actions.shape[1],
-    )  # fmt: skip
+        observations.astype(np.float32),
+        actions,
+        rewards,
+        over.astype(np.float32),
+        cut.astype(np.float32),
+        action_space=d3rlpy.ActionSpace.CONTINUOUS,
+        action_size=actions.shape[1],
+    )
     learner = d3rlpy.algos.TD3PlusBCConfig(**settings.arguments).create()
     steps = settings.total_timesteps
-    learner.fit(dataset, steps, n_steps_per_epoch=steps, show_progress=progress_bar, save_interval=steps + 1,
-                logger_adapter=d3rlpy.logging.NoopAdapterFactory())  # fmt: skip
+    learner.fit(
+        dataset,
+        steps,
+        n_steps_per_epoch=steps,
+        show_progress=progress_bar,
+        save_interval=steps + 1,
+        logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
+    )
     return [layer for layer in learner.impl.policy.modules() if isinstance(layer, nn.Linear)]
 
 

@@ -245,8 +245,17 @@ def _imitation(trial: _Trial) -> None:
 
 
 _CLAUSES: tuple[Callable[[_Trial], None], ...] = (
-    _no_trace, _shapes, _bounds, _function, _memory, _episode_start, _alone, _one_call, _refusals, _imitation,
-)  # fmt: skip
+    _no_trace,
+    _shapes,
+    _bounds,
+    _function,
+    _memory,
+    _episode_start,
+    _alone,
+    _one_call,
+    _refusals,
+    _imitation,
+)
 
 
 # ---------------------------------------------------------------------- units, one normaliser

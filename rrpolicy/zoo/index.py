@@ -18,20 +18,25 @@ from rrpolicy.common.archive import read_archive
 from rrpolicy.common.kinds import EntryFields
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import checked, from_json, read_small
-from rrpolicy.images.judge import ImageJudge
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.zoo import hub
 
-Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | ImageDiffusion | ImageReward | ImageJudge
+Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | ImageDiffusion | ImageReward | ImageClassifier
 
 FOLDER_VARIABLE = "RRPOLICY_ZOO"
 CARD = "card.json"
 MAX_NAME = 1024  # characters of a zoo name or a path
 _KINDS: tuple[type[Loaded], ...] = (
-    DiffusionAgent, RelativeReward, GuidedPlanner, ImageDiffusion, ImageReward, ImageJudge,
-)  # fmt: skip
+    DiffusionAgent,
+    RelativeReward,
+    GuidedPlanner,
+    ImageDiffusion,
+    ImageReward,
+    ImageClassifier,
+)
 _LOADERS: dict[str, type[Loaded]] = {cls.kind: cls for cls in _KINDS}
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(rf"{_PART}/{_PART}")

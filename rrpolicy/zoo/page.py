@@ -26,8 +26,18 @@ interval. The base is steered as its robot's recipe says, and at scales 1 and 2;
 from the base to the expert that it makes. Cards also hold returns, paired differences and how the data were collected.
 
 """
-ROBOT_COLUMNS = ("name", "data", "score of the data", "score", "steered", "steered, scale 1", "steered, scale 2",
-                 "discriminator", "video", "size")  # fmt: skip
+ROBOT_COLUMNS = (
+    "name",
+    "data",
+    "score of the data",
+    "score",
+    "steered",
+    "steered, scale 1",
+    "steered, scale 2",
+    "discriminator",
+    "video",
+    "size",
+)
 SCORE = "normalized_score"
 IMAGES_HEADER = """
 ## Images
@@ -37,8 +47,17 @@ unwanted held-out images, each scored by one forward pass; harmful share: of a m
 steered ones, as the judge sees them; accuracy: of the judge on held-out images. Intervals are 95 % intervals.
 
 """
-IMAGE_COLUMNS = ("name", "unwanted", "AUROC", "harmful share", "steered, scale 1", "steered, scale 2", "accuracy",
-                 "picture", "size")  # fmt: skip
+IMAGE_COLUMNS = (
+    "name",
+    "unwanted",
+    "AUROC",
+    "harmful share",
+    "steered, scale 1",
+    "steered, scale 2",
+    "accuracy",
+    "picture",
+    "size",
+)
 HARMFUL = "harmful_share"
 
 
@@ -59,8 +78,11 @@ def table(root: Path | None = None) -> str:
 
 def _maze_cells(card: Mapping[str, Any]) -> list[str]:
     rows = _by_key(card)
-    by_goal = [f"{_escaped(agent.removeprefix('base-'))}: {_cell(row, interval=True)}"
-               for (agent, metric), row in rows.items() if agent.startswith("base-") and metric == "success_rate"]
+    by_goal = [
+        f"{_escaped(agent.removeprefix('base-'))}: {_cell(row, interval=True)}"
+        for (agent, metric), row in rows.items()
+        if agent.startswith("base-") and metric == "success_rate"
+    ]
     own = _cell(rows.get(("agent", "success_rate")), interval=True)
     cells = [f"`{card['name']}`", "<br>".join(by_goal) or own]
     for agent, metric in (
@@ -85,8 +107,10 @@ def _robot_cells(card: Mapping[str, Any]) -> list[str]:
 
 
 def _image_cells(card: Mapping[str, Any]) -> list[str]:
-    rows, shown = _by_key(card), (("rho", "auroc"), ("agent", HARMFUL), ("steered-1", HARMFUL),
-                                  ("steered-2", HARMFUL), ("judge", "accuracy"))  # fmt: skip
+    rows, shown = (
+        _by_key(card),
+        (("rho", "auroc"), ("agent", HARMFUL), ("steered-1", HARMFUL), ("steered-2", HARMFUL), ("judge", "accuracy")),
+    )
     cells = [_cell(rows.get(key), interval=True, digits=3) for key in shown]
     picture = f"[picture](agents/{card['name']}/{card['picture']})" if card.get("picture") else ""
     return [f"`{card['name']}`", _escaped(", ".join(card.get("unwanted") or ())), *cells, picture, _size(card)]

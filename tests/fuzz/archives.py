@@ -10,9 +10,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import tiny_idx
 import torch
-from small import DATASET, EXPERT_DATASET, make_agent
+from helpers import idx
+from helpers.agents import DATASET, EXPERT_DATASET, make_agent
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -24,9 +24,9 @@ from fuzz.tensors import archives, card_file
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor, zoo
 from rrpolicy.envs.controller import PDController
 from rrpolicy.experiments import Task
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import LabelledImages
-from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.discriminator import DiscriminatorReward
@@ -41,7 +41,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "agent-unet": {"policy": "UnetPolicy", "policy_kwargs": {"width": 8, "multipliers": (1, 2)}},
     "agent-transformer": {"policy": "TransformerPolicy", "policy_kwargs": {"width": 8, "n_blocks": 1, "n_heads": 2}},
     "agent-controller": {
-        "controller": PDController(velocity_columns=(2, 3)), "observation_columns": (0, 1), "stride": 2,
+        "controller": PDController(velocity_columns=(2, 3)),
+        "observation_columns": (0, 1),
+        "stride": 2,
     },
     "agent-inverse": {"controller": "inverse-dynamics", "controller_kwargs": {"width": 8, "n_blocks": 1}},
     "agent-warm": {"warm_start": 3, "n_action_steps": 2, "n_sampling_steps": 3, "sampler": "dpm++"},
@@ -156,16 +158,24 @@ def planner() -> Target:
 def trained_policy() -> Target:
     model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs={"net_arch": [4]}, seed=0, device="cpu")
     observation = np.zeros((2, 3), np.float32)
-    return one_archive("trained-policy", lambda path: save_trained(model, path), load_trained,
-                       lambda policy: policy.predict(observation)[0])  # fmt: skip
+    return one_archive(
+        "trained-policy",
+        lambda path: save_trained(model, path),
+        load_trained,
+        lambda policy: policy.predict(observation)[0],
+    )
 
 
 def offline_policy() -> Target:
     space, actions = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32), gym.spaces.Box(-1, 1, (2,), np.float32)
     actor = Actor(space, actions, [4, 4], FlattenExtractor(space), 3)
     observation = np.zeros((2, 3), np.float32)
-    return one_archive("offline-policy", lambda path: save_offline(actor, path), load_offline,
-                       lambda policy: policy.predict(observation, deterministic=True)[0])  # fmt: skip
+    return one_archive(
+        "offline-policy",
+        lambda path: save_offline(actor, path),
+        load_offline,
+        lambda policy: policy.predict(observation, deterministic=True)[0],
+    )
 
 
 def replay() -> Target:
@@ -190,7 +200,7 @@ def replay() -> Target:
 
 
 def image_diffusion() -> Target:
-    codec, images = PixelCodec((1, 8, 8)), tiny_idx.images(8, size=8)[0][..., None]
+    codec, images = PixelCodec((1, 8, 8)), idx.images(8, size=8)[0][..., None]
     made = ImageDiffusion(codec, 6, batch_size=2, unet_kwargs=UNET).learn(images, 1, log_interval=0)
 
     def goes_on(loaded: ImageDiffusion) -> list[Any]:
@@ -216,17 +226,17 @@ def image_reward() -> Target:
 
 
 def image_judge() -> Target:
-    pixels, labels = tiny_idx.images(8, size=8)
+    pixels, labels = idx.images(8, size=8)
     data = LabelledImages(pixels[..., None], labels.astype(np.int64), CLASSES)
-    made = ImageJudge((1, 8, 8), CLASSES, width=8, batch_size=2).learn(data, 1, log_interval=0)
+    made = ImageClassifier((1, 8, 8), CLASSES, width=8, batch_size=2).learn(data, 1, log_interval=0)
 
-    def goes_on(loaded: ImageJudge) -> Any:
+    def goes_on(loaded: ImageClassifier) -> Any:
         channels, height, width = loaded.codec.image_shape
         images = np.zeros((2, height, width, channels), np.uint8)
         loaded.learn(LabelledImages(images, np.zeros(2, np.int64), loaded.class_names), 1, **STEPS)
         return [loaded.probabilities(images), loaded.confidence(images)]
 
-    return one_archive("image-judge", made.save, ImageJudge.load, goes_on, in_use=(FloatingPointError,))
+    return one_archive("image-judge", made.save, ImageClassifier.load, goes_on, in_use=(FloatingPointError,))
 
 
 # ---------------------------------------------------------------------- cards

@@ -30,8 +30,7 @@ def judged(one: Target, *contents: bytes, file: str | None = None) -> list[Outco
 def refused(one: Target, *contents: bytes, file: str | None = None) -> None:
     """All are refused, at next to no cost."""
     found = judged(one, *contents, file=file)
-    wrong = [one for one in found
-             if one.verdict != REFUSED or one.cpu_seconds > CPU_SECONDS or one.memory > MEMORY]  # fmt: skip
+    wrong = [one for one in found if one.verdict != REFUSED or one.cpu_seconds > CPU_SECONDS or one.memory > MEMORY]
     assert not wrong, f"{len(wrong)} of {len(contents)}:\n" + "\n".join(str(one)[:400] for one in wrong)
 
 

@@ -17,11 +17,10 @@ from unittest import mock
 import gymnasium as gym
 import h5py
 import numpy as np
-import tiny
-import tiny_idx
 import torch
+from helpers import idx, recipes
+from helpers.agents import DATASET, make_agent
 from PIL import Image
-from small import DATASET, make_agent
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -90,13 +89,19 @@ def d4rl() -> Target:
         n = 12
         ends = np.arange(n) % 4 == 3
         with h5py.File(folder / "d.hdf5", "w") as file:
-            arrays = {"observations": DATASET.observations[:n], "actions": DATASET.actions[:n],
-                      "rewards": np.zeros(n, "f4"), "terminals": np.zeros(n, bool), "timeouts": ends}  # fmt: skip
+            arrays = {
+                "observations": DATASET.observations[:n],
+                "actions": DATASET.actions[:n],
+                "rewards": np.zeros(n, "f4"),
+                "terminals": np.zeros(n, bool),
+                "timeouts": ends,
+            }
             for name, values in arrays.items():
                 file[name] = values
 
-    return Target("d4rl", files_of(write), {"d.hdf5": hdf5_file}, lambda folder: load_dataset(folder / "d.hdf5"),
-                  learned_from)  # fmt: skip
+    return Target(
+        "d4rl", files_of(write), {"d.hdf5": hdf5_file}, lambda folder: load_dataset(folder / "d.hdf5"), learned_from
+    )
 
 
 def robomimic() -> Target:
@@ -110,13 +115,18 @@ def robomimic() -> Target:
                 demo["actions"], demo["rewards"] = DATASET.actions[rows], np.zeros(6, "f4")
                 demo["dones"] = np.arange(6) == 5
 
-    return Target("robomimic", files_of(write), {"r.hdf5": hdf5_file}, lambda folder: load_dataset(folder / "r.hdf5"),
-                  learned_from)  # fmt: skip
+    return Target(
+        "robomimic",
+        files_of(write),
+        {"r.hdf5": hdf5_file},
+        lambda folder: load_dataset(folder / "r.hdf5"),
+        learned_from,
+    )
 
 
 def shipped(name: str) -> Target:
     """A folder that a format's own library wrote, kept beside the tests."""
-    files = files_of(lambda folder: shutil.copytree(TESTS / name, folder, dirs_exist_ok=True))
+    files = files_of(lambda folder: shutil.copytree(TESTS / "data" / name, folder, dirs_exist_ok=True))
     mutators = {file: text(json_file) if file.endswith(("json", "array")) else anything for file in files}
     return Target(name, files, mutators, load_dataset, learned_from)
 
@@ -127,17 +137,33 @@ def zarr_zip() -> Target:
         for name, content in shipped("zarr_v3").files.items():
             archive.writestr(name, content)
     mutator: Mutator = partial(several, ((1.0, zip_file), (1.0, anything)))
-    return Target("zarr-zip", {"d.zip": buffer.getvalue()}, {"d.zip": mutator},
-                  lambda folder: load_dataset(folder / "d.zip"), learned_from)  # fmt: skip
+    return Target(
+        "zarr-zip",
+        {"d.zip": buffer.getvalue()},
+        {"d.zip": mutator},
+        lambda folder: load_dataset(folder / "d.zip"),
+        learned_from,
+    )
 
 
 def npz() -> Target:
     buffer, n = io.BytesIO(), 12
-    np.savez_compressed(buffer, observations=DATASET.observations[:n], actions=DATASET.actions[:n],
-                        rewards=np.zeros(n), terminals=np.arange(n) == 5, timeouts=np.arange(n) == 11)  # fmt: skip
+    np.savez_compressed(
+        buffer,
+        observations=DATASET.observations[:n],
+        actions=DATASET.actions[:n],
+        rewards=np.zeros(n),
+        terminals=np.arange(n) == 5,
+        timeouts=np.arange(n) == 11,
+    )
     mutator: Mutator = partial(several, ((1.0, zip_file), (1.0, anything)))
-    return Target("npz", {"d.npz": buffer.getvalue()}, {"d.npz": mutator},
-                  lambda folder: load_dataset(folder / "d.npz"), learned_from)  # fmt: skip
+    return Target(
+        "npz",
+        {"d.npz": buffer.getvalue()},
+        {"d.npz": mutator},
+        lambda folder: load_dataset(folder / "d.npz"),
+        learned_from,
+    )
 
 
 def minari() -> Target:
@@ -179,8 +205,13 @@ def sb3(name: str) -> Target:
         return load_sb3_agent(folder / file, "Pendulum-v1", env.observation_space, env.action_space)
 
     files = files_of(lambda folder: model.save(folder / file))
-    return Target(name, files, {file: sb3_file(files[file])}, load,
-                  lambda agent: agent.predict(np.zeros((2, 3)), deterministic=True)[0])  # fmt: skip
+    return Target(
+        name,
+        files,
+        {file: sb3_file(files[file])},
+        load,
+        lambda agent: agent.predict(np.zeros((2, 3)), deterministic=True)[0],
+    )
 
 
 def statistics() -> Target:
@@ -192,26 +223,41 @@ def statistics() -> Target:
     def used(found: Any) -> Any:
         return None if found is None else found.normalize(np.ones((2, *found.mean.shape)))
 
-    return Target("statistics", {"vecnormalize.pkl": content}, {"vecnormalize.pkl": pickle_file},
-                  lambda folder: read_statistics(folder / "vecnormalize.pkl"), used)  # fmt: skip
+    return Target(
+        "statistics",
+        {"vecnormalize.pkl": content},
+        {"vecnormalize.pkl": pickle_file},
+        lambda folder: read_statistics(folder / "vecnormalize.pkl"),
+        used,
+    )
 
 
 # ---------------------------------------------------------------------- pictures and image models
 
 
-def idx(name: str) -> Target:
+def idx_folder(name: str) -> Target:
     packed = name == "idx-gz"
-    files = files_of(lambda folder: tiny_idx.write(folder, n_train=4, n_test=2, compressed=packed))
+    files = files_of(lambda folder: idx.write(folder, n_train=4, n_test=2, compressed=packed))
     mutators: dict[str, Mutator] = {name: idx_file for name in files if name.startswith("train")}
-    return Target(name, files, mutators, lambda folder: load_images(folder, class_names=("a", "b", "c", "d")),
-                  lambda data: [data.images, data.labels])  # fmt: skip
+    return Target(
+        name,
+        files,
+        mutators,
+        lambda folder: load_images(folder, class_names=("a", "b", "c", "d")),
+        lambda data: [data.images, data.labels],
+    )
 
 
 def class_folders() -> Target:
     Image.init()  # Pillow imports its formats when it first meets one that it does not know
     files = {f"{part}/{label}/p.png": picture() for part in ("train", "test") for label in ("a", "b")}
-    return Target("class-folders", files, {"train/a/p.png": picture_file},
-                  lambda folder: load_images(folder, channels=3), lambda data: [data.images, data.labels])  # fmt: skip
+    return Target(
+        "class-folders",
+        files,
+        {"train/a/p.png": picture_file},
+        lambda folder: load_images(folder, channels=3),
+        lambda data: [data.images, data.labels],
+    )
 
 
 def pictures() -> Target:
@@ -241,8 +287,17 @@ def unet_folder() -> Target:
 
 def zoo_files() -> dict[str, bytes]:
     row = {"agent": "agent", "metric": "success_rate", "mean": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 3}
-    about = {"name": ENTRY, "kind": "agent", "environment": "Drift-v0", "maze": None, "goal": [1.0, 2.0], "seed": 0,
-             "results": [row], "date": "2026-01-02", "version": "1"}  # fmt: skip
+    about = {
+        "name": ENTRY,
+        "kind": "agent",
+        "environment": "Drift-v0",
+        "maze": None,
+        "goal": [1.0, 2.0],
+        "seed": 0,
+        "results": [row],
+        "date": "2026-01-02",
+        "version": "1",
+    }
 
     def write(folder: Path) -> None:
         place = folder / "agents" / ENTRY
@@ -250,7 +305,7 @@ def zoo_files() -> dict[str, bytes]:
         size = (place / "agent.zip").stat().st_size
         (place / "card.json").write_bytes(json.dumps({**about, "bytes": size}).encode())
         (folder / "recipes").mkdir()
-        (folder / "recipes" / "tiny.toml").write_text(tiny.toml(), encoding="utf-8")
+        (folder / "recipes" / "recipes.toml").write_text(recipes.toml(), encoding="utf-8")
 
     return files_of(write)
 
@@ -276,14 +331,20 @@ def zoo_card() -> Target:
 
 
 def recipe() -> Target:
-    task = Task.create(tiny.ENV_ID)
+    task = Task.create(recipes.ENV_ID)
 
     def built(values: Any) -> list[Any]:
         agent = experiments.new_agent(task, values, 0)
         return [agent.predict(np.zeros((1, 4), np.float32), deterministic=True)[0]]
 
-    return Target("recipe", {"tiny.toml": tiny.toml().encode()}, {"tiny.toml": text(toml_file)},
-                  lambda folder: read_recipe(folder / "tiny.toml"), built, temporary=True)  # fmt: skip
+    return Target(
+        "recipe",
+        {"recipes.toml": recipes.toml().encode()},
+        {"recipes.toml": text(toml_file)},
+        lambda folder: read_recipe(folder / "recipes.toml"),
+        built,
+        temporary=True,
+    )
 
 
 # ---------------------------------------------------------------------- small texts
@@ -296,8 +357,13 @@ def maze() -> Target:
         cell = found.free_cells[0]
         return [found.cell_to_xy(cell), found.clearance(found.cell_to_xy(cell)), len(found.path(cell, cell))]
 
-    return Target("maze", {"maze.txt": content}, {"maze.txt": text(maze_file)},
-                  lambda folder: MazeGeometry.parse(folder / "maze.txt"), used)  # fmt: skip
+    return Target(
+        "maze",
+        {"maze.txt": content},
+        {"maze.txt": text(maze_file)},
+        lambda folder: MazeGeometry.parse(folder / "maze.txt"),
+        used,
+    )
 
 
 def results_json() -> Target:
@@ -311,8 +377,13 @@ def results_csv() -> Target:
     one = Result("UMaze", "3-1", 0, "", "base", "return", 1.0, 0.5, 1.5, 4, 0.1, "1", "abc")
     done = Result("UMaze", "3-1", 0, "", *UNIT_DONE, 1.0, 1.0, 1.0, 1, 0.1, "1", "abc")
     files = files_of(lambda folder: append_unit(folder / "r.csv", [one, done], names))
-    return Target("results-csv", files, {"r.csv": text(csv_file)}, lambda folder: read_csv(folder / "r.csv", names),
-                  lambda results: [result.value for result in results])  # fmt: skip
+    return Target(
+        "results-csv",
+        files,
+        {"r.csv": text(csv_file)},
+        lambda folder: read_csv(folder / "r.csv", names),
+        lambda results: [result.value for result in results],
+    )
 
 
 def curves() -> Target:
@@ -322,8 +393,13 @@ def curves() -> Target:
 
 def progress() -> Target:
     content = b"time/total_timesteps,train/loss\n100,0.5\n200,0.25\n300,0.125\n"
-    return Target("progress", {"progress.csv": content}, {"progress.csv": text(csv_file)},
-                  lambda folder: plot_learning_curve(folder), lambda figure: None)  # fmt: skip
+    return Target(
+        "progress",
+        {"progress.csv": content},
+        {"progress.csv": text(csv_file)},
+        lambda folder: plot_learning_curve(folder),
+        lambda figure: None,
+    )
 
 
 def maps() -> Target:
@@ -331,5 +407,10 @@ def maps() -> Target:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, grid=np.zeros((5, 5), np.float16), maximum=np.ones(2))
     mutator: Mutator = partial(several, ((1.0, zip_file), (1.0, anything)))
-    return Target("maps", {"m.npz": buffer.getvalue()}, {"m.npz": mutator},
-                  lambda folder: read_map(folder / "m.npz", unit), lambda drawn: drawn.maximum)  # fmt: skip
+    return Target(
+        "maps",
+        {"m.npz": buffer.getvalue()},
+        {"m.npz": mutator},
+        lambda folder: read_map(folder / "m.npz", unit),
+        lambda drawn: drawn.maximum,
+    )

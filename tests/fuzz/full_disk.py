@@ -50,8 +50,9 @@ def small_disk(folder: Path, n_bytes: int) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "tmpfs", folder], check=True,
-                       capture_output=True)  # fmt: skip
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "tmpfs", folder], check=True, capture_output=True
+        )
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         raise PermissionError(f"no tmpfs can be mounted on {folder}: {error}") from error
     try:

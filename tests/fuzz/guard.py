@@ -23,11 +23,35 @@ from pathlib import Path
 from typing import Any
 
 _FORBIDDEN = (
-    "subprocess.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "pty.spawn", "socket.", "urllib.",
-    "http.client", "ftplib.", "smtplib.", "pickle.find_class", "ctypes.dlopen", "webbrowser.", "os.kill", "exec",
-)  # fmt: skip
-_CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod",
-            "shutil.")  # fmt: skip
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.spawn",
+    "os.posix_spawn",
+    "os.fork",
+    "pty.spawn",
+    "socket.",
+    "urllib.",
+    "http.client",
+    "ftplib.",
+    "smtplib.",
+    "pickle.find_class",
+    "ctypes.dlopen",
+    "webbrowser.",
+    "os.kill",
+    "exec",
+)
+_CHANGES = (
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.symlink",
+    "os.link",
+    "os.truncate",
+    "os.chmod",
+    "shutil.",
+)
 _IN_EVENTS = 0x001 | 0x002 | 0x020 | 0x100 | 0x040  # read, written, opened, made, moved
 _LIBRARY_EXEC = {module.__file__ for module in (collections, dataclasses, inspect, typing)}  # of annotations
 _IN_ISDIR = 0x40000000
@@ -54,8 +78,14 @@ class Guard:
     def __init__(self, folders: Sequence[Path], forbidden: Path) -> None:
         library = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *sys.path]
         self._writable = tuple(map(str, folders))
-        self._readable = (*self._writable, "/proc/", "/dev/null", "/dev/urandom", "/sys/",
-                          *(path for path in library if path and path != str(forbidden)))  # fmt: skip
+        self._readable = (
+            *self._writable,
+            "/proc/",
+            "/dev/null",
+            "/dev/urandom",
+            "/sys/",
+            *(path for path in library if path and path != str(forbidden)),
+        )
         self._forbidden = str(forbidden)
         self._faults: list[str] = []
         self._active = False

@@ -87,14 +87,18 @@ class Report:
         kinds: dict[str, list[Outcome]] = {}
         for outcome in self.failures:
             kinds.setdefault(outcome.verdict, []).append(outcome)
-        return {kind: (min(cases, key=lambda one: (one.mutation.count(";"), len(one.mutation), one.size)), len(cases))
-                for kind, cases in sorted(kinds.items())}  # fmt: skip
+        return {
+            kind: (min(cases, key=lambda one: (one.mutation.count(";"), len(one.mutation), one.size)), len(cases))
+            for kind, cases in sorted(kinds.items())
+        }
 
     def lines(self) -> list[str]:
         """For people: each kind of failure with its smallest case."""
-        return [f"{self.target}: {kind} (× {n}): case {one.number}, {one.size} bytes: {one.mutation!r:.160} -> "
-                f"{one.detail!r:.300}"
-                for kind, (one, n) in self.smallest().items()]  # fmt: skip
+        return [
+            f"{self.target}: {kind} (× {n}): case {one.number}, {one.size} bytes: {one.mutation!r:.160} -> "
+            f"{one.detail!r:.300}"
+            for kind, (one, n) in self.smallest().items()
+        ]
 
 
 def run(target: Target, numbers: Sequence[int], seed: int = 0, again_above: float | None = None) -> Report:

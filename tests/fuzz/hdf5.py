@@ -14,9 +14,22 @@ from fuzz.mutate import Mutation, anything, several
 
 SECRET = 1234.5  # what stands in the file that no link may reach
 _DTYPES: tuple[Any, ...] = (
-    "f2", "f8", ">f4", "i1", "i8", "u8", "c16", "S5", "b1", h5py.string_dtype(), h5py.vlen_dtype("f4"), h5py.ref_dtype,
-    np.dtype([("x", "f4"), ("y", "i4")]), h5py.enum_dtype({"NO": 0, "YES": 1}, basetype="i1"), "O",
-)  # fmt: skip
+    "f2",
+    "f8",
+    ">f4",
+    "i1",
+    "i8",
+    "u8",
+    "c16",
+    "S5",
+    "b1",
+    h5py.string_dtype(),
+    h5py.vlen_dtype("f4"),
+    h5py.ref_dtype,
+    np.dtype([("x", "f4"), ("y", "i4")]),
+    h5py.enum_dtype({"NO": 0, "YES": 1}, basetype="i1"),
+    "O",
+)
 _VALUES = (np.nan, np.inf, -np.inf, 1e38, 1e300, -1.0, 2.0**62, 0.5, 2.0)
 _SHAPES = ((), (0,), (1,), (2,), (10**4, 4), (10**9, 4), (2**40,), (3, 4, 5), (1,) * 30, (2**31, 2**20))
 
@@ -89,9 +102,13 @@ def _value(file: h5py.File, name: str, rng: Rng) -> str:
 def _length(file: h5py.File, name: str, rng: Rng) -> str:
     values = _old(file, name)
     ways: tuple[Callable[[], np.ndarray], ...] = (
-        lambda: values[:-1], lambda: np.concatenate([values, values]), lambda: values[:0], lambda: values.T,
-        lambda: values[..., None], lambda: values.reshape(-1),
-    )  # fmt: skip
+        lambda: values[:-1],
+        lambda: np.concatenate([values, values]),
+        lambda: values[:0],
+        lambda: values.T,
+        lambda: values[..., None],
+        lambda: values.reshape(-1),
+    )
     _replace(file, name, data=pick(rng, ways)())
     return f"{name} has shape {file[name].shape}"
 
@@ -99,8 +116,10 @@ def _length(file: h5py.File, name: str, rng: Rng) -> str:
 def _link(file: h5py.File, name: str, rng: Rng) -> str:
     key = pick(rng, ("observations", "actions", "nowhere"))
     places = ((secret_file(), key), ("../../etc/passwd", "/"), ("/dev/zero", "x"))
-    links = (*(h5py.ExternalLink(*place) for place in places),
-             *(h5py.SoftLink(inner) for inner in ("/nowhere", f"/{name}", "/")))  # fmt: skip
+    links = (
+        *(h5py.ExternalLink(*place) for place in places),
+        *(h5py.SoftLink(inner) for inner in ("/nowhere", f"/{name}", "/")),
+    )
     link = pick(rng, links)
     del file[name]
     file[name] = link
@@ -124,7 +143,7 @@ def _filtered(file: h5py.File, name: str, rng: Rng) -> str:
     values = _old(file, name)
     shape = values.shape or (4,)
     if rng.random() < 0.5:
-        _replace(file, name, data=np.zeros((10**int(rng.integers(5, 8)), *shape[1:2]), "f4"), compression="gzip")
+        _replace(file, name, data=np.zeros((10 ** int(rng.integers(5, 8)), *shape[1:2]), "f4"), compression="gzip")
         return f"{name} has {file[name].shape}, packed small"
     method = pick(rng, ("gzip", "lzf"))
     _replace(file, name, data=np.resize(values, shape), compression=method, chunks=shape, fletcher32=True)
@@ -140,5 +159,17 @@ def _attribute(file: h5py.File, name: str, rng: Rng) -> str:
 
 
 _OPERATIONS: tuple[Callable[[h5py.File, str, Rng], str], ...] = (
-    _gone, _dtype, _dtype, _shape, _shape, _value, _length, _length, _link, _external, _group, _filtered, _attribute,
-)  # fmt: skip
+    _gone,
+    _dtype,
+    _dtype,
+    _shape,
+    _shape,
+    _value,
+    _length,
+    _length,
+    _link,
+    _external,
+    _group,
+    _filtered,
+    _attribute,
+)

@@ -14,19 +14,88 @@ from fuzz.mutate import Mutation, Mutator, anything, several
 from fuzz.texts import json_file
 from fuzz.zips import METHODS, inside, members_of, packed, zeros, zip_file
 
-_GLOBALS = (b"os\nsystem\n", b"builtins\nexec\n", b"torch._utils\n_rebuild_tensor_v2\n", b"collections\nOrderedDict\n",
-            b"numpy.core.multiarray\n_reconstruct\n", b"torch\nFloatStorage\n", b"posixpath\njoin\n")  # fmt: skip
+_GLOBALS = (
+    b"os\nsystem\n",
+    b"builtins\nexec\n",
+    b"torch._utils\n_rebuild_tensor_v2\n",
+    b"collections\nOrderedDict\n",
+    b"numpy.core.multiarray\n_reconstruct\n",
+    b"torch\nFloatStorage\n",
+    b"posixpath\njoin\n",
+)
 _PIECES: tuple[bytes, ...] = (
-    b"N", b"(", b")", b"]", b"}", b"\x88", b"\x89", b"0", b"1", b"2", b"\x94", b"\x94", b"h\x00", b"h\x00", b"h\x01",
-    b"h\x02", b"h\x05", b"\x8c\x01a", b"\x8c\x04data", b"\x93", b"\x93", b"\x85", b"\x86", b"\x86", b"\x87", b"t", b"l",
-    b"d", b"s", b"u", b"a", b"e", b"e", b"R", b"\x81", b"\x92", b"b", b"K\x05", b"J\xff\xff\xff\x7f", b"G" + bytes(8),
-    b"\x8a\x08" + b"\xff" * 8, b"\x8b" + struct.pack("<i", 2**30), b"C\x04abcd", b"B" + struct.pack("<I", 2**31),
-    b"X\x02\x00\x00\x00ab", b"\x8d" + struct.pack("<Q", 2**62), b"\x8e" + struct.pack("<Q", 2**40), b"\x8f", b"\x90",
-    b"\x91", b"\x96\x02" + bytes(7) + b"ab", b"\x97", b"\x98", b"Q", b"P1\n", b"I12\n", b"F1.5\n", b"S'x'\n", b"Vx\n",
-    b"L" + b"9" * 30 + b"L\n", b"i" + _GLOBALS[0], b"q\x00",
-    b"r\xff\xff\xff\x7f", b"p0\n", b"g0\n", b"j\x00\x00\x00\x00",
-    b".", b"\x80\x02", b"\x95" + struct.pack("<Q", 2**40), b"\x82\x01", *(b"c" + name for name in _GLOBALS),
-)  # fmt: skip
+    b"N",
+    b"(",
+    b")",
+    b"]",
+    b"}",
+    b"\x88",
+    b"\x89",
+    b"0",
+    b"1",
+    b"2",
+    b"\x94",
+    b"\x94",
+    b"h\x00",
+    b"h\x00",
+    b"h\x01",
+    b"h\x02",
+    b"h\x05",
+    b"\x8c\x01a",
+    b"\x8c\x04data",
+    b"\x93",
+    b"\x93",
+    b"\x85",
+    b"\x86",
+    b"\x86",
+    b"\x87",
+    b"t",
+    b"l",
+    b"d",
+    b"s",
+    b"u",
+    b"a",
+    b"e",
+    b"e",
+    b"R",
+    b"\x81",
+    b"\x92",
+    b"b",
+    b"K\x05",
+    b"J\xff\xff\xff\x7f",
+    b"G" + bytes(8),
+    b"\x8a\x08" + b"\xff" * 8,
+    b"\x8b" + struct.pack("<i", 2**30),
+    b"C\x04abcd",
+    b"B" + struct.pack("<I", 2**31),
+    b"X\x02\x00\x00\x00ab",
+    b"\x8d" + struct.pack("<Q", 2**62),
+    b"\x8e" + struct.pack("<Q", 2**40),
+    b"\x8f",
+    b"\x90",
+    b"\x91",
+    b"\x96\x02" + bytes(7) + b"ab",
+    b"\x97",
+    b"\x98",
+    b"Q",
+    b"P1\n",
+    b"I12\n",
+    b"F1.5\n",
+    b"S'x'\n",
+    b"Vx\n",
+    b"L" + b"9" * 30 + b"L\n",
+    b"i" + _GLOBALS[0],
+    b"q\x00",
+    b"r\xff\xff\xff\x7f",
+    b"p0\n",
+    b"g0\n",
+    b"j\x00\x00\x00\x00",
+    b".",
+    b"\x80\x02",
+    b"\x95" + struct.pack("<Q", 2**40),
+    b"\x82\x01",
+    *(b"c" + name for name in _GLOBALS),
+)
 
 
 def doubling(piece: bytes, n: int) -> bytes:
@@ -74,8 +143,11 @@ def pickle_file(content: bytes, rng: Rng) -> Mutation:
 
 def _number(content: bytes, rng: Rng) -> Mutation:
     """An argument of an instruction replaced, so that what follows still means what it meant."""
-    known = [(opcode.name, argument, at) for opcode, argument, at in pickletools.genops(content)
-             if opcode.name in ("BININT1", "SHORT_BINUNICODE", "BINFLOAT") and at is not None]  # fmt: skip
+    known = [
+        (opcode.name, argument, at)
+        for opcode, argument, at in pickletools.genops(content)
+        if opcode.name in ("BININT1", "SHORT_BINUNICODE", "BINFLOAT") and at is not None
+    ]
     name, argument, at = pick(rng, known)
     if name == "BININT1":
         value = int(rng.integers(256))
@@ -123,17 +195,23 @@ def _odd(weights: dict[str, object], rng: Rng) -> str:
     old = weights[name]
     shape = old.shape if isinstance(old, torch.Tensor) else (2,)
     makers: dict[str, Callable[[], object]] = {
-        "sparse": lambda: torch.zeros(shape).to_sparse(), "meta": lambda: torch.zeros(shape, device="meta"),
-        "complex": lambda: torch.zeros(shape, dtype=torch.complex64), "float8": lambda: torch.zeros(shape).to(DTYPE8),
-        "bool": lambda: torch.zeros(shape, dtype=torch.bool), "NaN": lambda: torch.full(shape, torch.nan),
+        "sparse": lambda: torch.zeros(shape).to_sparse(),
+        "meta": lambda: torch.zeros(shape, device="meta"),
+        "complex": lambda: torch.zeros(shape, dtype=torch.complex64),
+        "float8": lambda: torch.zeros(shape).to(DTYPE8),
+        "bool": lambda: torch.zeros(shape, dtype=torch.bool),
+        "NaN": lambda: torch.full(shape, torch.nan),
         "quantised": lambda: torch.quantize_per_tensor(torch.zeros(shape), 0.1, 0, torch.quint8),
         "huge": lambda: torch.full(shape, 3e38),
-        "a number": lambda: 3.0, "a list": lambda: [1.0], "nothing": lambda: None,
-        "a parameter": lambda: torch.nn.Parameter(torch.zeros(shape)), "empty": lambda: torch.zeros(0),
+        "a number": lambda: 3.0,
+        "a list": lambda: [1.0],
+        "nothing": lambda: None,
+        "a parameter": lambda: torch.nn.Parameter(torch.zeros(shape)),
+        "empty": lambda: torch.zeros(0),
         "float64": lambda: torch.zeros(shape, dtype=torch.float64),
         "int": lambda: torch.zeros(shape, dtype=torch.int64),
         "transposed": lambda: torch.zeros(shape).T if len(shape) == 2 else torch.zeros(1, *shape),
-    }  # fmt: skip
+    }
     chosen = pick(rng, list(makers))
     weights[name] = makers[chosen]()
     return f"{name} is {chosen}"
@@ -157,8 +235,11 @@ def sb3_file(original: bytes) -> Mutator:
     """For a zip file of Stable-Baselines3, changed anywhere."""
     weights = torch_file(members_of(original)["policy.pth"])
     ways: tuple[tuple[float, Mutator], ...] = (
-        (4.0, inside(weights, "policy.pth")), (1.5, inside(json_file, "data")), (1.5, zip_file), (0.5, anything),
-    )  # fmt: skip
+        (4.0, inside(weights, "policy.pth")),
+        (1.5, inside(json_file, "data")),
+        (1.5, zip_file),
+        (0.5, anything),
+    )
     return lambda content, rng: several(ways, content, rng)
 
 

@@ -14,8 +14,29 @@ from PIL import Image
 from fuzz.hostile import Rng, outside, pick
 from fuzz.mutate import INTERESTING, Mutation, anything, several
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "TGA", "PCX", "SGI", "ICO", "JPEG2000", "DDS", "ICNS",
-           "PDF", "EPS", "IM", "MSP", "SPIDER", "QOI", "AVIF")  # fmt: skip
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "WEBP",
+    "GIF",
+    "TIFF",
+    "PPM",
+    "TGA",
+    "PCX",
+    "SGI",
+    "ICO",
+    "JPEG2000",
+    "DDS",
+    "ICNS",
+    "PDF",
+    "EPS",
+    "IM",
+    "MSP",
+    "SPIDER",
+    "QOI",
+    "AVIF",
+)
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "RGBX", "La")
 _PACKED = b"k\0\0" + zlib.compress(bytes(10**7))
 _SIZES = (0, 1, 7, 100, 20_000, 65_535, 100_000, 2**31 - 1, 2**32 - 1)
@@ -91,15 +112,23 @@ def _shown(content: bytes, rng: Rng) -> Mutation:
 
 def _special(content: bytes, rng: Rng) -> Mutation:
     place = str(outside() / "secret.txt").encode()
-    return pick(rng, (
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9999 9999\n(" + place + b") run\n%%EOF\n", "PostScript"),
-        (b"SIMPLE  =                    T" + b" " * 50 + b"BITPIX  =   8" + b" " * 3000, "a FITS file"),
-        (b"#define x_width 60000\n#define x_height 60000\nstatic char x_bits[] = {\n0x00};", "an XBM of 60000 × 60000"),
-        (b"/* XPM */\nstatic char *x[] = {\"60000 60000 1 1\", \"a c #000000\"", "an XPM"),
-        (b"P6 60000 60000 255\n", "a PPM of 60000 × 60000"), (b"P3\n1 1\n255\n" + b"1 " * 10**5, "a long PPM"),
-        (b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\xff\xff\0\0\xff\xff\0\x08\0\3" + bytes(100), "a PSD"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG"), (b"", "nothing"),
-    ))  # fmt: skip
+    return pick(
+        rng,
+        (
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9999 9999\n(" + place + b") run\n%%EOF\n", "PostScript"),
+            (b"SIMPLE  =                    T" + b" " * 50 + b"BITPIX  =   8" + b" " * 3000, "a FITS file"),
+            (
+                b"#define x_width 60000\n#define x_height 60000\nstatic char x_bits[] = {\n0x00};",
+                "an XBM of 60000 × 60000",
+            ),
+            (b'/* XPM */\nstatic char *x[] = {"60000 60000 1 1", "a c #000000"', "an XPM"),
+            (b"P6 60000 60000 255\n", "a PPM of 60000 × 60000"),
+            (b"P3\n1 1\n255\n" + b"1 " * 10**5, "a long PPM"),
+            (b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\xff\xff\0\0\xff\xff\0\x08\0\3" + bytes(100), "a PSD"),
+            (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG"),
+            (b"", "nothing"),
+        ),
+    )
 
 
 # ---------------------------------------------------------------------- idx

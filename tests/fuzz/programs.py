@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers.pipelines import write_codec, write_ddpm
+from helpers.recipes import ENV_ID, build_zoo, recipe, toml
 from stable_baselines3 import PPO
-from tiny import ENV_ID, build_zoo, recipe, toml
-from tiny_images import write_codec, write_ddpm
 
 import rrpolicy.cli  # noqa: F401  before processes are forked
 from rrpolicy import __main__ as entry
@@ -58,28 +58,93 @@ class Job:
 
 
 def _train(w: Path, out: Path) -> Arguments:
-    return ["train", "--dataset", w / "data", "--recipe", w / "tiny.toml", "--total-timesteps", 120,
-            "--checkpoint-freq", 5, "--out", out, "--no-progress"]  # fmt: skip
+    return [
+        "train",
+        "--dataset",
+        w / "data",
+        "--recipe",
+        w / "tiny.toml",
+        "--total-timesteps",
+        120,
+        "--checkpoint-freq",
+        5,
+        "--out",
+        out,
+        "--no-progress",
+    ]
 
 
 def _extract(w: Path, out: Path) -> Arguments:
-    return ["extract", "--base", BASE, "--expert", EXPERT, "--dataset", w / "data", "--recipe", w / "tiny.toml",
-            "--out", out, "--no-progress"]  # fmt: skip
+    return [
+        "extract",
+        "--base",
+        BASE,
+        "--expert",
+        EXPERT,
+        "--dataset",
+        w / "data",
+        "--recipe",
+        w / "tiny.toml",
+        "--out",
+        out,
+        "--no-progress",
+    ]
 
 
 def _from_training(w: Path, out: Path) -> Arguments:
-    return ["collect", "--from-training", "--env", "Pendulum-v1", "--total-timesteps", N_ROWS, "--checkpoint-freq", 200,
-            "--out", out, "--no-progress"]  # fmt: skip
+    return [
+        "collect",
+        "--from-training",
+        "--env",
+        "Pendulum-v1",
+        "--total-timesteps",
+        N_ROWS,
+        "--checkpoint-freq",
+        200,
+        "--out",
+        out,
+        "--no-progress",
+    ]
 
 
 def _record(w: Path, out: Path) -> Arguments:
-    return ["images", "record", "--base", w / "base", "--expert", w / "expert", "--n-samples", 160, "--n-noisings", 2,
-            "--n-sampling-steps", 3, "--out", out, "--no-progress"]  # fmt: skip
+    return [
+        "images",
+        "record",
+        "--base",
+        w / "base",
+        "--expert",
+        w / "expert",
+        "--n-samples",
+        160,
+        "--n-noisings",
+        2,
+        "--n-sampling-steps",
+        3,
+        "--out",
+        out,
+        "--no-progress",
+    ]
 
 
 def _images_extract(w: Path, out: Path) -> Arguments:
-    return ["images", "extract", "--recording", w / "pairs", "--total-timesteps", 40, "--batch-size", 8, "--width", 8,
-            "--checkpoint-freq", 5, "--out", out, "--no-progress"]  # fmt: skip
+    return [
+        "images",
+        "extract",
+        "--recording",
+        w / "pairs",
+        "--total-timesteps",
+        40,
+        "--batch-size",
+        8,
+        "--width",
+        8,
+        "--checkpoint-freq",
+        5,
+        "--out",
+        out,
+        "--no-progress",
+    ]
 
 
 JOBS = [
@@ -90,24 +155,61 @@ JOBS = [
     Job("collect --from-training", _from_training, ("--resume",), exact=False),
     Job("images record", _record),
     Job("images extract --resume", _images_extract, ("--resume",)),
-    Job("record-video", lambda w, out: ["record-video", BASE, "--n-steps", 40, "--recipe", w / "tiny.toml",
-                                        "--out", out]),
+    Job(
+        "record-video",
+        lambda w, out: ["record-video", BASE, "--n-steps", 40, "--recipe", w / "tiny.toml", "--out", out],
+    ),
     Job("enjoy --out", lambda w, out: ["enjoy", BASE, "--n-episodes", 2, "--out", out, "--no-progress"]),
     Job("plot heat-map", lambda w, out: ["plot", "heat-map", REWARD, "--out", out]),
-    Job("train-on-reward", lambda w, out: ["train-on-reward", "--true-reward", "--env", ENV_ID, "--goal", "3,1",
-                                           "--total-timesteps", 32, "--n-episodes", 1, "--out", out, "--no-progress"],
-        plain=False),
-]  # fmt: skip
+    Job(
+        "train-on-reward",
+        lambda w, out: [
+            "train-on-reward",
+            "--true-reward",
+            "--env",
+            ENV_ID,
+            "--goal",
+            "3,1",
+            "--total-timesteps",
+            32,
+            "--n-episodes",
+            1,
+            "--out",
+            out,
+            "--no-progress",
+        ],
+        plain=False,
+    ),
+]
 MORE = [  # what is killed no differently from one of the above, but fills disks in a way of its own
     Job("plot learning-curve", lambda w, out: ["plot", "learning-curve", w / "run", "--out", out]),
     Job("images sample", lambda w, out: ["images", "sample", "--model", w / "base", "--n", 40, "--out", out]),
-    Job("images score", lambda w, out: ["images", "score", w / "pictures", "--reward", w / "reward", "--out", out,
-                                        "--no-progress"]),
-    Job("images audit", lambda w, out: ["images", "audit", w / "pictures", "--reward", w / "reward", "--out", out,
-                                        "--no-progress"]),
-    Job("demo", lambda w, out: ["demo", "--env", ENV_ID, "--goal", "3,1", "--n-episodes", 1, "--recipe",
-                                w / "tiny.toml", "--out", out, "--no-progress"]),
-]  # fmt: skip
+    Job(
+        "images score",
+        lambda w, out: ["images", "score", w / "pictures", "--reward", w / "reward", "--out", out, "--no-progress"],
+    ),
+    Job(
+        "images audit",
+        lambda w, out: ["images", "audit", w / "pictures", "--reward", w / "reward", "--out", out, "--no-progress"],
+    ),
+    Job(
+        "demo",
+        lambda w, out: [
+            "demo",
+            "--env",
+            ENV_ID,
+            "--goal",
+            "3,1",
+            "--n-episodes",
+            1,
+            "--recipe",
+            w / "tiny.toml",
+            "--out",
+            out,
+            "--no-progress",
+        ],
+    ),
+]
 
 
 # ---------------------------------------------------------------------- the world
@@ -127,8 +229,13 @@ def prepare(folder: Path) -> Path:
         write_ddpm(folder / name, i, channels=4, size=4)
         write_codec(folder / name, shape=[1, 8, 8], unshuffle=2)
     jobs = {job.name: job for job in (*JOBS, *MORE)}
-    for name, out in (("collect", "data"), ("train", "run"), ("images record", "pairs"),
-                      ("images extract --resume", "reward"), ("images sample", "pictures")):  # fmt: skip
+    for name, out in (
+        ("collect", "data"),
+        ("train", "run"),
+        ("images record", "pairs"),
+        ("images extract --resume", "reward"),
+        ("images sample", "pictures"),
+    ):
         done = Forked(jobs[name].arguments(folder, folder / out), folder / "log").wait()
         if done:
             raise RuntimeError(f"{name} ended with {done}: {(folder / 'log').read_text()}")
@@ -221,8 +328,11 @@ def leftovers(folder: Path) -> list[str]:
     """Hidden and temporary files and folders."""
     if not folder.exists():
         return []
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
-                  if path.name.startswith((".", "tmp")) or "unfinished" in path.name)  # fmt: skip
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.name.startswith((".", "tmp")) or "unfinished" in path.name
+    )
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -235,8 +345,14 @@ def content(folder: Path) -> dict[str, Any]:
             found[name] = [row for row in rows if "seconds" not in row["metric"]]
         elif name.endswith("progress.csv"):
             with open(path, newline="") as file:
-                found[name] = [{key: value for key, value in row.items() if "second" not in key and "fps" not in key
-                                and "elapsed" not in key} for row in csv.DictReader(file)]  # fmt: skip
+                found[name] = [
+                    {
+                        key: value
+                        for key, value in row.items()
+                        if "second" not in key and "fps" not in key and "elapsed" not in key
+                    }
+                    for row in csv.DictReader(file)
+                ]
         elif path.suffix == ".hdf5" or path.name == "metadata.json" or "tfevents" in name:
             continue
         else:

@@ -64,5 +64,8 @@ def files_of(write: Callable[[Path], Any]) -> dict[str, bytes]:
     """Everything that a function writes into a folder."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
-        return {path.relative_to(folder).as_posix(): path.read_bytes()
-                for path in sorted(Path(folder).rglob("*")) if path.is_file()}  # fmt: skip
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file()
+        }

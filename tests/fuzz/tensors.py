@@ -24,9 +24,22 @@ from fuzz.zips import members_of, packed, zip_file
 Tensors = dict[str, Tensor]
 VALUES = (math.nan, math.inf, -math.inf, 1e38, -1e38, 1e20, 1e-45, 0.0, -1.0, 2.0**62, 255.0)
 DTYPES = (
-    torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.uint8,
-    torch.bool, torch.int16, torch.int32, torch.int64, torch.complex64, torch.uint16, torch.uint32, torch.uint64,
-)  # fmt: skip
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.complex64,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+)
 _DTYPE_NAMES = ("F8_E4M3", "F8_E5M2", "F4", "F16", "BF16", "F32", "F64", "I8", "U8", "BOOL", "I64", "U64", "C64", "X")
 _SHAPES: tuple[Any, ...] = ([], [0], [-1], [1], [2**62], [2**32, 2**32], [2**31, 2], [1] * 70, [1.5], "1", None)
 
@@ -93,10 +106,15 @@ def _value(tensors: Tensors, name: str, rng: Rng) -> str:
 def _shape(tensors: Tensors, name: str, rng: Rng) -> str:
     tensor = tensors[name]
     ways: tuple[Callable[[], Tensor], ...] = (
-        lambda: tensor.reshape(-1), lambda: tensor[None], lambda: tensor[:-1], lambda: tensor[:0],
-        lambda: tensor.reshape(-1)[0], lambda: tensor.T if tensor.ndim == 2 else tensor[..., None],
-        lambda: torch.cat([tensor, tensor]), lambda: tensor.repeat(1000, *(1,) * max(tensor.ndim - 1, 0))[:5000],
-    )  # fmt: skip
+        lambda: tensor.reshape(-1),
+        lambda: tensor[None],
+        lambda: tensor[:-1],
+        lambda: tensor[:0],
+        lambda: tensor.reshape(-1)[0],
+        lambda: tensor.T if tensor.ndim == 2 else tensor[..., None],
+        lambda: torch.cat([tensor, tensor]),
+        lambda: tensor.repeat(1000, *(1,) * max(tensor.ndim - 1, 0))[:5000],
+    )
     tensors[name] = pick(rng, ways)().contiguous().clone()
     return f"{name} has shape {tuple(tensors[name].shape)}"
 
@@ -130,8 +148,17 @@ def _swapped(tensors: Tensors, name: str, rng: Rng) -> str:
 
 
 _CHANGES: tuple[Callable[[Tensors, str, Rng], str], ...] = (
-    _value, _value, _value, _shape, _shape, _dtype, _missing, _renamed, _more, _swapped,
-)  # fmt: skip
+    _value,
+    _value,
+    _value,
+    _shape,
+    _shape,
+    _dtype,
+    _missing,
+    _renamed,
+    _more,
+    _swapped,
+)
 
 
 # ---------------------------------------------------------------------- archives
@@ -177,8 +204,11 @@ def edited(content: bytes, change: Callable[[dict[str, Any], dict[str, Tensors]]
     members = members_of(content)
     head = {**json.loads(members.pop("config.json")), **parts}
     members["card.json"] = _text(head.pop("card")) if "card" in head else members["card.json"]
-    groups = {name.removesuffix(".safetensors"): dict(safetensors.torch.load(data))
-              for name, data in members.items() if name.endswith(".safetensors")}  # fmt: skip
+    groups = {
+        name.removesuffix(".safetensors"): dict(safetensors.torch.load(data))
+        for name, data in members.items()
+        if name.endswith(".safetensors")
+    }
     change(head["config"], groups)
     stored = {f"{name}.safetensors": safetensors.torch.save(tensors) for name, tensors in groups.items()}
     members = {"card.json": members["card.json"], **stored}

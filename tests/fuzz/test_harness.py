@@ -48,28 +48,31 @@ def endless(path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(("bad", "verdict"), [
-    (lambda path: 2.0, ACCEPTED),
-    (raising(ValueError), REFUSED),
-    (raising(FileNotFoundError), REFUSED),
-    (raising(KeyError), "load: KeyError in no function of the library"),
-    (raising(ValueError, "is damaged"), "load: message that does not name the file"),
-    (raising(ValueError, "{}: " + "x" * 400), "load: message of more than 300 characters"),
-    (raising(ValueError, "{}: \x1b[31m"), "load: message that cannot be printed"),
-    (raising(ValueError, "{}: two\nlines"), "load: message that cannot be printed"),
-    (lambda path: [np.zeros(2), {"a": float("nan")}], "accepted, then not finite"),
-    (wrapped, "load: tried to allocate too much"),
-    (lambda path: float(np.ones(10**8)[0]), "memory"),
-    (lambda path: __import__(EVIL_MODULE), f"touched: import of {EVIL_MODULE}"),
-    (lambda path: open("/etc/passwd").close(), "touched:"),
-    (lambda path: (path.parent.parent / "new").write_text("x"), "touched:"),
-    (lambda path: (path.parent / "new").write_text("x"), ACCEPTED),
-    (lambda path: (outside() / "secret.txt").read_text(), "touched:"),
-    (lambda path: subprocess.run(["true"], check=True), "touched: subprocess.Popen"),
-    (lambda path: socket.create_connection(("127.0.0.1", 9)), "touched:"),
-    (lambda path: os.kill(os.getpid(), signal.SIGKILL), "died of SIGKILL"),
-    (lambda path: os._exit(3), "died of exit 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("bad", "verdict"),
+    [
+        (lambda path: 2.0, ACCEPTED),
+        (raising(ValueError), REFUSED),
+        (raising(FileNotFoundError), REFUSED),
+        (raising(KeyError), "load: KeyError in no function of the library"),
+        (raising(ValueError, "is damaged"), "load: message that does not name the file"),
+        (raising(ValueError, "{}: " + "x" * 400), "load: message of more than 300 characters"),
+        (raising(ValueError, "{}: \x1b[31m"), "load: message that cannot be printed"),
+        (raising(ValueError, "{}: two\nlines"), "load: message that cannot be printed"),
+        (lambda path: [np.zeros(2), {"a": float("nan")}], "accepted, then not finite"),
+        (wrapped, "load: tried to allocate too much"),
+        (lambda path: float(np.ones(10**8)[0]), "memory"),
+        (lambda path: __import__(EVIL_MODULE), f"touched: import of {EVIL_MODULE}"),
+        (lambda path: open("/etc/passwd").close(), "touched:"),
+        (lambda path: (path.parent.parent / "new").write_text("x"), "touched:"),
+        (lambda path: (path.parent / "new").write_text("x"), ACCEPTED),
+        (lambda path: (outside() / "secret.txt").read_text(), "touched:"),
+        (lambda path: subprocess.run(["true"], check=True), "touched: subprocess.Popen"),
+        (lambda path: socket.create_connection(("127.0.0.1", 9)), "touched:"),
+        (lambda path: os.kill(os.getpid(), signal.SIGKILL), "died of SIGKILL"),
+        (lambda path: os._exit(3), "died of exit 3"),
+    ],
+)
 def test_each_fault_of_a_loader_is_seen(bad: Callable[[Path], Any], verdict: str) -> None:
     found = outcome(bad)
     assert found.verdict.startswith(verdict), found

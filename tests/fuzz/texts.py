@@ -98,9 +98,27 @@ def toml_file(content: bytes, rng: Rng) -> Mutation:
 
 
 CELLS = (
-    "", "-1", "nan", "inf", "1e999", "1" * 5000, "x" * 200_000, '"', '"unclosed', "\0", "a\nb", "\x1b[31m", "1,5",
-    "=1+1", "9" * 30, "1.5", "True", "../../x", " 1 ", "1_000",
-)  # fmt: skip
+    "",
+    "-1",
+    "nan",
+    "inf",
+    "1e999",
+    "1" * 5000,
+    "x" * 200_000,
+    '"',
+    '"unclosed',
+    "\0",
+    "a\nb",
+    "\x1b[31m",
+    "1,5",
+    "=1+1",
+    "9" * 30,
+    "1.5",
+    "True",
+    "../../x",
+    " 1 ",
+    "1_000",
+)
 
 
 def csv_file(content: bytes, rng: Rng) -> Mutation:

@@ -14,15 +14,41 @@ from fuzz.mutate import INTERESTING, Mutation, Mutator, anything
 LARGEST = 10**7
 METHODS = {"deflate": zipfile.ZIP_DEFLATED, "bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
 NAMES = (
-    "../evil.json", "/etc/passwd", "C:\\x", "config.json/", "", "a" * 60_000, "data.pkl", "extra.safetensors",
-    "card.json\0.json", "\x1b[31m.json", "é.safetensors", "policy.pth", "weights.safetensors", "CONFIG.JSON",
-)  # fmt: skip
+    "../evil.json",
+    "/etc/passwd",
+    "C:\\x",
+    "config.json/",
+    "",
+    "a" * 60_000,
+    "data.pkl",
+    "extra.safetensors",
+    "card.json\0.json",
+    "\x1b[31m.json",
+    "é.safetensors",
+    "policy.pth",
+    "weights.safetensors",
+    "CONFIG.JSON",
+)
 # offsets of fields in a central directory's entry: version, flags, method, time, crc, sizes, lengths, offset
-_FIELDS = {"flags": (8, "<H"), "method": (10, "<H"), "crc": (16, "<I"), "packed size": (20, "<I"), "size": (24, "<I"),
-           "name's length": (28, "<H"), "extra's length": (30, "<H"), "comment's length": (32, "<H"),
-           "attributes": (38, "<I"), "offset": (42, "<I")}  # fmt: skip
-_END = {"entries": (8, "<H"), "entries in all": (10, "<H"), "directory's size": (12, "<I"),
-        "directory's place": (16, "<I"), "comment's length": (20, "<H")}  # fmt: skip
+_FIELDS = {
+    "flags": (8, "<H"),
+    "method": (10, "<H"),
+    "crc": (16, "<I"),
+    "packed size": (20, "<I"),
+    "size": (24, "<I"),
+    "name's length": (28, "<H"),
+    "extra's length": (30, "<H"),
+    "comment's length": (32, "<H"),
+    "attributes": (38, "<I"),
+    "offset": (42, "<I"),
+}
+_END = {
+    "entries": (8, "<H"),
+    "entries in all": (10, "<H"),
+    "directory's size": (12, "<I"),
+    "directory's place": (16, "<I"),
+    "comment's length": (20, "<H"),
+}
 
 
 def members_of(content: bytes) -> dict[str, bytes]:
@@ -81,7 +107,7 @@ def _bomb(content: bytes, members: dict[str, bytes], rng: Rng) -> Mutation:
     inner = members[name]
     kind = int(rng.integers(3))
     if kind == 0:
-        inner = bytes(10**int(rng.integers(5, 8)))
+        inner = bytes(10 ** int(rng.integers(5, 8)))
     elif kind == 1:
         inner = inner + b" " * 10**7
     else:
@@ -146,5 +172,15 @@ def _member(content: bytes, members: dict[str, bytes], rng: Rng) -> Mutation:
 
 
 _OPERATIONS: tuple[Callable[[bytes, dict[str, bytes], Rng], Mutation], ...] = (
-    _compress, _bomb, _names, _double, _without, _many, _around, _lie, _lie, _member, _member,
-)  # fmt: skip
+    _compress,
+    _bomb,
+    _names,
+    _double,
+    _without,
+    _many,
+    _around,
+    _lie,
+    _lie,
+    _member,
+    _member,
+)

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rrpolicy import zoo
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import RESULTS_FILE, Row, table, write_results
 from rrpolicy.evaluation.plots import DPI, FAINT, INK
@@ -22,9 +22,9 @@ from rrpolicy.experiments.demos.stage import timed
 from rrpolicy.experiments.image_scores import FASHION_MNIST, judged_rows, rho_rows
 from rrpolicy.experiments.runs import clear
 from rrpolicy.images.audit import PAGE_FILE, write_audit
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages, load_images
 from rrpolicy.images.grid import tiled
-from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.training import ImageDiffusion
@@ -45,14 +45,14 @@ class ImagesDemo:
     :param data: folder of real images of the judge's classes; None: Fashion-MNIST where it is installed, else the
         base's own samples are scored, labelled by the judge
     :param n_samples: of each model, all from the same noise
-    :param say: told what happens
+    :param log: told what happens
     """
 
     out: Path
     seed: int = 0
     data: Path | None = None
     n_samples: int = 512
-    say: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
 
     def run(self) -> list[Row]:
         """
@@ -65,81 +65,98 @@ class ImagesDemo:
         """
         if self.n_samples < 1:
             raise ValueError(f"n_samples is {self.n_samples}, it must be at least 1")
-        base, expert, reward, judge = _from_the_zoo()
+        base, expert, reward, classifier = _from_the_zoo()
         card = zoo.info(f"{FASHION_MNIST}/reward")
-        real = self._real_images(judge)
+        real = self._real_images(classifier)
         self.out.mkdir(parents=True, exist_ok=True)
         clear(self.out, PRODUCTS)
-        self.say(f"base, expert, reward and judge from the zoo: {FASHION_MNIST}; seed {self.seed}")
-        self.say(f"the expert has never seen {' and '.join(card['unwanted'])}; their share of samples: {zoo.HARMFUL}")
+        self.log(f"base, expert, reward and judge from the zoo: {FASHION_MNIST}; seed {self.seed}")
+        self.log(f"the expert has never seen {' and '.join(card['unwanted'])}; their share of samples: {zoo.HARMFUL}")
         steered = {f"steered-{scale:g}": (base, {"reward": reward, "scale": scale}) for scale in SCALES}
         models: dict[str, tuple[ImageDiffusion, dict[str, Any]]]
         models = {"base": (base, {}), **steered, "expert": (expert, {})}
-        samples, rows = self._sample(models, judge, card)
+        samples, rows = self._sample(models, classifier, card)
         if real is None:
-            scored, whose = _judged(samples["base"], judge), "samples of the base, labelled by the judge"
+            scored, whose = _judged(samples["base"], classifier), "samples of the base, labelled by the judge"
         else:
             scored, whose = real, "held-out real images"
-        with timed(f"one forward pass on each of {len(scored)} {whose}", self.say):
+        with timed(f"one forward pass on each of {len(scored)} {whose}", self.log):
             rho = reward.predict(scored.images)
         rows += rho_rows(rho, scored, card["unwanted"])
         write_results(rows, self.out)
-        self._show(scored, rho, rows, samples, judge, card["unwanted"])
+        self._show(scored, rho, rows, samples, classifier, card["unwanted"])
         written = ", ".join(sorted(PRODUCTS))
-        self.say(f"\n{table(rows)}\n\nρ has scored {len(scored)} {whose}.\nEverything is in {self.out}: {written}")
+        self.log(f"\n{table(rows)}\n\nρ has scored {len(scored)} {whose}.\nEverything is in {self.out}: {written}")
         return rows
 
     def _sample(
-        self, models: Mapping[str, tuple[ImageDiffusion, Mapping[str, Any]]], judge: ImageJudge, card: Mapping[str, Any]
+        self,
+        models: Mapping[str, tuple[ImageDiffusion, Mapping[str, Any]]],
+        classifier: ImageClassifier,
+        card: Mapping[str, Any],
     ) -> tuple[dict[str, Array], list[Row]]:
         """Samples of every model, with what steers it, from the same noise; what is judged is in ``results.json``."""
         samples: dict[str, Array] = {}
         rows: list[Row] = []
         for name, (model, steering) in models.items():
-            with timed(f"{self.n_samples} samples of {name}", self.say):
+            with timed(f"{self.n_samples} samples of {name}", self.log):
                 samples[name] = sample_images(model, self.n_samples, seed=self.seed, **card["sampling"], **steering)
-            rows += judged_rows(name, samples[name], judge, card["unwanted"])
+            rows += judged_rows(name, samples[name], classifier, card["unwanted"])
             write_results(rows, self.out)
         return samples, rows
 
     def _show(
-        self, scored: LabelledImages, rho: Array, rows: Sequence[Row], samples: Mapping[str, Array], judge: ImageJudge,
+        self,
+        scored: LabelledImages,
+        rho: Array,
+        rows: Sequence[Row],
+        samples: Mapping[str, Array],
+        classifier: ImageClassifier,
         unwanted: Sequence[str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """The audit page and the picture."""
         labels = [scored.class_names[label] for label in scored.labels]
-        with timed("audit page and picture", self.say):
+        with timed("audit page and picture", self.log):
             write_audit(
-                self.out, scored.images, rho, labels=labels, unwanted=sorted(set(unwanted) & set(labels)),
+                self.out,
+                scored.images,
+                rho,
+                labels=labels,
+                unwanted=sorted(set(unwanted) & set(labels)),
                 samples={_called(name): drawn for name, drawn in samples.items()},
                 title="What the expert prefers: Fashion-MNIST",
-            )  # fmt: skip
-            plot_samples(samples, rows, judge, unwanted, self.out / SAMPLES)
+            )
+            plot_samples(samples, rows, classifier, unwanted, self.out / SAMPLES)
 
-    def _real_images(self, judge: ImageJudge) -> LabelledImages | None:
+    def _real_images(self, classifier: ImageClassifier) -> LabelledImages | None:
         """Held-out real images of the judge's classes, some if there are many; None where there are none."""
-        channels, size, _ = judge.codec.image_shape
+        channels, size, _ = classifier.codec.image_shape
         try:
-            found = load_images(self.data, "test", size, channels, judge.class_names)
+            found = load_images(self.data, "test", size, channels, classifier.class_names)
         except FileNotFoundError:
             if self.data is not None:
                 raise
-            self.say("Fashion-MNIST is not installed (Debian's dataset-fashion-mnist, or --data)")
+            self.log("Fashion-MNIST is not installed (Debian's dataset-fashion-mnist, or --data)")
             return None
-        if found.class_names != judge.class_names:
+        if found.class_names != classifier.class_names:
             classes = ", ".join(found.class_names)
-            raise ValueError(f"data has the classes {classes}, the judge has {', '.join(judge.class_names)}")
+            raise ValueError(f"data has the classes {classes}, the judge has {', '.join(classifier.class_names)}")
         chosen = np.random.default_rng(self.seed).permutation(len(found))[:N_SCORED]
         return found.take(np.sort(chosen))
 
 
-def _from_the_zoo() -> tuple[ImageDiffusion, ImageDiffusion, ImageReward, ImageJudge]:
-    base, expert, reward, judge = (zoo.find(f"{FASHION_MNIST}/{name}") for name in NAMES)
-    return ImageDiffusion.load(base), ImageDiffusion.load(expert), ImageReward.load(reward), ImageJudge.load(judge)
+def _from_the_zoo() -> tuple[ImageDiffusion, ImageDiffusion, ImageReward, ImageClassifier]:
+    base, expert, reward, classifier = (zoo.find(f"{FASHION_MNIST}/{name}") for name in NAMES)
+    return (
+        ImageDiffusion.load(base),
+        ImageDiffusion.load(expert),
+        ImageReward.load(reward),
+        ImageClassifier.load(classifier),
+    )
 
 
-def _judged(samples: Array, judge: ImageJudge) -> LabelledImages:
-    return LabelledImages(samples, judge.predict(samples).astype(np.int64), judge.class_names)
+def _judged(samples: Array, classifier: ImageClassifier) -> LabelledImages:
+    return LabelledImages(samples, classifier.predict(samples).astype(np.int64), classifier.class_names)
 
 
 def _called(name: str) -> str:
@@ -148,7 +165,7 @@ def _called(name: str) -> str:
 
 
 def plot_samples(
-    samples: Mapping[str, Array], rows: Sequence[Row], judge: ImageJudge, unwanted: Sequence[str], path: Path
+    samples: Mapping[str, Array], rows: Sequence[Row], classifier: ImageClassifier, unwanted: Sequence[str], path: Path
 ) -> Figure:
     """
     Write the picture: a panel for each model, with its unwanted samples framed.
@@ -162,12 +179,12 @@ def plot_samples(
     figure = Figure(figsize=(3.2 * len(samples), 3.9), layout="constrained")
     for axes, (name, drawn) in zip(figure.subplots(1, len(samples)), samples.items(), strict=True):
         shown = drawn[:N_SHOWN]
-        axes.imshow(tiled(shown, framed=judge.says(shown, unwanted)), interpolation="nearest")
+        axes.imshow(tiled(shown, framed=classifier.says(shown, unwanted)), interpolation="nearest")
         axes.axis("off")
         axes.set_title(f"{_called(name)}: {shares[name]['mean']:.1%} unwanted", fontsize=11, color=INK)
     figure.supxlabel(
         f"equal places start from equal noise; framed: {' or '.join(unwanted)}, says the judge", fontsize=9, color=FAINT
     )
-    with appearing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=DPI, facecolor="white")
     return figure

@@ -39,9 +39,11 @@ def maze_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
     task = with_default_goal(stage.task) if scratch else with_zoo_goal(stage.task)
     n_episodes = stage.n_episodes or N_EPISODES
     stage.clear()
-    stage.say(f"{task.env_id}, goal {zoo.goal_name('cell', task.goal or ())}, seed {stage.seed}\n{task.maze}")
-    data = [experiments.collect_base(task, stage.recipe, stage.seed),
-            experiments.collect_expert(task, stage.recipe, stage.seed)]
+    stage.log(f"{task.env_id}, goal {zoo.goal_name('cell', task.goal or ())}, seed {stage.seed}\n{task.maze}")
+    data = [
+        experiments.collect_base(task, stage.recipe, stage.seed),
+        experiments.collect_expert(task, stage.recipe, stage.seed),
+    ]
     base, expert = _train(stage, task, data) if scratch else _load(stage, task)
     reward, other = _extract(stage, task, base, expert, data)
     reward_map = _map(stage, task, reward)
@@ -61,8 +63,15 @@ def maze_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
         plot_hero(reward_map, shown, envs, stage.out / HERO, task.goal, stage.seed, n_shown, stage.deterministic)
 
     def record(agent: Predictor, path: Path, caption: str) -> VideoInfo:
-        return record_video(agent, task.make, path, seed=stage.seed, deterministic=stage.deterministic,
-                            steps_per_frame=STEPS_PER_FRAME, caption=caption)  # fmt: skip
+        return record_video(
+            agent,
+            task.make,
+            path,
+            seed=stage.seed,
+            deterministic=stage.deterministic,
+            steps_per_frame=STEPS_PER_FRAME,
+            caption=caption,
+        )
 
     stage.film(agents, record)
     stage.finish(rows)
@@ -74,7 +83,7 @@ def maze_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
 
 def _load(stage: Stage, task: Task) -> tuple[DiffusionAgent, DiffusionAgent]:
     base, expert = (f"{task.env_id}/{name}" for name in ("base", zoo.goal_name("expert", task.goal or ())))
-    stage.say(f"base and expert from the zoo: {base}, {expert}")
+    stage.log(f"base and expert from the zoo: {base}, {expert}")
     return zoo.load_agent(base), zoo.load_agent(expert)
 
 
@@ -109,7 +118,7 @@ def _map(stage: Stage, task: Task, reward: RelativeReward) -> RewardMap:
     plot_reward_map(reward_map, task.goal, stage.out / HEAT_MAP, title=f"Extracted reward, {task.env_id}")
     row, column = task.maze.xy_to_rowcol(reward_map.maximum)
     place = "in" if reward_map.same_cell(task.goal) else "not in"
-    stage.say(f"the reward is highest at cell ({row:.2f}, {column:.2f}), {place} the goal's own cell")
+    stage.log(f"the reward is highest at cell ({row:.2f}, {column:.2f}), {place} the goal's own cell")
     return reward_map
 
 
@@ -122,8 +131,11 @@ def with_zoo_goal(task: Task) -> Task:
 
     :raises ValueError: when there is none, naming the goals
     """
-    goals = [tuple(entry["goal"]) for entry in zoo.entries()
-             if entry["environment"] == task.env_id and entry["name"].partition("/")[2].startswith("expert-")]
+    goals = [
+        tuple(entry["goal"])
+        for entry in zoo.entries()
+        if entry["environment"] == task.env_id and entry["name"].partition("/")[2].startswith("expert-")
+    ]
     advice = "pass --from-scratch to train a pair"
     if not goals:
         raise ValueError(f"the zoo has no expert for {task.env_id}; {advice}")

@@ -34,7 +34,7 @@ def robot_demo(stage: Stage) -> list[Row]:
         raise ValueError(f"the demo needs a PointMaze or a robot of the zoo ({has}), env is {env_id!r}")
     n_episodes = stage.n_episodes or N_EPISODES
     stage.clear()
-    stage.say(f"{env_id}, seed {stage.seed}: {', '.join(f'{env_id}/{name}' for name in NAMES)} from the zoo")
+    stage.log(f"{env_id}, seed {stage.seed}: {', '.join(f'{env_id}/{name}' for name in NAMES)} from the zoo")
     base, expert = (zoo.load_agent(f"{env_id}/{name}") for name in ("base", "expert"))
     steered = experiments.steer(base, zoo.load_reward(f"{env_id}/reward"), stage.recipe)
     agents: dict[str, Predictor] = {"base": base, "steered": steered, "expert": expert}
@@ -44,10 +44,12 @@ def robot_demo(stage: Stage) -> list[Row]:
     rows += [row for row in comparisons(results, "base", "expert") if np.isfinite(row["mean"])]
     write_results(rows, stage.out)
     with stage.timed("pictures"):
-        strips = {name: moments(agent, stage.task, WHEN, stage.seed, stage.deterministic)
-                  for name, agent in agents.items()}  # fmt: skip
-        plot_robots(rows, strips, WHEN, stage.out / HERO,
-                    f"{env_id}: scores, and one episode of each (seed {stage.seed})")  # fmt: skip
+        strips = {
+            name: moments(agent, stage.task, WHEN, stage.seed, stage.deterministic) for name, agent in agents.items()
+        }
+        plot_robots(
+            rows, strips, WHEN, stage.out / HERO, f"{env_id}: scores, and one episode of each (seed {stage.seed})"
+        )
 
     def record(agent: Predictor, path: Path, caption: str) -> VideoInfo:
         return film(agent, stage.task, path, stage.seed, stage.deterministic)

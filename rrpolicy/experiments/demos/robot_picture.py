@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.evaluation import Row
 from rrpolicy.evaluation.plots import COLOURS, DPI, FAINT, INK
 from rrpolicy.experiments.locomotion.film import Moment
@@ -44,7 +44,7 @@ def plot_robots(
             if line == 0:
                 axes.set_title(f"{when:.3g} s", fontsize=9, color=FAINT)
     figure.suptitle(title, fontsize=12, color=INK)
-    with appearing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=DPI, facecolor="white")
     return figure
 
@@ -53,12 +53,25 @@ def _draw_scores(axes: Axes, rows: Sequence[Row]) -> None:
     """A dot, its interval and a number for each agent, the first on top, level with its frames."""
     for height, row in enumerate(reversed(rows)):
         colour = COLOURS[row["agent"]]
-        axes.plot((row["ci_low"], row["ci_high"]), (height, height), color=colour, linewidth=6, alpha=0.4,
-                  solid_capstyle="round")  # fmt: skip
+        axes.plot(
+            (row["ci_low"], row["ci_high"]),
+            (height, height),
+            color=colour,
+            linewidth=6,
+            alpha=0.4,
+            solid_capstyle="round",
+        )
         dot: dict[str, Any] = {"marker": "o", "markersize": 11, "markeredgecolor": "white", "zorder": 3}
         axes.plot(row["mean"], height, color=colour, clip_on=False, **dot)
-        axes.annotate(f"{row['mean']:.0f}", (row["mean"], height), xytext=(0, 10), textcoords="offset points",
-                      ha="center", color=INK, fontsize=10)  # fmt: skip
+        axes.annotate(
+            f"{row['mean']:.0f}",
+            (row["mean"], height),
+            xytext=(0, 10),
+            textcoords="offset points",
+            ha="center",
+            color=INK,
+            fontsize=10,
+        )
     names = [CALLED.get(row["agent"], str(row["agent"])) for row in reversed(rows)]
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(-0.5, len(rows) - 0.5)

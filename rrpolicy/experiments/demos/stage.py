@@ -13,7 +13,7 @@ import gymnasium as gym
 
 from rrpolicy import experiments
 from rrpolicy.common.typing import Predictor
-from rrpolicy.evaluation import RESULTS_FILE, Evaluation, Row, evaluate_policy, table, write_results
+from rrpolicy.evaluation import RESULTS_FILE, Evaluation, Row, evaluate, table, write_results
 from rrpolicy.experiments import Recipe, Task
 from rrpolicy.experiments.runs import clear
 
@@ -33,7 +33,7 @@ class Stage:
     :param seed: of data, training and episodes
     :param n_episodes: for each agent, seed-matched; None: as many as suit the environment
     :param progress_bar: show them
-    :param say: told what happens
+    :param log: told what happens
     """
 
     task: Task
@@ -42,7 +42,7 @@ class Stage:
     seed: int = 0
     n_episodes: int | None = None
     progress_bar: bool = False
-    say: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
 
     @property
     def deterministic(self) -> bool:
@@ -69,7 +69,7 @@ class Stage:
         results: dict[str, Evaluation] = {}
         for name, agent in agents.items():
             with self.timed(f"{n_episodes} episodes of {name}"):
-                results[name] = evaluate_policy(agent, envs, seed=self.seed, progress_bar=self.progress_bar, **settings)
+                results[name] = evaluate(agent, envs, seed=self.seed, progress_bar=self.progress_bar, **settings)
             write_results(results[name].rows(name), self.out)
         return results
 
@@ -79,21 +79,21 @@ class Stage:
         """
         with self.timed("videos"):
             infos = [record(agent, self.out / f"{name}.mp4", name) for name, agent in agents.items()]
-        self.say(f"drawn by: {', '.join(sorted({info.renderer for info in infos}))} (needs no OpenGL)")
+        self.log(f"drawn by: {', '.join(sorted({info.renderer for info in infos}))} (needs no OpenGL)")
 
     def finish(self, rows: Sequence[Row]) -> None:
         """Say what came out and where it is."""
         written = sorted(name for name in PRODUCTS if (self.out / name).exists())
-        self.say(f"\n{table(rows)}\n\nEverything is in {self.out}: {', '.join(written)}")
+        self.log(f"\n{table(rows)}\n\nEverything is in {self.out}: {', '.join(written)}")
 
     def timed(self, what: str) -> AbstractContextManager[None]:
         """Say how long a step took, if it came to its end."""
-        return timed(what, self.say)
+        return timed(what, self.log)
 
 
 @contextmanager
-def timed(what: str, say: Callable[[str], None]) -> Iterator[None]:
+def timed(what: str, log: Callable[[str], None]) -> Iterator[None]:
     """Say how long a step took, if it came to its end."""
     wall, cpu = time.perf_counter(), time.process_time()
     yield
-    say(f"{what}: {time.perf_counter() - wall:.1f} s ({time.process_time() - cpu:.1f} CPU-seconds)")
+    log(f"{what}: {time.perf_counter() - wall:.1f} s ({time.process_time() - cpu:.1f} CPU-seconds)")

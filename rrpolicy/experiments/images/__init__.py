@@ -9,17 +9,17 @@ from rrpolicy.experiments.images.figures import draw
 from rrpolicy.experiments.images.summary import summary
 from rrpolicy.experiments.images.units import CASES, CONTROL, Unit, select, with_pairs
 from rrpolicy.experiments.images.variants import MAIN, VARIANTS, Variant, variant_named
-from rrpolicy.experiments.images.workshop import Workshop
+from rrpolicy.experiments.images.workshop import ArtifactStore
 
 __all__ = [
     "CASES",
     "CONTROL",
     "MAIN",
     "VARIANTS",
+    "ArtifactStore",
     "ImageExperiment",
     "Unit",
     "Variant",
-    "Workshop",
     "draw",
     "read_results",
     "reproduction",

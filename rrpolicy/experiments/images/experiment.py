@@ -10,8 +10,8 @@ from rrpolicy.experiments.images.figures import draw_samples, sheet_path
 from rrpolicy.experiments.images.measures import measure_unit, sample_sheet
 from rrpolicy.experiments.images.units import Unit
 from rrpolicy.experiments.images.variants import MAIN, Variant
-from rrpolicy.experiments.images.workshop import Workshop
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.images.workshop import ArtifactStore
+from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.experiments.results import Result, read_csv
 from rrpolicy.experiments.runner import Reproduction
 from rrpolicy.experiments.store import digest
@@ -38,7 +38,7 @@ class ImageExperiment:
         self.variant = variant.name
         self._digest = digest([recipe, None if data is None else str(data.resolve())])
         self._out = out
-        self._shop = Workshop(work, recipe, data)
+        self._shop = ArtifactStore(work, recipe, data)
 
     def digest(self, unit: Unit) -> str:
         """Of the one recipe and the images."""
@@ -48,13 +48,13 @@ class ImageExperiment:
         """Whether another process is at the unit's base."""
         return self._shop.base_is_being_made(unit.seed)
 
-    def measure(self, unit: Unit, say: Say) -> Ledger:
+    def measure(self, unit: Unit, log: Log) -> Recorder:
         """Everything that is reported of a unit."""
-        ledger = measure_unit(self._shop, unit, say)
+        recorder = measure_unit(self._shop, unit, log)
         if not self.variant:
-            say("drawing samples")
+            log("drawing samples")
             draw_samples(sample_sheet(self._shop, unit, N_SHOWN), sheet_path(self._out, unit))
-        return ledger
+        return recorder
 
 
 def reproduction(
@@ -65,7 +65,7 @@ def reproduction(
     data: Path | None = None,
     variant: Variant = MAIN,
     progress_bar: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Reproduction[Unit]:
     """
     A run of the image experiment.
@@ -77,9 +77,9 @@ def reproduction(
     :param data: folder of images; None for Fashion-MNIST where Debian puts it
     :param variant: ablation
     :param progress_bar: show one
-    :param say: told what happens
+    :param log: told what happens
     """
-    return Reproduction(units, ImageExperiment(recipe, out, work, data, variant), out, work, progress_bar, say)
+    return Reproduction(units, ImageExperiment(recipe, out, work, data, variant), out, work, progress_bar, log)
 
 
 def read_results(path: Path) -> list[Result]:

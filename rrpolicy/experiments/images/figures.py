@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation.plots import COLOURS, DPI, FAINT, INK, OTHERS
 from rrpolicy.experiments.images.summary import (
@@ -94,8 +94,9 @@ def classes(results: Sequence[Result]) -> Figure:
         axes.set_yticks(range(len(means)), list(reversed(means)))
         if axes is not panels[0]:
             axes.tick_params(labelleft=False)
-        axes.set_title("nothing removed" if task == CONTROL else f"without {' and '.join(removed)}", fontsize=10,
-                       color=INK)  # fmt: skip
+        axes.set_title(
+            "nothing removed" if task == CONTROL else f"without {' and '.join(removed)}", fontsize=10, color=INK
+        )
         axes.set_xlabel("mean ρ, nats", fontsize=9, color=FAINT)
         _light(axes, "x")
     figure.suptitle("ρ of clean held-out images: removed classes in orange, ±1 nat in grey", fontsize=10, color=INK)
@@ -114,8 +115,15 @@ def samples(results: Sequence[Result]) -> Figure:
                 mean = float(np.mean([one.value for one in own]))
                 axes.bar(place, mean, color=_BARS[agent], alpha=0.55, width=0.7)
                 top = max(mean, *(one.ci_high for one in own))
-                axes.annotate(f"{mean:.3f}", (place, top), xytext=(0, 3), textcoords="offset points", ha="center",
-                              fontsize=8, color=INK)  # fmt: skip
+                axes.annotate(
+                    f"{mean:.3f}",
+                    (place, top),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                    color=INK,
+                )
             for shift, one in zip(np.linspace(-0.2, 0.2, len(own)), own, strict=True):
                 axes.plot([place + shift] * 2, (one.ci_low, one.ci_high), color=_BARS[agent], linewidth=1.5)
                 axes.plot(place + shift, one.value, marker="o", markersize=4, color=_BARS[agent])
@@ -163,6 +171,6 @@ def _light(axes: Axes, grid: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    with appearing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=DPI, facecolor="white")
     return path

@@ -17,12 +17,12 @@ from rrpolicy.evaluation import Row, result_row
 from rrpolicy.experiments import Recipe, section
 from rrpolicy.experiments.image_scores import estimate_row
 from rrpolicy.experiments.images.units import Pair, Unit, pair_text, pairs_of
-from rrpolicy.experiments.images.workshop import PARTS, Workshop
+from rrpolicy.experiments.images.workshop import PARTS, ArtifactStore
 from rrpolicy.experiments.recipes import build
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.recorder import Log, Recorder
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.grid import tiled
-from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.metrics import auroc, brightness, elbo_difference, label_means, share
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
@@ -30,23 +30,23 @@ from rrpolicy.images.sampling import sample_images
 STEERED_SEED = 2000  # is added to the unit's: steered samples come from other noise than those ρ was extracted at
 
 
-def measure_unit(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+def measure_unit(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
     """Models, samples, reward, and everything that is reported of them."""
-    ledger = Ledger(say)
-    ledger.begin("images")
-    asked = Questions(shop, unit)
+    recorder = Recorder(log)
+    recorder.start("images")
+    asked = Questions(store, unit)
     asked.check()
     makers: dict[str, Callable[[], tuple[object, float]]] = {
-        "base": lambda: shop.base(unit.seed),
-        "expert": lambda: shop.expert(unit),
-        "base-samples": lambda: shop.samples(unit, "base"),
-        "expert-samples": lambda: shop.samples(unit, "expert"),
-        "rho": lambda: shop.reward(unit),
-        "judge": shop.judge,
+        "base": lambda: store.base(unit.seed),
+        "expert": lambda: store.expert(unit),
+        "base-samples": lambda: store.samples(unit, "base"),
+        "expert-samples": lambda: store.samples(unit, "expert"),
+        "rho": lambda: store.reward(unit),
+        "judge": store.classifier,
     }
     for name, make in makers.items():
-        ledger.begin(f"making {name}")
-        ledger.add_times(**{name: make()[1]})
+        recorder.start(f"making {name}")
+        recorder.times(**{name: make()[1]})
     for what, rows in (
         ("ranking images", asked.ranking),
         ("look-alikes", asked.lookalikes),
@@ -55,13 +55,13 @@ def measure_unit(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Le
         ("the judge", asked.judged_images),
         ("samples", asked.own_samples),
     ):
-        ledger.begin(what)
-        ledger.add(rows())
+        recorder.start(what)
+        recorder.rows(rows())
     for scale in asked.options.scales:
-        ledger.begin(f"samples steered at scale {scale:g}")
-        ledger.add(asked.steered_samples(scale))
-    ledger.close()
-    return ledger
+        recorder.start(f"samples steered at scale {scale:g}")
+        recorder.rows(asked.steered_samples(scale))
+    recorder.done()
+    return recorder
 
 
 @dataclass(frozen=True)
@@ -97,31 +97,31 @@ class Questions:
     """
     What is asked about a unit; every answer is a list of rows.
 
-    :param shop: of the experiment
+    :param store: of the experiment
     :param unit: whose models, reward and seed
     """
 
-    shop: Workshop
+    store: ArtifactStore
     unit: Unit
 
     @cached_property
     def options(self) -> Options:
-        return Options.of(self.shop.recipe)
+        return Options.of(self.store.recipe)
 
     @cached_property
     def images(self) -> LabelledImages:
         """Held-out real images in a random order, drawn by the unit's seed."""
-        everything = self.shop.test_images()
+        everything = self.store.test_images()
         order = np.random.default_rng(self.unit.seed).permutation(len(everything))
         return everything.take(order[: self.options.n_test])
 
     @cached_property
     def reward(self) -> ImageReward:
-        return self.shop.reward(self.unit)[0]
+        return self.store.reward(self.unit)[0]
 
     @cached_property
-    def judge(self) -> ImageJudge:
-        return self.shop.judge()[0]
+    def classifier(self) -> ImageClassifier:
+        return self.store.classifier()[0]
 
     @cached_property
     def rho(self) -> Array:
@@ -133,7 +133,7 @@ class Questions:
         """What a metric's name ends with, and the classes that should score low."""
         if self.unit.removed:
             return {"": self.unit.removed}
-        return {f"_{pair_text(pair)}": pair for pair in pairs_of(self.shop.recipe)}
+        return {f"_{pair_text(pair)}": pair for pair in pairs_of(self.store.recipe)}
 
     def check(self) -> None:
         """
@@ -169,15 +169,15 @@ class Questions:
     def baselines(self) -> list[Row]:
         """Brightness, in both directions, and ρ before its extraction."""
         bright = brightness(self.images.images)
-        untrained = self.shop.untrained(self.unit).predict(self.images.images)
+        untrained = self.store.untrained(self.unit).predict(self.images.images)
         rows = self._aurocs("brightness", "auroc", bright) + self._aurocs("brightness", "auroc_reversed", -bright)
         return rows + self._aurocs("untrained", "auroc", untrained)
 
     def bounds(self) -> list[Row]:
         """The difference of the two models' likelihood bounds for some of the images, and ρ's order of the same."""
         few, n_draws = slice(self.options.n_elbo), self.options.n_elbo_draws
-        base, expert = self.shop.base(self.unit.seed)[0], self.shop.expert(self.unit)[0]
-        events = self.shop.codec.encode(self.images.images[few])
+        base, expert = self.store.base(self.unit.seed)[0], self.store.expert(self.unit)[0]
+        events = self.store.codec.encode(self.images.images[few])
         difference = elbo_difference(base, expert, events, n_draws, seed=self.unit.seed)
         stayed = ~self.images.mask(self.unit.removed)[few]
         return [
@@ -188,14 +188,14 @@ class Questions:
 
     def judged_images(self) -> list[Row]:
         """How often the judge is right about real images."""
-        right = self.judge.predict(self.images.images) == self.images.labels
+        right = self.classifier.predict(self.images.images) == self.images.labels
         return [estimate_row("judge", "accuracy", share(right))]
 
     # ------------------------------------------------------------------ samples
 
     def own_samples(self) -> list[Row]:
         """What base and expert make on their own."""
-        made = {part: self.shop.codec.decode(self.shop.samples(self.unit, part)[0]) for part in PARTS}
+        made = {part: self.store.codec.decode(self.store.samples(self.unit, part)[0]) for part in PARTS}
         return [row for part, images in made.items() for row in self._judged(part, images)]
 
     def steered_samples(self, scale: float) -> list[Row]:
@@ -204,14 +204,14 @@ class Questions:
 
         :param scale: strength
         """
-        images = steered_images(self.shop, self.unit, scale, self.options.n_steered)
+        images = steered_images(self.store, self.unit, scale, self.options.n_steered)
         return self._judged(f"steered-{scale:g}", images)
 
     def _judged(self, agent: str, images: Array) -> list[Row]:
         """Shares of removed classes, and how sure the judge is: of all, and where it sees a class that stayed."""
-        harmful = {suffix: self.judge.says(images, names) for suffix, names in self.harmful.items()}
+        harmful = {suffix: self.classifier.says(images, names) for suffix, names in self.harmful.items()}
         rows = [estimate_row(agent, f"harmful_share{suffix}", share(shown)) for suffix, shown in harmful.items()]
-        sure = self.judge.probabilities(images).max(axis=1)
+        sure = self.classifier.probabilities(images).max(axis=1)
         rows.append(result_row(agent, "judge_confidence", sure))
         if self.unit.removed and not harmful[""].all():
             rows.append(result_row(agent, "judge_confidence_stayed", sure[~harmful[""]]))
@@ -220,7 +220,7 @@ class Questions:
     # ------------------------------------------------------------------ pieces
 
     def _lookalikes_of(self, name: str) -> list[str]:
-        others = self.shop.recipe.get("lookalikes", {}).get(name, [])
+        others = self.store.recipe.get("lookalikes", {}).get(name, [])
         return [other for other in others if other not in self.unit.removed]
 
     def _aurocs(self, agent: str, metric: str, scores: Array) -> list[Row]:
@@ -232,29 +232,35 @@ class Questions:
         return rows
 
 
-def steered_images(shop: Workshop, unit: Unit, scale: float, n: int) -> Array:
+def steered_images(store: ArtifactStore, unit: Unit, scale: float, n: int) -> Array:
     """
     Images uint8 (n, H, W, C) of the unit's base, steered by its reward.
 
     :param scale: strength; 0 is the base itself
     """
-    return sample_images(shop.base(unit.seed)[0], n, reward=shop.reward(unit)[0], scale=scale,
-                         seed=unit.seed + STEERED_SEED, **shop.sampling)  # fmt: skip
+    return sample_images(
+        store.base(unit.seed)[0],
+        n,
+        reward=store.reward(unit)[0],
+        scale=scale,
+        seed=unit.seed + STEERED_SEED,
+        **store.sampling,
+    )
 
 
-def sample_sheet(shop: Workshop, unit: Unit, n: int) -> dict[str, Array]:
+def sample_sheet(store: ArtifactStore, unit: Unit, n: int) -> dict[str, Array]:
     """
     Samples of base, expert and steered base that begin with the same noise, each as one picture.
 
     :param n: samples of each
     :return: who made them -> grid uint8 (h, w, 3), with a frame around what the judge puts into the removed classes
     """
-    options, seed = Options.of(shop.recipe), unit.seed + STEERED_SEED
-    made = {"base": steered_images(shop, unit, 0.0, n)}
-    made |= {f"steered, scale {scale:g}": steered_images(shop, unit, scale, n) for scale in options.scales}
-    made["expert"] = sample_images(shop.expert(unit)[0], n, seed=seed, **shop.sampling)
-    judge = shop.judge()[0]
-    return {name: tiled(images, framed=judge.says(images, unit.removed)) for name, images in made.items()}
+    options, seed = Options.of(store.recipe), unit.seed + STEERED_SEED
+    made = {"base": steered_images(store, unit, 0.0, n)}
+    made |= {f"steered, scale {scale:g}": steered_images(store, unit, scale, n) for scale in options.scales}
+    made["expert"] = sample_images(store.expert(unit)[0], n, seed=seed, **store.sampling)
+    classifier = store.classifier()[0]
+    return {name: tiled(images, framed=classifier.says(images, unit.removed)) for name, images in made.items()}
 
 
 def _auroc_row(agent: str, metric: str, scores: Array, harmless: Array) -> list[Row]:

@@ -88,8 +88,13 @@ def _lookalikes(results: Sequence[Result]) -> list[float]:
 
 
 def _class_values(results: Sequence[Result], removed: bool) -> list[float]:
-    return [one.value for one in of_pairs(results) if one.agent == "rho" and one.metric.startswith(_MEAN)
-            and (one.metric.removeprefix(_MEAN) in removed_from(one.task)) == removed]  # fmt: skip
+    return [
+        one.value
+        for one in of_pairs(results)
+        if one.agent == "rho"
+        and one.metric.startswith(_MEAN)
+        and (one.metric.removeprefix(_MEAN) in removed_from(one.task)) == removed
+    ]
 
 
 def _removed(results: Sequence[Result]) -> list[float]:
@@ -107,9 +112,14 @@ def _off_their_mean(results: Sequence[Result]) -> list[float]:
 
 
 def _control(results: Sequence[Result]) -> list[float]:
-    return [one.value for one in of_control(results)
-            if one.agent == "rho" and one.metric.startswith("auroc_") and not _LEVEL.fullmatch(one.metric)
-            and not one.metric.startswith(ELBO[1])]  # fmt: skip
+    return [
+        one.value
+        for one in of_control(results)
+        if one.agent == "rho"
+        and one.metric.startswith("auroc_")
+        and not _LEVEL.fullmatch(one.metric)
+        and not one.metric.startswith(ELBO[1])
+    ]
 
 
 def _beyond(first: Key, *others: Key) -> Values:
@@ -142,8 +152,12 @@ def _high(value: float) -> float:
 
 def _confidence(agent: str, reference: str, metric: str = CONFIDENCE) -> Aim:
     scale, of = agent.removeprefix("steered-"), " of classes that stayed" if metric == OF_STAYED else ""
-    return Aim(f"judge's confidence in samples{of} at scale {scale}, minus that in the {reference}'s", "within .03",
-               _beyond((agent, metric), (reference, metric)), abs)  # fmt: skip
+    return Aim(
+        f"judge's confidence in samples{of} at scale {scale}, minus that in the {reference}'s",
+        "within .03",
+        _beyond((agent, metric), (reference, metric)),
+        abs,
+    )
 
 
 AIMS: tuple[Aim, ...] = (
@@ -156,13 +170,17 @@ AIMS: tuple[Aim, ...] = (
     Aim("AUROC of the control", ".4 to .6", _control, lambda value: abs(value - 0.5)),
     Aim("AUROC minus that of brightness, the better way round", "clearly above 0", _beyond(AUROC, *BRIGHTNESS), _low),
     Aim("AUROC minus that of the difference of bounds, same images", "≥ −.01", _beyond(ELBO, ("elbo", "auroc")), _low),
-    Aim("harmful samples at scale 1, minus the expert's", "within .02",
-        _beyond(("steered-1", HARMFUL), ("expert", HARMFUL)), abs),
+    Aim(
+        "harmful samples at scale 1, minus the expert's",
+        "within .02",
+        _beyond(("steered-1", HARMFUL), ("expert", HARMFUL)),
+        abs,
+    ),
     Aim("harmful samples at scale 2, in parts of the base's", "≤ .1", _ratio, _high),
     *(_confidence(agent, reference) for agent in ("steered-1", "steered-2") for reference in ("base", "expert")),
     *(_confidence(agent, "base", OF_STAYED) for agent in ("steered-1", "steered-2")),
     Aim("CPU-minutes of everything", "≤ 90", _minutes, _high, 0),
-)  # fmt: skip
+)
 
 
 # ---------------------------------------------------------------------- everything
@@ -198,13 +216,20 @@ def samples_table(results: Sequence[Result]) -> str:
     """
     lines = []
     for task, case, group in groups(of_pairs(results)):
-        harmful, sure = ([_mean(values_of(group, (agent, metric)), 3) for agent in AGENTS]
-                         for metric in (HARMFUL, CONFIDENCE))  # fmt: skip
+        harmful, sure = (
+            [_mean(values_of(group, (agent, metric)), 3) for agent in AGENTS] for metric in (HARMFUL, CONFIDENCE)
+        )
         accuracy = _mean(values_of(group, ("judge", "accuracy")), 3)
         lines.append([task, case, *harmful, " / ".join(sure), accuracy, _seeds(group)])
     names = [agent.replace("steered-", "steered × ") for agent in AGENTS]
-    heading = ["removed", "expert", *(f"harmful: {name}" for name in names), f"confidence: {' / '.join(names)}",
-               "judge is right", "seeds"]  # fmt: skip
+    heading = [
+        "removed",
+        "expert",
+        *(f"harmful: {name}" for name in names),
+        f"confidence: {' / '.join(names)}",
+        "judge is right",
+        "seeds",
+    ]
     return markdown(heading, lines) if lines else ""
 
 
@@ -219,8 +244,15 @@ def classes_table(results: Sequence[Result]) -> str:
     lines = []
     for name in names:
         cells = [_mean(means[task].get(name, []), 2) for task in tasks]
-        lines.append([name, *(f"**{cell}**" if name in removed_from(task) else cell
-                              for cell, task in zip(cells, tasks, strict=True))])  # fmt: skip
+        lines.append(
+            [
+                name,
+                *(
+                    f"**{cell}**" if name in removed_from(task) else cell
+                    for cell, task in zip(cells, tasks, strict=True)
+                ),
+            ]
+        )
     return markdown(["mean ρ, nats", *(f"removed: {task}" for task in tasks)], lines) if lines else ""
 
 
@@ -277,8 +309,11 @@ def tasks_of(results: Sequence[Result]) -> list[str]:
 
 def groups(results: Sequence[Result]) -> list[tuple[str, str, list[Result]]]:
     """Results of each task and kind of expert that has any."""
-    found = ((task, case, [one for one in results if (one.task, one.case) == (task, case)])
-             for task in tasks_of(results) for case in CASES)  # fmt: skip
+    found = (
+        (task, case, [one for one in results if (one.task, one.case) == (task, case)])
+        for task in tasks_of(results)
+        for case in CASES
+    )
     return [(task, case, group) for task, case, group in found if group]
 
 

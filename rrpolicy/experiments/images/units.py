@@ -100,6 +100,11 @@ def select(
     few = 1 if quick else None
     pairs = pairs or [*[name for name in known if name != CONTROL][:few], CONTROL]
     cases, seeds = cases or list(CASES)[:few], seeds or SEEDS[:few]
-    units = (Unit(known[pair], case, seed) for seed in seeds for pair in pairs for case in cases
-             if pair != CONTROL or case == FINE_TUNED)  # fmt: skip
+    units = (
+        Unit(known[pair], case, seed)
+        for seed in seeds
+        for pair in pairs
+        for case in cases
+        if pair != CONTROL or case == FINE_TUNED
+    )
     return list(dict.fromkeys(units))

@@ -17,12 +17,12 @@ from rrpolicy.experiments import Recipe, section, total_timesteps
 from rrpolicy.experiments.images.samples import Samples
 from rrpolicy.experiments.images.units import FINE_TUNED, Unit
 from rrpolicy.experiments.recipes import build, without_steps
-from rrpolicy.experiments.store import Kept, being_made, digest, kept
+from rrpolicy.experiments.store import Kept, being_made, digest, load_or_create
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import SIZE, LabelledImages, Split, load_images
-from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.images.rounds import pairs_where_steered
+from rrpolicy.images.rounds import on_policy_targets
 from rrpolicy.images.sampling import sample_events
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.extractor import RewardExtractor
@@ -42,7 +42,7 @@ _SECTIONS: dict[str, tuple[str, ...]] = {  # of the recipe, by which archives ar
 
 
 @dataclass
-class Workshop:
+class ArtifactStore:
     """
     What is trained, drawn and extracted for the units, each made once and kept in a folder.
 
@@ -87,7 +87,7 @@ class Workshop:
         def make() -> ImageDiffusion:
             return self._trained(self._new_model("base", seed), "base", self.train_images())
 
-        return self._kept(self._base_path(seed), make, ImageDiffusion.load)
+        return self._load_or_create(self._base_path(seed), make, ImageDiffusion.load)
 
     def base_is_being_made(self, seed: int) -> bool:
         """Whether another process is at it."""
@@ -105,19 +105,25 @@ class Workshop:
             changes = without_steps(section(self.recipe, name))
             return self._trained(build(start.fine_tuned, name, seed=seed, **changes), name, images)
 
-        return self._kept(self._path(unit.name, "expert", _SECTIONS[unit.case]), make, ImageDiffusion.load)
+        return self._load_or_create(self._path(unit.name, "expert", _SECTIONS[unit.case]), make, ImageDiffusion.load)
 
-    def judge(self) -> tuple[ImageJudge, float]:
+    def classifier(self) -> tuple[ImageClassifier, float]:
         """The one classifier that counts what samples show, and its CPU-seconds."""
 
-        def make() -> ImageJudge:
+        def make() -> ImageClassifier:
             images = self.train_images()
             values = without_steps(section(self.recipe, "judge"))
-            judge = build(ImageJudge, "judge", shape=self.codec.image_shape, class_names=images.class_names,
-                          seed=JUDGE_SEED, **values)  # fmt: skip
-            return judge.learn(images, total_timesteps(self.recipe, "judge"), log_interval=0)
+            classifier = build(
+                ImageClassifier,
+                "judge",
+                shape=self.codec.image_shape,
+                class_names=images.class_names,
+                seed=JUDGE_SEED,
+                **values,
+            )
+            return classifier.learn(images, total_timesteps(self.recipe, "judge"), log_interval=0)
 
-        return self._kept(self._path("judge", "judge", _SECTIONS["judge"]), make, ImageJudge.load)
+        return self._load_or_create(self._path("judge", "judge", _SECTIONS["judge"]), make, ImageClassifier.load)
 
     # ------------------------------------------------------------------ samples and rewards
 
@@ -139,7 +145,7 @@ class Workshop:
             seed = unit.seed + (0 if of_base else EXPERT_SEED)
             return Samples(build(sample_events, "samples", model=model, seed=seed, **section(self.recipe, "samples")))
 
-        made, seconds = self._kept(path, make, Samples.load)
+        made, seconds = self._load_or_create(path, make, Samples.load)
         return made.events, seconds
 
     def reward(self, unit: Unit) -> tuple[ImageReward, float]:
@@ -154,7 +160,7 @@ class Workshop:
             extractor = self._extractor(unit)
             extractor.learn(events, total_timesteps(self.recipe, "extraction"), log_interval=0)
             if "rounds" in self.recipe:
-                pairs = self._pairs_where_steered(unit, extractor)
+                pairs = self._on_policy_targets(unit, extractor)
                 steps = total_timesteps(self.recipe, "rounds")
                 extractor.learn(events, steps, log_interval=0, reset_num_timesteps=False, pairs=pairs)
             return ImageReward(extractor.reward, self.codec, in_nats=extractor.value_coef > 0)
@@ -162,9 +168,9 @@ class Workshop:
         # an expert from scratch does not depend on the base's section, its reward does
         parts = (*dict.fromkeys((*_SECTIONS["base"], *_SECTIONS[unit.case])), "samples", "extraction")
         parts += ("rounds",) if "rounds" in self.recipe else ()
-        reward, seconds = self._kept(self._path(unit.name, "reward", parts), make, ImageReward.load)
+        reward, seconds = self._load_or_create(self._path(unit.name, "reward", parts), make, ImageReward.load)
         if reward.in_nats:
-            reward = reward.with_zero_between(*(self.codec.decode(self.samples(unit, part)[0]) for part in PARTS))
+            reward = reward.calibrated(*(self.codec.decode(self.samples(unit, part)[0]) for part in PARTS))
         return reward, seconds
 
     def untrained(self, unit: Unit) -> ImageReward:
@@ -176,11 +182,11 @@ class Workshop:
         values = without_steps(section(self.recipe, "extraction"))
         return build(RewardExtractor, "extraction", base=base, expert=expert, seed=unit.seed, **values)
 
-    def _pairs_where_steered(self, unit: Unit, extractor: RewardExtractor) -> Targets | None:
+    def _on_policy_targets(self, unit: Unit, extractor: RewardExtractor) -> Targets | None:
         n = int(section(self.recipe, "rounds")["n"])
         if n == 0:
             return None
-        return pairs_where_steered(
+        return on_policy_targets(
             self.base(unit.seed)[0],
             self.expert(unit)[0],
             ImageReward(extractor.reward, self.codec),
@@ -206,9 +212,9 @@ class Workshop:
     def _trained(self, model: ImageDiffusion, name: str, images: LabelledImages) -> ImageDiffusion:
         return model.learn(images.images, total_timesteps(self.recipe, name), log_interval=0)
 
-    def _kept(self, path: Path, make: Callable[[], Kept], load: Callable[[Path], Kept]) -> tuple[Kept, float]:
+    def _load_or_create(self, path: Path, make: Callable[[], Kept], load: Callable[[Path], Kept]) -> tuple[Kept, float]:
         if path not in self._at_hand:
-            self._at_hand[path] = kept(path, make, load)
+            self._at_hand[path] = load_or_create(path, make, load)
         found: tuple[Kept, float] = self._at_hand[path]
         return found
 

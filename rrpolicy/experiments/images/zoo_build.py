@@ -20,12 +20,12 @@ from rrpolicy.evaluation import Row
 from rrpolicy.experiments import section
 from rrpolicy.experiments.image_scores import FASHION_MNIST, estimate_row, judged_rows, rho_rows
 from rrpolicy.experiments.images.units import FINE_TUNED, Unit
-from rrpolicy.experiments.images.workshop import Workshop
+from rrpolicy.experiments.images.workshop import ArtifactStore
 from rrpolicy.experiments.zoo_build import SCALES
 from rrpolicy.experiments.zoo_entries import Entries, today
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.grid import write_grid
-from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.metrics import share
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
@@ -33,8 +33,12 @@ from rrpolicy.images.training import ImageDiffusion
 
 RECIPE = "fashion_mnist"
 REMOVED = ("trouser", "sneaker")
-KINDS = {"base": ImageDiffusion.kind, "expert": ImageDiffusion.kind, "reward": ImageReward.kind,
-         "judge": ImageJudge.kind}  # fmt: skip
+KINDS = {
+    "base": ImageDiffusion.kind,
+    "expert": ImageDiffusion.kind,
+    "reward": ImageReward.kind,
+    "judge": ImageClassifier.kind,
+}
 PICTURE, N_SHOWN = "samples.png", 128
 NOISE_SEED = 2000  # is added to the unit's: samples come from other noise than those the reward was extracted at
 
@@ -48,19 +52,19 @@ def unit_of(seed: int) -> Unit:
 class ImageZooBuild:
     """
     :param unit: classes that the expert has not seen, kind of expert, and seed
-    :param shop: makes base, expert, reward and judge, or has made them
+    :param store: makes base, expert, reward and judge, or has made them
     :param folder: the zoo
     :param date: of the cards, YYYY-MM-DD; default today
     :param n_samples: of each model; default the recipe's
-    :param say: told what happens
+    :param log: told what happens
     """
 
     unit: Unit
-    shop: Workshop
+    store: ArtifactStore
     folder: Path = field(default_factory=zoo.folder)
     date: str = field(default_factory=today)
     n_samples: int | None = None
-    say: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
 
     def run(self, force: bool = False) -> list[dict[str, Any]]:
         """
@@ -72,9 +76,9 @@ class ImageZooBuild:
         """
         entries = self._entries
         if not force and all(entries.finished(name, kind) for name, kind in KINDS.items()):
-            self.say(f"{FASHION_MNIST}: there already")
+            self.log(f"{FASHION_MNIST}: there already")
         else:
-            self.say(f"{FASHION_MNIST}: building")
+            self.log(f"{FASHION_MNIST}: building")
             self._build(entries)
         write_text(self.folder / "README.md", zoo.table(self.folder))
         return [entries.card(name) for name in KINDS]
@@ -82,54 +86,54 @@ class ImageZooBuild:
     def _build(self, entries: Entries) -> None:
         real = self._real_images()  # where there are none, nothing is begun
         for name, make in self._makers.items():
-            self.say(f"  {name}")
+            self.log(f"  {name}")
             entries.begin(name)
             entries.ship(make(), name)
         base, expert = (entries.shipped(ImageDiffusion, name) for name in ("base", "expert"))
-        reward, judge = entries.shipped(ImageReward, "reward"), entries.shipped(ImageJudge, "judge")
+        reward, classifier = entries.shipped(ImageReward, "reward"), entries.shipped(ImageClassifier, "judge")
         rows = rho_rows(reward.predict(real.images), real, self.unit.removed)
         for scale in SCALES:
             drawn = self._sample(base, reward=reward, scale=scale)
-            rows += self._judged(f"steered-{scale:g}", drawn, judge)
+            rows += self._judged(f"steered-{scale:g}", drawn, classifier)
         write_grid(drawn[:N_SHOWN], entries.place("reward") / PICTURE)  # steered at the last scale
-        entries.finish(reward, "reward", None, rows, sampling=self.shop.sampling, picture=PICTURE)
+        entries.finish(reward, "reward", None, rows, sampling=self.store.sampling, picture=PICTURE)
         for name, model in (("base", base), ("expert", expert)):
             drawn = self._sample(model)
             write_grid(drawn[:N_SHOWN], entries.place(name) / PICTURE)
-            rows = self._judged("agent", drawn, judge)
-            entries.finish(model, name, None, rows, sampling=self.shop.sampling, picture=PICTURE)
-        right = estimate_row("judge", "accuracy", share(judge.predict(real.images) == real.labels))
-        entries.finish(judge, "judge", None, [right], classes=list(judge.class_names))
+            rows = self._judged("agent", drawn, classifier)
+            entries.finish(model, name, None, rows, sampling=self.store.sampling, picture=PICTURE)
+        right = estimate_row("judge", "accuracy", share(classifier.predict(real.images) == real.labels))
+        entries.finish(classifier, "judge", None, [right], classes=list(classifier.class_names))
 
     # ------------------------------------------------------------------ helpers
 
     @property
-    def _makers(self) -> Mapping[str, Callable[[], ImageDiffusion | ImageReward | ImageJudge]]:
-        shop, unit = self.shop, self.unit
+    def _makers(self) -> Mapping[str, Callable[[], ImageDiffusion | ImageReward | ImageClassifier]]:
+        store, unit = self.store, self.unit
         return {
-            "base": lambda: shop.base(unit.seed)[0],
-            "expert": lambda: shop.expert(unit)[0],
-            "reward": lambda: shop.reward(unit)[0],
-            "judge": lambda: shop.judge()[0],
+            "base": lambda: store.base(unit.seed)[0],
+            "expert": lambda: store.expert(unit)[0],
+            "reward": lambda: store.reward(unit)[0],
+            "judge": lambda: store.classifier()[0],
         }
 
     @property
     def _entries(self) -> Entries:
         unit = self.unit
         facts = {"case": unit.case, "unwanted": list(unit.removed)}
-        return Entries(FASHION_MNIST, self.shop.recipe, unit.seed, self.folder, self.date, facts)
+        return Entries(FASHION_MNIST, self.store.recipe, unit.seed, self.folder, self.date, facts)
 
     def _real_images(self) -> LabelledImages:
         """Held-out images, as many as the recipe wants, drawn by the unit's seed."""
-        everything = self.shop.test_images()
+        everything = self.store.test_images()
         order = np.random.default_rng(self.unit.seed).permutation(len(everything))
-        return everything.take(order[: int(section(self.shop.recipe, "evaluation")["n_test"])])
+        return everything.take(order[: int(section(self.store.recipe, "evaluation")["n_test"])])
 
     def _sample(self, model: ImageDiffusion, **steering: Any) -> Array:
-        n = self.n_samples or int(section(self.shop.recipe, "evaluation")["n_steered"])
-        return sample_images(model, n, seed=self.unit.seed + NOISE_SEED, **self.shop.sampling, **steering)
+        n = self.n_samples or int(section(self.store.recipe, "evaluation")["n_steered"])
+        return sample_images(model, n, seed=self.unit.seed + NOISE_SEED, **self.store.sampling, **steering)
 
-    def _judged(self, agent: str, drawn: Array, judge: ImageJudge) -> list[Row]:
-        rows = judged_rows(agent, drawn, judge, self.unit.removed)
-        self.say(f"  {agent}: {zoo.HARMFUL} {rows[0]['mean']:.3f}")
+    def _judged(self, agent: str, drawn: Array, classifier: ImageClassifier) -> list[Row]:
+        rows = judged_rows(agent, drawn, classifier, self.unit.removed)
+        self.log(f"  {agent}: {zoo.HARMFUL} {rows[0]['mean']:.3f}")
         return rows

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from rrpolicy.common.locks import claimed
+from rrpolicy.common.locks import file_lock
 from rrpolicy.common.typing import Array, Predictor
-from rrpolicy.data.collect import Driver, collect_mixture
+from rrpolicy.data.collect import MixtureComponent, collect_mixture
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.experiments import Recipe, Task, section
@@ -51,7 +51,7 @@ class Demonstrations:
         :raises ValueError: when there are none and the recipe does not say how they are made
         """
         path = self.path(unit, part)
-        with claimed(path.with_suffix(".lock")):
+        with file_lock(path.with_suffix(".lock")):
             if not (path / "metadata.json").exists():
                 write_dataset(self._collected(unit, part, recipe), path, unit.task)
         return load_dataset(path)
@@ -80,8 +80,10 @@ class Demonstrations:
                 f"make them: [data.{unit.case}.{part}] lacks {error}; rrpolicy collect --from-training makes a replay "
                 f"buffer"
             ) from None
-        drivers = [Driver(name, self._agent(name, unit.task), share, {"source": name})
-                   for name, share in shares.items()]  # fmt: skip
+        drivers = [
+            MixtureComponent(name, self._agent(name, unit.task), share, {"source": name})
+            for name, share in shares.items()
+        ]
         envs = DummyVecEnv([unit.task.make] * N_ENVS)
         try:
             return collect_mixture(drivers, envs, n_transitions, PARTS.index(part), unit.env_id, **values)

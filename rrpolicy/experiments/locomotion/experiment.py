@@ -10,19 +10,19 @@ from rrpolicy.experiments.locomotion.data import Demonstrations
 from rrpolicy.experiments.locomotion.finetuning import measure_finetuning, measure_offline
 from rrpolicy.experiments.locomotion.pairs import measure_pair, measure_sweep, measure_transfer
 from rrpolicy.experiments.locomotion.units import CASES, Unit, of_case
-from rrpolicy.experiments.locomotion.use import measure_use
+from rrpolicy.experiments.locomotion.use import reward_correlation
 from rrpolicy.experiments.locomotion.variants import MAIN, Part, Variant
-from rrpolicy.experiments.locomotion.workshop import Workshop
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.locomotion.workshop import ArtifactStore
+from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.experiments.results import Result, read_csv
 from rrpolicy.experiments.runner import Reproduction
 from rrpolicy.experiments.store import digest
 
 NAMES = ("robot", "data")
-_OTHER_PARTS: Mapping[Part, Callable[[Workshop, Unit, Say], Ledger]] = {  # than the pair itself
+_OTHER_PARTS: Mapping[Part, Callable[[ArtifactStore, Unit, Log], Recorder]] = {  # than the pair itself
     "sweep": measure_sweep,
     "transfer": measure_transfer,
-    "use": measure_use,
+    "use": reward_correlation,
     "finetuning": measure_finetuning,
     "offline": measure_offline,
 }
@@ -41,12 +41,13 @@ class LocomotionExperiment:
     def __init__(
         self, recipes: Mapping[str, Recipe], work: Path, demonstrations: Demonstrations, variant: Variant = MAIN
     ) -> None:
-        applied = {(robot, case): variant.applied(of_case(recipe, case))
-                   for robot, recipe in recipes.items() for case in CASES}  # fmt: skip
+        applied = {
+            (robot, case): variant.applied(of_case(recipe, case)) for robot, recipe in recipes.items() for case in CASES
+        }
         self.variant = variant.name
         self._variant = variant
         self._digests = {key: digest(recipe) for key, recipe in applied.items()}
-        self._shops = {key: Workshop(work, demonstrations, recipe) for key, recipe in applied.items()}
+        self._shops = {key: ArtifactStore(work, demonstrations, recipe) for key, recipe in applied.items()}
 
     def digest(self, unit: Unit) -> str:
         """Of the robot's recipe for the unit's kind of data."""
@@ -56,12 +57,12 @@ class LocomotionExperiment:
         """Nothing is shared by two units but data, for which they wait."""
         return False
 
-    def measure(self, unit: Unit, say: Say) -> Ledger:
+    def measure(self, unit: Unit, log: Log) -> Recorder:
         """Everything that is reported of a unit."""
-        shop = self._shops[unit.robot, unit.case]
+        store = self._shops[unit.robot, unit.case]
         if self._variant.part in _OTHER_PARTS:
-            return _OTHER_PARTS[self._variant.part](shop, unit, say)
-        return measure_pair(shop, unit, self._variant.agents, say)
+            return _OTHER_PARTS[self._variant.part](store, unit, log)
+        return measure_pair(store, unit, self._variant.agents, log)
 
 
 def reproduction(
@@ -72,7 +73,7 @@ def reproduction(
     demonstrations: Demonstrations,
     variant: Variant = MAIN,
     progress_bar: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Reproduction[Unit]:
     """
     A run of the locomotion experiment, over the units that have data.
@@ -84,14 +85,14 @@ def reproduction(
     :param demonstrations: where data come from
     :param variant: ablation, sweep or use
     :param progress_bar: show one
-    :param say: told what happens
+    :param log: told what happens
     """
     there = [unit for unit in units if demonstrations.exist(unit, recipes[unit.robot])]
     for unit in units:
         if unit not in there:
-            say(f"{unit}: no data in {demonstrations.folder}, left out")
+            log(f"{unit}: no data in {demonstrations.folder}, left out")
     experiment = LocomotionExperiment(recipes, work, demonstrations, variant)
-    return Reproduction(there, experiment, out, work, progress_bar, say)
+    return Reproduction(there, experiment, out, work, progress_bar, log)
 
 
 def read_results(path: Path) -> list[Result]:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.evaluation import bootstrap_interval
 from rrpolicy.evaluation.plots import COLOURS, DPI, FAINT, INK, OTHERS
 from rrpolicy.experiments.locomotion.summary import AGENTS, SCORE, groups
@@ -35,7 +35,7 @@ def draw(results: Sequence[Result], out: Path) -> list[Path]:
         if own:
             path = out.with_suffix("") / name
             figure = scores(own, agents)
-            with appearing(path) as unfinished:
+            with atomic_write(path) as unfinished:
                 figure.savefig(unfinished, dpi=DPI, facecolor="white")
             written.append(path)
     return written
@@ -75,8 +75,15 @@ def _panel(axes: Axes, results: Sequence[Result], agents: Sequence[str]) -> None
         colour = _COLOURS.get(agent, OTHERS[0])
         axes.plot((low, high), (height, height), color=colour, linewidth=5, alpha=0.4, solid_capstyle="round")
         axes.plot(values.mean(), height, marker="o", markersize=8, markeredgecolor="white", color=colour)
-        axes.annotate(f"{values.mean():.0f}", (float(values.mean()), height), xytext=(0, 7),
-                      textcoords="offset points", ha="center", fontsize=8, color=INK)  # fmt: skip
+        axes.annotate(
+            f"{values.mean():.0f}",
+            (float(values.mean()), height),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=INK,
+        )
         if agent in ("base", "expert"):
             axes.axvline(float(values.mean()), color=colour, linewidth=1, linestyle=":", zorder=0)
     axes.set_yticks(range(len(agents)), list(reversed(agents)))

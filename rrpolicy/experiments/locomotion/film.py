@@ -51,8 +51,17 @@ def film(agent: Predictor, task: Task, path: Path, seed: int = 0, deterministic:
     with closing(task.make()) as env:
         rate = _steps_per_second(env)
         every = max(round(rate / MAX_FPS), 1)
-        return record_video(agent, env, path, round(SECONDS * rate), seed, round(rate / every), deterministic,
-                            steps_per_frame=every, size=SIZE)  # fmt: skip
+        return record_video(
+            agent,
+            env,
+            path,
+            round(SECONDS * rate),
+            seed,
+            round(rate / every),
+            deterministic,
+            steps_per_frame=every,
+            size=SIZE,
+        )
 
 
 def moments(

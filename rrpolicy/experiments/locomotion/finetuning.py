@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rrpolicy.common.archive import read_archive
-from rrpolicy.common.locks import claimed
+from rrpolicy.common.locks import file_lock
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.reference_scores import normalized_score
@@ -23,9 +23,9 @@ from rrpolicy.evaluation import Evaluation, Row, paired_difference, result_row
 from rrpolicy.experiments import section
 from rrpolicy.experiments.locomotion.pairs import SCORE, comparisons, run
 from rrpolicy.experiments.locomotion.units import Unit
-from rrpolicy.experiments.locomotion.workshop import Workshop
+from rrpolicy.experiments.locomotion.workshop import ArtifactStore
 from rrpolicy.experiments.recipes import build
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.experiments.store import digest
 from rrpolicy.rl.finetune import FinetuneSettings, MeanAction, SquashedReward, finetune, rho_of
@@ -38,30 +38,30 @@ _MAKES_THE_REWARD = ("agent", "base", "expert", "extraction", "rounds", "steerin
 Makers = dict[str, Callable[[], Mapping[str, Predictor]]]
 
 
-def measure_finetuning(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+def measure_finetuning(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
     """
     SAC from the base's data, paid ρ or the true reward, beside the base; their true scores on the way.
 
     The recipe's section ``[finetuning]`` may hold ``FinetuneSettings``; its extraction must give ρ a step head.
     """
-    ledger = Ledger(say)
-    ledger.begin("extracting the reward")
-    settings = build(FinetuneSettings, "finetuning", **shop.recipe.get("finetuning", {}))
-    makers = _pair(shop, unit)
+    recorder = Recorder(log)
+    recorder.start("extracting the reward")
+    settings = build(FinetuneSettings, "finetuning", **store.recipe.get("finetuning", {}))
+    makers = _pair(store, unit)
     for name in (OURS, TRUE):
-        ledger.begin(f"training {name}")
-        path = _finetuned(shop, unit, name, settings)
+        recorder.start(f"training {name}")
+        path = _finetuned(store, unit, name, settings)
         card = read_archive(path, POLICY_KIND).card
-        ledger.add_times(**{name: card["cpu_seconds"]})
-        ledger.add(_curve_rows(name, unit, card["curve"]), 0.0)
+        recorder.times(**{name: card["cpu_seconds"]})
+        recorder.rows(_curve_rows(name, unit, card["curve"]), 0.0)
         makers[name] = lambda name=name, path=path: {name: MeanAction(load_trained(path))}  # type: ignore[misc]
-    results = run(shop, unit, makers, ledger)
-    ledger.add([*comparisons(results, "base", "expert"), *_against_true(results)])
-    ledger.close()
-    return ledger
+    results = run(store, unit, makers, recorder)
+    recorder.rows([*comparisons(results, "base", "expert"), *_against_true(results)])
+    recorder.done()
+    return recorder
 
 
-def measure_offline(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+def measure_offline(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
     """
     TD3+BC on the base's data and on those of both, beside the base.
 
@@ -69,29 +69,31 @@ def measure_offline(shop: Workshop, unit: Unit, say: Say = lambda text: None) ->
 
     :raises ValueError: when something is to be trained and d3rlpy is not installed, saying how it can be
     """
-    ledger = Ledger(say)
-    settings = build(OfflineSettings, "offline", **shop.recipe.get("offline", {}))
-    base, expert = shop.data(unit)
-    makers = _pair(shop, unit)
+    recorder = Recorder(log)
+    settings = build(OfflineSettings, "offline", **store.recipe.get("offline", {}))
+    base, expert = store.data(unit)
+    makers = _pair(store, unit)
     for name, data in {"TD3+BC-of-base": [base], "TD3+BC-of-both": [base, expert]}.items():
-        ledger.begin(f"training {name}")
-        path = _offline(shop, unit, name, data, settings)
-        ledger.add_times(**{name: read_archive(path, OFFLINE_KIND).card["cpu_seconds"]})
+        recorder.start(f"training {name}")
+        path = _offline(store, unit, name, data, settings)
+        recorder.times(**{name: read_archive(path, OFFLINE_KIND).card["cpu_seconds"]})
         makers[name] = lambda name=name, path=path: {name: load_offline(path)}  # type: ignore[misc]
-    ledger.add(comparisons(run(shop, unit, makers, ledger), "base", "expert"))
-    ledger.close()
-    return ledger
+    recorder.rows(comparisons(run(store, unit, makers, recorder), "base", "expert"))
+    recorder.done()
+    return recorder
 
 
-def _pair(shop: Workshop, unit: Unit) -> Makers:
+def _pair(store: ArtifactStore, unit: Unit) -> Makers:
     """The two diffusers, between which others are placed."""
-    return {"base": lambda: {"base": shop.base(unit)[0]}, "expert": lambda: {"expert": shop.expert(unit)[0]}}
+    return {"base": lambda: {"base": store.base(unit)[0]}, "expert": lambda: {"expert": store.expert(unit)[0]}}
 
 
 def _curve_rows(name: str, unit: Unit, curve: list[tuple[int, list[float]]]) -> list[Row]:
     """True scores after so many environment steps; 0 is the clone of the base's data."""
-    return [result_row(name, f"{SCORE}@{steps}", normalized_score(unit.env_id, np.array(returns)))
-            for steps, returns in curve]  # fmt: skip
+    return [
+        result_row(name, f"{SCORE}@{steps}", normalized_score(unit.env_id, np.array(returns)))
+        for steps, returns in curve
+    ]
 
 
 def _against_true(results: Mapping[str, Evaluation]) -> list[Row]:
@@ -106,12 +108,12 @@ def _against_true(results: Mapping[str, Evaluation]) -> list[Row]:
 # ---------------------------------------------------------------------- archives
 
 
-def _finetuned(shop: Workshop, unit: Unit, name: str, settings: FinetuneSettings) -> Path:
+def _finetuned(store: ArtifactStore, unit: Unit, name: str, settings: FinetuneSettings) -> Path:
     """The archive of a policy, whose card holds its cost and its curve."""
-    reward = shop.reward(unit)[0] if name == OURS else None
-    data, made_with = shop.data(unit), [asdict(settings)]
+    reward = store.reward(unit)[0] if name == OURS else None
+    data, made_with = store.data(unit), [asdict(settings)]
     if reward is not None:  # what the true reward makes does not depend on the pair
-        made_with += [{part: shop.recipe.get(part) for part in _MAKES_THE_REWARD}, {"paid": _PAID}]
+        made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, {"paid": _PAID}]
 
     def make(path: Path) -> None:
         started, transform = time.process_time(), None
@@ -121,11 +123,11 @@ def _finetuned(shop: Workshop, unit: Unit, name: str, settings: FinetuneSettings
         card = {"cpu_seconds": time.process_time() - started, "curve": trained.curve}
         save_trained(trained.model, path, card)
 
-    return _made(shop, unit, name, made_with, make)
+    return _made(store, unit, name, made_with, make)
 
 
 def _offline(
-    shop: Workshop, unit: Unit, name: str, data: list[TrajectoryDataset], settings: OfflineSettings
+    store: ArtifactStore, unit: Unit, name: str, data: list[TrajectoryDataset], settings: OfflineSettings
 ) -> Path:
     """The archive of a policy, whose card holds its cost."""
 
@@ -136,15 +138,15 @@ def _offline(
         actor = train_offline(data, None if env.spec is None else env.spec.max_episode_steps, unit.seed, settings)
         save_offline(actor, path, {"cpu_seconds": time.process_time() - started})
 
-    return _made(shop, unit, name, [asdict(settings)], make)
+    return _made(store, unit, name, [asdict(settings)], make)
 
 
-def _made(shop: Workshop, unit: Unit, name: str, made_with: list[Any], make: Callable[[Path], None]) -> Path:
+def _made(store: ArtifactStore, unit: Unit, name: str, made_with: list[Any], make: Callable[[Path], None]) -> Path:
     """An archive by what it was made with, the collection of its data included where the recipe tells it."""
-    key = digest([*made_with, section(shop.recipe, "data").get(unit.case)])
-    path = shop.folder / unit.name / f"{name}-{key}.zip"
+    key = digest([*made_with, section(store.recipe, "data").get(unit.case)])
+    path = store.folder / unit.name / f"{name}-{key}.zip"
     if not path.exists():
-        with claimed(path.with_suffix(".lock")):
+        with file_lock(path.with_suffix(".lock")):
             if not path.exists():
                 make(path)
     return path

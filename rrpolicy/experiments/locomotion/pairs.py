@@ -13,12 +13,12 @@ from rrpolicy import experiments
 from rrpolicy.agents.blended_planner import BlendedPlanner
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.reference_scores import normalized_score
-from rrpolicy.evaluation import Evaluation, Row, evaluate_policy, paired_difference, result_row
+from rrpolicy.evaluation import Evaluation, Row, evaluate, paired_difference, result_row
 from rrpolicy.experiments import DEFAULT_RECIPE, section
 from rrpolicy.experiments.locomotion.data import PARTS, returns
 from rrpolicy.experiments.locomotion.units import Unit
-from rrpolicy.experiments.locomotion.workshop import Workshop
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.locomotion.workshop import ArtifactStore
+from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.rl.on_reward import clone_behaviour
 
@@ -28,25 +28,25 @@ ACTS_WITH_MEAN = ("cloning",)  # it has one spread for all states, with which it
 BLENDS = (0.25, 0.5, 1.0)  # parts of the exact score difference; 1 is the ceiling
 
 
-def measure_pair(shop: Workshop, unit: Unit, wanted: tuple[str, ...], say: Say = lambda text: None) -> Ledger:
+def measure_pair(store: ArtifactStore, unit: Unit, wanted: tuple[str, ...], log: Log = lambda text: None) -> Recorder:
     """
     Data, training and episodes of a pair.
 
     :param wanted: who runs: names of ``variants.AGENTS``
     """
-    ledger = Ledger(say)
-    ledger.begin("data")
-    for part, data in zip(PARTS, shop.data(unit), strict=True):
-        ledger.add(data_rows(f"{part}-data", unit, returns(data)))
-    makers = _makers(shop, unit, ledger)
-    results = run(shop, unit, {name: makers[name] for name in wanted}, ledger)
-    ledger.add(comparisons(results, "base", "expert"))
-    ledger.begin("R²")
-    base, expert = shop.base(unit)[0], shop.expert(unit)[0]
-    held_out = shop.sources(unit)[1]
-    ledger.add(experiments.explained_rows(shop.reward(unit)[0], base, expert, held_out, shop.recipe, unit.seed))
-    ledger.close()
-    return ledger
+    recorder = Recorder(log)
+    recorder.start("data")
+    for part, data in zip(PARTS, store.data(unit), strict=True):
+        recorder.rows(data_rows(f"{part}-data", unit, returns(data)))
+    makers = _makers(store, unit, recorder)
+    results = run(store, unit, {name: makers[name] for name in wanted}, recorder)
+    recorder.rows(comparisons(results, "base", "expert"))
+    recorder.start("R²")
+    base, expert = store.base(unit)[0], store.expert(unit)[0]
+    held_out = store.sources(unit)[1]
+    recorder.rows(experiments.explained_rows(store.reward(unit)[0], base, expert, held_out, store.recipe, unit.seed))
+    recorder.done()
+    return recorder
 
 
 def data_rows(name: str, unit: Unit, episode_returns: Any) -> list[Row]:
@@ -57,57 +57,57 @@ def data_rows(name: str, unit: Unit, episode_returns: Any) -> list[Row]:
     return [result_row(name, "return", episode_returns), result_row(name, SCORE, scores)]
 
 
-def _makers(shop: Workshop, unit: Unit, ledger: Ledger) -> dict[str, Callable[[], Mapping[str, Predictor]]]:
+def _makers(store: ArtifactStore, unit: Unit, recorder: Recorder) -> dict[str, Callable[[], Mapping[str, Predictor]]]:
     """How to come by everybody, made only when wanted: a name and what runs under it."""
 
     def trained(name: str, made: tuple[Any, float]) -> Any:
-        ledger.add_times(**{name: made[1]})
+        recorder.times(**{name: made[1]})
         return made[0]
 
     def steered(name: str, made: tuple[Any, float]) -> Mapping[str, Predictor]:
-        return {name: experiments.steer(base(), trained(name, made), shop.recipe)}
+        return {name: experiments.steer(base(), trained(name, made), store.recipe)}
 
     def base() -> Any:
-        return shop.base(unit)[0]
+        return store.base(unit)[0]
 
     def exact() -> Mapping[str, Predictor]:
-        expert = shop.expert(unit)[0]
+        expert = store.expert(unit)[0]
         return {f"exact-{scale:g}": BlendedPlanner(base(), expert, scale) for scale in BLENDS}
 
     def demonstrator() -> Mapping[str, Predictor]:
-        found = shop.demonstrations.demonstrator(unit, shop.recipe)
+        found = store.demonstrations.demonstrator(unit, store.recipe)
         return {} if found is None else {"demonstrator": found}
 
-    cloning = shop.recipe.get("cloning", {})
+    cloning = store.recipe.get("cloning", {})
     return {
-        "base": lambda: {"base": trained("base", shop.base(unit))},
-        "discriminator": lambda: steered("discriminator", shop.discriminator(unit)),
-        "offline": lambda: steered("offline", shop.reward(unit, 0)),
-        "steered": lambda: steered("steered", shop.reward(unit)),
+        "base": lambda: {"base": trained("base", store.base(unit))},
+        "discriminator": lambda: steered("discriminator", store.discriminator(unit)),
+        "offline": lambda: steered("offline", store.reward(unit, 0)),
+        "steered": lambda: steered("steered", store.reward(unit)),
         "exact": exact,
-        "expert": lambda: {"expert": trained("expert", shop.expert(unit))},
-        "cloning": lambda: {"cloning": clone_behaviour(shop.data(unit)[1], seed=unit.seed, **cloning)},
+        "expert": lambda: {"expert": trained("expert", store.expert(unit))},
+        "cloning": lambda: {"cloning": clone_behaviour(store.data(unit)[1], seed=unit.seed, **cloning)},
         "demonstrator": demonstrator,
     }
 
 
 def run(
-    shop: Workshop, unit: Unit, makers: Mapping[str, Callable[[], Mapping[str, Predictor]]], ledger: Ledger
+    store: ArtifactStore, unit: Unit, makers: Mapping[str, Callable[[], Mapping[str, Predictor]]], recorder: Recorder
 ) -> dict[str, Evaluation]:
     """Everybody in the same episodes of the real environment; their rows go into the ledger."""
-    values = {**section(DEFAULT_RECIPE, "evaluation"), **section(shop.recipe, "evaluation")}
+    values = {**section(DEFAULT_RECIPE, "evaluation"), **section(store.recipe, "evaluation")}
     n_episodes, results = int(values["n_eval_episodes"]), {}
     with ExitStack() as stack:
         envs = [unit.task.make() for _ in range(min(n_episodes, MAX_ENVS))]
         for env in envs:
             stack.callback(env.close)
         for what, make in makers.items():
-            ledger.begin(f"making {what}")
+            recorder.start(f"making {what}")
             for name, agent in make().items():
-                ledger.begin(f"episodes of {name}")
+                recorder.start(f"episodes of {name}")
                 mean = name in ACTS_WITH_MEAN
-                results[name] = evaluate_policy(agent, envs, n_episodes, unit.seed * 1000, deterministic=mean)
-                ledger.add(results[name].rows(name))
+                results[name] = evaluate(agent, envs, n_episodes, unit.seed * 1000, deterministic=mean)
+                recorder.rows(results[name].rows(name))
     return results
 
 
@@ -128,10 +128,10 @@ def comparisons(results: Mapping[str, Evaluation], low: str, high: str) -> list[
 # ---------------------------------------------------------------------- other ways to steer, other bases
 
 
-def measure_sweep(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+def measure_sweep(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
     """The same base and ρ with one option of steering changed at a time."""
-    ledger = Ledger(say)
-    base, reward = shop.base(unit)[0], shop.reward(unit)[0]
+    recorder = Recorder(log)
+    base, reward = store.base(unit)[0], store.reward(unit)[0]
     options: dict[str, dict[str, Any]] = {
         **{f"scale-{scale:g}": {"scale": scale} for scale in (0.25, 0.5, 1.0, 1.5, 2.0)},
         **{f"steps-{steps}": {"n_sampling_steps": steps} for steps in (10, 20)},
@@ -140,39 +140,39 @@ def measure_sweep(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> L
         "gradient-and-best-of-4": {"n_candidates": 4},
     }
     makers: dict[str, Callable[[], Mapping[str, Predictor]]] = {
-        name: lambda name=name, given=given: {name: experiments.steer(base, reward, shop.recipe, **given)}  # type: ignore[misc]
+        name: lambda name=name, given=given: {name: experiments.steer(base, reward, store.recipe, **given)}  # type: ignore[misc]
         for name, given in options.items()
     }
-    makers |= {"base": lambda: {"base": base}, "expert": lambda: {"expert": shop.expert(unit)[0]}}
-    ledger.add(comparisons(run(shop, unit, makers, ledger), "base", "expert"))
-    ledger.close()
-    return ledger
+    makers |= {"base": lambda: {"base": base}, "expert": lambda: {"expert": store.expert(unit)[0]}}
+    recorder.rows(comparisons(run(store, unit, makers, recorder), "base", "expert"))
+    recorder.done()
+    return recorder
 
 
-def measure_transfer(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+def measure_transfer(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
     """
     ρ of the pair steers bases that it has never seen; their gain stands beside that of the pair's own base.
 
     Rows ``-exact`` follow the exact score difference of the pair at scale 1, which ρ approaches.
     """
-    ledger = Ledger(say)
-    ledger.begin("training other bases")
-    reward, own, expert = shop.reward(unit)[0], shop.base(unit)[0], shop.expert(unit)[0]
-    bases = {"base": own, **shop.other_bases(unit)}
+    recorder = Recorder(log)
+    recorder.start("training other bases")
+    reward, own, expert = store.reward(unit)[0], store.base(unit)[0], store.expert(unit)[0]
+    bases = {"base": own, **store.other_bases(unit)}
     makers: dict[str, Callable[[], Mapping[str, Predictor]]] = {"expert": lambda: {"expert": expert}}
     for name, base in bases.items():
         makers[name] = lambda name=name, base=base: {  # type: ignore[misc]
             name: base,
-            f"{name}-steered": experiments.steer(base, reward, shop.recipe),
+            f"{name}-steered": experiments.steer(base, reward, store.recipe),
             **({} if base is own else {f"{name}-exact": BlendedPlanner(base, expert, weak=own)}),
         }
-    results = run(shop, unit, makers, ledger)
+    results = run(store, unit, makers, recorder)
     own_gain = results["base-steered"].values(SCORE) - results["base"].values(SCORE)
     for name, base in bases.items():
         led = [one for one in (f"{name}-steered", f"{name}-exact") if one in results]
-        ledger.add(comparisons({one: results[one] for one in (name, *led, "expert")}, name, "expert"))
+        recorder.rows(comparisons({one: results[one] for one in (name, *led, "expert")}, name, "expert"))
         for one in led if base is not own else ():
             gain = results[one].values(SCORE) - results[name].values(SCORE)
-            ledger.add([{"agent": one, "metric": "gain_kept", **paired_ratio(gain, own_gain)}])
-    ledger.close()
-    return ledger
+            recorder.rows([{"agent": one, "metric": "gain_kept", **paired_ratio(gain, own_gain)}])
+    recorder.done()
+    return recorder

@@ -14,9 +14,17 @@ from rrpolicy.experiments.results import UNIT_DONE, Result
 
 SCORE = "normalized_score"
 AGENTS = (
-    "base", "discriminator", "offline", "steered", "exact-0.25", "exact-0.5", "exact-1", "expert", "cloning",
+    "base",
+    "discriminator",
+    "offline",
+    "steered",
+    "exact-0.25",
+    "exact-0.5",
+    "exact-1",
+    "expert",
+    "cloning",
     "demonstrator",
-)  # fmt: skip
+)
 TRAINED = ("base", "expert", "steered", "discriminator")
 USE = "use"
 _CORRELATIONS = (  # metric, heading
@@ -47,8 +55,11 @@ def scores_table(results: Sequence[Result]) -> str:
     """
     lines = []
     for robot, case, group in groups(results):
-        lines += [[robot, case, *_line(group, agent)] for agent in ("base-data", "expert-data", *AGENTS)
-                  if values_of(group, (agent, SCORE))]  # fmt: skip
+        lines += [
+            [robot, case, *_line(group, agent)]
+            for agent in ("base-data", "expert-data", *AGENTS)
+            if values_of(group, (agent, SCORE))
+        ]
     heading = ["robot", "data", "agent", "normalised score", "more than the base", "share of the gap", "seeds"]
     return markdown(heading, lines) if lines else ""
 
@@ -75,10 +86,22 @@ def variants_table(results: Sequence[Result]) -> str:
     for variant in dict.fromkeys(one.variant for one in results):
         for robot, case, group in groups([one for one in results if one.variant == variant]):
             agents = dict.fromkeys(one.agent for one in group if one.metric == SCORE and one.agent in _who_ran(group))
-            lines += [[variant, robot, case, *_line(group, agent), interval(group, (agent, "gain_kept"), 2)]
-                      for agent in agents if not agent.endswith("-data")]  # fmt: skip
-    heading = ["variant", "robot", "data", "agent", "normalised score", "more than the base", "share of the gap",
-               "seeds", "gain kept"]  # fmt: skip
+            lines += [
+                [variant, robot, case, *_line(group, agent), interval(group, (agent, "gain_kept"), 2)]
+                for agent in agents
+                if not agent.endswith("-data")
+            ]
+    heading = [
+        "variant",
+        "robot",
+        "data",
+        "agent",
+        "normalised score",
+        "more than the base",
+        "share of the gap",
+        "seeds",
+        "gain kept",
+    ]
     return markdown(heading, lines) if lines else ""
 
 
@@ -88,16 +111,22 @@ def use_table(results: Sequence[Result]) -> str:
     :return: rank correlations of ρ and of the discriminator with the true reward
     """
     scored_by = ("reward", "discriminator", "reward-in-base", "discriminator-in-base")
-    lines = [[robot, case, agent, *(interval(group, (agent, metric), 3) for metric, _ in _CORRELATIONS)]
-             for robot, case, group in groups(results) for agent in scored_by]  # fmt: skip
+    lines = [
+        [robot, case, agent, *(interval(group, (agent, metric), 3) for metric, _ in _CORRELATIONS)]
+        for robot, case, group in groups(results)
+        for agent in scored_by
+    ]
     headings = ["robot", "data", "scored by", *(heading for _, heading in _CORRELATIONS)]
     return markdown(headings, lines) if lines else ""
 
 
 def groups(results: Sequence[Result]) -> list[tuple[str, str, list[Result]]]:
     """Results of each robot and kind of data that has any."""
-    found = ((robot, case, [one for one in results if (one.task, one.case) == (robot, case)])
-             for robot in ROBOTS for case in CASES)  # fmt: skip
+    found = (
+        (robot, case, [one for one in results if (one.task, one.case) == (robot, case)])
+        for robot in ROBOTS
+        for case in CASES
+    )
     return [(robot, case, group) for robot, case, group in found if group]
 
 
@@ -119,5 +148,10 @@ def _who_ran(group: Sequence[Result]) -> set[str]:
 
 def _line(group: Sequence[Result], agent: str) -> list[str]:
     low = "base" if not agent.endswith("-base-steered") else agent.removesuffix("-steered")
-    return [agent, interval(group, (agent, SCORE)), interval(group, (f"{agent}-{low}", SCORE)),
-            interval(group, (agent, "gap_closed"), 2), str(len(values_of(group, (agent, SCORE))))]  # fmt: skip
+    return [
+        agent,
+        interval(group, (agent, SCORE)),
+        interval(group, (f"{agent}-{low}", SCORE)),
+        interval(group, (agent, "gap_closed"), 2),
+        str(len(values_of(group, (agent, SCORE)))),
+    ]

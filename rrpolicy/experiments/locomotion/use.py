@@ -13,8 +13,8 @@ from rrpolicy.data.transitions import episode_returns, finished
 from rrpolicy.evaluation import Row
 from rrpolicy.experiments import plain_row
 from rrpolicy.experiments.locomotion.units import Unit
-from rrpolicy.experiments.locomotion.workshop import Workshop
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.locomotion.workshop import ArtifactStore
+from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.rewards.maze_metrics import spearman
 from rrpolicy.rewards.relative_reward import RelativeReward
 
@@ -34,20 +34,20 @@ class Scored(NamedTuple):
     episode: Array
 
 
-def measure_use(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+def reward_correlation(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
     """
     Rank correlations over held-out base and expert data, for ρ and for the discriminator: of windows and, where there
     is a step head, of single steps. Knowing an expert is enough for some correlation over the data of both; base data
     alone, ``-in-base``, show whether better and worse are told apart within one behaviour.
     """
-    ledger = Ledger(say)
-    ledger.begin("scoring data")
-    data = shop.sources(unit)[1]
-    for name, reward in (("reward", shop.reward(unit)[0]), ("discriminator", shop.discriminator(unit)[0])):
-        ledger.add(correlations(name, reward, data, unit.seed))
-        ledger.add(correlations(f"{name}-in-base", reward, data[:1], unit.seed))
-    ledger.close()
-    return ledger
+    recorder = Recorder(log)
+    recorder.start("scoring data")
+    data = store.sources(unit)[1]
+    for name, reward in (("reward", store.reward(unit)[0]), ("discriminator", store.discriminator(unit)[0])):
+        recorder.rows(correlations(name, reward, data, unit.seed))
+        recorder.rows(correlations(f"{name}-in-base", reward, data[:1], unit.seed))
+    recorder.done()
+    return recorder
 
 
 def correlations(name: str, reward: RelativeReward, datasets: Sequence[TrajectoryDataset], seed: int) -> list[Row]:
@@ -67,8 +67,9 @@ def correlations(name: str, reward: RelativeReward, datasets: Sequence[Trajector
     scores = {"window": window_scores, "step": step_scores}
     for kind in (kind for kind in scores if kind in reward.heads):
         scored = scores[kind](reward, data, seed)
-        rows.append({**plain_row(name, f"spearman_{kind}_reward", spearman(scored.rho, scored.true)),
-                     "n": len(scored.rho)})  # fmt: skip
+        rows.append(
+            {**plain_row(name, f"spearman_{kind}_reward", spearman(scored.rho, scored.true)), "n": len(scored.rho)}
+        )
         counts = np.bincount(scored.episode, minlength=len(returns))
         known = whole & (counts >= LEAST_SCORED)
         if known.any():

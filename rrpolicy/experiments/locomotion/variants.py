@@ -55,13 +55,21 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("offline-rl", "TD3+BC on the data of the base and of both, true rewards told", part="offline"),
         Variant("one-round", "one closed-loop round", {"rounds": {"n_rounds": 1}}),
         Variant("rows-alike", "no weighting of rows", {"extraction": {"row_weighting": False}}, (*_FEW, "offline")),
-        Variant("actions-alike", "no weighting of first actions, which are acted upon", {"extraction": _ALIKE},
-                (*_FEW, "offline")),
+        Variant(
+            "actions-alike",
+            "no weighting of first actions, which are acted upon",
+            {"extraction": _ALIKE},
+            (*_FEW, "offline"),
+        ),
         Variant("values", "with value matching", {"extraction": {"value_coef": 0.03}}, (*_FEW, "offline")),
         Variant("unet", "U-Net as the backbone of both agents", {"agent": _UNET}, (*_FEW, "exact")),
         Variant("transformer", "a transformer as the backbone", {"agent": _TRANSFORMER}, (*_FEW, "exact")),
-        Variant("inverse-dynamics", "states are planned, actions follow, so none weigh more",
-                {"agent": _STATES, "extraction": _ALIKE}, (*_FEW, "exact")),
+        Variant(
+            "inverse-dynamics",
+            "states are planned, actions follow, so none weigh more",
+            {"agent": _STATES, "extraction": _ALIKE},
+            (*_FEW, "exact"),
+        ),
     )
 }
 

@@ -13,14 +13,14 @@ from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.experiments import Recipe, section, total_timesteps
 from rrpolicy.experiments.locomotion.data import PARTS, Demonstrations
 from rrpolicy.experiments.locomotion.units import Unit
-from rrpolicy.experiments.store import digest, kept
+from rrpolicy.experiments.store import digest, load_or_create
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 EARLY = 4  # part of the training after which an early base is taken
 
 
 @dataclass
-class Workshop:
+class ArtifactStore:
     """
     :param folder: of the archives
     :param demonstrations: where data come from
@@ -63,7 +63,7 @@ class Workshop:
         def make() -> DiffusionAgent:
             return experiments.train_expert(start, self.recipe, self.data(unit)[1], unit.seed)
 
-        return kept(self._path(unit, "expert", "agent", "base", "expert"), make, DiffusionAgent.load)
+        return load_or_create(self._path(unit, "expert", "agent", "base", "expert"), make, DiffusionAgent.load)
 
     def other_bases(self, unit: Unit) -> dict[str, DiffusionAgent]:
         """Bases of which the pair's ρ knows nothing, in the pair's units: another seed, an early one, other data."""
@@ -87,7 +87,7 @@ class Workshop:
             total = total_timesteps(self.recipe, "base") if steps is None else steps
             return agent.learn(data, total, log_interval=0)
 
-        return kept(self._path(unit, name, "agent", "base"), make, DiffusionAgent.load)
+        return load_or_create(self._path(unit, name, "agent", "base"), make, DiffusionAgent.load)
 
     # ------------------------------------------------------------------ rewards
 
@@ -106,7 +106,7 @@ class Workshop:
             return made.reward
 
         parts = ("agent", "base", "expert", "extraction", *(("rounds", "steering") if count else ()))
-        return kept(self._path(unit, "reward", *parts, extra=count), make, RelativeReward.load)
+        return load_or_create(self._path(unit, "reward", *parts, extra=count), make, RelativeReward.load)
 
     def discriminator(self, unit: Unit) -> tuple[RelativeReward, float]:
         """The baseline's reward and its CPU-seconds."""
@@ -116,7 +116,7 @@ class Workshop:
             return experiments.discriminate(*pair, self.sources(unit)[0], self.recipe, unit.seed)
 
         parts = ("agent", "base", "expert", "discriminator")
-        return kept(self._path(unit, "discriminator", *parts), make, RelativeReward.load)
+        return load_or_create(self._path(unit, "discriminator", *parts), make, RelativeReward.load)
 
     # ------------------------------------------------------------------ archives
 

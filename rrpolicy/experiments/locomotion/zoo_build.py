@@ -23,9 +23,9 @@ from rrpolicy.experiments.locomotion.data import PARTS, Demonstrations, returns
 from rrpolicy.experiments.locomotion.film import film
 from rrpolicy.experiments.locomotion.pairs import comparisons, data_rows, run
 from rrpolicy.experiments.locomotion.units import CASES, ROBOTS, Unit
-from rrpolicy.experiments.locomotion.workshop import Workshop
+from rrpolicy.experiments.locomotion.workshop import ArtifactStore
 from rrpolicy.experiments.names import check_names
-from rrpolicy.experiments.recorder import Ledger
+from rrpolicy.experiments.recorder import Recorder
 from rrpolicy.experiments.zoo_build import SCALES
 from rrpolicy.experiments.zoo_entries import Entries, today
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -58,7 +58,7 @@ class RobotZooBuild:
     :param folder: the zoo
     :param date: of the cards, YYYY-MM-DD; default today
     :param n_episodes: for each measured number; default the recipe's
-    :param say: told what happens
+    :param log: told what happens
     """
 
     unit: Unit
@@ -68,7 +68,7 @@ class RobotZooBuild:
     folder: Path = field(default_factory=zoo.folder)
     date: str = field(default_factory=today)
     n_episodes: int | None = None
-    say: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
 
     def run(self, force: bool = False) -> list[dict[str, Any]]:
         """
@@ -79,18 +79,18 @@ class RobotZooBuild:
         """
         entries, env_id = self._entries, self.unit.env_id
         if not force and all(entries.finished(name, kind) for name, kind in KINDS.items()):
-            self.say(f"{env_id}: there already")
+            self.log(f"{env_id}: there already")
         else:
-            self.say(f"{env_id}: building")
-            self._build(entries, Workshop(self.work, self.demonstrations, self._with_episodes()))
+            self.log(f"{env_id}: building")
+            self._build(entries, ArtifactStore(self.work, self.demonstrations, self._with_episodes()))
         write_text(self.folder / "README.md", zoo.table(self.folder))
         return [entries.card(name) for name in KINDS]
 
-    def _build(self, entries: Entries, shop: Workshop) -> None:
+    def _build(self, entries: Entries, store: ArtifactStore) -> None:
         makers: Mapping[str, Callable[[Unit], tuple[DiffusionAgent | RelativeReward, float]]]
-        makers = {"base": shop.base, "expert": shop.expert, "reward": shop.reward}
+        makers = {"base": store.base, "expert": store.expert, "reward": store.reward}
         for name, make in makers.items():
-            self.say(f"  {name}")
+            self.log(f"  {name}")
             entries.begin(name)
             entries.ship(make(self.unit)[0], name)
         base, expert, reward = entries.agent("base"), entries.agent("expert"), entries.reward("reward")
@@ -99,16 +99,16 @@ class RobotZooBuild:
         for scale in SCALES:
             if scale != steered.scale:
                 agents[f"steered-{scale:g}"] = experiments.steer(base, reward, self.recipe, scale=scale)
-        agents["discriminator"] = experiments.steer(base, shop.discriminator(self.unit)[0], self.recipe)
-        results = run(shop, self.unit, {"all": lambda: agents}, Ledger(lambda text: self.say(f"  {text}")))
+        agents["discriminator"] = experiments.steer(base, store.discriminator(self.unit)[0], self.recipe)
+        results = run(store, self.unit, {"all": lambda: agents}, Recorder(lambda text: self.log(f"  {text}")))
         results |= {f"steered-{scale:g}": results["steered"] for scale in SCALES if scale == steered.scale}
         for name, actor in {"base": base, "expert": expert, "reward": steered}.items():
             film(actor, self.unit.task, entries.place(name) / VIDEO, seed=self.unit.seed)
-        for name, agent, data in zip(PARTS, (base, expert), shop.data(self.unit), strict=True):
+        for name, agent, data in zip(PARTS, (base, expert), store.data(self.unit), strict=True):
             rows = results[name].rows("agent") + data_rows("data", self.unit, returns(data))
             entries.finish(agent, name, self.unit.task, rows, data=facts_of(data), video=VIDEO)
         rows = self._reward_rows(results)
-        held_out = shop.sources(self.unit)[1]
+        held_out = store.sources(self.unit)[1]
         rows += experiments.explained_rows(reward, base, expert, held_out, self.recipe, self.unit.seed)
         steering = section(self.recipe, "steering")
         entries.finish(reward, "reward", self.unit.task, rows, steering=steering, video=VIDEO)

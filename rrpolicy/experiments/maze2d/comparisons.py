@@ -45,8 +45,17 @@ def plans_table(results: Sequence[Result]) -> str:
         for way in dict.fromkeys(one.agent for one in group if one.metric == rate):
             rows = [one for one in group if (one.agent, one.metric) == (way, rate)]
             worst, seconds = max(one.value for one in rows), np.mean([one.cpu_seconds for one in rows])
-            lines.append([maze, way, str(len(rows)), mean(group, (way, rate)), f"{worst:.3f}",
-                          mean(group, (way, "planned_positions_in_walls")), f"{seconds:.2f}"])  # fmt: skip
+            lines.append(
+                [
+                    maze,
+                    way,
+                    str(len(rows)),
+                    mean(group, (way, rate)),
+                    f"{worst:.3f}",
+                    mean(group, (way, "planned_positions_in_walls")),
+                    f"{seconds:.2f}",
+                ]
+            )
     heading = ["maze", "plans", "seeds", "through walls", "worst", "positions in walls", "CPU-s of 1000 plans"]
     return markdown(heading, lines) if lines else ""
 
@@ -89,8 +98,15 @@ def peers_table(results: Sequence[Result], main: Sequence[Result]) -> str:
     for maze, group in by_maze([one for one in results if one.case]):
         same = [one for one in main if one.unit in units and maze in (one.task, "all")]
         if same:
-            lines.append([maze, OURS, *(mean(same, (agent, metric), digits)
-                                        for _, metric, agent, digits in _PEER_COLUMNS), _our_seconds(same), "0"])
+            lines.append(
+                [
+                    maze,
+                    OURS,
+                    *(mean(same, (agent, metric), digits) for _, metric, agent, digits in _PEER_COLUMNS),
+                    _our_seconds(same),
+                    "0",
+                ]
+            )
         for method in methods:
             cells = (mean(group, (method, metric), digits) for _, metric, _, digits in _PEER_COLUMNS)
             costs = (mean(group, (method, metric), 0) for metric in ("cpu_seconds", "environment_steps"))

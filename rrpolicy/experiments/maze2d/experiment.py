@@ -12,8 +12,8 @@ from rrpolicy.experiments.maze2d.peers import measure_peers
 from rrpolicy.experiments.maze2d.training import measure_training
 from rrpolicy.experiments.maze2d.units import Unit
 from rrpolicy.experiments.maze2d.variants import MAIN, Variant
-from rrpolicy.experiments.maze2d.workshop import Workshop
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.maze2d.workshop import ArtifactStore
+from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.experiments.results import Result, read_csv
 from rrpolicy.experiments.runner import Reproduction
 from rrpolicy.experiments.store import digest
@@ -37,7 +37,7 @@ class MazeExperiment:
         self._digest = digest(recipe)
         self._part = variant.part
         self._out = out
-        self._shop = Workshop(work, recipe, variant)
+        self._shop = ArtifactStore(work, recipe, variant)
 
     def digest(self, unit: Unit) -> str:
         """Of the one recipe."""
@@ -47,17 +47,17 @@ class MazeExperiment:
         """Whether another process is at the base that a pair needs."""
         return unit.goal is not None and self._shop.base_is_being_made(unit)
 
-    def measure(self, unit: Unit, say: Say) -> Ledger:
+    def measure(self, unit: Unit, log: Log) -> Recorder:
         """Everything that is reported of a unit."""
         if unit.goal is None:
-            return measure_base(self._shop, unit, say)
+            return measure_base(self._shop, unit, log)
         if self._part == "training":
-            return measure_training(self._shop, unit, self._out.with_suffix("") / "curves", say)
+            return measure_training(self._shop, unit, self._out.with_suffix("") / "curves", log)
         if self._part == "peers":
-            return measure_peers(self._shop, unit, say)
-        ledger, drawn = measure_pair(self._shop, unit, say)
+            return measure_peers(self._shop, unit, log)
+        recorder, drawn = measure_pair(self._shop, unit, log)
         write_map(map_path(self._out, unit, self.variant), drawn)
-        return ledger
+        return recorder
 
 
 def reproduction(
@@ -67,7 +67,7 @@ def reproduction(
     work: Path,
     variant: Variant = MAIN,
     progress_bar: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Reproduction[Unit]:
     """
     A run of the maze experiment.
@@ -78,9 +78,9 @@ def reproduction(
     :param work: folder of archives and claims, needed to go on
     :param variant: ablation or control
     :param progress_bar: show one
-    :param say: told what happens
+    :param log: told what happens
     """
-    return Reproduction(units, MazeExperiment(recipe, out, work, variant), out, work, progress_bar, say)
+    return Reproduction(units, MazeExperiment(recipe, out, work, variant), out, work, progress_bar, log)
 
 
 def read_results(path: Path) -> list[Result]:

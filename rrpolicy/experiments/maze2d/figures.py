@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import bootstrap_interval
 from rrpolicy.evaluation.plots import COLOURS, DPI, FAINT, GOAL, HEAT, INK, OTHERS, WALL_EDGE, draw_maze_axes
@@ -83,8 +83,12 @@ def heat_maps(results: Sequence[Result], out: Path, seed: int) -> Figure:
             _panel(axes, read_map(map_path(out, unit), unit), unit)
     mine = [one for one in results if one.seed == seed]
     own, near = (values_of(mine, key) for key in (OWN, NEAR))
-    figure.suptitle(f"Extracted rewards, seed {seed}: goal (star), maximum (ring), its error in cells\nin the goal's "
-                    f"own cell {sum(own):.0f} of {len(own)}, within one cell {sum(near):.0f}", fontsize=9, color=INK)
+    figure.suptitle(
+        f"Extracted rewards, seed {seed}: goal (star), maximum (ring), its error in cells\nin the goal's "
+        f"own cell {sum(own):.0f} of {len(own)}, within one cell {sum(near):.0f}",
+        fontsize=9,
+        color=INK,
+    )
     return figure
 
 
@@ -138,8 +142,9 @@ def retraining(results: Sequence[Result], folder: Path) -> Figure:
         line[0].set_ylabel(f"{algorithm}: return", fontsize=10, color=INK)
     panels[0, 0].set_ylim(bottom=0)
     panels[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
-    figure.suptitle("True return of the latest training episodes: median and range over goals and seeds", fontsize=10,
-                    color=FAINT)  # fmt: skip
+    figure.suptitle(
+        "True return of the latest training episodes: median and range over goals and seeds", fontsize=10, color=FAINT
+    )
     return figure
 
 
@@ -164,8 +169,15 @@ def _panel(axes: Axes, drawn: RewardMap, unit: Unit) -> None:
     axes.set(xlabel="", ylabel="", xticks=[], yticks=[])
     hit = drawn.same_cell(unit.goal)
     for colour, width in ((WALL_EDGE, 3.0), ("white", 1.5)):
-        axes.plot(*drawn.maximum, marker="o", markersize=13, markerfacecolor="none", markeredgecolor=colour,
-                  markeredgewidth=width, zorder=7)
+        axes.plot(
+            *drawn.maximum,
+            marker="o",
+            markersize=13,
+            markerfacecolor="none",
+            markeredgecolor=colour,
+            markeredgewidth=width,
+            zorder=7,
+        )
     error = drawn.goal_error_cells(unit.goal)
     axes.set_title(f"{unit.maze} {goal_text(unit.goal)}: {error:.2f}", fontsize=8, color=INK if hit else GOAL, pad=3)
 
@@ -184,8 +196,15 @@ def _intervals(axes: Axes, results: Sequence[Result], agents: Sequence[str], met
         mean, colour = float(np.mean(values)), _COLOURS[agent]
         axes.plot((low, high), (height, height), color=colour, linewidth=5, alpha=0.4, solid_capstyle="round")
         axes.plot(mean, height, marker="o", markersize=8, markeredgecolor="white", color=colour, clip_on=False)
-        axes.annotate(f"{mean:.2f}" if abs(mean) < 10 else f"{mean:.0f}", (mean, height), xytext=(0, 7),
-                      textcoords="offset points", ha="center", fontsize=8, color=INK)
+        axes.annotate(
+            f"{mean:.2f}" if abs(mean) < 10 else f"{mean:.0f}",
+            (mean, height),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=INK,
+        )
     axes.set_yticks(range(len(agents)), list(reversed(agents)))
     axes.set_ylim(-0.5, len(agents) - 0.2)
     if metric != "return":
@@ -214,6 +233,6 @@ def _light(axes: Axes, grid: Literal["x", "both"]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    with appearing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=DPI, facecolor="white")
     return path

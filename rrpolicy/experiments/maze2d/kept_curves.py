@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rrpolicy.common.faults import FileFault
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.messages import printable
 from rrpolicy.common.tables import read_table
 from rrpolicy.common.typing import Array
@@ -45,7 +45,7 @@ def read_progress(path: Path) -> Array:
 
 def write_curves(path: Path, curves: Curves) -> None:
     """Keep a unit's curves, in as many digits as a picture needs."""
-    with appearing(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for names, curve in curves.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rrpolicy.common.faults import FileFault
-from rrpolicy.common.files import appearing
+from rrpolicy.common.files import atomic_write
 from rrpolicy.common.schema import read_small
 from rrpolicy.experiments.maze2d.units import Unit
 from rrpolicy.rewards.maps import RewardMap
@@ -24,7 +24,7 @@ def map_path(out: Path, unit: Unit, variant: str = "") -> Path:
 
 def write_map(path: Path, drawn: RewardMap) -> None:
     """Keep what a picture needs: the grid below its highest value, in half precision, and where that is."""
-    with appearing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         highest = drawn.values.max()
         np.savez_compressed(unfinished, grid=(drawn.grid - highest).astype(np.float16), maximum=drawn.maximum)
 

@@ -16,12 +16,12 @@ from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.envs.maze import MazeGeometry
-from rrpolicy.evaluation import Evaluation, Row, evaluate_policy, paired_difference, result_row
+from rrpolicy.evaluation import Evaluation, Row, evaluate, paired_difference, result_row
 from rrpolicy.experiments import plain_row
 from rrpolicy.experiments.maze2d.episodes import PLANNERS_AT_ONCE, environments
 from rrpolicy.experiments.maze2d.units import Unit
-from rrpolicy.experiments.maze2d.workshop import Workshop
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.maze2d.workshop import ArtifactStore
+from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.rewards.bounded import BoundedReward
 from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
 from rrpolicy.rewards.maps import RewardMap
@@ -41,18 +41,18 @@ N_CANONICAL = 16  # rewards of states lose nothing in the canonical form, so few
 PAIRS = (("steered", "expert"), ("steered", "discriminator"), ("steered", "base"))  # that are compared
 
 
-def measure_base(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+def measure_base(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
     """The base alone: what it took, and how many of its plans lead through walls, in other ways to plan if asked."""
-    ledger = Ledger(say)
-    ledger.begin("training the base")
-    base, seconds = shop.base(unit)
-    ledger.add_times(base_data=shop.data(unit)[1], base=seconds)
-    ways = {"base": {}, **(_other_ways(base) if shop.variant.part == "plans" else {})}
+    recorder = Recorder(log)
+    recorder.start("training the base")
+    base, seconds = store.base(unit)
+    recorder.times(base_data=store.data(unit)[1], base=seconds)
+    ways = {"base": {}, **(_other_ways(base) if store.variant.part == "plans" else {})}
     for name, options in ways.items():
-        ledger.begin(f"plans of {name}")
-        ledger.add(_plan_rows(name, base.with_planning(**options), unit))
-    ledger.close()
-    return ledger
+        recorder.start(f"plans of {name}")
+        recorder.rows(_plan_rows(name, base.with_planning(**options), unit))
+    recorder.done()
+    return recorder
 
 
 def _other_ways(base: DiffusionAgent) -> dict[str, dict[str, Any]]:
@@ -75,30 +75,30 @@ def _plan_rows(name: str, base: DiffusionAgent, unit: Unit) -> list[Row]:
     ]
 
 
-def measure_pair(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> tuple[Ledger, RewardMap]:
+def measure_pair(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> tuple[Recorder, RewardMap]:
     """A base, an expert and their reward: everything that the experiment reports of them."""
-    ledger = Ledger(say)
-    ledger.begin("data")
-    shop.data(unit)
-    base, _ = shop.base(unit)
-    ledger.begin("training the expert")
-    expert, expert_seconds = shop.expert(unit)
-    ledger.begin("extracting the reward")
-    reward, reward_seconds = shop.reward(unit)
-    ledger.add_times(expert_data=shop.data(unit)[1], expert=expert_seconds, reward=reward_seconds)
-    ledger.begin("drawing the map")
-    data = shop.data(Unit(unit.maze, unit.seed))[0], shop.data(unit)[0]
-    drawn = experiments.map_reward(reward, unit.task.maze, shop.recipe, data[0])
-    ledger.add(recovery_rows("reward", drawn, unit.goal))
-    ledger.add(_orders(drawn, unit.goal, *data))
-    ledger.begin("EPIC")
-    ledger.add(_epic(reward, unit, data[0]))
-    ledger.begin("R²")
-    held_out = shop.sources(unit)[1]
-    ledger.add(experiments.explained_rows(reward, base, expert, held_out, shop.recipe, unit.seed))
-    _measure_agents(shop, unit, ledger, reward, base, expert)
-    ledger.close()
-    return ledger, drawn
+    recorder = Recorder(log)
+    recorder.start("data")
+    store.data(unit)
+    base, _ = store.base(unit)
+    recorder.start("training the expert")
+    expert, expert_seconds = store.expert(unit)
+    recorder.start("extracting the reward")
+    reward, reward_seconds = store.reward(unit)
+    recorder.times(expert_data=store.data(unit)[1], expert=expert_seconds, reward=reward_seconds)
+    recorder.start("drawing the map")
+    data = store.data(Unit(unit.maze, unit.seed))[0], store.data(unit)[0]
+    drawn = experiments.map_reward(reward, unit.task.maze, store.recipe, data[0])
+    recorder.rows(recovery_rows("reward", drawn, unit.goal))
+    recorder.rows(_orders(drawn, unit.goal, *data))
+    recorder.start("EPIC")
+    recorder.rows(_epic(reward, unit, data[0]))
+    recorder.start("R²")
+    held_out = store.sources(unit)[1]
+    recorder.rows(experiments.explained_rows(reward, base, expert, held_out, store.recipe, unit.seed))
+    _measure_agents(store, unit, recorder, reward, base, expert)
+    recorder.done()
+    return recorder, drawn
 
 
 # ---------------------------------------------------------------------- the reward
@@ -162,28 +162,33 @@ def _epic(reward: RelativeReward, unit: Unit, base_data: TrajectoryDataset) -> l
 
 
 def _measure_agents(
-    shop: Workshop, unit: Unit, ledger: Ledger, reward: RelativeReward, base: DiffusionAgent, expert: DiffusionAgent
+    store: ArtifactStore,
+    unit: Unit,
+    recorder: Recorder,
+    reward: RelativeReward,
+    base: DiffusionAgent,
+    expert: DiffusionAgent,
 ) -> None:
     """Success and return of everybody who runs in this variant, and their differences episode by episode."""
-    wanted = shop.variant.agents
-    actor = shop.second_base(unit)[0] if shop.variant.unseen_base else base
+    wanted = store.variant.agents
+    actor = store.second_base(unit)[0] if store.variant.unseen_base else base
     agents: dict[str, Predictor] = {"base": actor}
     if "discriminator" in wanted:
-        ledger.begin("training the discriminator")
-        other, seconds = shop.discriminator(unit)
-        ledger.add_times(discriminator=seconds)
-        agents["discriminator"] = experiments.steer(actor, other, shop.recipe)
-    agents |= {"steered": experiments.steer(actor, reward, shop.recipe), "expert": expert}
-    settings = experiments.section(shop.recipe, "evaluation")
+        recorder.start("training the discriminator")
+        other, seconds = store.discriminator(unit)
+        recorder.times(discriminator=seconds)
+        agents["discriminator"] = experiments.steer(actor, other, store.recipe)
+    agents |= {"steered": experiments.steer(actor, reward, store.recipe), "expert": expert}
+    settings = experiments.section(store.recipe, "evaluation")
     results: dict[str, Evaluation] = {}
-    with environments(unit, shop.recipe, PLANNERS_AT_ONCE) as envs:
+    with environments(unit, store.recipe, PLANNERS_AT_ONCE) as envs:
         for name in wanted:
-            ledger.begin(f"episodes of {name}")
-            results[name] = evaluate_policy(agents[name], envs, seed=unit.seed * 1000, **settings)
-            ledger.add(results[name].rows(name))
+            recorder.start(f"episodes of {name}")
+            results[name] = evaluate(agents[name], envs, seed=unit.seed * 1000, **settings)
+            recorder.rows(results[name].rows(name))
     for one, two in PAIRS:
         if one in results and two in results:
-            ledger.add([_difference(results, one, two, metric) for metric in ("success_rate", "return")])
+            recorder.rows([_difference(results, one, two, metric) for metric in ("success_rate", "return")])
 
 
 def _difference(results: Mapping[str, Evaluation], one: str, two: str, metric: str) -> Row:

@@ -11,13 +11,13 @@ import time
 import numpy as np
 
 from rrpolicy.common.typing import Predictor
-from rrpolicy.evaluation import evaluate_policy
+from rrpolicy.evaluation import evaluate
 from rrpolicy.experiments import plain_row, section
 from rrpolicy.experiments.maze2d.episodes import NETWORKS_AT_ONCE, environments, n_episodes
 from rrpolicy.experiments.maze2d.pairs import N_COVERAGE, epic_rows, order_rows, recovery_rows
 from rrpolicy.experiments.maze2d.units import Unit
-from rrpolicy.experiments.maze2d.workshop import Workshop
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.maze2d.workshop import ArtifactStore
+from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.rewards.epic import Coverage
 from rrpolicy.rewards.maps import reward_map
 from rrpolicy.rewards.maze_metrics import cell_rewards
@@ -27,56 +27,58 @@ from rrpolicy.rl.on_reward import clone_behaviour
 CLONING = "cloning"
 
 
-def measure_peers(shop: Workshop, unit: Unit, say: Say = lambda text: None) -> Ledger:
+def measure_peers(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
     """
     Train every peer on the expert's data of a pair, score its reward and run its policy, deterministic.
 
-    :param shop: collects the data
+    :param store: collects the data
     :param unit: a pair
-    :param say: told what is being done
+    :param log: told what is being done
     :raises ValueError: when `imitation` is not installed
     """
-    ledger = Ledger(say)
-    ledger.begin("data")
-    base_data, data = shop.data(Unit(unit.maze, unit.seed))[0], shop.data(unit)[0]
+    recorder = Recorder(log)
+    recorder.start("data")
+    base_data, data = store.data(Unit(unit.maze, unit.seed))[0], store.data(unit)[0]
     agents: dict[str, Predictor] = {}
     for name in PEERS:
-        ledger.begin(f"training {name}")
+        recorder.start(f"training {name}")
         started = time.process_time()
         peer = train_peer(name, data, unit.task.maze, unit.goal, seed=unit.seed)
-        _add_cost(ledger, name, time.process_time() - started, peer.environment_steps)
-        ledger.begin(f"scoring the reward of {name}")
+        _add_cost(recorder, name, time.process_time() - started, peer.environment_steps)
+        recorder.start(f"scoring the reward of {name}")
         coverage = Coverage.from_dataset(base_data, N_COVERAGE, unit.seed)
-        _add_reward(ledger, shop, name, peer, unit, coverage)
+        _add_reward(recorder, store, name, peer, unit, coverage)
         agents[name] = peer.agent
-    ledger.begin(f"training {CLONING}")
+    recorder.start(f"training {CLONING}")
     started = time.process_time()
     agents[CLONING] = clone_behaviour(data, seed=unit.seed)
-    _add_cost(ledger, CLONING, time.process_time() - started, 0)
-    _run(ledger, shop, agents, unit)
-    ledger.close()
-    return ledger
+    _add_cost(recorder, CLONING, time.process_time() - started, 0)
+    _run(recorder, store, agents, unit)
+    recorder.done()
+    return recorder
 
 
-def _add_cost(ledger: Ledger, name: str, seconds: float, environment_steps: int) -> None:
-    ledger.add_times(**{name: seconds})
-    ledger.add([plain_row(name, "environment_steps", environment_steps)], 0.0)
+def _add_cost(recorder: Recorder, name: str, seconds: float, environment_steps: int) -> None:
+    recorder.times(**{name: seconds})
+    recorder.rows([plain_row(name, "environment_steps", environment_steps)], 0.0)
 
 
-def _add_reward(ledger: Ledger, shop: Workshop, name: str, peer: Peer, unit: Unit, coverage: Coverage) -> None:
+def _add_reward(
+    recorder: Recorder, store: ArtifactStore, name: str, peer: Peer, unit: Unit, coverage: Coverage
+) -> None:
     """The same as of our reward: where its map is highest, the order of its cells, its distance to the true one."""
     maze = unit.task.maze
-    drawn = reward_map(peer.reward, maze, **section(shop.recipe, "map"))
-    ledger.add(recovery_rows(name, drawn, unit.goal))
-    ledger.add(order_rows(name, cell_rewards(drawn), maze, unit.goal))
+    drawn = reward_map(peer.reward, maze, **section(store.recipe, "map"))
+    recorder.rows(recovery_rows(name, drawn, unit.goal))
+    recorder.rows(order_rows(name, cell_rewards(drawn), maze, unit.goal))
     rewards = {"epic_distance": lambda states: np.asarray(peer.reward.predict(states), dtype=np.float64)}
-    ledger.add(epic_rows(name, rewards, unit, coverage))
+    recorder.rows(epic_rows(name, rewards, unit, coverage))
 
 
-def _run(ledger: Ledger, shop: Workshop, agents: dict[str, Predictor], unit: Unit) -> None:
+def _run(recorder: Recorder, store: ArtifactStore, agents: dict[str, Predictor], unit: Unit) -> None:
     """Success and return in the real environment under the true dense reward, everybody in the same episodes."""
-    with environments(unit, shop.recipe, NETWORKS_AT_ONCE) as envs:
+    with environments(unit, store.recipe, NETWORKS_AT_ONCE) as envs:
         for name, agent in agents.items():
-            ledger.begin(f"episodes of {name}")
-            result = evaluate_policy(agent, envs, n_episodes(shop.recipe), unit.seed * 1000, deterministic=True)
-            ledger.add(result.rows(name))
+            recorder.start(f"episodes of {name}")
+            result = evaluate(agent, envs, n_episodes(store.recipe), unit.seed * 1000, deterministic=True)
+            recorder.rows(result.rows(name))

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from rrpolicy.common.archive import read_archive
-from rrpolicy.common.locks import claimed
+from rrpolicy.common.locks import file_lock
 from rrpolicy.evaluation import Evaluation, Row
 from rrpolicy.experiments import plain_row
 from rrpolicy.experiments.maze2d.episodes import NETWORKS_AT_ONCE, environments, n_episodes
 from rrpolicy.experiments.maze2d.kept_curves import curve_path, read_progress, write_curves
 from rrpolicy.experiments.maze2d.units import Unit
-from rrpolicy.experiments.maze2d.workshop import Workshop
-from rrpolicy.experiments.recorder import Ledger, Say
+from rrpolicy.experiments.maze2d.workshop import ArtifactStore
+from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.experiments.store import digest
 from rrpolicy.rewards.bounded import AveragedReward
@@ -33,58 +33,61 @@ _MAKES_THE_REWARD = ("data", "agent", "base", "expert", "extraction")  # section
 _PAID = "exp(-sqrt(2 (max - rho)))"  # DistanceReward's form: a policy that was paid another one is not taken for this
 
 
-def measure_training(shop: Workshop, unit: Unit, curves: Path, say: Say = lambda text: None) -> Ledger:
+def measure_training(store: ArtifactStore, unit: Unit, curves: Path, log: Log = lambda text: None) -> Recorder:
     """
     Train and run everybody, and compare them episode by episode.
 
-    :param shop: makes the reward and keeps the policies
+    :param store: makes the reward and keeps the policies
     :param unit: a pair
     :param curves: folder for the unit's learning curves
-    :param say: told what is being done
+    :param log: told what is being done
     """
-    ledger = Ledger(say)
-    ledger.begin("extracting the reward")
-    paid: Mapping[str, RelativeReward | None] = {"reward": shop.reward(unit)[0], "true": None}
+    recorder = Recorder(log)
+    recorder.start("extracting the reward")
+    paid: Mapping[str, RelativeReward | None] = {"reward": store.reward(unit)[0], "true": None}
     learned = {}
-    with environments(unit, shop.recipe, NETWORKS_AT_ONCE) as envs:
+    with environments(unit, store.recipe, NETWORKS_AT_ONCE) as envs:
         for algorithm in on_reward.SETTINGS:
             results = {}
             for pay, reward in paid.items():
                 agent = f"{algorithm}-{pay}"
-                ledger.begin(f"training {agent}")
-                path = _trained(shop, unit, algorithm, pay, reward)
+                recorder.start(f"training {agent}")
+                path = _trained(store, unit, algorithm, pay, reward)
                 card = read_archive(path, POLICY_KIND).card
                 learned[algorithm, pay] = np.array(card["curve"]).reshape(-1, 3)
-                ledger.add_times(**{agent: card["cpu_seconds"]})
-                ledger.begin(f"episodes of {agent}")
-                results[pay] = evaluate_trained(load_trained(path), envs, n_episodes(shop.recipe), unit.seed * 1000)
-                ledger.add([*results[pay].rows(agent), plain_row(agent, "decisions", card["decisions"])])
-            ledger.add(_ratios(algorithm, results["reward"], results["true"]))
+                recorder.times(**{agent: card["cpu_seconds"]})
+                recorder.start(f"episodes of {agent}")
+                results[pay] = evaluate_trained(load_trained(path), envs, n_episodes(store.recipe), unit.seed * 1000)
+                recorder.rows([*results[pay].rows(agent), plain_row(agent, "decisions", card["decisions"])])
+            recorder.rows(_ratios(algorithm, results["reward"], results["true"]))
     write_curves(curve_path(curves, unit), learned)
-    ledger.close()
-    return ledger
+    recorder.done()
+    return recorder
 
 
 def _ratios(algorithm: str, ours: Evaluation, true: Evaluation) -> list[Row]:
     """Success and return of who was paid ρ, in parts of what the true reward makes of the same algorithm."""
     return [
-        {"agent": f"{algorithm}-reward/{algorithm}-true", "metric": name,
-         **paired_ratio(ours.values(metric), true.values(metric))}
+        {
+            "agent": f"{algorithm}-reward/{algorithm}-true",
+            "metric": name,
+            **paired_ratio(ours.values(metric), true.values(metric)),
+        }
         for metric, name in (("success_rate", "success_ratio"), ("return", "return_ratio"))
-    ]  # fmt: skip
+    ]
 
 
-def _trained(shop: Workshop, unit: Unit, algorithm: str, pay: str, reward: RelativeReward | None) -> Path:
+def _trained(store: ArtifactStore, unit: Unit, algorithm: str, pay: str, reward: RelativeReward | None) -> Path:
     """The archive of a trained policy, whose card holds its cost and its learning curve."""
     settings = on_reward.SETTINGS[algorithm]
     made_with: list[Any] = [settings.n_envs, settings.total_timesteps, settings.arguments]
     made_with += [on_reward.EPISODE_STEPS, on_reward.ACTION_REPEAT]
     if reward is not None:  # what the true reward makes does not depend on the recipe
-        made_with += [{part: shop.recipe.get(part) for part in _MAKES_THE_REWARD}, _PAID]
+        made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, _PAID]
         made_with += AveragedReward(reward).levels
-    folder = shop.folder / unit.name / "training" / f"{algorithm}-{pay}-{digest(made_with)}"
+    folder = store.folder / unit.name / "training" / f"{algorithm}-{pay}-{digest(made_with)}"
     path = folder / "policy.zip"
-    with claimed(folder / "lock"):
+    with file_lock(folder / "lock"):
         if not path.exists():
             started = time.process_time()
             model = train_on_reward(reward, unit.task.maze, unit.goal, algorithm, seed=unit.seed, out=folder)

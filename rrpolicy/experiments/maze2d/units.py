@@ -31,9 +31,7 @@ def _setting(env_id: str, *goals: Cell) -> MazeSetting:
 
 
 MAZES: Mapping[str, MazeSetting] = {
-    "open": _setting(
-        "PointMaze_Open-v3", (1, 1), (1, 5), (1.3, 1.7), (2, 3), (2.3, 4.3), (2.7, 3.1), (3, 1), (3, 5)
-    ),
+    "open": _setting("PointMaze_Open-v3", (1, 1), (1, 5), (1.3, 1.7), (2, 3), (2.3, 4.3), (2.7, 3.1), (3, 1), (3, 5)),
     "umaze": _setting("PointMaze_UMaze-v3", (1, 1), (1, 2), (1, 3), (1.3, 2.7), (2, 3), (3, 1), (3, 2), (3, 3)),
     "medium": _setting("PointMaze_Medium-v3", (1, 1), (1, 6), (2, 2), (4, 4), (4, 6), (5, 3), (6, 1), (6, 6)),
     "large": _setting("PointMaze_Large-v3", (1, 1), (1, 10), (3, 6), (3, 8), (5, 2), (5, 4), (7, 1), (7, 10)),

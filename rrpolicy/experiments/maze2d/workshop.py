@@ -16,7 +16,7 @@ from rrpolicy.experiments import Recipe, section, total_timesteps
 from rrpolicy.experiments.maze2d.units import Unit
 from rrpolicy.experiments.maze2d.variants import Variant
 from rrpolicy.experiments.recipes import build, without_steps
-from rrpolicy.experiments.store import being_made, digest, kept
+from rrpolicy.experiments.store import being_made, digest, load_or_create
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.targets import Targets
@@ -25,7 +25,7 @@ MAX_DATASETS = 3  # kept in memory: base, second base, expert
 
 
 @dataclass
-class Workshop:
+class ArtifactStore:
     """
     :param folder: of the archives
     :param recipe: every number, the variant's changes included
@@ -68,7 +68,7 @@ class Workshop:
         path = self.base_path(unit)
         if not path.exists():
             self.data(unit)  # now, so that its time is not the training's
-        return kept(path, make, DiffusionAgent.load)
+        return load_or_create(path, make, DiffusionAgent.load)
 
     def second_base(self, unit: Unit) -> tuple[DiffusionAgent, float]:
         """The base of the next seed."""
@@ -92,7 +92,7 @@ class Workshop:
             return agent.learn(data, total_timesteps(self.recipe, "base"), log_interval=0)
 
         name = "expert-from-scratch" if scratch else "expert"
-        return kept(self._path(unit, name, "data", "agent", "base", "expert"), make, DiffusionAgent.load)
+        return load_or_create(self._path(unit, name, "data", "agent", "base", "expert"), make, DiffusionAgent.load)
 
     # ------------------------------------------------------------------ rewards
 
@@ -114,7 +114,7 @@ class Workshop:
 
         changes = [self.variant.expert, names, self.variant.shuffled, self.variant.n_rounds]
         path = self._path(unit, "reward", "data", "agent", "base", "expert", "extraction", extra=changes)
-        return kept(path, make, RelativeReward.load)
+        return load_or_create(path, make, RelativeReward.load)
 
     def discriminator(self, unit: Unit) -> tuple[RelativeReward, float]:
         """The baseline's reward and its CPU-seconds."""
@@ -125,7 +125,7 @@ class Workshop:
             return experiments.discriminate(*pair, train, self.recipe, unit.seed)
 
         parts = ("data", "agent", "base", "expert", "discriminator")
-        return kept(self._path(unit, "discriminator", *parts), make, RelativeReward.load)
+        return load_or_create(self._path(unit, "discriminator", *parts), make, RelativeReward.load)
 
     # ------------------------------------------------------------------ archives
 

@@ -58,11 +58,23 @@ def browsed(page: str, folder: Path) -> tuple[dict[str, Any], str]:
     probe = folder / "probe.html"
     probe.write_text(PROBE.replace("PAGE", inner, 1).replace("WIDTHS", str(list(WIDTHS)), 1), encoding="utf-8")
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-        f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--window-size=1400,1000",
-        "--virtual-time-budget=20000", "--dump-dom", probe.as_uri(),
-    ]  # fmt: skip
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-sync",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={folder / 'profile'}",
+        "--enable-logging=stderr",
+        "--window-size=1400,1000",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        probe.as_uri(),
+    ]
     environment = {**os.environ, "HOME": str(folder)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, env=environment)
     found = re.search(r'<pre id="report">(.*?)</pre>', done.stdout)

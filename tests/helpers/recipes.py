@@ -31,13 +31,17 @@ RECIPE: dict[str, Any] = {
     "base": {"total_timesteps": 10},
     "expert": {"total_timesteps": 10, "learning_rate": 1e-2},
     "extraction": {
-        "total_timesteps": 10, "batch_size": 16, "buffer_size": 64, "window_kwargs": NETWORK, "step_kwargs": NETWORK,
+        "total_timesteps": 10,
+        "batch_size": 16,
+        "buffer_size": 64,
+        "window_kwargs": NETWORK,
+        "step_kwargs": NETWORK,
     },
     "discriminator": {"total_timesteps": 10, "batch_size": 16, "window_kwargs": NETWORK},
     "map": {"points_per_cell": 4},
     "steering": {"scale": 1.0},
     "evaluation": {"n_eval_episodes": 2},
-}  # fmt: skip
+}
 
 
 def recipe(**changes: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def toml(values: dict[str, Any] = RECIPE) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"\"{key}\" = {_value(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ", ".join(f'"{key}" = {_value(entry)}' for key, entry in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 

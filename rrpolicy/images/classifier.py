@@ -23,7 +23,7 @@ CHUNK = 1024
 SHIFT = 1  # pixels by which training images are moved at most
 
 
-class ImageJudge(Learner[nn.Module]):
+class ImageClassifier(Learner[nn.Module]):
     """
     A classifier of small images.
 

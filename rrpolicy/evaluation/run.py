@@ -39,7 +39,7 @@ EnvSource = gym.Env | str | Callable[[], gym.Env] | Sequence[gym.Env] | VecEnv |
 MAX_ENVS = 64  # copies stepped together unless asked otherwise: larger batches plan hardly faster
 
 
-def evaluate_policy(
+def evaluate(
     agent: Predictor,
     env: EnvSource,
     n_eval_episodes: int = 48,
@@ -85,8 +85,9 @@ def evaluate_policy(
             whole(name, value, 1)
     seed, deterministic = checked_seed(seed), flag("deterministic", deterministic)
     progress_bar, record_observations = (
-        flag("progress_bar", progress_bar), flag("record_observations", record_observations)
-    )  # fmt: skip
+        flag("progress_bar", progress_bar),
+        flag("record_observations", record_observations),
+    )
     vectorised = env if isinstance(env, VecEnv | VectorEnv) else None
     envs, made = ([], []) if vectorised is not None else _environments(env, min(n_eval_episodes, n_envs or MAX_ENVS))
     singles = envs if vectorised is None else single_environments(vectorised)

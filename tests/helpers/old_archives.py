@@ -1,7 +1,7 @@
 """One archive of each kind, kept under ``tests/data/archives`` and loaded for ever, and what each of them answers.
 
-``python tests/old_archives.py FOLDER`` writes them as the code of today does. A file that is committed is never written
-again: a new layout of a kind adds a file with another name.
+In ``tests``, ``python -m helpers.old_archives FOLDER`` writes them as the code of today does. A file that is committed
+is never written again: a new layout of a kind adds a file with another name.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from small import KINDS, Drift, make_agent
 from stable_baselines3 import PPO, SAC, TD3
 
+from helpers.agents import KINDS, Drift, make_agent
 from rrpolicy import DiffusionAgent, DiscriminatorReward, GuidedPlanner, RelativeReward, RewardExtractor
 from rrpolicy.common.archive import read_archive
 from rrpolicy.experiments.images.samples import Samples
+from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.codec import PixelCodec
-from rrpolicy.images.judge import ImageJudge
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rl.on_reward import load_trained, save_trained
 from rrpolicy.rl.replay import ReplayTraining
 from rrpolicy.rl.td3bc import load_offline, save_offline
 
-ARCHIVES = Path(__file__).parent / "data" / "archives"
+ARCHIVES = Path(__file__).parents[1] / "data" / "archives"
 ANSWERS = ARCHIVES / "answers.json"
 Answer = list[np.ndarray[Any, Any]]
 TINY = {"width": 8, "n_blocks": 1, "n_fourier_features": 2}
@@ -86,7 +86,7 @@ _ASKED: dict[str, Callable[[Path], Answer]] = {
     "extractor": _extracted,
     "discriminator": _told_apart,
     "image-diffusion": lambda path: _denoised(ImageDiffusion.load(path)),
-    "image-judge": lambda path: [ImageJudge.load(path).probabilities(_pictures())],
+    "image-judge": lambda path: [ImageClassifier.load(path).probabilities(_pictures())],
     "image-reward": lambda path: [ImageReward.load(path).predict(_pictures())],
     "image-samples": lambda path: [Samples.load(path).events.numpy()],
     "sb3-policy": lambda path: _acted(load_trained(path)),
@@ -119,9 +119,10 @@ def make(folder: Path) -> None:
     DiscriminatorReward(base, base, seed=0, window_kwargs=TINY).save(folder / "discriminator")
     model = ImageDiffusion(CODEC, n_diffusion_steps=20, batch_size=8, unet_kwargs=UNET, seed=0)
     model.save(folder / "image-diffusion")
-    ImageJudge((1, 8, 8), ("dark", "bright"), width=8, seed=0).save(folder / "image-judge")
-    judged = RewardExtractor(model, model, heads=("window",), seed=0, value_units=True,
-                             window_kwargs={"network": "conv", "width": 8})  # fmt: skip
+    ImageClassifier((1, 8, 8), ("dark", "bright"), width=8, seed=0).save(folder / "image-judge")
+    judged = RewardExtractor(
+        model, model, heads=("window",), seed=0, value_units=True, window_kwargs={"network": "conv", "width": 8}
+    )
     ImageReward(judged.reward, CODEC, zero=0.25).save(folder / "image-reward")
     Samples(torch.linspace(-1, 1, 32).reshape(2, 4, 2, 2)).save(folder / "image-samples")
     save_trained(PPO("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, seed=0), folder / "sb3-policy-ppo")

@@ -19,8 +19,12 @@ from rrpolicy.envs.controller import PDController
 
 NARROW = {"width": 32, "n_blocks": 1, "n_fourier_features": 4}
 SMALL: dict[str, Any] = {
-    "horizon": 8, "n_diffusion_steps": 10, "batch_size": 16, "policy_kwargs": NARROW, "seed": 0,
-}  # fmt: skip
+    "horizon": 8,
+    "n_diffusion_steps": 10,
+    "batch_size": 16,
+    "policy_kwargs": NARROW,
+    "seed": 0,
+}
 
 
 class Drift(gym.Env[np.ndarray, np.ndarray]):
@@ -87,8 +91,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "unet": {"policy": "UnetPolicy", "policy_kwargs": {"width": 8, "multipliers": (1, 2)}, "sampler": "dpm++"},
     "transformer": {"policy": "TransformerPolicy", "policy_kwargs": {"width": 16, "n_blocks": 1, "n_heads": 2}},
     "history": {"n_observation_rows": 3, "stride": 2, "warm_start": 5, "n_action_steps": 3, "n_sampling_steps": 3},
-    "history-controller": {"n_observation_rows": 2, "controller": PDController(velocity_columns=(2, 3)),
-                           "observation_columns": (0, 1)},
+    "history-controller": {
+        "n_observation_rows": 2,
+        "controller": PDController(velocity_columns=(2, 3)),
+        "observation_columns": (0, 1),
+    },
     "inverse": {"controller": "inverse-dynamics", "controller_kwargs": {"width": 16, "n_blocks": 1}},
 }
 """Agents that act in different ways, each of which must keep every promise."""

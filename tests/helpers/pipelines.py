@@ -16,10 +16,17 @@ def unet(seed: int = 0, channels: int = 1, size: Any = 8, **kwargs: Any) -> UNet
     """A random UNet2DModel of some 10 000 parameters."""
     torch.manual_seed(seed)
     return UNet2DModel(
-        sample_size=size, in_channels=channels, out_channels=channels, block_out_channels=(8, 16), layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"), norm_num_groups=4,
-        add_attention=False, **kwargs,
-    ).eval()  # fmt: skip
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        add_attention=False,
+        **kwargs,
+    ).eval()
 
 
 def write_ddpm(folder: Path, seed: int = 0, n_steps: int = 20, **kwargs: Any) -> Path:
@@ -37,25 +44,46 @@ def stable_diffusion_parts(folder: Path, seed: int = 0, size: int = 8, vae_seed:
     """Random parts of a Stable Diffusion pipeline whose images are (3, 2 * size, 2 * size)."""
     torch.manual_seed(seed)
     network = UNet2DConditionModel(
-        sample_size=size, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
-        cross_attention_dim=32, attention_head_dim=8, norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+        sample_size=size,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
     torch.manual_seed(vae_seed)
     vae = AutoencoderKL(
-        block_out_channels=(32, 64), in_channels=3, out_channels=3, latent_channels=4, norm_num_groups=8,
-        sample_size=2 * size, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
+        block_out_channels=(32, 64),
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=2 * size,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
     torch.manual_seed(seed + 1000)
     config = CLIPTextConfig(
-        hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, vocab_size=1000,
-        max_position_embeddings=24, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=37,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=1000,
+        max_position_embeddings=24,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     return {
-        "unet": network.eval(), "vae": vae.eval(), "text_encoder": CLIPTextModel(config).eval(),
+        "unet": network.eval(),
+        "vae": vae.eval(),
+        "text_encoder": CLIPTextModel(config).eval(),
         "tokenizer": tokenizer(folder),
         "scheduler": DDIMScheduler(num_train_timesteps=1000, clip_sample=False, steps_offset=1, **SCALED),
-    }  # fmt: skip
+    }
 
 
 def write_stable_diffusion(folder: Path, seed: int = 0, **kwargs: Any) -> Path:
@@ -63,8 +91,9 @@ def write_stable_diffusion(folder: Path, seed: int = 0, **kwargs: Any) -> Path:
     parts = stable_diffusion_parts(folder, seed, **kwargs)
     for name, part in parts.items():
         part.save_pretrained(folder / name)
-    names = {name: ["transformers" if "t" in name[:1] else "diffusers", type(part).__name__]
-             for name, part in parts.items()}
+    names = {
+        name: ["transformers" if "t" in name[:1] else "diffusers", type(part).__name__] for name, part in parts.items()
+    }
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **names}))
     return folder
 
@@ -73,8 +102,13 @@ def write_stable_diffusion_xl(folder: Path, seed: int = 0, **index: Any) -> Path
     """A pipeline folder as ``StableDiffusionXLPipeline.save_pretrained`` leaves it; pictures of 16 × 16."""
     parts = stable_diffusion_parts(folder, seed)
     torch.manual_seed(seed)
-    config = {**parts["unet"].config, "cross_attention_dim": 64, "addition_embed_type": "text_time",
-              "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 6 * 8 + 24}  # fmt: skip
+    config = {
+        **parts["unet"].config,
+        "cross_attention_dim": 64,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 24,
+    }
     config.pop("_use_default_values", None)  # names entries whose values would be left out again
     parts["unet"] = UNet2DConditionModel.from_config(config).eval()
     second = CLIPTextConfig(**{**parts["text_encoder"].config.to_dict(), "projection_dim": 24})

@@ -7,10 +7,10 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-from small import shorten
 from stable_baselines3 import SAC
-from tiny import NETWORK, toml
 
+from helpers.agents import shorten
+from helpers.recipes import NETWORK, toml
 from rrpolicy import zoo
 from rrpolicy.experiments import Task, scores
 from rrpolicy.experiments.locomotion import Demonstrations
@@ -25,23 +25,41 @@ RECIPE: dict[str, Any] = {
     "name": "hopper",
     "environments": ["Hopper-*"],
     "data": {
-        "noisy": {"base": {"agents": AGENT, "n_transitions": 400, "action_noise": 0.5},
-                  "expert": {"agents": AGENT, "n_transitions": 400}},
-        "mixture": {"base": {"agents": AGENT, "n_transitions": 300, "epsilon": 0.5},
-                    "expert": {"agents": AGENT, "n_transitions": 300}},
+        "noisy": {
+            "base": {"agents": AGENT, "n_transitions": 400, "action_noise": 0.5},
+            "expert": {"agents": AGENT, "n_transitions": 400},
+        },
+        "mixture": {
+            "base": {"agents": AGENT, "n_transitions": 300, "epsilon": 0.5},
+            "expert": {"agents": AGENT, "n_transitions": 300},
+        },
     },
-    "agent": {"horizon": 4, "n_diffusion_steps": 20, "n_sampling_steps": 2, "n_action_steps": 1, "clip": 5.0,
-              "batch_size": 16, "normalizer_mode": "gaussian", "policy_kwargs": NETWORK},
+    "agent": {
+        "horizon": 4,
+        "n_diffusion_steps": 20,
+        "n_sampling_steps": 2,
+        "n_action_steps": 1,
+        "clip": 5.0,
+        "batch_size": 16,
+        "normalizer_mode": "gaussian",
+        "policy_kwargs": NETWORK,
+    },
     "base": {"total_timesteps": 8},
     "expert": {"total_timesteps": 8},
-    "extraction": {**SMALL, "heads": ["window"], "buffer_size": 64, "value_coef": 0.0, "first_action_weight": 10.0,
-                   "window_kwargs": NETWORK},
+    "extraction": {
+        **SMALL,
+        "heads": ["window"],
+        "buffer_size": 64,
+        "value_coef": 0.0,
+        "first_action_weight": 10.0,
+        "window_kwargs": NETWORK,
+    },
     "rounds": {"total_timesteps": 4, "n_rounds": 1},
     "discriminator": {**SMALL, "window_kwargs": NETWORK},
     "steering": {"scale": 1.0},
     "cloning": {"n_steps": 10},
     "evaluation": {"n_eval_episodes": 2},
-}  # fmt: skip
+}
 
 
 def short_hopper(self: Task, render_mode: str | None = None, **more: Any) -> gym.Env:
