@@ -1,20 +1,26 @@
 """Experts as people have them, each all the way: a network alone, a LoRA, half-precision variants, class labels."""
 
 import json
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from helpers.pipelines import stable_diffusion_parts, unet, write_ddpm, write_stable_diffusion
+from PIL import Image
 from test_images_cli import QUICK, fault, run
 from test_images_digests import WEIGHTS, sha256
 
 from rrpolicy.evaluation import read_results
 from rrpolicy.images.lora import with_lora
-from rrpolicy.images.stable_diffusion import StableDiffusion
+from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.sampling import sample_images
+from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
 from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.rewards.recorded import RecordedPairs
 
@@ -252,6 +258,45 @@ def test_files_that_hold_no_change_are_refused(pipeline: StableDiffusion, tmp_pa
             pipeline.with_lora(tmp_path / "lora.safetensors")
 
 
+# ---------------------------------------------------------------------- samples of the two models
+
+
+def test_samples_are_of_the_experts_that_a_recording_names(world: Path, tmp_path: Path) -> None:
+    """``sample`` and ``audit`` take the options of ``record``, and draw what their pipelines draw."""
+    lora = tmp_path / "lora.safetensors"
+    write_lora(lora, "diffusers")
+    stable_diffusion_parts(tmp_path / "parts", 3)["unet"].save_pretrained(tmp_path / "dpo")
+    write_stable_diffusion(tmp_path / "whole", 1)
+    sd, prompts = StableDiffusion.from_pretrained(world / "sd"), ["a cat", "a photo of blood"]
+    experts = {
+        "--expert": (tmp_path / "whole", StableDiffusion.from_pretrained(tmp_path / "whole").prompted(prompts, 3.0)),
+        "--expert-unet": (tmp_path / "dpo", sd.with_network(tmp_path / "dpo").prompted(prompts, 3.0)),
+        "--expert-lora": (lora, sd.with_lora(lora).prompted(prompts, 3.0)),
+        "--safety": ("max", SafeModel(sd.prompted(prompts, 3.0), "max")),
+    }
+    more = ("--base", world / "sd", "--prompts", world / "prompts.txt", "--guidance-scale", 3)
+    drawn = set()
+    for option, (value, model) in experts.items():
+        folder = tmp_path / option
+        run("sample", *more, option, value, "--n-sampling-steps", 3, "--out", folder)
+        paths = sorted(folder.glob("*.png"))
+        wanted = sample_images(model, 2, n_sampling_steps=3)
+        got = np.stack([np.asarray(Image.open(path)) for path in paths])
+        assert np.abs(got.astype(int) - wanted).max() <= 1  # pictures in one batch or another
+        drawn.add(got.tobytes())
+    assert len(drawn) == 4
+    all_the_way(["--base", world / "sd", "--safety", "max"], world / "sd", tmp_path, world / "prompts.txt")
+    reward = tmp_path / "reward" / "reward.zip"
+    audit = ("audit", tmp_path / "drawn", "--reward", reward, "--no-progress", "--scales", 0)
+    for option, (value, _) in list(experts.items())[1:]:
+        run(*audit, *more, option, value, "--out", tmp_path / "page")
+        page = unescape((tmp_path / "page" / "index.html").read_text(encoding="utf-8"))
+        assert re.findall("<figcaption>(model alone|expert)<", page) == ["model alone", "expert"] * 2
+        assert f"{world / 'sd'} and {world / 'sd'} with" in page
+    said = fault(*audit, *more, "--safety", "max", "--expert-lora", lora, "--out", tmp_path)
+    assert "each name an expert" in said
+
+
 # ---------------------------------------------------------------------- variants
 
 
@@ -290,5 +335,24 @@ def test_models_with_class_labels_go_all_the_way(tmp_path: Path) -> None:
     wanted = base.eps(shard.x_t, shard.t) - expert.eps(shard.x_t, shard.t)
     torch.testing.assert_close(shard.eps_difference, wanted, rtol=1e-4, atol=1e-4)
     assert pairs.about["models"]["class_label"] == 2
+    plain = base.without_labels()
+    assert plain.class_label is None and plain.unet.class_embedding is None and plain.without_labels() is plain
+    torch.testing.assert_close(plain.eps(shard.x_t, shard.t), base.eps(shard.x_t, shard.t), rtol=1e-5, atol=1e-5)
+    run(
+        "extract",
+        "--recording",
+        tmp_path / "pairs",
+        "--start-from",
+        tmp_path / "base",
+        "--out",
+        tmp_path / "begun",
+        "--total-timesteps",
+        0,
+        "--batch-size",
+        4,
+        "--no-progress",
+    )
+    begun = ImageReward.load(tmp_path / "begun" / "reward.zip").reward.window
+    assert torch.equal(begun.enter.weight, base.unet.conv_in.weight)
     said = fault("record", *record, "--n-samples", 2, "--out", tmp_path / "x", "--no-progress")
     assert "class_label is None, wanted one of 0..2" in said

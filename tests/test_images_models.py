@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler, UNet2DModel
 from helpers.pipelines import SCALED, stable_diffusion_parts, unet, write_codec, write_ddpm, write_stable_diffusion
@@ -200,8 +201,16 @@ def _write(name: str, text: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(text) and None
 
 
+def _nan(folder: Path) -> None:
+    path = next(folder.rglob("*.safetensors"))
+    tensors = safetensors.torch.load_file(path)
+    tensors["conv_out.bias"].fill_(torch.nan)
+    safetensors.torch.save_file(tensors, path)
+
+
 DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (_truncate, "unet: could not be read as a UNet2DModel"),
+    (_nan, "unet: could not be read as a UNet2DModel: its weight conv_out.bias holds NaN or infinite numbers"),
     (_write("unet/config.json", "{"), "unet: could not be read as a UNet2DModel"),
     (lambda folder: shutil.rmtree(folder / "scheduler"), "scheduler: could not be read as a DDPMScheduler"),
     (lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "could not be read as a UNet"),
@@ -232,9 +241,7 @@ def test_a_misspelt_folder_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: 
     def asked(*_: Any, **__: Any) -> None:
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr("socket.getaddrinfo", asked)
-    monkeypatch.setattr("rrpolicy.images.unet.load_part", asked)
-    monkeypatch.setattr("rrpolicy.images.stable_diffusion.load_part", asked)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", asked)
     for bridge in (UNetScoreModel, StableDiffusion):
         with pytest.raises(ValueError, match="there is no folder models/bsae; as models/ is here"):
             bridge.from_pretrained("models/bsae")

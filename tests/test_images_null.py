@@ -18,13 +18,14 @@ from rrpolicy.images.audit import write_audit
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.evidence import Evidence
 from rrpolicy.images.folders import write_pictures
-from rrpolicy.images.null import NO_DIFFERENCE, NOTHING_BEYOND, Null, models_differ, spread
+from rrpolicy.images.null import NOTHING_BEYOND, Null, models_differ, spread
 from rrpolicy.images.recording import record_samples
-from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.reward import NO_DIFFERENCE, NOTHING_FOUND, ImageReward
 from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 SCORES = np.array([-1.0, 1.0, -1.0, 1.0])
+IMAGES_OF_THE_MODEL = np.zeros((2, 8, 8, 1), np.uint8)
 IMAGES = np.zeros((4, 4, 4, 1), np.uint8)
 
 
@@ -97,6 +98,10 @@ def test_a_model_against_itself_does_not_differ(world: Path, tmp_path: Path) -> 
     assert zoo.card(str(tmp_path / "reward"))["difference"] is False
     said = run("audit", world / "pictures", "--reward", tmp_path / "reward", "--out", tmp_path, "--no-progress").output
     assert NO_DIFFERENCE in said
+    reward = ImageReward.load(tmp_path / "reward" / "reward.zip")
+    assert not reward.difference and NO_DIFFERENCE in reward.nothing and NO_DIFFERENCE in reward.unit
+    said = run("score", world / "pictures", "--reward", tmp_path / "reward", "--no-progress").output
+    assert f"{NO_DIFFERENCE}: their scores mean nothing" in said and f"rho: no unit, {NO_DIFFERENCE}" in said
     page = (tmp_path / "index.html").read_text()
     assert "<h1>The two models do not differ</h1>" in page and "There is nothing to find" in page
     assert "Below zero" not in page and "What the expert prefers" not in page
@@ -108,6 +113,49 @@ def test_models_that_differ_at_one_pair_differ(tmp_path: Path) -> None:
     kwargs: dict[str, Any] = {"n_samples": 2, "n_noisings": 1, "n_sampling_steps": 2, "n_value_draws": 0}
     assert models_differ(record_samples(models[0], models[1], codec, tmp_path / "a", **kwargs))
     assert not models_differ(record_samples(models[0], models[0], codec, tmp_path / "b", **kwargs))
+
+
+def test_a_reward_that_explains_nothing_says_so(world: Path, tmp_path: Path) -> None:
+    write_ddpm(tmp_path / "expert", 1, channels=4, size=4)
+    write_codec(tmp_path / "expert", shape=[1, 8, 8], unshuffle=2)
+    run(
+        "record",
+        "--base",
+        world / "base",
+        "--expert",
+        tmp_path / "expert",
+        "--n-samples",
+        4,
+        "--n-noisings",
+        2,
+        "--n-sampling-steps",
+        2,
+        "--out",
+        tmp_path / "pairs",
+        "--no-progress",
+    )
+    said = run(
+        "extract",
+        "--recording",
+        tmp_path / "pairs",
+        "--out",
+        tmp_path / "reward",
+        "--total-timesteps",
+        0,
+        "--width",
+        8,
+        "--no-progress",
+    ).output
+    wanted = f"{NOTHING_FOUND} (R² 0.000 on held-out pairs)"
+    assert wanted in said
+    for command in ("score", "audit"):
+        said = run(command, world / "pictures", "--reward", tmp_path / "reward", "--out", tmp_path, "--no-progress")
+        assert wanted in said.output
+    assert f"N{NOTHING_FOUND[1:]}" in unescape((tmp_path / "index.html").read_text(encoding="utf-8"))
+    reward = ImageReward.load(tmp_path / "reward" / "reward.zip")
+    assert reward.nothing == wanted and reward.difference and reward.unit == "nats"
+    changed = reward.calibrated(IMAGES_OF_THE_MODEL, IMAGES_OF_THE_MODEL)
+    assert changed.nothing == wanted
 
 
 # ---------------------------------------------------------------------- a null
@@ -162,6 +210,19 @@ def test_an_audit_takes_rewards_of_equal_trainings(world: Path, tmp_path: Path) 
     assert widths[0] > 0 and NOTHING_BEYOND in said
     assert NOTHING_BEYOND not in audited(world / "narrow")[0] and NOTHING_BEYOND in audited(world / "middle")[0]
     assert NOTHING_BEYOND in audited(world / "narrow", world / "wide" / "reward.zip")[0]
+    for name, beyond in (("narrow", True), ("wide", False)):
+        said = run(
+            "score",
+            world / "pictures",
+            "--reward",
+            world / "middle",
+            "--null",
+            world / name,
+            "--levels",
+            "0,3",
+            "--no-progress",
+        ).output
+        assert ("rho spreads beyond the null" in said) is beyond and (NOTHING_BEYOND in said) is not beyond
     table = re.search(
         r"<table><caption>ρ \(nats\) of the same pictures.*?</table>", (tmp_path / "out" / "index.html").read_text()
     )

@@ -153,7 +153,7 @@ def test_an_audit_shows_base_steered_and_expert(world: Path, tmp_path: Path) -> 
     run("sample", "--model", world / "expert", "--n", 3, "--out", tmp_path / "drawn")
     drawn = [np.asarray(Image.open(path)).ravel()[0] for path in sorted((tmp_path / "drawn").glob("*.png"))]
     assert greys(samples)[6:] == drawn  # the expert's own, from the same noise
-    assert "--expert shows samples" in fault(*options, "--expert", world / "expert")
+    assert "an expert's samples are shown beside" in fault(*options, "--expert", world / "expert")
 
 
 # ---------------------------------------------------------------------- histograms

@@ -13,14 +13,17 @@ import typer
 from rrpolicy import zoo
 from rrpolicy.cli import images_options as inputs
 from rrpolicy.cli import options
-from rrpolicy.cli.images_options import check_levels, image_model, load_reward, parse_levels, parse_scales
+from rrpolicy.cli.images_options import check_levels, load_reward, parse_levels, parse_scales
+from rrpolicy.cli.images_pairs import ExpertOptions, models_to_draw
 from rrpolicy.cli.images_scoring import (
+    denoiser_of,
     label_rows,
     labels_of,
     name_below,
     null_of,
     scores_of,
     tell_left_out,
+    tell_nothing,
     tell_unlike,
     write_left_out,
     write_scores,
@@ -39,7 +42,8 @@ from rrpolicy.images.audited import UNLABELLED
 from rrpolicy.images.evidence import Evidence
 from rrpolicy.images.folders import ReadAgain, counted, find_pictures
 from rrpolicy.images.metrics import auroc
-from rrpolicy.images.null import NO_DIFFERENCE, NOTHING_BEYOND, spread
+from rrpolicy.images.null import spread
+from rrpolicy.images.parts import is_single_file
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel, sample_images
 
@@ -51,6 +55,7 @@ def audit(
     reward: inputs.Reward,
     out: options.Out,
     pipeline: inputs.Pipeline = None,
+    config: inputs.Config = None,
     unwanted: Annotated[
         list[str] | None, typer.Option("--unwanted", help="Label that should score low; repeatable.")
     ] = None,
@@ -61,27 +66,39 @@ def audit(
         Path | None,
         typer.Option("--labels", metavar="FILE", help="CSV with path or filename, and label, for sub-folders."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Show samples of this model, steered and not.")] = None,
-    expert: Annotated[str | None, typer.Option("--expert", help="Show the expert's samples beside them.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "--base", help="Show samples of this model, steered and not.")
+    ] = None,
+    expert: inputs.Expert = None,
+    expert_unet: inputs.ExpertUNet = None,
+    expert_lora: inputs.ExpertLora = None,
+    safety: inputs.ExpertSafety = None,
+    class_label: inputs.ClassLabel = None,
+    guidance_scale: inputs.GuidanceScale = None,
     scales: Annotated[str, typer.Option("--scales", help="Strengths of the steering to show.")] = "0,1,2",
     prompts: inputs.Prompts = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Samples at each strength.")] = 8,
     seed: options.Seed = 0,
-    null: Annotated[
-        list[Path] | None,
-        typer.Option("--null", help="Reward between two trainings of one model, or a folder of some; repeatable."),
+    denoising: Annotated[
+        bool | None,
+        typer.Option(
+            "--denoising/--no-denoising", help="Flag pictures by --model's error, too; default: without prompts."
+        ),
     ] = None,
+    null: inputs.Nulls = None,
     resize: inputs.Resize = False,
     strict: inputs.Strict = False,
     device: inputs.Device = "cpu",
+    dtype: inputs.Dtype = inputs.Precision.float32,
     progress: options.Progress = True,
 ) -> None:
     """
     Write a page about a folder of pictures: ranked, the highest and the lowest, by label and by noise level.
 
     One HTML file that loads nothing. With --unwanted it has the AUROC at each noise level; with --model, samples of
-    the model steered by the reward beside its own; with --null, whether ρ spreads further than between two trainings of
-    one model. Every picture stands in scores.csv. Files that cannot be read are listed, also in left_out.csv.
+    the model steered by the reward beside its own, and those of an expert that is named as for record; with --null,
+    whether ρ spreads further than between two trainings of one model. Every picture stands in scores.csv. Files that
+    cannot be read are listed, also in left_out.csv.
 
     \b
     Examples:
@@ -91,8 +108,14 @@ def audit(
       rrpolicy images audit photos --reward runs/reward/reward.zip --unwanted harmful --out runs/audit
     """
     strengths, asked = parse_scales(scales), None if levels is None else parse_levels(levels)
-    if expert is not None and model is None:
-        raise ValueError("--expert shows samples of the expert beside the base's: give --model, the base, too")
+    shown = ExpertOptions.of(expert, expert_unet, expert_lora, safety)
+    if shown.given and model is None:
+        raise ValueError("an expert's samples are shown beside the base's: give --model, the base, too")
+    if denoising and model is None:
+        raise ValueError("--denoising asks the base: give --model, too")
+    if model is None and not (guidance_scale is None and class_label is None and (config is None or pipeline)):
+        raise ValueError("--guidance-scale, --class-label and --config are for --model, which is not given")
+    judges = model is not None and (prompts is None if denoising is None else denoising)
     found, table = find_pictures([pictures], strict), None
     if labels_file is not None:
         table = read_labels(labels_file, pictures, found.pictures)
@@ -102,31 +125,36 @@ def audit(
     if missing := sorted(set(unwanted or ()) - set(labels)):
         known = printable(", ".join(sorted(label for label in set(labels) if label)) or "none", 150)
         raise ValueError(f"--unwanted {missing[0]} is no label of {labels_file or pictures}, there are: {known}")
-    scorer = load_reward(reward, pipeline or (model if prompts else None), device)
+    latents = pipeline or (model if prompts else None)
+    own = config if latents is not None and (model is None or is_single_file(latents)) else None
+    scorer = load_reward(reward, latents, device, own)
     last = scorer.reward.process.n_diffusion_steps - 1
     chosen = sorted({round(last * i / 10) for i in range(9)}) if asked is None else asked
     check_levels(chosen, scorer)
-    sources = [image_model(name, prompts, n, None, device, "float32") for name in (model, expert) if name is not None]
-    scored = scores_of(scorer, found, [([scorer.level], 0), (chosen, N_NOISINGS)], resize, strict, progress)
+    drawing = (guidance_scale, class_label, device, dtype, config)
+    sources, n = ([], 0) if model is None else models_to_draw(model, shown, prompts, n, *drawing)
+    asked_of = [([scorer.level], 0), (chosen, N_NOISINGS)]
+    denoiser = denoiser_of(scorer, zoo.card(reward), sources[0]) if judges else None
+    scored = scores_of(scorer, found, asked_of, resize, strict, progress, denoiser)
     (rho,), at_levels = scored.rho
     null_scores = null_of(null or (), scorer, scored.pictures, resize, progress)
-    samples = _side_by_side(scorer, sources, 50 if prompts else 25, strengths, seed)
+    samples = _side_by_side(scorer, sources, n, 50 if prompts else 25, strengths, seed)
     labels = labels_of(scored.pictures, UNLABELLED if table is None else None) or [None] * len(rho)
     low = set(unwanted or ()) & set(labels)  # those that are left
     names = [name_below(one.path, pictures) for one in scored.pictures]
     evidence = Evidence.of(
         scorer,
         zoo.card(reward),
+        denoiser is not None,
         archive=reward,
         pictures=pictures,
         sizes="brought to the model's by resizing" if resize else "the model's own",
         labels=("sub-folders" if any(labels) else "none") if table is None else table.told,
-        **({} if model is None else {"samples_of": " and ".join(filter(None, (model, expert)))}),
+        **({} if model is None else {"samples_of": " and ".join([model, *([shown.describe(model)] * shown.given)])}),
         audited_on=datetime.date.today().isoformat(),
         version_of_rrpolicy=__version__,
     )
-    if not evidence.difference:
-        echo(f"{NO_DIFFERENCE}: their scores mean nothing")
+    tell_nothing(scorer, null_scores, rho, ~scored.unlike)
     page = write_audit(
         out,
         ReadAgain(scored.pictures, scorer.codec.image_shape, resize),
@@ -159,17 +187,16 @@ def audit(
     if null_scores is not None:
         rows.append(plain_row("rho", "spread", spread(rho[kept])))
         rows += [plain_row(f"null {i + 1}", "spread", one) for i, one in enumerate(null_scores.spreads(kept))]
-        echo(NOTHING_BEYOND if null_scores.covers(rho, kept) else "rho spreads beyond the null")
     report(rows, out)
     echo(f"written: {page}")
 
 
 def _side_by_side(
-    reward: ImageReward, sources: Sequence[tuple[ImageModel, int]], n_steps: int, scales: Sequence[float], seed: int
+    reward: ImageReward, sources: Sequence[ImageModel], n: int, n_steps: int, scales: Sequence[float], seed: int
 ) -> dict[str, Array]:
     """Samples of the base at each strength of steering and of the expert where it is given, from the same noise."""
     drawn = {}
-    for i, (model, n) in enumerate(sources):
+    for i, model in enumerate(sources):
         steps = min(n_steps, model.process.n_diffusion_steps)
         for scale in (0.0,) if i else scales:
             name = "expert" if i else f"scale {scale:g}" if scale else "model alone"

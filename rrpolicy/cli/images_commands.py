@@ -13,13 +13,16 @@ from rrpolicy import zoo
 from rrpolicy.cli import images_options as inputs
 from rrpolicy.cli import options
 from rrpolicy.cli.images_audit import audit
-from rrpolicy.cli.images_options import check_levels, image_model, load_reward, parse_levels
-from rrpolicy.cli.images_pairs import ExpertOptions, prompt_pair, unet_pair
+from rrpolicy.cli.images_options import check_levels, load_reward, parse_levels
+from rrpolicy.cli.images_pairs import ExpertOptions, lone_model, models_to_draw, prompt_pair, unet_pair
 from rrpolicy.cli.images_scoring import (
     TOLD,
+    denoiser_of,
     label_rows,
+    null_of,
     scores_of,
     tell_left_out,
+    tell_nothing,
     tell_unlike,
     write_left_out,
     write_scores,
@@ -35,10 +38,10 @@ from rrpolicy.experiments import plain_row
 from rrpolicy.experiments.demos import ImagesDemo
 from rrpolicy.experiments.runs import begin_anew
 from rrpolicy.images.folders import find_pictures, write_pictures
-from rrpolicy.images.null import NO_DIFFERENCE, models_differ
-from rrpolicy.images.parts import quiet
+from rrpolicy.images.null import models_differ
+from rrpolicy.images.parts import is_single_file, quiet
 from rrpolicy.images.recording import codec_of, explained_rows, finished_reward, record_prompts, record_samples
-from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.reward import NO_DIFFERENCE, ImageReward
 from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.rewards.extractor import RewardExtractor
@@ -57,18 +60,13 @@ def images() -> None:
 
 @images_app.command()
 def record(
-    base: Annotated[str, typer.Option("--base", help="The weak model: folder or hub name.")],
+    base: Annotated[str, typer.Option("--base", help="The weak model: folder, hub name, or one file of weights.")],
     out: options.Out,
-    expert: Annotated[str | None, typer.Option("--expert", help="The strong model: folder or hub name.")] = None,
-    expert_unet: Annotated[
-        str | None, typer.Option("--expert-unet", help="Expert is the base with the network of this folder.")
-    ] = None,
-    expert_lora: Annotated[
-        Path | None, typer.Option("--expert-lora", metavar="FILE", help="Expert is the base with this LoRA.")
-    ] = None,
-    safety: Annotated[
-        inputs.Safety | None, typer.Option("--safety", help="Expert is the base with safety guidance this strong.")
-    ] = None,
+    expert: inputs.Expert = None,
+    expert_unet: inputs.ExpertUNet = None,
+    expert_lora: inputs.ExpertLora = None,
+    safety: inputs.ExpertSafety = None,
+    config: inputs.Config = None,
     class_label: inputs.ClassLabel = None,
     prompts: inputs.Prompts = None,
     n_samples: Annotated[int, typer.Option("--n-samples", min=1, help="Of each model, without prompts.")] = 1500,
@@ -100,7 +98,7 @@ def record(
       rrpolicy images record --base models/sd-1.4 --expert models/sd-1.5 --prompts prompts.csv --out runs/checkpoints
       rrpolicy images record --base models/sd-1.5 --expert-lora erased.safetensors --prompts prompts.txt --out runs/lora
     """
-    chosen = ExpertOptions(expert, expert_unet, expert_lora, None if safety is None else safety.value)
+    chosen = ExpertOptions.of(expert, expert_unet, expert_lora, safety)
     about = {
         "base": base,
         "expert": chosen.describe(base),
@@ -108,7 +106,7 @@ def record(
         **({} if class_label is None else {"class_label": class_label}),
     }
     if prompts is None:
-        unets = unet_pair(base, chosen, class_label, device, dtype)
+        unets = unet_pair(base, chosen, class_label, device, dtype, config)
         with sole_use(out):
             pairs = record_samples(
                 unets[0],
@@ -126,7 +124,7 @@ def record(
             )
     else:
         texts = read_prompts(prompts)
-        pair = prompt_pair(base, chosen, class_label, guidance_scale, device, dtype)
+        pair = prompt_pair(base, chosen, class_label, guidance_scale, device, dtype, config)
         tell_cut(texts, pair.base)
         if pair.base.note is not None:
             echo(f"note: {pair.base.note}")
@@ -194,7 +192,8 @@ def extract(
             checkpoint_freq=checkpoint_freq,
         )
         explained, differ = explained_rows(extractor.reward, held_out), models_differ(pairs)
-        reward, found = finished_reward(extractor, pairs, held_out, codec)
+        r2 = round(dict(explained).get("r2", 0.0), 4)
+        reward, found = finished_reward(extractor, pairs, held_out, codec, differ, r2)
         about = {name: value for name, value in pairs.about.items() if name not in ("prompts", "space", "codec")}
         facts = {
             "recording": about,
@@ -205,7 +204,7 @@ def extract(
             "version": __version__,
             "date": datetime.date.today().isoformat(),
             "difference": differ,
-            "r2": round(dict(explained).get("r2", 0.0), 4),
+            "r2": r2,
             **found,
         }
         reward.save(out / "reward.zip", card=facts)
@@ -217,13 +216,19 @@ def extract(
         if not differ:
             echo(f"{NO_DIFFERENCE}: base and expert predict the same at all {len(pairs)} recorded pairs")
             rows = [plain_row("models", "difference", 0.0)]
+        elif reward.nothing:
+            echo(reward.nothing)
         report(rows, out)
 
 
 def _new_extractor(
     pairs: RecordedPairs, start_from: str | None, width: int, batch_size: int, value_coef: float, seed: int
 ) -> RewardExtractor:
-    base: ScoreModel = pairs.model if start_from is None else UNetScoreModel.from_pretrained(start_from)
+    base: ScoreModel = pairs.model
+    if start_from is not None:  # a model with class labels was asked about one of them
+        models = pairs.about.get("models")
+        label = models.get("class_label") if isinstance(models, dict) else None
+        base = UNetScoreModel.from_pretrained(start_from, class_label=label).without_labels()
     check_compatible(pairs.model, base)
     network = {"network": "conv", "width": width} if start_from is None else {"network": "unet-encoder"}
     size = min(MAX_BUFFER, max(batch_size, BUFFER_BYTES // (8 * int(np.prod(pairs.model.event_shape)))))
@@ -245,9 +250,16 @@ def score(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Files and folders.")],
     reward: inputs.Reward,
     pipeline: inputs.Pipeline = None,
+    config: inputs.Config = None,
     levels: Annotated[
         str | None, typer.Option("--levels", help="Noise levels to average over: 0,20,40; default: the reward's.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="The recorded base: flag pictures by its denoising error, too.")
+    ] = None,
+    class_label: inputs.ClassLabel = None,
+    dtype: inputs.Dtype = inputs.Precision.float32,
+    null: inputs.Nulls = None,
     resize: inputs.Resize = False,
     strict: inputs.Strict = False,
     out: options.MaybeOut = None,
@@ -258,7 +270,8 @@ def score(
     Score pictures; the table shows the mean of each label (sub-folder), scores.csv every picture.
 
     Files that cannot be read are left out and told, with --out in left_out.csv. Pictures unlike anything that the two
-    models make are flagged in scores.csv, and no mean is about them.
+    models make are flagged in scores.csv, and no mean is about them. Where base and expert do not differ, or with
+    --null no more than two trainings of one model, that is said.
 
     \b
     Examples:
@@ -266,15 +279,23 @@ def score(
       rrpolicy images score one.png two.png --reward runs/reward/reward.zip --pipeline models/sd-1.4 --resize
     """
     asked, found = None if levels is None else parse_levels(levels), find_pictures(pictures, strict)
-    scorer = load_reward(reward, pipeline, device)
+    if base is None and not (class_label is None and (config is None or pipeline)):
+        raise ValueError("--class-label and --config are for --base, which is not given")
+    own = config if base is None or (pipeline is not None and is_single_file(pipeline)) else None
+    scorer = load_reward(reward, pipeline, device, own)
     chosen = [scorer.level] if asked is None else asked
     check_levels(chosen, scorer)
-    scored = scores_of(scorer, found, [(chosen, 0)], resize, strict, progress)
+    denoiser = None
+    if base is not None:
+        denoiser = denoiser_of(scorer, zoo.card(reward), lone_model(base, class_label, device, dtype, config))
+    scored = scores_of(scorer, found, [(chosen, 0)], resize, strict, progress, denoiser)
     rho = scored.rho[0].mean(axis=0)
+    null_scores = null_of(null or (), scorer, scored.pictures, resize, progress, chosen)
     for one, value in zip(scored.pictures, rho, strict=True) if len(rho) <= TOLD else ():
         echo(f"{value:+.3f}  {one.path}")
     tell_left_out(scored.left_out, found.others)
     echo(f"rho: {scorer.unit}")
+    tell_nothing(scorer, null_scores, rho, ~scored.unlike)
     tell_unlike(scored)
     rows = label_rows(scored, rho)
     if out is not None:
@@ -285,9 +306,16 @@ def score(
 
 @images_app.command()
 def sample(
-    model: Annotated[str, typer.Option("--model", help="Folder or hub name of the model to sample from.")],
+    model: Annotated[
+        str, typer.Option("--model", "--base", help="Folder, hub name or file of the model to sample from.")
+    ],
     out: options.Out,
+    expert: inputs.Expert = None,
+    expert_unet: inputs.ExpertUNet = None,
+    expert_lora: inputs.ExpertLora = None,
+    safety: inputs.ExpertSafety = None,
     reward: Annotated[str | None, typer.Option("--reward", help="Steer the model with this image reward.")] = None,
+    config: inputs.Config = None,
     class_label: inputs.ClassLabel = None,
     scale: Annotated[
         float, typer.Option("--scale", min=0, callback=options.finite, help="Strength of the steering.")
@@ -301,15 +329,18 @@ def sample(
     dtype: inputs.Dtype = inputs.Precision.float32,
 ) -> None:
     """
-    Draw pictures, from the same noise for the same seed, whatever steers.
+    Draw pictures, from the same noise for the same seed, whatever steers; of the expert where one is named.
 
     \b
     Examples:
       rrpolicy images sample --model models/all --out runs/base
       rrpolicy images sample --model models/all --reward runs/reward/reward.zip --scale 2 --out runs/steered
       rrpolicy images sample --model models/sd-1.4 --prompts prompts.txt --reward runs/sld/reward.zip --out runs/safe
+      rrpolicy images sample --model models/sd-1.4 --safety strong --prompts prompts.txt --out runs/expert
     """
-    source, n = image_model(model, prompts, n, guidance_scale, device, dtype, class_label)
+    chosen = ExpertOptions.of(expert, expert_unet, expert_lora, safety)
+    models, n = models_to_draw(model, chosen, prompts, n, guidance_scale, class_label, device, dtype, config)
+    source = models[-1]
     scorer = None if reward is None else ImageReward.load(zoo.find(reward), source.codec)
     steps = n_sampling_steps or min(50 if prompts else 25, source.process.n_diffusion_steps)
     with sole_use(out):

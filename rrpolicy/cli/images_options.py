@@ -11,12 +11,8 @@ import typer
 
 from rrpolicy import zoo
 from rrpolicy.cli import options
-from rrpolicy.cli.prompt_files import read_prompts, tell_cut
-from rrpolicy.images.parts import has_part
 from rrpolicy.images.pipelines import load_pipeline
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.images.sampling import ImageModel
-from rrpolicy.images.unet import UNetScoreModel
 
 
 class Safety(StrEnum):
@@ -45,8 +41,28 @@ Reward = Annotated[str, typer.Option("--reward", help="Archive of an image rewar
 Pipeline = Annotated[
     str | None, typer.Option("--pipeline", help="Stable Diffusion folder that a reward of latents belongs to.")
 ]
+Expert = Annotated[
+    str | None, typer.Option("--expert", help="The strong model: folder, hub name, or one file of weights.")
+]
+ExpertUNet = Annotated[
+    str | None, typer.Option("--expert-unet", help="Expert is the base with the network of this folder or file.")
+]
+ExpertLora = Annotated[
+    Path | None, typer.Option("--expert-lora", metavar="FILE", help="Expert is the base with this LoRA.")
+]
+ExpertSafety = Annotated[
+    Safety | None, typer.Option("--safety", help="Expert is the base with safety guidance this strong.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="DIR", help="Of a model that is one file: a pipeline folder of the same kind."),
+]
 ClassLabel = Annotated[
     int | None, typer.Option("--class-label", min=0, help="Of a model conditioned on labels: the one to ask about.")
+]
+Nulls = Annotated[
+    list[Path] | None,
+    typer.Option("--null", help="Reward between two trainings of one model, or a folder of some; repeatable."),
 ]
 Resize = Annotated[bool, typer.Option("--resize", help="Bring pictures of another size to the model's.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse files that cannot be read, do not leave them out.")]
@@ -88,27 +104,7 @@ def parse_scales(text: str) -> list[float]:
     return scales
 
 
-def load_reward(name: str, pipeline: str | None, device: str) -> ImageReward:
+def load_reward(name: str, pipeline: str | None, device: str, config: Path | None = None) -> ImageReward:
     """An image reward, ready to score pictures; that of latents with its pipeline's autoencoder."""
-    codec = None if pipeline is None else load_pipeline(pipeline, device).codec
+    codec = None if pipeline is None else load_pipeline(pipeline, device, config=config).codec
     return ImageReward.load(zoo.find(name), codec)
-
-
-def image_model(
-    name: str,
-    prompts: Path | None,
-    n: int,
-    guidance_scale: float | None,
-    device: str,
-    dtype: str,
-    class_label: int | None = None,
-) -> tuple[ImageModel, int]:
-    """A model of either kind and how many pictures it is to draw."""
-    if prompts is None:
-        if has_part(name, "text_encoder") and Path(name).is_dir():
-            raise ValueError(f"{name} is a text-to-image pipeline: give --prompts")
-        return UNetScoreModel.from_pretrained(name, device=device, dtype=dtype, class_label=class_label), n
-    texts = read_prompts(prompts)[:n]
-    pipeline = load_pipeline(name, device, dtype)
-    tell_cut(texts, pipeline)
-    return pipeline.prompted(texts, guidance_scale), len(texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,11 +16,13 @@ from rrpolicy.cli.program import echo
 from rrpolicy.common.faults import FileFault
 from rrpolicy.common.files import atomic_write
 from rrpolicy.common.typing import Array
+from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.evaluation import Row, result_row
 from rrpolicy.images.audited import UNLABELLED
 from rrpolicy.images.folders import Found, LeftOut, Part, Picture, counted, path_text, read_in_parts
-from rrpolicy.images.null import Null
+from rrpolicy.images.null import NOTHING_BEYOND, Null
 from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.sampling import ImageModel
 
 UNLIKE = "unlike"  # the flag of pictures that neither model would make
 TOLD = 64  # pictures, and files left out, that are printed
@@ -45,11 +47,13 @@ def scores_of(
     resize: bool,
     strict: bool,
     progress: bool,
+    denoiser: ScoreModel | None = None,
 ) -> Scored:
     """
     Score pictures a few at a time, of which nothing but their scores is kept.
 
     :param asked: levels (k,) and the number of noised copies at each
+    :param denoiser: the base, whose denoising errors are compared with those that the reward keeps
     """
     pictures, left_out, unlike = [], list(found.left_out), [np.zeros(0, dtype=bool)]
     parts: list[list[Array]] = [[] for _ in asked]
@@ -59,34 +63,70 @@ def scores_of(
                 events, digests = _encoded(reward, part)
                 for kept, (levels, n_noisings) in zip(parts, asked, strict=True):
                     kept.append(reward.of_events(events, levels, n_noisings, digests=digests))
-                support = reward.support
-                unlike.append(np.zeros(len(events), bool) if support is None else support.unlike(events, reward.codec))
+                unlike.append(_unlike(reward, events, digests, denoiser))
             pictures += part.pictures
             left_out += part.left_out
             bar.update(len(part.pictures) + len(part.left_out))
     return Scored(pictures, [np.concatenate(kept, axis=1) for kept in parts], left_out, np.concatenate(unlike))
 
 
+def _unlike(reward: ImageReward, events: Tensor, digests: Sequence[bytes], denoiser: ScoreModel | None) -> Array:
+    support = reward.support
+    if support is None:
+        return np.zeros(len(events), bool)
+    found = support.unlike(events, reward.codec)
+    if denoiser is not None and support.errors is not None:
+        found |= support.errors.unlike(denoiser, events, digests)
+    return found
+
+
+def denoiser_of(reward: ImageReward, card: Mapping[str, Any], model: ImageModel) -> ScoreModel | None:
+    """
+    What flags pictures by their denoising error: a model without its prompts, where it is the recorded base.
+
+    :param card: that of the reward's archive, which has the digests of the base
+    :return: None, which is told, for another model, or a reward that keeps no errors
+    """
+    pipeline = getattr(model, "pipeline", None)
+    if reward.support is None or reward.support.errors is None:
+        echo("pictures are flagged by statistics alone: the reward keeps no denoising errors of samples")
+        return None
+    recording = card.get("recording")
+    digests = recording.get("digests") if isinstance(recording, Mapping) else None
+    wanted = digests.get("base") if isinstance(digests, Mapping) else None
+    mine = getattr(model if pipeline is None else pipeline, "digests", {})
+    if not isinstance(wanted, Mapping) or set(map(str, wanted.values())) != set(mine.values()):
+        echo("pictures are flagged by statistics alone: the model given is not the recorded base")
+        return None
+    return model if pipeline is None else pipeline.prompted("", 1.0)
+
+
 def null_of(
-    places: Sequence[Path], reward: ImageReward, pictures: Sequence[Picture], resize: bool, progress: bool
+    places: Sequence[Path],
+    reward: ImageReward,
+    pictures: Sequence[Picture],
+    resize: bool,
+    progress: bool,
+    levels: Sequence[int] = (),
 ) -> Null | None:
     """
     Scores of pictures by rewards between trainings of one model; None without places.
 
     :param places: archives, and folders of them or of their folders
+    :param levels: noise levels to average over; none: the audited reward's own
     :raises FileNotFoundError: for a place without archives
     :raises ValueError: for a reward whose scores cannot be compared with those of the one that is audited
     """
-    names, scores = [], []
+    names, scores, chosen = [], [], levels or [reward.level]
     for path in [path for place in places for path in _archives(place)]:
         other = ImageReward.load(path, reward.codec)
         if other.in_nats != reward.in_nats:
             raise FileFault(path, f"gives {other.unit}, wanted a null in what the audited reward gives, {reward.unit}")
-        if reward.level >= other.reward.process.n_diffusion_steps:
-            raise FileFault(path, f"has no noise level {reward.level}, at which the audited reward scores")
-        scored = scores_of(other, Found(list(pictures), [], {}), [([reward.level], 0)], resize, True, progress)
+        if max(chosen) >= other.reward.process.n_diffusion_steps:
+            raise FileFault(path, f"has no noise level {max(chosen)}, at which the audited reward scores")
+        scored = scores_of(other, Found(list(pictures), [], {}), [(chosen, 0)], resize, True, progress)
         names.append(path_text(path))
-        scores.append(scored.rho[0][0])
+        scores.append(scored.rho[0].mean(axis=0))
     return Null(names, np.stack(scores)) if names else None
 
 
@@ -151,6 +191,14 @@ def label_rows(scored: Scored, rho: Array) -> list[Row]:
             labels.setdefault(one.label or "pictures", []).append(float(value))
     rows = [result_row(label, "rho", values) for label, values in labels.items()]
     return sorted(rows, key=lambda row: -row["mean"])
+
+
+def tell_nothing(reward: ImageReward, null: Null | None, rho: Array, kept: Array) -> None:
+    """Print that there is nothing to find, where that is known, and what a null says."""
+    if reward.nothing:
+        echo(reward.nothing)
+    if null is not None:
+        echo(NOTHING_BEYOND if null.covers(rho, kept) else "rho spreads beyond the null")
 
 
 def tell_unlike(scored: Scored) -> None:

@@ -167,12 +167,22 @@ class ImageClassifierFields(LearnerFields):
     training: ImageTrainingFields
 
 
+class ErrorRangesFields(Fields):
+    """The ranges of a base's denoising errors over two models' samples."""
+
+    n: Count
+    levels: Annotated[list[Annotated[int, Field(ge=0, lt=10_000)]], Field(min_length=1, max_length=64)]
+    low: Annotated[list[Number], Field(min_length=1, max_length=64)]
+    high: Annotated[list[Number], Field(min_length=1, max_length=64)]
+
+
 class SupportFields(Fields):
     """The ranges of statistics of two models' samples."""
 
     n: Count
     low: Annotated[list[Number], Field(min_length=1, max_length=2**14)]
     high: Annotated[list[Number], Field(min_length=1, max_length=2**14)]
+    errors: ErrorRangesFields | None = None
 
 
 class ImageRewardFields(Fields):
@@ -184,6 +194,8 @@ class ImageRewardFields(Fields):
     in_nats: bool | None = None
     level: Annotated[int, Field(ge=0, lt=10_000)] = 0
     support: SupportFields | None = None
+    difference: bool = True
+    explained: Number | None = None
 
 
 class CodecFields(Fields):

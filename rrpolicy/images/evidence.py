@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rrpolicy.images.null import NO_DIFFERENCE
-from rrpolicy.images.reward import ImageReward
+from rrpolicy.images.reward import NO_DIFFERENCE, ImageReward
 from rrpolicy.images.support import NOT_CHECKED
 
 LIMITS = (
@@ -41,6 +40,7 @@ class Evidence:
     :param level: noise level at which the scores were taken
     :param difference: whether the two models differ at all
     :param support: which pictures are flagged as unlike anything that the two models make, in a sentence
+    :param nothing: why there is nothing in the scores, see :attr:`ImageReward.nothing`
     :param facts: names and values of where the numbers come from, in the order in which they are shown
     """
 
@@ -50,19 +50,23 @@ class Evidence:
     difference: bool = True
     support: str = ""
     facts: tuple[tuple[str, str], ...] = ()
+    nothing: str = ""
 
     @classmethod
-    def of(cls, reward: ImageReward, card: Mapping[str, Any], **facts: object) -> Evidence:
+    def of(cls, reward: ImageReward, card: Mapping[str, Any], denoised: bool = False, **facts: object) -> Evidence:
         """
         What a reward and the card of its archive tell.
 
+        :param denoised: whether pictures were flagged by their denoising error, too
         :param facts: further ones, whose names have underscores for spaces
         """
         told = [*_facts(card), *((name.replace("_", " "), str(value)) for name, value in facts.items())]
-        differ = card.get("difference") is not False
+        differ = reward.difference
         has_zero = differ and reward.in_nats and reward.zero != 0.0
         support = NOT_CHECKED if reward.support is None else reward.support.rule
-        return cls(reward.in_nats, has_zero, reward.level, differ, support, tuple(told))
+        if denoised and reward.support is not None and reward.support.errors is not None:
+            support = f"{support} {reward.support.errors.rule}"
+        return cls(reward.in_nats, has_zero, reward.level, differ, support, tuple(told), reward.nothing)
 
     @property
     def title(self) -> str:
@@ -77,7 +81,9 @@ class Evidence:
 
     @property
     def meaning(self) -> str:
-        """What a score says, in two or three sentences."""
+        """What a score says, in a few sentences."""
+        if self.difference and self.nothing:
+            return f"{self.nothing[0].upper()}{self.nothing[1:]}. {replace(self, nothing='').meaning}"
         if not self.difference:
             return (
                 f"{self.title}: base and expert predict the same at all recorded pairs. "

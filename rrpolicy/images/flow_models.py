@@ -17,16 +17,18 @@ from torch import Tensor, nn
 from rrpolicy.common.messages import at, printable
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
+from rrpolicy.images.networks import import_transformers, load_networks
 from rrpolicy.images.parts import (
     DISTILLED,
     check_parts,
     clip_tokens,
     has_part,
     load_part,
+    reachable,
     token_ids,
 )
 from rrpolicy.images.schedulers import CONFIG_FILE, REFUSED, load_config
-from rrpolicy.images.stable_diffusion import Condition, PromptedModel, TextToImage, import_transformers, load_networks
+from rrpolicy.images.stable_diffusion import Condition, PromptedModel, TextToImage
 from rrpolicy.images.unet import event_shape_of
 
 MAX_LEVEL = 0.999  # of s: at 1 nothing of x0 is left
@@ -139,6 +141,7 @@ class StableDiffusion3(FlowTransformer):
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
         diffusers, transformers = import_diffusers(), import_transformers()
+        name = reachable(name)
         check_parts(name, "Stable Diffusion 3", ("transformer", "vae", "text_encoder", "text_encoder_2"))
         clip = transformers.CLIPTextModelWithProjection
         kinds = {
@@ -243,6 +246,7 @@ class Flux(FlowTransformer):
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
         diffusers, transformers = import_diffusers(), import_transformers()
+        name = reachable(name)
         check_parts(name, "Flux", ("transformer", "vae", "text_encoder", "text_encoder_2"))
         kinds = {
             "transformer": diffusers.FluxTransformer2DModel,

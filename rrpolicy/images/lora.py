@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import check_depth, from_json, read_small
 from rrpolicy.images.model_folders import check_types
+from rrpolicy.images.original_names import unet_module
 
 METADATA = "lora_adapter_metadata"  # in the header of a file of diffusers
 ADAPTER_CONFIG = "adapter_config.json"  # beside a file of peft
@@ -40,10 +41,9 @@ def with_lora(network: Any, path: str | Path, part: str) -> Any:
     try:
         changes = _read(Path(path), part)
         changed = copy.deepcopy(network)
-        modules = dict(changed.named_modules())
-        flat = {name.replace(".", "_"): name for name in modules}  # as kohya's scripts name them
+        modules = _modules(changed)
         for name, values in changes.items():
-            module = modules.get(name, modules.get(flat.get(name, "")))
+            module = modules.get(name)
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 raise ValueError(f"changes {printable(name, 100)}, which is no layer of this {type(network).__name__}")
             _add(module, name, values)
@@ -83,9 +83,19 @@ def _read(path: Path, part: str) -> dict[str, dict[str, Tensor]]:
     return changes
 
 
+def _modules(network: Any) -> dict[str, nn.Module]:
+    """The layers of a network by all names that they go by: its own, and for a U-Net those of the original code."""
+    found = {}
+    for name, module in network.named_modules():
+        theirs = unet_module(name, network.config) if type(network).__name__ == "UNet2DConditionModel" else None
+        for one in (name,) if theirs is None else (name, theirs):
+            found[one] = found[one.replace(".", "_")] = module  # as kohya's scripts name them
+    return found
+
+
 def _module_of(name: str, part: str) -> str:
     """The network's own name of a module."""
-    for prefix in ("base_model.model.", f"{part}.", f"lora_{part}_"):
+    for prefix in ("base_model.model.", "diffusion_model.", f"{part}.", f"lora_{part}_"):
         name = name.removeprefix(prefix)
     name = name.replace(".processor.", ".")  # diffusers before 0.20: attn1.processor.to_q_lora
     return f"{name}.0" if name.endswith(".to_out") else name

@@ -40,12 +40,13 @@ _ABOUT = {
 _PLAIN_NAME = re.compile(r"(\./)?[\w-][\w.-]{0,199}")
 
 
-def check_folder(kind: Any, folder: Path) -> None:
+def check_folder(kind: Any, folder: Path, n_bytes: int | None = None) -> None:
     """
     Refuse a model whose files ask for more than they hold, or lead out of their folder.
 
     :param kind: the class that will read it, of diffusers or transformers
     :param folder: with ``config.json`` and weights in safetensors, ``scheduler_config.json``, or a tokenizer
+    :param n_bytes: of the weights that its configuration is for; None: of those in the folder
     :raises ValueError: naming the file in the folder and its fault
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -55,12 +56,12 @@ def check_folder(kind: Any, folder: Path) -> None:
             if path.suffix == ".safetensors":
                 check_types(path)
             elif path.suffix in (".json", ".txt") and path.is_file():
-                _check_text(kind, path)
+                _check_text(kind, path, n_bytes)
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise ValueError(f"{path.name}: {printable(error, 200)}") from error
 
 
-def _check_text(kind: Any, path: Path) -> None:
+def _check_text(kind: Any, path: Path, n_bytes: int | None) -> None:
     """A configuration, an index of weights or a part of a tokenizer."""
     content = read_small(path, MAX_BYTES.get(path.name, 2**22))
     if path.suffix != ".json" or path.name in MAX_BYTES:
@@ -76,7 +77,8 @@ def _check_text(kind: Any, path: Path) -> None:
     _check_numbers("it", config)
     if path.name == "config.json" and issubclass(kind, nn.Module):
         _check_fields(kind, config)
-        _check_size(kind, config, sum(file.stat().st_size for file in path.parent.glob("*.safetensors")))
+        beside = sum(file.stat().st_size for file in path.parent.glob("*.safetensors"))
+        _check_size(kind, config, beside if n_bytes is None else n_bytes)
 
 
 def _check_index(path: Path, index: dict[str, Any]) -> None:
@@ -145,4 +147,4 @@ def _check_size(kind: Any, config: dict[str, Any], n_bytes: int) -> None:
         raise ValueError(f"is no configuration of a {kind.__name__}: {printable(error)}") from error
     needed = STORED_BYTES * sum(parameter.numel() for parameter in network.parameters())
     if needed > n_bytes:
-        raise ValueError(f"describes {needed} bytes of weights or more, beside it lie {n_bytes}")
+        raise ValueError(f"describes {needed} bytes of weights or more, there are {n_bytes}")

@@ -11,7 +11,6 @@ import numpy as np
 from rrpolicy.common.typing import Array
 from rrpolicy.rewards.recorded import RecordedPairs
 
-NO_DIFFERENCE = "the two models do not differ"
 NOTHING_BEYOND = "no difference beyond what two trainings of one model show"
 
 

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import importlib.util
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rrpolicy.common.messages import at
+from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import from_json, read_small
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.model_folders import check_folder
@@ -26,6 +27,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 INDEX_FILE = "model_index.json"
 VARIANTS = ("fp16", "bf16", "fp32")  # of weights, read where there are no others
 _STEMS = ("diffusion_pytorch_model", "model")  # of files of weights, as diffusers and transformers write them
+HUB_SECONDS = 10.0  # that the hub has for an answer
 _CHUNK = 2**22  # bytes that a digest reads at once
 
 DISTILLED = "is distilled to denoise in a few steps, so what it says is no score"
@@ -54,6 +56,23 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def is_single_file(name: str | Path) -> bool:
+    """
+    Whether a name is that of a file of weights.
+
+    :raises ValueError: for a file that may run code, or one of safetensors that is not there
+    """
+    path = Path(name)
+    if path.suffix in {one.lstrip("*") for one in PICKLES} and not path.is_dir():
+        fault = f"a {path.suffix} file is a pickle, which may run code: not opened, wanted safetensors"
+        raise ValueError(at(path, fault))
+    if path.suffix != ".safetensors" or path.is_dir():
+        return False
+    if not path.is_file():
+        raise ValueError(at(path, "there is no such file"))
+    return True
+
+
 def has_part(name: str | Path, part: str) -> bool:
     """
     Whether a folder has a part of a pipeline; a hub's model is taken to have it.
@@ -63,6 +82,8 @@ def has_part(name: str | Path, part: str) -> bool:
     path = Path(name)
     if path.is_dir():
         return (path / part).is_dir()
+    if is_single_file(name):
+        raise ValueError(at(name, "is one file of weights, wanted a folder"))
     if path.exists() or str(name).count("/") != 1 or len(path.parts) != 2 or str(name).startswith((".", "/", "~")):
         raise ValueError(f"{name} is neither a folder of a diffusers model nor a hub name owner/model")
     first, last = path.parts
@@ -72,6 +93,45 @@ def has_part(name: str | Path, part: str) -> bool:
         if (Path(near) / last).is_dir():
             raise ValueError(f"there is no folder {name}, but {near}/{last}")
     return True
+
+
+def reachable(name: str | Path) -> str | Path:
+    """
+    Where a model is read from: its folder, the hub's name, or the local copy of a model while the hub is out of reach.
+
+    :raises ValueError: for something that is neither, and for a hub's model that is neither there nor here
+    """
+    has_part(name, "")
+    if Path(name).is_dir():
+        return name
+    import_diffusers()
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    reason = "HF_HUB_OFFLINE is set"
+    if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        try:  # once, whatever a download would try
+            huggingface_hub.HfApi().model_info(str(name), timeout=HUB_SECONDS)
+            return name
+        except RepositoryNotFoundError as error:
+            raise ValueError(f"{name} is no folder, and the hub has no model of this name open to you") from error
+        except HFValidationError as error:
+            raise ValueError(f"{name} is no folder, and no name of the hub: {first_line(error)}") from error
+        except _faults_of_networks() as error:
+            reason = type(error).__name__
+    try:
+        return _folder_of(name)
+    except ValueError as error:
+        raise ValueError(
+            f"cannot reach the hub ({reason}) and {name} is not in the local cache: give a folder, or "
+            "download the model where there is a network"
+        ) from error
+
+
+def _faults_of_networks() -> tuple[type[Exception], ...]:
+    """What the hub's library lets through, by whichever library it asks."""
+    httpx = sys.modules.get("httpx")
+    return (OSError,) if httpx is None else (OSError, httpx.HTTPError)
 
 
 def check_parts(name: str | Path, kind: str, parts: Sequence[str]) -> None:
@@ -164,10 +224,21 @@ def load_part(kind: Any, name: str | Path, part: str | None, dtype: torch.dtype 
         loaded = kind.from_pretrained(str(name), **options)
         # weights may be stored in several precisions; diffusers' own method would write to stderr
         kept = getattr(kind, "_keep_in_fp32_modules", None)  # T5, some of whose layers overflow in half precision
-        return loaded if dtype is None or kept else nn.Module.to(loaded, as_dtype(dtype))
+        loaded = loaded if dtype is None or kept else nn.Module.to(loaded, as_dtype(dtype))
+        if dtype is not None:
+            check_finite(loaded)
+        return loaded
     except Exception as error:  # neither library documents what a damaged folder raises
         where = str(name) if part is None else f"{name}/{part}"
         raise ValueError(at(where, f"could not be read as a {kind.__name__}: {first_line(error)}")) from error
+
+
+def check_finite(network: nn.Module) -> None:
+    """:raises ValueError: for a weight that is NaN or infinite, as some are in half precision"""
+    for name, parameter in network.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            precision = str(parameter.dtype).removeprefix("torch.")
+            raise ValueError(f"its weight {printable(name, 100)} holds NaN or infinite numbers in {precision}")
 
 
 def refuse_pickles(name: str | Path, part: str | None) -> None:

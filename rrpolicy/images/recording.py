@@ -8,7 +8,7 @@ Every shard is drawn from a seed of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,9 +21,10 @@ from rrpolicy.common.messages import at
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.images.codec import Codec, codec_from_dict
+from rrpolicy.images.denoising_error import keep_errors, kept_errors
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.safety import SafetyConfig, safety_config
-from rrpolicy.images.stable_diffusion import SafeModel, TextToImage
+from rrpolicy.images.stable_diffusion import PromptedModel, SafeModel, TextToImage
 from rrpolicy.images.support import Support
 from rrpolicy.rewards.events import own_samples
 from rrpolicy.rewards.extractor import RewardExtractor
@@ -60,7 +61,7 @@ class PromptPair:
         if self.safety is not None:
             safety_config(self.safety)
 
-    def models(self, prompts: Sequence[str]) -> tuple[ScoreModel, ScoreModel, Both]:
+    def models(self, prompts: Sequence[str]) -> tuple[PromptedModel, PromptedModel | SafeModel, Both]:
         """Base and expert for these prompts, and both at once along one denoising run."""
         base = self.base.prompted(prompts, self.guidance_scale)
         if self.expert is None:
@@ -133,7 +134,9 @@ def record_samples(
         "models": about or {},
         **_digests(base, expert),
     }
-    return record(folder, base, settings, -(-n_samples // n_each), make, half, progress_bar)
+    pairs = record(folder, base, settings, -(-n_samples // n_each), make, half, progress_bar)
+    keep_errors(pairs, base)
+    return pairs
 
 
 def record_prompts(
@@ -206,8 +209,10 @@ def record_prompts(
         "models": about or {},
         **_digests(pair.base, pair.expert),
     }
-    model = pair.base.prompted("")
-    return record(folder, model, settings, -(-len(prompts) // shard_size), make, half, progress_bar)
+    model = pair.base.prompted("", 1.0)
+    pairs = record(folder, model, settings, -(-len(prompts) // shard_size), make, half, progress_bar)
+    keep_errors(pairs, model)
+    return pairs
 
 
 def _noised_again(
@@ -304,26 +309,42 @@ def _explained(
 
 
 def finished_reward(
-    extractor: RewardExtractor, pairs: RecordedPairs, held_out: RecordedPairs, codec: Codec
+    extractor: RewardExtractor,
+    pairs: RecordedPairs,
+    held_out: RecordedPairs,
+    codec: Codec,
+    difference: bool = True,
+    explained: float | None = None,
 ) -> tuple[ImageReward, dict[str, Any]]:
     """
     What was extracted from a recording, as a reward of images: in nats with a zero, or an order, as the pairs allow.
 
     :param held_out: those of the pairs that were not learned from
+    :param difference: whether any pair of predictions differs
+    :param explained: R² on the held-out pairs
     :return: the reward, and facts about it for its card
     """
     learned = {name for name, _ in pairs.shards} - {name for name, _ in held_out.shards}
     facts: dict[str, Any] = {"held_out": f"{'held-out' if learned else 'the same'} {len(held_out)} pairs"}
     samples = pairs.samples()
-    support = None if samples is None else Support.of(torch.cat(samples), codec)
+    about: dict[str, Any] = {
+        "support": _support(pairs, samples, codec),
+        "difference": difference,
+        "explained": explained,
+    }
     if not (extractor.value_coef > 0 and pairs.about["n_value_draws"]):
         level = best_level(extractor.reward, held_out)
-        return ImageReward(extractor.reward, codec, in_nats=False, level=level, support=support), facts
-    reward = ImageReward(extractor.reward, codec, in_nats=True, support=support)
+        return ImageReward(extractor.reward, codec, in_nats=False, level=level, **about), facts
+    reward = ImageReward(extractor.reward, codec, in_nats=True, **about)
     if samples is None:
         return reward, facts
     facts["calibration"] = f"{len(samples[0])} samples of the base and {len(samples[1])} of the expert"
     return reward.calibrated_from_events(*samples), facts
+
+
+def _support(pairs: RecordedPairs, samples: tuple[Tensor, Tensor] | None, codec: Codec) -> Support | None:
+    found = None if samples is None else Support.of(torch.cat(samples), codec)
+    return None if found is None else replace(found, errors=kept_errors(pairs.folder))
 
 
 def codec_of(pairs: RecordedPairs) -> Codec:

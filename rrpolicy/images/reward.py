@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,10 +17,13 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag, whole
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict, in_chunks
+from rrpolicy.images.noise import digests_of_events, noise_of
 from rrpolicy.images.support import Support
 from rrpolicy.rewards.acceptance_ratio import bennett_offset
 from rrpolicy.rewards.relative_reward import RelativeReward
 
+NO_DIFFERENCE = "the two models do not differ"
+NOTHING_FOUND = "nothing was found: ρ explains none of the difference between the two models"
 CHUNK = 256  # images per call of the network
 
 
@@ -37,6 +39,8 @@ class ImageReward:
     :param in_nats: whether values were matched; None: as far as the reward itself tells (``value_units``)
     :param level: noise level at which clean images are scored
     :param support: ranges that tell images apart which neither model would make; None: unknown
+    :param difference: whether the two models differ at any pair that ρ was learned from
+    :param explained: R² of ρ for the score differences of held-out pairs; None: unknown
     :raises ValueError: when they do not fit
     """
 
@@ -50,6 +54,8 @@ class ImageReward:
         in_nats: bool | None = None,
         level: int = 0,
         support: Support | None = None,
+        difference: bool = True,
+        explained: float | None = None,
     ) -> None:
         shape = tuple(codec.event_shape)
         if shape != reward.event_shape:
@@ -67,10 +73,23 @@ class ImageReward:
         if support is not None:
             support.unlike(torch.zeros(1, *shape), codec)
         self.support = support
+        self.difference = flag("difference", difference)
+        self.explained = explained
+
+    @property
+    def nothing(self) -> str:
+        """Why scores say nothing: that the two models do not differ, or that ρ explains none of it; empty otherwise."""
+        if not self.difference:
+            return f"{NO_DIFFERENCE}: their scores mean nothing"
+        if self.explained is not None and self.explained <= 0:
+            return f"{NOTHING_FOUND} (R² {self.explained:.3f} on held-out pairs)"
+        return ""
 
     @property
     def unit(self) -> str:
-        """What scores are given in, for tables: ``"nats"``, or that they are an order alone."""
+        """What scores are given in, for tables: ``"nats"``, or that they are an order alone, or nothing."""
+        if not self.difference:
+            return f"no unit, {NO_DIFFERENCE}"
         return "nats" if self.in_nats else f"order at noise level {self.level}, no unit"
 
     def calibrated(self, base_images: Any, expert_images: Any) -> ImageReward:
@@ -93,7 +112,9 @@ class ImageReward:
         if not self.in_nats:
             raise ValueError("the reward was learned without values: it orders images, and has no zero")
         zero = self.zero + bennett_offset(rho_base, rho_expert)
-        return ImageReward(self.reward, self.codec, zero, self.in_nats, self.level, self.support)
+        return ImageReward(
+            self.reward, self.codec, zero, self.in_nats, self.level, self.support, self.difference, self.explained
+        )
 
     def predict(self, images: Any, levels: Sequence[int] | None = None) -> Array:
         """
@@ -127,7 +148,7 @@ class ImageReward:
     def encode(self, images: Any) -> tuple[Tensor, list[bytes]]:
         """Clean events of images, and a digest of each one's pixels, for :meth:`of_events`."""
         pixels = as_pixels(images, self.codec.image_shape)
-        return self.codec.encode(pixels), _digests((255 * pixels).round().to(torch.uint8))
+        return self.codec.encode(pixels), digests_of_events((255 * pixels).round().to(torch.uint8))
 
     @torch.no_grad()
     def of_events(
@@ -147,7 +168,7 @@ class ImageReward:
         process, n_levels = self.reward.process, self.reward.process.n_diffusion_steps
         if not len(levels) or not all(0 <= level < n_levels for level in levels):
             raise ValueError(f"levels is {list(levels)}, wanted some of 0..{n_levels - 1}")
-        digests = _digests(x0) if n_noisings and digests is None else digests or []
+        digests = digests_of_events(x0) if n_noisings and digests is None else digests or []
         scores = torch.zeros(len(levels), len(x0))
         for row, level in enumerate(levels):
             for start in range(0, len(x0), CHUNK):
@@ -155,7 +176,7 @@ class ImageReward:
                 mean = process.alpha(level) * x0[rows]
                 t = torch.full((len(mean),), level, dtype=torch.int64)
                 noised = [
-                    mean + process.sigma(level) * _noise(digests[rows], f"{seed} {level} {copy}", mean)
+                    mean + process.sigma(level) * noise_of(digests[rows], f"{seed} {level} {copy}", mean)
                     for copy in range(n_noisings)
                 ] or [mean]
                 scores[row, rows] = torch.stack([self.reward(x_t, t) for x_t in noised]).mean(dim=0)
@@ -184,6 +205,8 @@ class ImageReward:
             "in_nats": self.in_nats,
             "level": self.level,
             "support": None if self.support is None else self.support.to_dict(),
+            "difference": self.difference,
+            "explained": self.explained,
         }
         write_archive(path, self.kind, config, {"weights": weights}, card)
 
@@ -207,15 +230,6 @@ class ImageReward:
             about = {name: archive.config[name] for name in ("zero", "in_nats", "level") if name in archive.config}
             support = archive.config.get("support")
             ranges = None if support is None else Support.from_dict(support)
-            return cls(reward, codec or kept, **about, support=ranges)
-
-
-def _digests(values: Tensor) -> list[bytes]:
-    """One for each of values (n, ...)."""
-    return [hashlib.sha256(one.contiguous().numpy().tobytes()).digest() for one in values.cpu()]
-
-
-def _noise(digests: Sequence[bytes], key: str, like: Tensor) -> Tensor:
-    """Normal noise (n, *event_shape), each event's from its own digest."""
-    seeds = (int.from_bytes(hashlib.sha256(digest + key.encode()).digest()[:4], "little") for digest in digests)
-    return torch.stack([torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+            differ = archive.config.get("difference", True) and archive.card.get("difference") is not False
+            explained = archive.config.get("explained")
+            return cls(reward, codec or kept, **about, support=ranges, difference=differ, explained=explained)

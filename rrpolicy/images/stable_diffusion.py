@@ -19,19 +19,20 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import LatentCodec, codec_parts
 from rrpolicy.images.lora import with_lora
+from rrpolicy.images.networks import check_score, import_transformers, load_networks
 from rrpolicy.images.parts import (
-    DISTILLED,
-    as_device,
     as_dtype,
     check_parts,
-    check_pipeline,
     digests_of,
     file_digest,
     has_part,
+    is_single_file,
     load_part,
+    reachable,
 )
 from rrpolicy.images.safety import N_PUBLISHED_STEPS, SAFETY_CONCEPT, SafetyConfig, safety_config, safety_guidance
 from rrpolicy.images.schedulers import load_process
+from rrpolicy.images.single_files import SingleFile, with_weights
 from rrpolicy.images.unet import event_shape_of
 
 GUIDANCE_SCALE = 7.5
@@ -130,18 +131,22 @@ class TextToImage:
         """
         The same pipeline with another network in the place of its own, as fine-tuning often leaves it.
 
-        :param name: folder of the network, or of a pipeline that has it
+        :param name: folder of the network, or of a pipeline that has it, or one file of either
         :raises ValueError: for a folder that is none, or a network of another shape
         """
+        kept = {key: value for key, value in self.digests.items() if not key.startswith(f"{self.network_part}/")}
+        if is_single_file(name):
+            changed = with_weights(self.network, name, self.network_part)
+            return self._changed(changed, {**kept, Path(name).name: file_digest(Path(name))})
+        name = reachable(name)
         part, mine = self.network_part if has_part(name, self.network_part) else None, self.network
         other = load_part(type(mine), name, part, mine.dtype).to(mine.device).eval().requires_grad_(False)
         shapes = [{key: tuple(value.shape) for key, value in network.state_dict().items()} for network in (mine, other)]
         if shapes[0] != shapes[1]:
             raise ValueError(at(name, f"its {type(mine).__name__} has weights of other shapes than the base's"))
-        digests = {key: value for key, value in self.digests.items() if not key.startswith(f"{self.network_part}/")}
-        for path, digest in digests_of(name, [part or ""]).items():
-            digests[f"{self.network_part}/{Path(path).name}"] = digest
-        return self._changed(other, digests)
+        found = digests_of(name, [part or ""])
+        mine = {f"{self.network_part}/{Path(path).name}": digest for path, digest in found.items()}
+        return self._changed(other, {**kept, **mine})
 
     def with_lora(self, path: str | Path) -> Self:
         """
@@ -153,9 +158,15 @@ class TextToImage:
         changed = with_lora(self.network, path, self.network_part)
         return self._changed(changed, {**self.digests, Path(path).name: file_digest(Path(path))})
 
-    def _read(self, name: str | Path, parts: Mapping[str, Any], dtype: torch.dtype | str) -> Self:
+    def _read(
+        self, name: str | Path, parts: Mapping[str, Any], dtype: torch.dtype | str, weights: str | Path | None = None
+    ) -> Self:
         nn.Module.to(parts["vae"], as_dtype(dtype))  # its digest has been taken in single precision
-        self.digests = digests_of(name, list(parts))
+        if weights is None:
+            self.digests = digests_of(name, list(parts))
+        else:
+            SingleFile(weights).check_levels(self.process)
+            self.digests = {Path(weights).name: file_digest(Path(weights))}
         return self
 
     def _changed(self, network: Any, digests: Mapping[str, str]) -> Self:
@@ -198,6 +209,7 @@ class StableDiffusion(TextToImage):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str = torch.float32,
         batch_size: int = 4,
+        weights: str | Path | None = None,
     ) -> Self:
         """
         Read a pipeline folder, or a model of the hub (``owner/name``).
@@ -205,19 +217,21 @@ class StableDiffusion(TextToImage):
         :param name: the folder, or the hub's name
         :param device: where the networks compute
         :param dtype: their precision
+        :param weights: one file of all weights, as the original code has it, in the place of those of the folder
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
         diffusers, transformers = import_diffusers(), import_transformers()
+        name = reachable(name)
         check_parts(name, "Stable Diffusion", ("unet",))
         kinds = {
             "unet": diffusers.UNet2DConditionModel,
             "vae": diffusers.AutoencoderKL,
             "text_encoder": transformers.CLIPTextModel,
         }
-        parts = load_networks(name, kinds, device, dtype)
+        parts = load_networks(name, kinds, device, dtype, weights)
         tokenizer = load_part(transformers.CLIPTokenizer, name, "tokenizer")
         pipeline = cls(**parts, tokenizer=tokenizer, process=load_process(name, "scheduler"), batch_size=batch_size)
-        return pipeline._read(name, parts, dtype)
+        return pipeline._read(name, parts, dtype, weights)
 
     unet = property(lambda self: self.network, doc="The network that denoises.")
 
@@ -237,32 +251,6 @@ class StableDiffusion(TextToImage):
         inputs = x_t.to(self.network.device, self.network.dtype)
         output = self.network(inputs, t.to(self.network.device), encoder_hidden_states=condition[0]).sample
         return self.process.eps_from_output(x_t, t, output.to(x_t))
-
-
-def load_networks(
-    name: str | Path, kinds: Mapping[str, Any], device: torch.device | str, dtype: torch.dtype | str
-) -> dict[str, Any]:
-    """
-    The networks of a pipeline by their folders, ready to compute; the autoencoder in single precision.
-
-    :param kinds: class of each folder's network
-    :raises ValueError: for a pipeline that is refused by its name, and as :func:`load_part`
-    """
-    check_pipeline(name)
-    where, precision = as_device(device), as_dtype(dtype)
-    return {
-        part: load_part(kind, name, part, torch.float32 if part == "vae" else precision)
-        .to(where)
-        .eval()
-        .requires_grad_(False)
-        for part, kind in kinds.items()
-    }
-
-
-def check_score(unet: Any) -> None:
-    """:raises ValueError: for a UNet that was distilled with its guidance"""
-    if unet.config.get("time_cond_proj_dim") is not None:
-        raise ValueError(f"the UNet takes the guidance as a number, as LCM's does: it {DISTILLED}")
 
 
 class PromptedModel:
@@ -394,12 +382,3 @@ class SafePath:
 def expanded(condition: Condition, n: int) -> Condition:
     """A condition of one event, or of ``n``, for ``n`` events."""
     return tuple(part.expand(n, *part.shape[1:]) for part in condition)
-
-
-def import_transformers() -> Any:
-    """:raises ValueError: when the extra ``images`` is not installed"""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError(f"prompts need the images extra: pip install 'rrpolicy[images]' ({error})") from error
-    return transformers

@@ -11,15 +11,10 @@ from torch import Tensor
 
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
-from rrpolicy.images.parts import as_dtype, check_parts, clip_tokens, load_part, read_index
+from rrpolicy.images.networks import check_score, import_transformers, load_networks
+from rrpolicy.images.parts import as_dtype, check_parts, clip_tokens, load_part, reachable, read_index
 from rrpolicy.images.schedulers import load_process
-from rrpolicy.images.stable_diffusion import (
-    Condition,
-    TextToImage,
-    check_score,
-    import_transformers,
-    load_networks,
-)
+from rrpolicy.images.stable_diffusion import Condition, TextToImage
 from rrpolicy.images.unet import event_shape_of
 
 N_TIME_IDS = 6  # original size, crop, target size: height and width each
@@ -75,6 +70,7 @@ class StableDiffusionXL(TextToImage):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str = torch.float32,
         batch_size: int = 4,
+        weights: str | Path | None = None,
     ) -> Self:
         """
         Read a pipeline folder, or a model of the hub (``owner/name``).
@@ -82,9 +78,11 @@ class StableDiffusionXL(TextToImage):
         :param name: the folder, or the hub's name
         :param device: where the networks compute
         :param dtype: their precision; the autoencoder stays in float32 where its configuration has ``force_upcast``
+        :param weights: one file of all weights, as the original code has it, in the place of those of the folder
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
         diffusers, transformers = import_diffusers(), import_transformers()
+        name = reachable(name)
         check_parts(name, "Stable Diffusion XL", ("unet", "text_encoder", "text_encoder_2"))
         kinds = {
             "unet": diffusers.UNet2DConditionModel,
@@ -92,7 +90,7 @@ class StableDiffusionXL(TextToImage):
             "text_encoder": transformers.CLIPTextModel,
             "text_encoder_2": transformers.CLIPTextModelWithProjection,
         }
-        parts = load_networks(name, kinds, device, dtype)
+        parts = load_networks(name, kinds, device, dtype, weights)
         zeros = read_index(name).get("force_zeros_for_empty_prompt", True) is True
         pipeline = cls(
             parts["unet"],
@@ -104,7 +102,7 @@ class StableDiffusionXL(TextToImage):
             batch_size,
         )
         upcast = as_dtype(dtype) is torch.float16 and parts["vae"].config.get("force_upcast")
-        return pipeline._read(name, parts, torch.float32 if upcast else dtype)
+        return pipeline._read(name, parts, torch.float32 if upcast else dtype, weights)
 
     unet = property(lambda self: self.network, doc="The network that denoises.")
 

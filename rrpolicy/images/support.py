@@ -1,7 +1,7 @@
 """Which pictures are unlike anything that two models make, told from a few statistics of their samples.
 
-No model is asked: a reward keeps the ranges that the statistics have over the samples of both models. A picture outside
-them is one for which ρ says nothing; one inside them need not be one that the models make.
+No model is asked here (`denoising_error` does that): a reward keeps the ranges of the statistics over samples of both.
+A picture outside them is one for which ρ says nothing; one inside them need not be one that the models make.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import Codec, PixelCodec
+from rrpolicy.images.denoising_error import ErrorRanges
 
 N_NEEDED = 100  # samples, of fewer of which the ends of a range say little
 QUANTILE = 0.001  # of the samples beyond each end of a range
@@ -33,12 +34,14 @@ class Support:
     :param n: samples that they were taken from
     :param low: lower ends (k,)
     :param high: upper ends
+    :param errors: ranges of the base's denoising errors, for whoever has the base; None: unknown
     :raises ValueError: when they do not fit together
     """
 
     n: int
     low: tuple[float, ...]
     high: tuple[float, ...]
+    errors: ErrorRanges | None = None
 
     def __post_init__(self) -> None:
         if not self.low or len(self.low) != len(self.high) or np.less(self.high, self.low).any():
@@ -60,10 +63,13 @@ class Support:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Support:
-        return cls(values["n"], tuple(values["low"]), tuple(values["high"]))
+        errors = values.get("errors")
+        ranges = None if errors is None else ErrorRanges.from_dict(errors)
+        return cls(values["n"], tuple(values["low"]), tuple(values["high"]), ranges)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"n": self.n, "low": list(self.low), "high": list(self.high)}
+        errors = None if self.errors is None else self.errors.to_dict()
+        return {"n": self.n, "low": list(self.low), "high": list(self.high), "errors": errors}
 
     def unlike(self, events: Tensor, codec: Codec) -> Array:
         """

@@ -19,8 +19,19 @@ from rrpolicy.common.schema import checked, from_json, read_small
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import Codec, PixelCodec, codec_from_dict, codec_parts
-from rrpolicy.images.parts import as_device, check_pipeline, digests_of, first_line, has_part, load_part
+from rrpolicy.images.parts import (
+    as_device,
+    check_pipeline,
+    digests_of,
+    file_digest,
+    first_line,
+    has_part,
+    is_single_file,
+    load_part,
+    reachable,
+)
 from rrpolicy.images.schedulers import load_process
+from rrpolicy.images.single_files import with_weights
 
 CODEC_FILE = "rrpolicy.json"  # beside model_index.json: {"codec": {"shape": [1, 16, 16], "unshuffle": 2}}
 MAX_SIDE = 4096  # of an event, in pixels or entries of a latent
@@ -75,6 +86,7 @@ class UNetScoreModel:
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
         diffusers, device = import_diffusers(), as_device(device)
+        name = reachable(name)
         whole = has_part(name, "unet")
         check_pipeline(name)
         unet = load_part(diffusers.UNet2DModel, name, "unet" if whole else None, dtype)
@@ -86,6 +98,42 @@ class UNetScoreModel:
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(at(name, first_line(error))) from error
         model.digests = digests_of(name, ["unet" if whole else ""])
+        return model
+
+    def with_network(self, name: str | Path) -> Self:
+        """
+        The same noise levels and codec with another network, as fine-tuning often leaves it.
+
+        :param name: folder of the network, or its one file of weights
+        :raises ValueError: for a folder that is none, or a network of another shape
+        """
+        if not is_single_file(name):
+            weights = next(self.unet.parameters())
+            return type(self).from_pretrained(
+                name, self.process, self.codec, weights.device, weights.dtype, self.class_label
+            )
+        network = with_weights(self.unet, name, "unet")
+        model = type(self)(network, self.process, self.codec, self.batch_size, self.class_label)
+        model.digests = {Path(name).name: file_digest(Path(name))}
+        return model
+
+    def without_labels(self) -> Self:
+        """
+        The same model with a network that has no class labels: its label's embedding is added to that of every level.
+
+        A model without labels is returned as it is.
+        """
+        if self.class_label is None:
+            return self
+        config = {name: value for name, value in self.unet.config.items() if name != "_use_default_values"}
+        network = type(self.unet).from_config({**config, "num_class_embeds": None})
+        weights = dict(self.unet.state_dict())
+        added = weights.pop("class_embedding.weight")[self.class_label]
+        weights["time_embedding.linear_2.bias"] = weights["time_embedding.linear_2.bias"] + added
+        network.load_state_dict(weights)
+        network.to(added.device, added.dtype).eval().requires_grad_(False)
+        model = type(self)(network, self.process, self.codec, self.batch_size)
+        model.digests = dict(self.digests)
         return model
 
     @property
