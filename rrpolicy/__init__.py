@@ -11,6 +11,7 @@ from rrpolicy.common.version import __version__
 if TYPE_CHECKING:
     from rrpolicy.agents.diffusion_agent import DiffusionAgent
     from rrpolicy.agents.guided_planner import GuidedPlanner
+    from rrpolicy.agents.options import PlanningOptions
     from rrpolicy.data.dataset import TrajectoryDataset
     from rrpolicy.data.normalizer import Normalizer
     from rrpolicy.evaluation import evaluate
@@ -24,6 +25,7 @@ __all__ = [
     "DiscriminatorReward",
     "GuidedPlanner",
     "Normalizer",
+    "PlanningOptions",
     "RelativeReward",
     "RewardExtractor",
     "TrajectoryDataset",
@@ -37,6 +39,7 @@ _HOMES = {
     "DiscriminatorReward": "rewards.discriminator",
     "GuidedPlanner": "agents.guided_planner",
     "Normalizer": "data.normalizer",
+    "PlanningOptions": "agents.options",
     "RelativeReward": "rewards.relative_reward",
     "RewardExtractor": "rewards.extractor",
     "TrajectoryDataset": "data.dataset",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium.wrappers import RecordVideo
 from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NORMALIZER, Drift, agent_of_kind, make_agent, make_dataset
-from stable_baselines3.common.evaluation import evaluate
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecVideoRecorder
 
@@ -251,7 +251,7 @@ def test_constant_columns_stay_exact_in_plans() -> None:
 
 def test_sb3_evaluate_runs_unmodified() -> None:
     env = DummyVecEnv([lambda: Monitor(Drift())] * 3)
-    returns, lengths = evaluate(make_agent(), env, n_eval_episodes=6, return_episode_rewards=True)
+    returns, lengths = evaluate_policy(make_agent(), env, n_eval_episodes=6, return_episode_rewards=True)
     assert lengths == [10] * 6 and np.isfinite(returns).all()
 
 
@@ -290,7 +290,7 @@ def test_gymnasium_record_video_runs_unmodified(maze_agent: DiffusionAgent, tmp_
 
 def test_sb3_evaluates_in_the_real_maze(maze_agent: DiffusionAgent) -> None:
     env = Monitor(make_point_maze(max_episode_steps=20))
-    returns, lengths = evaluate(maze_agent, env, n_eval_episodes=2, return_episode_rewards=True)
+    returns, lengths = evaluate_policy(maze_agent, env, n_eval_episodes=2, return_episode_rewards=True)
     assert lengths == [20, 20] and len(returns) == 2
 
 

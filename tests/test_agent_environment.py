@@ -13,11 +13,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RewardExtractor, evaluate, zoo
 from rrpolicy.common.spaces import FlatSpaces
 from rrpolicy.data.collect import collect
+from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 
 
 def pendulum_agent(env: Any = "Pendulum-v1") -> DiffusionAgent:
-    return DiffusionAgent("MlpPolicy", env, horizon=4, n_diffusion_steps=5, policy_kwargs=NARROW)
+    return DiffusionAgent("MlpPolicy", env, horizon=4, process=DiffusionProcess(5), policy_kwargs=NARROW)
 
 
 class Reshaped(Drift):
@@ -112,13 +113,13 @@ def test_an_environment_at_fault_does_not_make_the_archive_invalid(tmp_path: Pat
 def test_a_keyword_that_load_does_not_take_is_named(tmp_path: Path) -> None:
     agent = make_agent()
     agent.save(tmp_path / "agent")
-    with pytest.raises(TypeError, match=r"of DiffusionAgent takes no 'seed', wanted some of \['device', 'env'\]"):
+    with pytest.raises(TypeError, match=r"of DiffusionAgent takes no 'seed', wanted some of \['env', 'device'\]"):
         DiffusionAgent.load(tmp_path / "agent", seed=3)
     for cls in (RewardExtractor, DiscriminatorReward):
         learner: Any = cls(agent, agent, window_kwargs=NARROW)
         learner.save(tmp_path / "learner")
-        with pytest.raises(TypeError, match=r"takes no 'env', wanted some of .*'base', 'expert'"):
-            cls.load(tmp_path / "learner", base=agent, expert=agent, env=Drift())
+        with pytest.raises(TypeError, match=r"takes no 'seed', wanted some of .*'base', 'expert'"):
+            cls.load(tmp_path / "learner", base=agent, expert=agent, seed=3)
         with pytest.raises(ValueError, match=r"learner\.zip: expert is a str, wanted a ScoreModel") as told:
             cls.load(tmp_path / "learner", base=agent, expert="agent.zip")
         assert "not a valid" not in str(told.value)

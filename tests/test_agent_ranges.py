@@ -10,6 +10,7 @@ import torch
 from helpers.agents import DATASET, EXPERT_DATASET, SMALL, Drift, make_agent
 
 from rrpolicy import DiffusionAgent, Normalizer, TrajectoryDataset
+from rrpolicy.agents.options import grouped
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 
 
@@ -24,7 +25,7 @@ def speeds(mean: float, n: int = 240, spread: float = 0.05, **columns: np.ndarra
 
 
 def new_agent(**kwargs: Any) -> DiffusionAgent:
-    return DiffusionAgent(**{"policy": "MlpPolicy", "env": Drift(), **SMALL, **kwargs})
+    return DiffusionAgent(**grouped({"policy": "MlpPolicy", "env": Drift(), **SMALL, **kwargs}))
 
 
 def told_by(agent: DiffusionAgent, data: Any, **kwargs: Any) -> list[str]:

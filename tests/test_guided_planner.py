@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.agents import DATASET, KINDS, NARROW, Drift, agent_of_kind, make_agent, same_tensors
 from helpers.forged import forge
-from stable_baselines3.common.evaluation import evaluate
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward
@@ -269,7 +269,7 @@ def test_the_schedule_is_compared_too() -> None:
 
 def test_sb3_evaluate_runs_unmodified() -> None:
     agent = make_agent()
-    returns, lengths = evaluate(
+    returns, lengths = evaluate_policy(
         GuidedPlanner(agent, make_reward(agent)), Monitor(Drift()), n_eval_episodes=2, return_episode_rewards=True
     )
     assert lengths == [10, 10] and len(returns) == 2

@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward, RewardExtractor, TrajectoryDataset
 from rrpolicy.agents.inverse_dynamics import InverseDynamics, LearnedController
+from rrpolicy.agents.options import grouped
 from rrpolicy.common.archive import read_archive
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.diffusion.score_model import check_compatible
@@ -42,7 +43,7 @@ def make_linear_agent(**kwargs: Any) -> DiffusionAgent:
     env = Drift()
     env.observation_space = type(env.observation_space)(-np.inf, np.inf, (3,), np.float64)
     options: dict[str, Any] = {"horizon": 4, "n_diffusion_steps": 10, "policy_kwargs": NARROW, "seed": 0}
-    return DiffusionAgent("MlpPolicy", env, controller="inverse-dynamics", **{**options, **kwargs})
+    return DiffusionAgent("MlpPolicy", env, controller="inverse-dynamics", **grouped({**options, **kwargs}))
 
 
 def make_inverse_agent(**kwargs: Any) -> DiffusionAgent:

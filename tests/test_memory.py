@@ -11,6 +11,7 @@ from helpers.agents import (
     DATASET,
     EXPERT_DATASET,
     KINDS,
+    NARROW,
     NORMALIZER,
     SMALL,
     Drift,
@@ -28,8 +29,10 @@ from rrpolicy import (
     TrajectoryDataset,
     evaluate,
 )
+from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.windows import WindowSampler
+from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.testing import check_agent
 
 OBSERVATIONS = DATASET.observations[::17][:6]
@@ -224,9 +227,13 @@ def test_a_history_tells_what_one_observation_hides() -> None:
         agent = DiffusionAgent(
             "MlpPolicy",
             Hidden(),
-            **{**SMALL, "horizon": 3, "batch_size": 128},
+            horizon=3,
+            batch_size=128,
+            process=DiffusionProcess(10),
+            planning=PlanningOptions(n_action_steps=1),
+            policy_kwargs=NARROW,
+            seed=0,
             n_observation_rows=n_rows,
-            n_action_steps=1,
             ema_decay=0.99,
         )
         agent.learn(two_ways(), 600, log_interval=0)

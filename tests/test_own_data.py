@@ -12,6 +12,7 @@ from helpers.agents import DATASET, NORMALIZER, SMALL, Drift, make_agent
 from test_cli import run
 
 from rrpolicy import DiffusionAgent, TrajectoryDataset
+from rrpolicy.agents.options import grouped
 from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.diffusion.score_model import check_compatible
@@ -66,7 +67,7 @@ class Parts(gym.Env[Any, Any]):
 
 
 def test_actions_outside_the_space_are_told_with_their_share() -> None:
-    agent = DiffusionAgent("MlpPolicy", Drift(), **SMALL)
+    agent = DiffusionAgent("MlpPolicy", Drift(), **grouped(SMALL))
     with pytest.warns(RrpolicyWarning, match=r"actions: 25\.00% of the rows lie outside .* column 1, .* to 3$"):
         agent.learn(rough(), 1)
 

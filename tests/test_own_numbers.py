@@ -11,6 +11,8 @@ from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NORMALIZER, Drift, ag
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor
 from rrpolicy.agents.blended_planner import BlendedPlanner
+from rrpolicy.agents.options import PlanningOptions
+from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 
@@ -26,13 +28,15 @@ def numpy_agent(**kwargs: Any) -> DiffusionAgent:
         horizon=WHOLE(8),
         stride=WHOLE(1),
         batch_size=WHOLE(16),
-        n_diffusion_steps=WHOLE(10),
-        n_action_steps=WHOLE(2),
-        n_sampling_steps=WHOLE(3),
-        warm_start=WHOLE(4),
-        clip=REAL(1.5),
-        lookahead=REAL(1),
-        n_candidates=WHOLE(2),
+        process=DiffusionProcess(WHOLE(10)),
+        planning=PlanningOptions(
+            n_action_steps=WHOLE(2),
+            n_sampling_steps=WHOLE(3),
+            warm_start=WHOLE(4),
+            clip=REAL(1.5),
+            lookahead=REAL(1),
+            n_candidates=WHOLE(2),
+        ),
         first_action_weight=REAL(2),
         ema_decay=REAL(0.5),
         weight_decay=REAL(0),

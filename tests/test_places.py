@@ -15,6 +15,7 @@ from helpers.agents import SMALL, Drift, make_dataset
 from test_cli import fault, run
 
 from rrpolicy import DiffusionAgent, zoo
+from rrpolicy.agents.options import grouped
 from rrpolicy.common.kinds import MAX_CELLS
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.data.writers import save_minari
@@ -127,7 +128,7 @@ def test_an_environment_that_takes_no_render_mode_goes_all_the_way(creator: str,
     assert minari.MinariDataset(tmp_path / "again").total_steps == 20
     line = fault("record-video", agent, "--out", tmp_path / "v")
     assert "env 'Plain-v0' cannot be made with render_mode 'rgb_array'" in line
-    assert DiffusionAgent("MlpPolicy", "Plain-v0", **SMALL).observation_space.shape == (4,)
+    assert DiffusionAgent("MlpPolicy", "Plain-v0", **grouped(SMALL)).observation_space.shape == (4,)
 
 
 @pytest.mark.usefixtures("registry")

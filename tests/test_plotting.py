@@ -13,7 +13,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs import MazeGeometry, PDController, make_point_maze
 from rrpolicy.evaluation import result_row
 from rrpolicy.evaluation.plots import (
@@ -60,8 +62,8 @@ def planner(maze: gym.Env) -> DiffusionAgent:
         stride=3,
         observation_columns=(0, 1),
         controller=PDController(),
-        n_diffusion_steps=5,
-        n_sampling_steps=2,
+        process=DiffusionProcess(5),
+        planning=PlanningOptions(n_sampling_steps=2),
         policy_kwargs={"width": 16, "n_blocks": 1},
         seed=0,
         normalizer=Normalizer.from_bounds((np.full(4, -2.0), np.full(4, 2.0)), (-np.ones(2), np.ones(2))),

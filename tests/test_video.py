@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs import PDController, make_point_maze
 from rrpolicy.envs.render import GOAL, PLAN
 from rrpolicy.evaluation.video import _plan_ahead, record_video
@@ -75,8 +77,8 @@ def planner(maze: gym.Env) -> DiffusionAgent:
         stride=3,
         observation_columns=(1, 0),
         controller=PDController(),
-        n_diffusion_steps=5,
-        n_sampling_steps=2,
+        process=DiffusionProcess(5),
+        planning=PlanningOptions(n_sampling_steps=2),
         policy_kwargs={"width": 16, "n_blocks": 1},
         seed=0,
         normalizer=Normalizer.from_bounds((np.full(4, -2.0), np.full(4, 2.0)), (-np.ones(2), np.ones(2))),

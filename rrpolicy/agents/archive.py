@@ -9,9 +9,12 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from rrpolicy.agents.options import PlanningOptions
+from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.spaces import box_from_dict
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs.controller import PDController
 
 N_STARTS = 1024  # first rows kept in the archive, so that the agent can be sampled without its dataset
@@ -37,9 +40,6 @@ def arguments_of(config: Mapping[str, Any], normalizer: Normalizer) -> dict[str,
     """The arguments of the constructor for an agent as its archive describes it."""
     layout = TrajectoryLayout.from_dict(config["layout"])
     controller = config["controller"]
-    training = dict(config["training"])
-    if training["learning_rate"] is None:
-        del training["learning_rate"]
     spaces = [box_from_dict(config[f"{name}_space"]) for name in ("observation", "action")]
     return {
         "policy": config["policy"],
@@ -52,7 +52,7 @@ def arguments_of(config: Mapping[str, Any], normalizer: Normalizer) -> dict[str,
         "controller_kwargs": config.get("controller_kwargs"),  # archives of older versions have none
         "normalizer": normalizer,
         "policy_kwargs": config["policy_kwargs"],
-        **config["process"],
-        **config["planning"],
-        **training,
+        "process": DiffusionProcess(**config["process"]),
+        "planning": PlanningOptions(**config["planning"]),
+        **training_arguments(config),
     }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS
 from rrpolicy.common.arguments import whole
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs.controller import Controller, PDController
+
+T = TypeVar("T")
 
 
 def check_controller(controller: Any, arguments: Mapping[str, Any] | None, lookahead: float) -> None:
@@ -34,6 +36,17 @@ def check_columns(controller: Controller | None, layout: TrajectoryLayout) -> No
         raise ValueError(
             f"controller has {len(positions)} positions, wanted one for each of {layout.action_dim} actions"
         )
+
+
+def checked_group(name: str, value: Any, kind: type[T]) -> T:
+    """
+    A group of options.
+
+    :raises TypeError: for something else than an object of this kind
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {type(value).__name__}, wanted {name}={kind.__name__}(...)")
+    return value
 
 
 def checked_datasets(dataset: Any, total_timesteps: int | None) -> tuple[list[TrajectoryDataset], int]:

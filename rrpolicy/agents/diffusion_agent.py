@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
 from rrpolicy.agents.archive import N_STARTS, arguments_of, checked_starts
-from rrpolicy.agents.checks import check_columns, check_controller, checked_datasets
-from rrpolicy.agents.environment import Env, checked_environment, fitting_environment, flat_environment, place_of
+from rrpolicy.agents.checks import check_columns, check_controller, checked_datasets, checked_group
+from rrpolicy.agents.environment import Env, fitting_environment, flat_environment, place_of
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
-from rrpolicy.agents.planning import Planner, PlanningOptions
+from rrpolicy.agents.options import AUTO, PlanningOptions, check_training
+from rrpolicy.agents.planning import Planner
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
-from rrpolicy.agents.ranges import AUTO, LEAST_CLIP, check_range, clip_for
+from rrpolicy.agents.ranges import LEAST_CLIP, check_range, clip_for
 from rrpolicy.common.arguments import flag, number
-from rrpolicy.common.held_out import N_HELD_OUT, held_out
+from rrpolicy.common.held_out import N_HELD_OUT
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
 from rrpolicy.common.schema import native
 from rrpolicy.common.spaces import box_to_dict, flat_box
 from rrpolicy.common.torch_mode import usual_torch
@@ -29,8 +30,7 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import MODES, Normalizer
 from rrpolicy.data.report import warn_of_actions
 from rrpolicy.data.windows import WindowSampler
-from rrpolicy.diffusion.process import DiffusionProcess, Prediction, Schedule
-from rrpolicy.diffusion.sampling import Solver
+from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller, PDController
 
@@ -39,6 +39,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     """
     Plans windows by denoising (Janner et al. 2022) and acts on them.
 
+    Further keywords are those of `TrainingOptions`.
+
     :param policy: ``"MlpPolicy"``, ``"UnetPolicy"`` or ``"TransformerPolicy"``
     :param env: environment (or its id) whose spaces the agent is made for; dictionaries, tuples and boxes of other
         shapes are flattened by ``rrpolicy.common.spaces.FlatSpaces``, and ``predict`` takes the flat vectors
@@ -46,40 +48,23 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     :param horizon: rows H of a window
     :param stride: environment steps between two rows; planned actions in between are interpolated linearly
     :param batch_size: windows per gradient step
-    :param n_diffusion_steps: noise levels T
-    :param schedule: ``"cosine"`` or ``"linear"``
-    :param prediction: what the network predicts: ``"x0"``, ``"eps"`` or ``"v"``
+    :param process: noise levels and what the network predicts; None for 50 cosine levels and ``"x0"``
+    :param planning: how plans are sampled and executed; None for the defaults of `PlanningOptions`
     :param observation_columns: observation entries that are planned; None for all
+    :param n_observation_rows: known observations a plan begins with, ``stride`` steps apart, the present one last
     :param controller: turns the next planned observation into an action: a law, or ``"inverse-dynamics"`` for a network
         that is learned with the denoiser; None plans the actions themselves
     :param controller_kwargs: arguments of that network
-    :param n_action_steps: environment steps executed before planning again; None: 8, or less for a short window
-    :param n_sampling_steps: denoising steps per plan
-    :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
-    :param warm_start: level from which the previous plan is refined; None plans from noise
-    :param clip: bound of normalised plan entries while sampling; ``"auto"``: 1.5 for the modes ``"limits"`` and
-        ``"isotropic"``; for ``"gaussian"`` at least 5, for ``"quantiles"`` at least 1.5, and as much as the data that
-        it learns from reach; None for none
-    :param lookahead: rows of the plan by which a controller's target is ahead, fractions allowed where it is a law
-    :param n_candidates: plans sampled per environment, of which the agent keeps the one it finds likeliest by itself
-        (`diffusion.plausibility`)
     :param first_action_weight: weight of the first action in the loss
     :param normalizer: shared normaliser, for a pair whose reward is to be extracted:
         ``Normalizer.fit([dataset, expert_dataset])``; None fits one in ``learn``
     :param normalizer_mode: ``"limits"``, ``"gaussian"``, ``"isotropic"`` or ``"quantiles"``, for a normaliser fitted in
         ``learn``
     :param padding: also learn from windows that run past the end of an episode (masked)
-    :param ema_decay: decay of the averaged weights
-    :param weight_decay: AdamW weight decay
-    :param max_grad_norm: gradient clipping
-    :param n_observation_rows: known observations a plan begins with, ``stride`` steps apart, the present one last
     :param policy_kwargs: arguments of the network
-    :param tensorboard_log: folder of the TensorBoard log
-    :param verbose: 0 silent, 1 prints the log
-    :param seed: seed of weights, training and stochastic acting
-    :param device: ``"cpu"`` or ``"auto"``
     :raises ValueError: for spaces that are no boxes, an environment that normalises observations, and options out of
         range, naming them
+    :raises TypeError: for a keyword that there is not, naming where it belongs
     """
 
     kind: ClassVar[str] = "agent"
@@ -93,51 +78,35 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         horizon: int = 32,
         stride: int = 1,
         batch_size: int = 128,
-        n_diffusion_steps: int = 50,
-        schedule: Schedule = "cosine",
-        prediction: Prediction = "x0",
+        process: DiffusionProcess | None = None,
+        planning: PlanningOptions | None = None,
         observation_columns: Sequence[int] | None = None,
+        n_observation_rows: int = 1,
         controller: PDController | Literal["inverse-dynamics"] | None = None,
         controller_kwargs: Mapping[str, Any] | None = None,
-        n_action_steps: int | None = None,
-        n_sampling_steps: int = 5,
-        sampler: Solver = "ddim",
-        warm_start: int | None = None,
-        clip: float | Literal["auto"] | None = AUTO,
-        lookahead: float = 1.0,
-        n_candidates: int = 1,
         first_action_weight: float = 1.0,
         normalizer: Normalizer | None = None,
         normalizer_mode: str = "limits",
         padding: bool = True,
-        ema_decay: float = 0.999,
-        weight_decay: float = 1e-4,
-        max_grad_norm: float = 1.0,
-        n_observation_rows: int = 1,
         policy_kwargs: Mapping[str, Any] | None = None,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "cpu",
+        **training: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(
-            learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
-        )
+        check_training(training)
+        super().__init__(learning_rate, batch_size, **training)
         self.env: Env | None = flat_environment(env)
         self.observation_space = flat_box(self.env.observation_space, "observation")
         self.action_space = flat_box(self.env.action_space, "action")
-        self.policy = policy
+        self.policy_class = policy
         self.first_action_weight: float = number("first_action_weight", first_action_weight, above=0)
         self.policy_kwargs: dict[str, Any] = native(policy_kwargs or {})
         if normalizer_mode not in MODES:
             raise ValueError(f"normalizer_mode is {normalizer_mode!r}, it must be one of {MODES}")
         self.normalizer_mode = normalizer_mode
         self.padding = flag("padding", padding)
-        check_controller(controller, controller_kwargs, lookahead)
         self._given_controller = controller
         self.controller_kwargs: dict[str, Any] = native(controller_kwargs or {})
         self.controller: Controller | None = controller if isinstance(controller, PDController) else None
-        self.process = DiffusionProcess(n_diffusion_steps, schedule, prediction)
+        self.process = DiffusionProcess() if process is None else checked_group("process", process, DiffusionProcess)
         self.layout = TrajectoryLayout(
             observation_dim=self.observation_space.shape[0],
             action_dim=self.action_space.shape[0],
@@ -147,28 +116,24 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             plan_actions=controller is None,
             n_observation_rows=n_observation_rows,
         )
-        self._clip_fits_data = clip == AUTO
-        least = LEAST_CLIP[normalizer_mode if normalizer is None else normalizer.mode]
-        self.planning = PlanningOptions(
-            min(8, self.layout.longest_execution) if n_action_steps is None else n_action_steps,
-            n_sampling_steps,
-            sampler,
-            warm_start,
-            least if clip == AUTO else clip,
-            lookahead,
-            n_candidates,
-        )
-        self._check_planning()
-        check_columns(self.controller, self.layout)
+        self._setup_planning(planning, LEAST_CLIP[normalizer_mode if normalizer is None else normalizer.mode])
         self._normalizer = normalizer
         self._starts = torch.zeros(1, self.layout.n_observation_rows * self.layout.width)
         self._setup_model()
+
+    def _setup_planning(self, planning: PlanningOptions | None, least_clip: float) -> None:
+        options = PlanningOptions() if planning is None else checked_group("planning", planning, PlanningOptions)
+        check_controller(self._given_controller, self.controller_kwargs, options.lookahead)
+        self._clip_fits_data = options.clip == AUTO
+        self.planning = options.settled(self.layout.longest_execution, least_clip)
+        self._check_planning()
+        check_columns(self.controller, self.layout)
 
     def _setup_model(self) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0 if self.seed is None else self.seed)
             module = DiffusionPolicy(
-                self.policy,
+                self.policy_class,
                 self.layout,
                 self.process,
                 self.first_action_weight,
@@ -200,38 +165,26 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         dataset: TrajectoryDataset | Sequence[TrajectoryDataset],
         total_timesteps: int | None = None,
         callback: MaybeCallback = None,
-        log_interval: int = 100,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        checkpoint_path: str | Path | None = None,
-        checkpoint_freq: int = 1000,
+        *,
         eval_dataset: TrajectoryDataset | Sequence[TrajectoryDataset] | None = None,
-        eval_freq: int = 500,
-        patience: int | None = None,
+        **options: Unpack[LearnOptions],
     ) -> Self:
         """
         Learn to denoise windows of ``dataset``, and a learned controller its transitions; one timestep is one gradient
-        step.
+        step. Further keywords are those of `LearnOptions`.
 
         :param dataset: what to imitate, environment units; a warning names the share of each column that lies beyond
             ``clip``, where nothing is ever planned
         :param total_timesteps: gradient steps to take
         :param callback: SB3 callback(s); ``on_step`` comes after every gradient step
-        :param log_interval: steps between two log lines; 0 for none
-        :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
-        :param progress_bar: show one
-        :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
-        :param eval_dataset: what is held out: ``dataset, eval_dataset = dataset.split(0.1)`` divides by episode. The
-            loss of the averaged weights on it is logged as ``eval/loss``; when learning ends, the averaged weights of
-            ``best_step``, where it was lowest, are the agent's. Training itself does not change
-        :param eval_freq: steps between two such measurements
-        :param patience: measurements without a lower loss after which learning ends; None for all steps
+        :param eval_dataset: what is held out: ``dataset, eval_dataset = dataset.split(0.1)`` divides by episode
         :return: self
-        :raises TypeError: when called without a dataset
+        :raises TypeError: when called without a dataset, or with a keyword that there is not
         :raises ValueError: when dataset and layout do not fit, or more than half of a column lies beyond ``clip`` of a
             normaliser that was given and learning does not go on from before
         :raises FloatingPointError: when the loss is not finite, naming the step
         """
+        check_options("learn", options, LearnOptions)
         datasets, total_timesteps = checked_datasets(dataset, total_timesteps)
         normalizer = self._normalizer or Normalizer.fit(datasets, mode=self.normalizer_mode)
         advice = "make the agent with padding=True or a shorter horizon"
@@ -239,26 +192,17 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self._transitions = self._transitions_of(datasets, normalizer)
         if (clip := self.planning.clip) is not None and self._clip_fits_data:
             clip = clip_for(normalizer, self._sampler, clip)
-        new = self._normalizer is not None and reset_num_timesteps
+        new = self._normalizer is not None and options.get("reset_num_timesteps", True)
         warn_of_actions(datasets, self.action_space)
         check_range(datasets, self._sampler, self.layout, normalizer, clip, new)
         loss = None if eval_dataset is None else self._held_out_loss(eval_dataset, normalizer)
-        watch = held_out(loss, eval_freq, patience, total_timesteps if reset_num_timesteps else None)
+        watch = self._watch(loss, total_timesteps, options)
         self.planning = replace(self.planning, clip=clip)
         self._take_units(normalizer)  # only now: arguments that were refused leave no trace
         generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
         first_rows = self._sampler.draw(N_STARTS, generator)[0][:, : self.layout.n_observation_rows]
         self._starts = first_rows.flatten(1).clone()
-        self._optimise(
-            total_timesteps,
-            callback,
-            log_interval,
-            reset_num_timesteps,
-            progress_bar,
-            checkpoint_path,
-            checkpoint_freq,
-            watch,
-        )
+        self._learn(total_timesteps, callback, options, watch)
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
@@ -298,6 +242,11 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     @property
     def event_shape(self) -> tuple[int, ...]:
         return self.layout.event_shape
+
+    @property
+    def policy(self) -> DiffusionPolicy:
+        """The network that is trained, as in SB3; :attr:`averaged` holds the mean of its weights, which acts."""
+        return self.module
 
     @property
     def pinned(self) -> Tensor:
@@ -352,25 +301,13 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
     # ------------------------------------------------------------------ persistence
 
-    @classmethod
-    def load(
-        cls, path: str | Path, device: torch.device | str = "cpu", env: Env | str | None = None, **kwargs: Any
-    ) -> Self:
-        """
-        Read what :meth:`save` wrote.
-
-        :param path: file, with or without ``.zip``
-        :param env: the environment that the agent is to have, or its id; archives hold none
-        :raises FileNotFoundError: when there is no such file
-        :raises ValueError: for an archive that is damaged, foreign, unsafe or of another kind, or another environment
-        :raises TypeError: for a keyword that there is not, naming it
-        """
-        return super().load(path, device, env=None if env is None else checked_environment(env), **kwargs)
+    def _take_env(self, env: Env | str) -> None:
+        self.set_env(env)
 
     def _config(self) -> dict[str, Any]:
         given = self._given_controller
         return {
-            "policy": self.policy,
+            "policy": self.policy_class,
             "layout": self.layout.to_dict(),
             "process": self.process.to_dict(),
             "controller": given.to_dict() if isinstance(given, PDController) else given,
@@ -402,14 +339,10 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         )
 
     @classmethod
-    def _from_config(
-        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], env: Env | None = None
-    ) -> Self:
+    def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
         agent = cls(**arguments_of(config, Normalizer.from_tensors(tensors["normalizer"])))
         agent.env = None
         agent._starts = checked_starts(tensors["starts"]["rows"], agent.layout)
-        if env is not None:
-            agent.set_env(env)
         return agent
 
     def _card(self) -> dict[str, Any]:

@@ -7,13 +7,9 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
 
-from rrpolicy.common.environments import make_by_id
-from rrpolicy.common.spaces import FlatSpaces, check_spaces, flat_box, flat_box_or_none, refuse_normalised
+from rrpolicy.common.spaces import Env, FlatSpaces, check_spaces, checked_environment, flat_box, flat_box_or_none
 from rrpolicy.data.reference_scores import is_registered
-
-Env = gym.Env[Any, Any] | VecEnv
 
 
 def flat_environment(env: Env | str) -> Env:
@@ -43,21 +39,6 @@ def fitting_environment(env: Env | str, observation_space: spaces.Box, action_sp
     with suppress(ValueError):  # what cannot be flattened is told of as it is
         one = flat_environment(one)
     check_spaces(observation_space, action_space, *(space for _, space in _spaces(one)))
-    return one
-
-
-def checked_environment(env: Env | str) -> Env:
-    """
-    An environment that is made, and in its own units.
-
-    :param env: as for :func:`flat_environment`
-    :raises ValueError: for something else, an id that cannot be made, or normalised observations
-    """
-    one: Any = make_by_id(env) if isinstance(env, str) else env
-    if not isinstance(one, gym.Env | VecEnv):
-        kinds = "a gymnasium.Env, a VecEnv of Stable-Baselines3 or an id"
-        raise ValueError(f"env is a {type(env).__name__}, wanted {kinds}")
-    refuse_normalised(one, "an agent normalises observations by itself")
     return one
 
 

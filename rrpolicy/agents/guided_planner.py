@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
-from rrpolicy.agents.planning import Planner, PlanningOptions
+from rrpolicy.agents.options import Planning
+from rrpolicy.agents.planning import Planner
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import number
+from rrpolicy.common.persistence import cpu
+from rrpolicy.common.spaces import Env
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import check_weights
 from rrpolicy.data.normalizer import Normalizer
@@ -132,13 +135,19 @@ class GuidedPlanner(Planner):
 
     @classmethod
     @usual_torch()
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, env: Env | str | None = None, device: torch.device | str = "auto") -> Self:
         """
         Read what :meth:`save` wrote.
 
+        :param path: file, with or without ``.zip``
+        :param env: an environment or its id, whose spaces must be those that the agent was made for; the agent has it
+            from now on
+        :param device: ``"auto"`` or ``"cpu"``, the same: this version computes on the CPU
         :raises FileNotFoundError: when there is no such file
-        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
+        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault, and
+            for another environment, naming both spaces
         """
+        cpu(device)
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
             config = archive.config
@@ -146,9 +155,11 @@ class GuidedPlanner(Planner):
             check_weights(lambda: DiffusionAgent._module_of(config["agent"], tensors), tensors["averaged"])
             agent = DiffusionAgent._from_config(config["agent"], tensors)
             agent._restore(config["agent"], tensors)
+            if env is not None:
+                agent.set_env(env)
             reward = RelativeReward.from_archive(config["reward"], tensors, archive.tensors["reward-weights"])
             planner = cls(agent, reward, config["scale"], max_shift=config["max_shift"])
-            planner.planning = PlanningOptions(**config["planning"])
+            planner.planning = Planning(**config["planning"])
             planner._check_planning()
         return planner
 

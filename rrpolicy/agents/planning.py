@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -18,51 +18,20 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rrpolicy.agents.memory import Memory
+from rrpolicy.agents.options import Planning
 from rrpolicy.common.arguments import flag, number, whole
-from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.typing import Array, State
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.plausibility import denoising_errors
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.sampling import Noise, Solver, check_solver, sample
+from rrpolicy.diffusion.sampling import Noise, check_solver, sample
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller
 
 FLAT = "wrap the environment in rrpolicy.common.spaces.FlatSpaces, which flattens its observations"
 CHUNK = 2048  # plans sampled at a time where many are wanted, which bounds the memory
-
-
-@dataclass(frozen=True)
-class PlanningOptions:
-    """
-    How a planner turns a denoiser into actions.
-
-    :param n_action_steps: environment steps executed before planning again
-    :param n_sampling_steps: denoising steps per plan
-    :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
-    :param warm_start: noise level from which the previous plan, shifted, is refined; None plans from noise
-    :param clip: bound of normalised plan entries
-    :param lookahead: rows of the plan by which a controller's target is ahead of the present, fractions allowed; not
-        used where actions are planned
-    :param n_candidates: plans sampled per environment, of which the one that the planner finds best is kept
-    """
-
-    n_action_steps: int = 8
-    n_sampling_steps: int = 5
-    sampler: Solver = "ddim"
-    warm_start: int | None = None
-    clip: float | None = 1.5
-    lookahead: float = 1.0
-    n_candidates: int = 1
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            name, value = field.name, native(getattr(self, field.name))
-            if name != "sampler" and not (value is None and field.name in ("clip", "warm_start")):
-                value = number(name, value) if name in ("clip", "lookahead") else whole(name, value)
-            object.__setattr__(self, name, value)
 
 
 class Planner(ABC):
@@ -73,7 +42,7 @@ class Planner(ABC):
     layout: TrajectoryLayout
     process: DiffusionProcess
     controller: Controller | None
-    planning: PlanningOptions
+    planning: Planning
     device: torch.device
     _acting_generator: torch.Generator
 

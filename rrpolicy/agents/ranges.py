@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
@@ -16,9 +15,6 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.data.windows import WindowSampler
-
-AUTO: Final = "auto"
-"""What an agent calls a clip that fits its normaliser and its data."""
 
 LEAST_CLIP = {"limits": 1.5, "isotropic": 1.5, "quantiles": 1.5, "gaussian": 5.0}
 BOUNDED = ("limits", "isotropic")  # data lie within 1 where these were fitted

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.callbacks import MaybeCallback, NoEnvironment, StepProgressBar, as_callbacks, refuse_evaluation
-from rrpolicy.common.held_out import BestWeights, HeldOut
+from rrpolicy.common.held_out import BestWeights, HeldOut, held_out
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
+from rrpolicy.common.options import LearnOptions, LoopOptions
 from rrpolicy.common.persistence import Archived, LearningRate, Module, cpu
 from rrpolicy.common.schema import native, plain
 
@@ -37,18 +38,11 @@ class Learner(Archived[Module]):
     Anything that learns by gradient steps on a loss it can draw.
 
     Subclasses set ``module`` (the trained network) in ``_setup_model`` and implement :meth:`_draw_loss`,
-    :meth:`_config` and :meth:`_from_config`.
+    :meth:`_config` and :meth:`_from_config`. The other parameters are those of `TrainingOptions`.
 
     :param learning_rate: peak of a schedule with linear warm-up and cosine decay to 2 %, or an SB3 schedule:
         a callable of the remaining progress (1 -> 0)
     :param batch_size: samples per gradient step
-    :param ema_decay: decay of the averaged weights, which are the ones used for acting; warmed up from 0
-    :param weight_decay: AdamW weight decay
-    :param max_grad_norm: gradient clipping
-    :param tensorboard_log: folder of the TensorBoard log; None for none
-    :param verbose: 0 silent, 1 prints the log
-    :param seed: seed of initial weights and of every random draw in training
-    :param device: ``"cpu"`` or ``"auto"``, the same: this version computes on the CPU
     """
 
     kind: ClassVar[str]
@@ -63,13 +57,13 @@ class Learner(Archived[Module]):
         self,
         learning_rate: LearningRate,
         batch_size: int,
-        ema_decay: float,
-        weight_decay: float,
-        max_grad_norm: float,
-        tensorboard_log: str | None,
-        verbose: int,
-        seed: int | None,
-        device: torch.device | str,
+        ema_decay: float = 0.999,
+        weight_decay: float = 1e-4,
+        max_grad_norm: float = 1.0,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
     ) -> None:
         if not 0 <= number("ema_decay", ema_decay) < 1:
             raise ValueError(f"ema_decay is {ema_decay}, it must lie in [0, 1)")
@@ -215,14 +209,14 @@ class Learner(Archived[Module]):
         progress_bar: bool = False,
         checkpoint_path: str | Path | None = None,
         checkpoint_freq: int = 1000,
-        held_out: HeldOut | None = None,
+        watch: HeldOut | None = None,
     ) -> None:
         """Take ``total_timesteps`` gradient steps; see ``learn`` of the subclasses."""
         progress_bar = flag("progress_bar", progress_bar)
         log_interval = whole("log_interval", log_interval, 0)
         checkpoint_freq = whole("checkpoint_freq", checkpoint_freq, 1)
         dones = [False]  # which SB3's StopTrainingOnMaxEpisodes counts: no episode ends in a gradient step
-        stop_at = self._begin(total_timesteps, flag("reset_num_timesteps", reset_num_timesteps), held_out)
+        stop_at = self._begin(total_timesteps, flag("reset_num_timesteps", reset_num_timesteps), watch)
         if checkpoint_path is not None:  # what no archive can hold is said before anything is learned
             check_config(self.kind, plain(self._archive_config()), "arguments")
         self._callback_env = NoEnvironment()
@@ -234,8 +228,8 @@ class Learner(Archived[Module]):
             with deferred_signals() as received:
                 while self.num_timesteps < stop_at:
                     values = self._gradient_step()
-                    measured = held_out is not None and held_out.due(self.num_timesteps)
-                    over = held_out is not None and measured and self._measure(held_out)
+                    measured = watch is not None and watch.due(self.num_timesteps)
+                    over = watch is not None and measured and self._measure(watch)
                     self._latest = values, (self.num_timesteps - first) / max(time.process_time() - started, 1e-9)
                     if measured or (log_interval and self.num_timesteps % log_interval == 0):
                         self.dump_logs()
@@ -253,7 +247,26 @@ class Learner(Archived[Module]):
         if received:
             raise TrainingInterrupted(received[0])
 
-    def _begin(self, total_timesteps: int, reset_num_timesteps: bool, held_out: HeldOut | None) -> int:
+    @staticmethod
+    def _watch(loss: Callable[[], float] | None, total_timesteps: int, options: LearnOptions) -> HeldOut | None:
+        """
+        How a training is watched; arguments are refused here, before anything is changed.
+
+        :param loss: of what is held out; None for nothing
+        :param options: of ``learn``
+        """
+        begins = options.get("reset_num_timesteps", True)
+        freq, patience = options.get("eval_freq", 500), options.get("patience")
+        return held_out(loss, freq, patience, total_timesteps if begins else None)
+
+    def _learn(
+        self, total_timesteps: int, callback: MaybeCallback, options: LearnOptions, watch: HeldOut | None
+    ) -> None:
+        """Take ``total_timesteps`` gradient steps, with the options of ``learn``."""
+        loop = {name: value for name, value in options.items() if name in LoopOptions.__annotations__}
+        self._optimise(total_timesteps, callback, watch=watch, **loop)  # type: ignore[arg-type]
+
+    def _begin(self, total_timesteps: int, reset_num_timesteps: bool, watch: HeldOut | None) -> int:
         """
         Count from 0 or from before, with the averaged weights and the logger that go with it.
 
@@ -267,7 +280,7 @@ class Learner(Archived[Module]):
             self._total_timesteps = max(self._total_timesteps, self.num_timesteps + total_timesteps)
         if total_timesteps:  # without a step the weights that act stay the same
             self._best.take_back(self.averaged)
-            if reset_num_timesteps or held_out is None:
+            if reset_num_timesteps or watch is None:
                 self._best = BestWeights()
         self._setup_logger(reset_num_timesteps)
         return self.num_timesteps + total_timesteps
@@ -288,14 +301,14 @@ class Learner(Archived[Module]):
         self._average()
         return {"loss": float(loss.detach()), "learning_rate": learning_rate, **values}
 
-    def _measure(self, held_out: HeldOut) -> bool:
+    def _measure(self, watch: HeldOut) -> bool:
         """Measure the held-out loss; whether to stop."""
         with torch.no_grad():
-            loss = held_out.loss()
+            loss = watch.loss()
         self._best.consider(self.num_timesteps, loss, self.averaged)
         self.logger.record("eval/loss", loss)
         self.logger.record("eval/best_step", self._best.step)
-        return held_out.over(self.num_timesteps, self._best.step or 0)
+        return watch.over(self.num_timesteps, self._best.step or 0)
 
     @contextmanager
     def _judged(self, seed: int = 0) -> Iterator[None]:

@@ -107,18 +107,24 @@ class Archived(ABC, Generic[Module]):
 
     @classmethod
     @usual_torch()
-    def load(cls, path: str | Path, device: torch.device | str = "cpu", **kwargs: Any) -> Self:
+    def load(cls, path: str | Path, env: Any = None, device: torch.device | str = "auto", **kwargs: Any) -> Self:
         """
         Read what :meth:`save` wrote.
 
         :param path: file, with or without ``.zip``
-        :param kwargs: what an archive of this kind does not hold, such as the two models of an extractor
+        :param env: an environment or its id, whose spaces must be those that it was made for; an agent acts in it from
+            now on. Archives hold none
+        :param device: ``"auto"`` or ``"cpu"``, the same: this version computes on the CPU
+        :param kwargs: what an archive of this kind does not hold, such as the two models of an extractor, or the class
+            of an own network
         :raises FileNotFoundError: when there is no such file
-        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
+        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault, and
+            for another environment, naming both spaces
         :raises TypeError: for a keyword that there is not, naming it
         """
+        place = cpu(device)
         parameters = inspect.signature(cls._from_config).parameters.values()
-        taken = ["device", *(one.name for one in parameters if one.default is None)]
+        taken = ["env", "device", *(one.name for one in parameters if one.default is None)]
         unknown = sorted(set(kwargs) - set(taken))
         if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters):
             raise TypeError(f"load() of {cls.__name__} takes no {unknown[0]!r}, wanted some of {taken}")
@@ -130,8 +136,18 @@ class Archived(ABC, Generic[Module]):
                 check_alike(archive.tensors.get(group, averaged), averaged)
             learner = cls._from_config(archive.config, archive.tensors, **kwargs)
             learner._restore(archive.config, archive.tensors)
-        learner.device = cpu(device)
+            if env is not None:
+                learner._take_env(env)
+        learner.device = place
         return learner
+
+    def _take_env(self, env: Any) -> None:
+        """
+        Take the environment that :meth:`load` was given, if it fits.
+
+        :raises ValueError: when it does not, naming both spaces
+        """
+        raise ValueError(f"env was given, and a {type(self).__name__} knows no environment: leave it out")
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.num_timesteps = int(config["num_timesteps"])

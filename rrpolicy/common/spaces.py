@@ -14,10 +14,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from rrpolicy.common.environments import vec_wrappers_of, wrapped_in
+from rrpolicy.common.environments import make_by_id, vec_wrappers_of, wrapped_in
 from rrpolicy.common.fields import BoxFields
 from rrpolicy.common.typing import Array
 
+Env = gym.Env[Any, Any] | VecEnv
 DTYPES: tuple[str, ...] = get_args(BoxFields.model_fields["dtype"].annotation)  # those that archives can tell
 GOAL_KEYS = frozenset({"observation", "achieved_goal", "desired_goal"})  # of goal-conditioned environments
 
@@ -192,7 +193,41 @@ def _to_json(bounds: np.ndarray) -> list[float | None]:
     return [bound.item() if math.isfinite(bound) else None for bound in bounds]  # a float holds no large integer
 
 
-# ---------------------------------------------------------------------- an agent's environment
+# ---------------------------------------------------------------------- the environment of an agent or a reward
+
+
+def checked_environment(env: Env | str, reason: str = "an agent normalises observations by itself") -> Env:
+    """
+    An environment that is made, and in its own units.
+
+    :param env: an environment, a vectorised one of Stable-Baselines3, or an id
+    :param reason: why its observations must not be normalised, for the error
+    :raises ValueError: for something else, an id that cannot be made, or normalised observations
+    """
+    one: Any = make_by_id(env) if isinstance(env, str) else env
+    if not isinstance(one, gym.Env | VecEnv):
+        kinds = "a gymnasium.Env, a VecEnv of Stable-Baselines3 or an id"
+        raise ValueError(f"env is a {type(env).__name__}, wanted {kinds}")
+    refuse_normalised(one, reason)
+    return one
+
+
+def check_widths(env: Env | str, observation_dim: int, action_dim: int, who: str = "the reward") -> None:
+    """
+    Check that what is made for vectors of these widths fits an environment.
+
+    :param env: as for :func:`checked_environment`; its spaces may be any that :func:`flattened_box` takes
+    :param who: what is made for them, for the error
+    :raises ValueError: as :func:`checked_environment`, and for other widths, naming both
+    """
+    one = checked_environment(env, f"{who} takes observations in the environment's own units")
+    for name, width, space in (
+        ("observations", observation_dim, one.observation_space),
+        ("actions", action_dim, one.action_space),
+    ):
+        fits = isinstance(space, spaces.Box | spaces.Dict | spaces.Tuple)
+        if not fits or flattened_box(space, name.removesuffix("s")).shape != (width,):
+            raise ValueError(f"{who} was made for {name} of width {width}, the environment has {space!s:.200}")
 
 
 def check_spaces(

@@ -11,6 +11,7 @@ import numpy as np
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.agents.options import grouped
 from rrpolicy.common.arguments import whole
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
@@ -78,11 +79,16 @@ def new_agent(
     arguments["normalizer"] = maze_normalizer(task.maze) if normalizer is None and task.is_maze else normalizer
     env = task.make()
     try:
-        agent = build(DiffusionAgent, "agent", recipe, **{"policy": "MlpPolicy", **arguments, "env": env, "seed": seed})
+        agent = build(_agent, "agent", recipe, **{"policy": "MlpPolicy", **arguments, "env": env, "seed": seed})
     finally:
         env.close()
     agent.env = None
     return agent
+
+
+def _agent(**arguments: Any) -> DiffusionAgent:
+    """An agent from a recipe's arguments, which are flat."""
+    return DiffusionAgent(**grouped(arguments))
 
 
 def fine_tuned(agent: DiffusionAgent, recipe: Recipe, seed: int, part: str = "expert") -> DiffusionAgent:

@@ -170,6 +170,9 @@ class DiscriminatorReward(Learner[RelativeReward]):
         accuracy = float(((logits > 0) == labels.bool()).float().mean())
         return nn.functional.binary_cross_entropy_with_logits(logits, labels), {"accuracy": accuracy}
 
+    def _take_env(self, env: Any) -> None:
+        self.averaged.check_environment(env)
+
     def _config(self) -> dict[str, Any]:
         return {
             "window_kwargs": self.window_kwargs,

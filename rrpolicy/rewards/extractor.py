@@ -332,6 +332,9 @@ class RewardExtractor(Learner[RelativeReward]):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_draw_buffer"}  # of learn
 
+    def _take_env(self, env: Any) -> None:
+        self.averaged.check_environment(env)
+
     def _config(self) -> dict[str, Any]:
         return {
             "reward": self.module.to_config(),

@@ -20,7 +20,9 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag
 from rrpolicy.common.kinds import check_network
 from rrpolicy.common.messages import printable
+from rrpolicy.common.persistence import cpu
 from rrpolicy.common.schema import native
+from rrpolicy.common.spaces import Env, check_widths
 from rrpolicy.common.torch_mode import usual_tensor, usual_torch
 from rrpolicy.common.typing import Array
 from rrpolicy.common.weights import check_weights
@@ -315,16 +317,35 @@ class RelativeReward(nn.Module):
 
     @classmethod
     @usual_torch()
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, env: Env | str | None = None, device: torch.device | str = "auto") -> Self:
         """
         Read what :meth:`save` wrote.
 
+        :param path: file, with or without ``.zip``
+        :param env: an environment or its id, whose spaces must be those that the reward was made for; it is not kept
+        :param device: ``"auto"`` or ``"cpu"``, the same: this version computes on the CPU
         :raises FileNotFoundError: when there is no such file
-        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
+        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault, and
+            for another environment, naming both spaces
         """
+        place = cpu(device)
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
-            return cls.from_archive(archive.config, archive.tensors, archive.tensors["weights"])
+            reward = cls.from_archive(archive.config, archive.tensors, archive.tensors["weights"])
+            if env is not None:
+                reward.check_environment(env)
+        return reward.to(place)
+
+    def check_environment(self, env: Env | str) -> None:
+        """
+        Check that an environment is one that the reward was made for.
+
+        :param env: an environment, a vectorised one of Stable-Baselines3, or an id
+        :raises ValueError: when its spaces have other widths, naming both, or the reward knows no environment
+        """
+        if self.layout is None:
+            raise ValueError("env was given, and a reward without a layout knows no environment: leave it out")
+        check_widths(env, self.layout.observation_dim, self.layout.action_dim)
 
     @classmethod
     def from_archive(

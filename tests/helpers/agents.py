@@ -15,6 +15,7 @@ import torch
 from stable_baselines3.common.logger import KVWriter
 
 from rrpolicy import DiffusionAgent, Normalizer, TrajectoryDataset
+from rrpolicy.agents.options import grouped
 from rrpolicy.envs.controller import PDController
 
 NARROW = {"width": 32, "n_blocks": 1, "n_fourier_features": 4}
@@ -79,8 +80,9 @@ NORMALIZER = Normalizer.fit(TrajectoryDataset.concatenate([DATASET, EXPERT_DATAS
 
 
 def make_agent(cls: type[DiffusionAgent] = DiffusionAgent, **kwargs: Any) -> DiffusionAgent:
-    """An untrained agent that can act."""
-    return cls(**{"policy": "MlpPolicy", "env": Drift(), **SMALL, "normalizer": NORMALIZER, **kwargs})
+    """An untrained agent that can act; options of planning and of the process are given flat, as recipes do."""
+    arguments = {"policy": "MlpPolicy", "env": Drift(), **SMALL, "normalizer": NORMALIZER, **kwargs}
+    return cls(**grouped(arguments))
 
 
 KINDS: dict[str, dict[str, Any]] = {
