@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers.agents import DATASET, NARROW, make_agent
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor
 from rrpolicy.agents.blended_planner import BlendedPlanner
 from rrpolicy.rewards.discriminator import DiscriminatorReward
-from rrpolicy.rewards.guidance import guided, guided_samples
+from rrpolicy.rewards.guidance import guided
 
 AGENT = make_agent()
 REWARD = RelativeReward.for_model(AGENT, window_kwargs=NARROW, step_kwargs=NARROW)
@@ -112,14 +111,11 @@ def test_numbers_of_an_extractor(name: str, wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, "1", True])
 def test_strength_and_bound_of_guidance(wrong: Any) -> None:
-    clean = torch.zeros(1, *AGENT.event_shape)
     for name in ("scale", "max_shift"):
         with pytest.raises(ValueError, match=f"{name} is {wrong!r}, it must be"):
             GuidedPlanner(AGENT, REWARD, **{name: wrong})
         with pytest.raises(ValueError, match=f"{name} is {wrong!r}, it must be"):
             guided(AGENT.eps, REWARD, AGENT.process, **{"scale": 1.0, name: wrong})
-        with pytest.raises(ValueError, match=f"{name} is {wrong!r}, it must be"):
-            guided_samples(AGENT, REWARD, clean, generator=torch.Generator(), **{name: wrong})
     with pytest.raises(ValueError, match=f"scale is {wrong!r}, it must be"):
         BlendedPlanner(AGENT, AGENT, wrong)
 

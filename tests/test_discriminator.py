@@ -43,7 +43,7 @@ def test_swapped_data_flip_the_sign() -> None:
 
 
 def test_without_data_the_models_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.rewards.events.own_samples.__defaults__", (64,))
+    monkeypatch.setattr("rrpolicy.rewards.events.N_OWN_SAMPLES", 64)
     discriminator = make_discriminator().learn(None, 2)
     assert discriminator.num_timesteps == 2 and [len(source.x0) for source in discriminator._sources] == [64, 64]
 

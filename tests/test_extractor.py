@@ -102,7 +102,7 @@ def test_steering_moves_the_base_towards_the_expert(
 def test_it_learns_from_datasets_tensors_and_the_models_own_samples(
     kind: str, pair: tuple[DiffusionAgent, DiffusionAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rrpolicy.rewards.events.own_samples.__defaults__", (64,))
+    monkeypatch.setattr("rrpolicy.rewards.events.N_OWN_SAMPLES", 64)
     events = torch.rand(40, 8, 6)
     data: Any = {"dataset": DATASET, "datasets": [DATASET, EXPERT_DATASET], "tensor": events, "none": None}
     extractor = make_extractor(*pair, buffer_size=64).learn(data[kind], 3)

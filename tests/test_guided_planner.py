@@ -17,7 +17,8 @@ from stable_baselines3.common.monitor import Monitor
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward
 from rrpolicy.common.archive import read_archive
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
-from rrpolicy.rewards.guidance import guided_samples
+from rrpolicy.diffusion.sampling import sample_model
+from rrpolicy.rewards.guidance import guided
 
 OBSERVATIONS = DATASET.observations[::17][:6]
 
@@ -145,10 +146,12 @@ def test_all_free_entries_may_be_bound() -> None:
     assert planner.share_bound == pytest.approx(agent.layout.horizon / free)  # of the first action, in every row
 
 
-def test_guided_samples_of_an_exact_reward_are_the_expert_s() -> None:
+def test_samples_guided_by_an_exact_reward_are_the_expert_s() -> None:
     base, _, reward = two_modes()
     clean = torch.zeros(2000, *base.event_shape)
-    drawn = guided_samples(base, reward, clean, generator=torch.Generator().manual_seed(0))
+    steered = guided(base.eps, reward, base.process, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    drawn = sample_model(base, clean=clean, generator=generator, n_sampling_steps=5, denoiser=steered)
     assert float((drawn[:, 1, 0] > 0).float().mean()) > 0.8
 
 

@@ -26,7 +26,7 @@ from rrpolicy.experiments.runs import TrainingRun
 
 PACKAGE = """
 import gymnasium as gym
-gym.register("{0}", entry_point="small:Drift")
+gym.register("{0}", entry_point="helpers.agents:Drift")
 """
 RECIPE = """
 [agent]

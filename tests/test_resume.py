@@ -98,7 +98,7 @@ def test_stopping_twice_is_no_worse(tmp_path: Path, uninterrupted: dict[str, Lea
 
 
 def test_the_models_own_samples_are_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.rewards.events.own_samples.__defaults__", (32,))
+    monkeypatch.setattr("rrpolicy.rewards.events.N_OWN_SAMPLES", 32)
     whole = new_extractor().learn(None, 6)
     new_extractor().learn(None, 6, callback=StopAt(3), checkpoint_path=tmp_path / "extractor")
     resumed = RewardExtractor.load(tmp_path / "extractor", base=BASE, expert=EXPERT)

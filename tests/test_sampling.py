@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess, Schedule
-from rrpolicy.diffusion.sampling import Noise, Solver, check_solver, sample
+from rrpolicy.diffusion.sampling import Noise, SolverName, Step, ddim, sample, sample_model, solver_of
 
 T = 50
 BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
@@ -125,7 +125,7 @@ def test_dpm_solver_equals_diffusers(schedule: Schedule, n_steps: int, level: in
 
 
 @pytest.mark.parametrize(("solver", "n_steps"), [("ddpm", T), ("ddim", T), ("dpm++", 25)])
-def test_samples_have_the_model_s_moments(solver: Solver, n_steps: int) -> None:
+def test_samples_have_the_model_s_moments(solver: SolverName, n_steps: int) -> None:
     weights = torch.tensor([0.3, 0.7])
     model = GaussianMixtureModel(torch.tensor([[-1.0, 0.5], [1.0, -0.5]]), 0.05, weights)
     x_t = torch.randn(8000, 2, generator=torch.Generator().manual_seed(0))
@@ -180,7 +180,7 @@ def test_estimates_are_clipped() -> None:
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++"])
-def test_deterministic_solvers_draw_no_noise(solver: Solver) -> None:
+def test_deterministic_solvers_draw_no_noise(solver: SolverName) -> None:
     def refuse(x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("noise was drawn")
 
@@ -207,6 +207,44 @@ def test_the_start_is_not_changed() -> None:
 def test_wrong_arguments_are_refused() -> None:
     model = mixture("cosine")
     with pytest.raises(ValueError, match="sampler is 'euler', it must be one of"):
-        check_solver("euler")
+        solver_of("euler")
+    with pytest.raises(ValueError, match=r"the solver returned \(1,\), wanted events of shape"):
+        sample(model.eps, model.process, start(model, None), [49, 0], solver=lambda step: torch.zeros(1))
     with pytest.raises(ValueError, match="timesteps is empty"):
         sample(model.eps, model.process, start(model, None), [])
+
+
+# ---------------------------------------------------------------------- own solvers, samples of a model
+
+
+def test_a_function_of_a_step_is_a_solver() -> None:
+    """One that writes DDIM down once more draws the same samples, bit for bit, and sees every level once."""
+    model, seen = mixture("cosine"), []
+
+    def own(step: Step) -> torch.Tensor:
+        seen.append((step.t, step.s, None if step.previous is None else step.previous[0]))
+        return step.process.alpha(step.s) * step.x0 + step.process.sigma(step.s) * step.eps
+
+    x_t = start(model, None)
+    drawn = sample(model.eps, model.process, x_t, [49, 20, 5, 0], solver=own)
+    assert torch.equal(drawn, sample(model.eps, model.process, x_t, [49, 20, 5, 0], solver="ddim"))
+    assert seen == [(49, 20, None), (20, 5, 49), (5, 0, 20)] and solver_of("ddim") is ddim
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ddpm", "dpm++"])
+def test_samples_of_a_model_are_a_function_of_their_generator(solver: SolverName) -> None:
+    model = mixture("cosine")
+
+    def drawn(**options: Any) -> torch.Tensor:
+        return sample_model(model, 6, generator=torch.Generator().manual_seed(1), solver=solver, **options)
+
+    assert drawn().shape == (6, *model.event_shape) and torch.equal(drawn(), drawn(denoiser=model.eps))
+    noise = seeded_noise(1)
+    x_t = noise(torch.zeros(6, *model.event_shape))
+    wanted = sample(model.eps, model.process, x_t, model.process.timesteps(20), solver=solver, noise=noise)
+    assert torch.equal(drawn(), wanted)
+
+
+def test_a_number_or_clean_events_are_needed() -> None:
+    with pytest.raises(ValueError, match="n is None, wanted a number of events"):
+        sample_model(mixture("cosine"), generator=torch.Generator())

@@ -10,7 +10,8 @@ from helpers.agents import DATASET, make_agent
 from rrpolicy import RelativeReward, TrajectoryDataset
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.rewards.events import as_events, own_samples
+from rrpolicy.diffusion.sampling import sample_model
+from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.metrics import explained_by_level, explained_fraction, explained_when_guided
 from rrpolicy.rewards.targets import Targets, eps_difference, make_targets, noised, value_targets
 
@@ -135,15 +136,15 @@ def test_targets_are_chosen_and_joined() -> None:
     assert torch.equal(Targets.joined([chosen, with_values]).value, torch.cat([chosen.value, with_values.value]))
 
 
-def test_own_samples_follow_the_model() -> None:
-    samples = own_samples(EXPERT, 3000, generator=torch.Generator().manual_seed(0))
+def test_samples_follow_the_model() -> None:
+    samples = sample_model(EXPERT, 3000, generator=torch.Generator().manual_seed(0))
     assert samples.shape == (3000, 2)
     torch.testing.assert_close(samples.mean(0), torch.tensor([0.6, 0.55]), rtol=0, atol=0.06)
 
 
-def test_own_samples_of_an_agent_start_at_its_data() -> None:
+def test_samples_of_an_agent_start_at_its_data() -> None:
     agent = make_agent(normalizer=None).learn(DATASET, 1)
-    samples = own_samples(agent, 20, generator=torch.Generator().manual_seed(0))
+    samples = sample_model(agent, 20, generator=torch.Generator().manual_seed(0))
     known = {tuple(row) for row in agent._starts[:, 2:].tolist()}
     assert {tuple(row) for row in samples[:, 0, 2:].tolist()} <= known
 
@@ -153,7 +154,7 @@ def test_a_pinned_model_that_cannot_sample_its_condition_is_refused() -> None:
         pinned = torch.tensor([True, False])
 
     with pytest.raises(ValueError, match="pinned entries but no sample_pinned"):
-        own_samples(Pinned(MEANS), generator=torch.Generator())
+        sample_model(Pinned(MEANS), 4, generator=torch.Generator())
 
 
 def test_events_come_from_tensors_datasets_or_the_models() -> None:

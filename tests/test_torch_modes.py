@@ -11,8 +11,9 @@ import torch
 from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NARROW, Drift, agent_of_kind, make_agent, same_tensors
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor, evaluate
+from rrpolicy.diffusion.sampling import sample_model
 from rrpolicy.rewards.discriminator import DiscriminatorReward
-from rrpolicy.rewards.guidance import guided_samples
+from rrpolicy.rewards.guidance import guided
 
 OBSERVATIONS = DATASET.observations[::17][:6]
 
@@ -62,7 +63,13 @@ def test_rewards_give_the_same_numbers(mode: str) -> None:
 
     def numbers() -> list[Any]:
         x_t, t = torch.tensor(x, dtype=torch.float32), torch.arange(5)
-        drawn = guided_samples(agent, reward, x_t, generator=torch.Generator().manual_seed(0))
+        drawn = sample_model(
+            agent,
+            clean=x_t,
+            generator=torch.Generator().manual_seed(0),
+            n_sampling_steps=5,
+            denoiser=guided(agent.eps, reward, agent.process, 1.0),
+        )
         scores = reward.predict(OBSERVATIONS, np.zeros((6, 2)))
         return [reward.gradient(x_t, t), reward(x_t, t).detach(), drawn, torch.as_tensor(scores), agent.eps(x_t, t)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
@@ -312,7 +312,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             "process": self.process.to_dict(),
             "controller": given.to_dict() if isinstance(given, PDController) else given,
             "controller_kwargs": self.controller_kwargs,
-            "planning": asdict(self.planning),
+            "planning": self.planning.to_dict(),
             "observation_space": box_to_dict(self.observation_space),
             "action_space": box_to_dict(self.action_space),
             "policy_kwargs": self.policy_kwargs,

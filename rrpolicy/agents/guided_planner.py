@@ -6,7 +6,7 @@ Only a predictor: the base agent is used as it is and never modified. `scale=1` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,7 +23,7 @@ from rrpolicy.common.spaces import Env
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import check_weights
 from rrpolicy.data.normalizer import Normalizer
-from rrpolicy.diffusion.sampling import Solver
+from rrpolicy.diffusion.sampling import Solver, SolverName
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -57,7 +57,7 @@ class GuidedPlanner(Planner):
         n_candidates: int = 1,
         n_action_steps: int | None = None,
         n_sampling_steps: int | None = None,
-        sampler: Solver | None = None,
+        sampler: SolverName | Solver | None = None,
         warm_start: int | None = None,
         max_shift: float | None = None,
     ) -> None:
@@ -126,7 +126,7 @@ class GuidedPlanner(Planner):
             "reward": self.reward.to_config(),
             "scale": self.scale,
             "max_shift": self.max_shift,
-            "planning": asdict(self.planning),
+            "planning": self.planning.to_dict(),
         }
         agent_tensors = {**self.agent._extra_tensors(), "averaged": self.agent.averaged.state_dict()}
         tensors = {f"agent-{name}": group for name, group in agent_tensors.items()}

@@ -7,14 +7,14 @@ recipes name them flat, and :func:`grouped` sorts them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal
 
 from rrpolicy.common.arguments import number, whole
 from rrpolicy.common.options import TrainingOptions, check_options
 from rrpolicy.common.schema import native
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.sampling import Solver
+from rrpolicy.diffusion.sampling import Solver, SolverName
 
 AUTO: Final = "auto"
 """The clip that fits an agent's normaliser and its data."""
@@ -29,7 +29,8 @@ class PlanningOptions:
 
     :param n_action_steps: environment steps executed before planning again; None: 8, or less for a short window
     :param n_sampling_steps: denoising steps per plan
-    :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
+    :param sampler: ``"ddim"``, ``"ddpm"``, ``"dpm++"``, or a function of a `diffusion.sampling.Step`, which no
+        archive holds
     :param warm_start: noise level from which the previous plan, shifted, is refined; None plans from noise
     :param clip: bound of normalised plan entries while sampling; None for none. ``"auto"``, for a `DiffusionAgent`:
         1.5 for the normaliser's modes ``"limits"`` and ``"isotropic"``; for ``"gaussian"`` at least 5, for
@@ -43,7 +44,7 @@ class PlanningOptions:
 
     n_action_steps: int | None = None
     n_sampling_steps: int = 5
-    sampler: Solver = "ddim"
+    sampler: SolverName | Solver = "ddim"
     warm_start: int | None = None
     clip: float | Literal["auto"] | None = AUTO
     lookahead: float = 1.0
@@ -84,6 +85,20 @@ class Planning(PlanningOptions):
     @staticmethod
     def _left_open(name: str, value: Any) -> bool:
         return value is None and name in ("clip", "warm_start")
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        JSON values.
+
+        :raises ValueError: for a sampler that is a function
+        """
+        if not isinstance(self.sampler, str):
+            name = getattr(self.sampler, "__name__", type(self.sampler).__name__)
+            raise ValueError(
+                f"sampler is the function {name}, which no archive holds: save agent.with_planning(sampler='ddim'), "
+                f"and give it to what is loaded, with_planning(sampler={name})"
+            )
+        return asdict(self)
 
 
 PLANNING = tuple(field.name for field in fields(PlanningOptions))

@@ -26,7 +26,7 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.plausibility import denoising_errors
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.sampling import Noise, check_solver, sample
+from rrpolicy.diffusion.sampling import Noise, sample, solver_of
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller
 
@@ -318,7 +318,7 @@ class Planner(ABC):
         elif not 0 < self.planning.lookahead <= longest / self.layout.stride:
             most = longest // self.layout.stride
             raise ValueError(f"lookahead is {self.planning.lookahead}, it must lie above 0 and up to {most}")
-        check_solver(self.planning.sampler)
+        solver_of(self.planning.sampler)
         whole("n_candidates", self.planning.n_candidates, 1)
         n_levels = self.process.n_diffusion_steps
         if not 1 <= self.planning.n_sampling_steps <= n_levels:

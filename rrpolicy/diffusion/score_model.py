@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -23,9 +25,20 @@ class ScoreModel(Protocol):
     """
     A noise-predicting model of events of one shape.
 
-    A model with conditioned entries also has ``pinned``, a bool tensor ``event_shape``: entries that are True arrive
-    clean in every x_t and carry neither noise nor gradient. A model whose clean entries are bounded, such as pixels,
-    may have ``clip``, the bound, to which samplers clip their estimates of the clean event.
+    These four members are needed. Five more are optional, and read by the functions below alone; a model leaves out
+    those that do not apply:
+
+    ============================  =========================================================  =======================
+    optional member               what it is                                                 read by
+    ============================  =========================================================  =======================
+    ``pinned``                    bool tensor ``event_shape``: True for entries that arrive  :func:`pinned_mask`
+                                  clean in every x_t and carry neither noise nor gradient
+    ``sample_pinned(n, gen)``     (n, *event_shape) that holds pinned entries as they occur  :func:`sampled_pinned`
+    ``clip``                      bound of clean entries, such as pixels, to which samplers  :func:`clip_of`
+                                  clip their estimates; None for none
+    ``layout``                    `TrajectoryLayout` of events that are windows              :func:`layout_of`
+    ``normalizer``                `Normalizer` from environment units to events              :func:`normalizer_of`
+    ============================  =========================================================  =======================
     """
 
     @property
@@ -51,6 +64,37 @@ def pinned_mask(model: ScoreModel) -> Tensor:
     """The model's pinned entries, bool ``event_shape``; all False for a model without conditioning."""
     pinned: Tensor | None = getattr(model, "pinned", None)
     return torch.zeros(tuple(model.event_shape), dtype=torch.bool, device="cpu") if pinned is None else pinned
+
+
+def sampled_pinned(model: ScoreModel, n: int, generator: torch.Generator) -> Tensor:
+    """
+    Events (n, *event_shape) whose pinned entries are as they occur.
+
+    :raises ValueError: for a model that cannot tell what they look like
+    """
+    sample_pinned = getattr(model, "sample_pinned", None)
+    if sample_pinned is None:
+        raise ValueError("the model has pinned entries but no sample_pinned(n, generator); pass data instead")
+    return sample_pinned(n, generator)
+
+
+def clip_of(model: ScoreModel) -> float | None:
+    """The bound of the model's clean entries; None for a model without one."""
+    return getattr(model, "clip", None)
+
+
+def layout_of(model: ScoreModel) -> TrajectoryLayout | None:
+    """What the model's windows hold; None for events that are not windows."""
+    return getattr(model, "layout", None)
+
+
+def normalizer_of(model: ScoreModel) -> Normalizer | None:
+    """
+    The model's normaliser; None for a model whose events have no other units.
+
+    :raises ValueError: for an agent that has none yet
+    """
+    return getattr(model, "normalizer", None)
 
 
 def check_models(base: object, expert: object) -> None:

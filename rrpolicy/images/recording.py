@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rrpolicy.common.messages import at
-from rrpolicy.diffusion.sampling import sample
+from rrpolicy.diffusion.sampling import sample_model
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.images.codec import Codec, codec_from_dict
 from rrpolicy.images.denoising_error import keep_errors, kept_errors
@@ -26,7 +26,7 @@ from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.safety import SafetyConfig, safety_config
 from rrpolicy.images.stable_diffusion import PromptedModel, SafeModel, TextToImage
 from rrpolicy.images.support import Support
-from rrpolicy.rewards.events import own_samples
+from rrpolicy.rewards.events import CHUNK
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.recorded import MANIFEST, RecordedPairs, Shard, record
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -119,7 +119,10 @@ def record_samples(
     def make(shard: int) -> Shard:
         generator = _generator(seed, shard)
         n = min(n_each, n_samples - shard * n_each)
-        samples = [own_samples(model, n, generator=generator, n_steps=n_sampling_steps) for model in models]
+        n_steps = min(n_sampling_steps, base.process.n_diffusion_steps)
+        samples = [
+            sample_model(model, n, generator=generator, n_sampling_steps=n_steps, chunk=CHUNK) for model in models
+        ]
         return _noised_again(base, expert, samples, n_noisings, generator, n_value_draws)
 
     settings = {
@@ -178,21 +181,11 @@ def record_prompts(
         base, expert, both = pair.models(some)
         if not n_noisings:
             return Shard(_along_denoising(base, expert, both, len(some), n_sampling_steps, n_value_draws, generator))
-        levels, samples = base.process.timesteps(n_sampling_steps), []
+        samples = []
         for model in (base, expert):  # each from noise of its own, which gives twice as many places to compare them at
-            noise = torch.randn((len(some), *base.event_shape), generator=generator)
+            options: dict[str, Any] = {"n_sampling_steps": n_sampling_steps, "solver": "ddpm"}
             denoiser = model.path() if isinstance(model, SafeModel) else model.eps
-            samples.append(
-                sample(
-                    denoiser,
-                    base.process,
-                    noise,
-                    levels,
-                    solver="ddpm",
-                    clip=getattr(model, "clip", None),
-                    noise=lambda x: torch.randn(x.shape, generator=generator),
-                )
-            )
+            samples.append(sample_model(model, len(some), generator=generator, denoiser=denoiser, **options))
         base, expert, _ = pair.models([one for one in some * 2 for _ in range(n_noisings)])
         return _noised_again(base, expert, samples, n_noisings, generator, n_value_draws)
 
@@ -240,15 +233,14 @@ def _along_denoising(
     generator: torch.Generator,
 ) -> Targets:
     """The pairs of one denoising run of ``n`` events; the sampler steps once, with what the base says."""
-    process, visited = base.process, []
+    visited = []
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         base_eps, expert_eps = both(x_t, t)
         visited.append((x_t, t, base_eps - expert_eps))
         return base_eps
 
-    noise = torch.randn((n, *base.event_shape), generator=generator)
-    sample(denoise, process, noise, process.timesteps(n_sampling_steps), clip=getattr(base, "clip", None))
+    sample_model(base, n, generator=generator, n_sampling_steps=n_sampling_steps, denoiser=denoise)
     value = partial(value_targets, base, expert, generator=generator, n_draws=n_value_draws)
     return Targets(
         None,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rrpolicy.common.typing import Array
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.sampling import Solver, sample
+from rrpolicy.diffusion.sampling import Solver, SolverName, sample_model
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.images.codec import Codec, check_codec
 from rrpolicy.images.reward import ImageReward
@@ -52,7 +52,7 @@ def sample_events(
     reward: ImageReward | None = None,
     scale: float = 1.0,
     max_shift: float | None = None,
-    solver: Solver = "ddim",
+    solver: SolverName | Solver = "ddim",
     seed: int = 0,
     visit: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
@@ -75,15 +75,13 @@ def sample_events(
     if reward is not None:
         _check_fits(reward, model)
         denoiser = _steered(denoiser, reward, scale, max_shift)
-    noise = torch.randn((n, *model.event_shape), generator=generator)
-    return sample(
-        denoiser,
-        model.process,
-        noise,
-        model.process.timesteps(n_sampling_steps),
+    return sample_model(
+        model,
+        n,
+        generator=generator,
+        n_sampling_steps=n_sampling_steps,
         solver=solver,
-        noise=lambda x: torch.randn(x.shape, generator=generator),
-        clip=model.clip,
+        denoiser=denoiser,
         visit=visit,
     )
 

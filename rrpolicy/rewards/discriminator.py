@@ -7,15 +7,15 @@ the two by anything that differs, and saturates where it is sure (the paper's co
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import whole
-from rrpolicy.common.held_out import N_HELD_OUT, held_out
+from rrpolicy.common.held_out import N_HELD_OUT
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
@@ -30,18 +30,13 @@ class DiscriminatorReward(Learner[RelativeReward]):
     """
     Learns the logit of "expert, not base" for noised events; its ``reward`` is a `RelativeReward`.
 
+    Further keywords are those of `TrainingOptions`.
+
     :param base: the weak model: gives the space, and the negatives when no data are given
     :param expert: the strong model: gives the positives when no data are given
     :param learning_rate: peak learning rate or SB3 schedule
     :param batch_size: events per gradient step, half of each kind
-    :param ema_decay: decay of the averaged weights
-    :param weight_decay: AdamW weight decay
-    :param max_grad_norm: gradient clipping
     :param window_kwargs: arguments of the network, the same as the window head's
-    :param tensorboard_log: folder of the TensorBoard log
-    :param verbose: 0 silent, 1 prints the log
-    :param seed: seed of weights and training
-    :param device: ``"cpu"`` or ``"auto"``
     :raises ValueError: when the two models do not share their space, naming the field
     """
 
@@ -54,18 +49,11 @@ class DiscriminatorReward(Learner[RelativeReward]):
         expert: ScoreModel,
         learning_rate: LearningRate = 1e-3,
         batch_size: int = 128,
-        ema_decay: float = 0.999,
-        weight_decay: float = 1e-4,
-        max_grad_norm: float = 1.0,
         window_kwargs: Mapping[str, Any] | None = None,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "cpu",
+        **training: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(
-            learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
-        )
+        check_options("DiscriminatorReward", training, TrainingOptions)
+        super().__init__(learning_rate, batch_size, **training)
         check_models(base, expert)
         check_compatible(base, expert)
         if batch_size < 2:
@@ -95,51 +83,31 @@ class DiscriminatorReward(Learner[RelativeReward]):
         data: Sequence[TrajectoryDataset] | Sequence[Tensor] | None = None,
         total_timesteps: int | None = None,
         callback: MaybeCallback = None,
-        log_interval: int = 100,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        checkpoint_path: str | Path | None = None,
-        checkpoint_freq: int = 1000,
+        *,
         eval_dataset: Sequence[TrajectoryDataset] | Sequence[Tensor] | None = None,
-        eval_freq: int = 500,
-        patience: int | None = None,
+        **options: Unpack[LearnOptions],
     ) -> Self:
         """
-        Fit the classifier; one timestep is one gradient step.
+        Fit the classifier; one timestep is one gradient step. Further keywords are those of `LearnOptions`.
 
         :param data: [base data, expert data], datasets or clean normalised events (N, *event_shape); None for samples
             of the two models
         :param total_timesteps: gradient steps to take
         :param callback: SB3 callback(s)
-        :param log_interval: steps between two log lines; 0 for none
-        :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
-        :param progress_bar: show one
-        :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
         :param eval_dataset: [base data, expert data] that are held out, of the kinds of ``data``;
-            ``dataset.split(0.1)`` divides by episode. The loss of the averaged weights on them is logged as
-            ``eval/loss``; when learning ends, those of ``best_step``, where it was lowest, are the reward
-        :param eval_freq: steps between two such measurements
-        :param patience: measurements without a lower loss after which learning ends; None for all steps
+            ``dataset.split(0.1)`` divides by episode
         :return: self
         :raises TypeError: when called without ``total_timesteps``
         :raises ValueError: unless there are exactly two sources
         """
+        check_options("learn", options, LearnOptions)
         if total_timesteps is None:
             raise TypeError("learn() lacks total_timesteps; call it as learn([dataset, expert_dataset], 3_000)")
         total_timesteps = whole("total_timesteps", total_timesteps, 0)
         loss = None if eval_dataset is None else self._held_out_loss(eval_dataset)
-        watch = held_out(loss, eval_freq, patience, total_timesteps if reset_num_timesteps else None)
+        watch = self._watch(loss, total_timesteps, options)
         self._sources = self._two_sources(data)
-        self._optimise(
-            total_timesteps,
-            callback,
-            log_interval,
-            reset_num_timesteps,
-            progress_bar,
-            checkpoint_path,
-            checkpoint_freq,
-            watch,
-        )
+        self._learn(total_timesteps, callback, options, watch)
         return self
 
     def _held_out_loss(self, data: Any) -> Callable[[], float]:
@@ -154,7 +122,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
     def _two_sources(self, data: Any) -> list[Events]:
         if data is None:
             generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
-            data = [own_samples(model, generator=generator) for model in (self.base, self.expert)]
+            data = [own_samples(model, generator) for model in (self.base, self.expert)]
         if not isinstance(data, Sequence) or len(data) != 2:
             raise ValueError("data must hold two sources, [base data, expert data], or be None")
         return [as_events(source, self.base, self.expert, self.seed) for source in data]

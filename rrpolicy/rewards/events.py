@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.windows import WindowSampler
-from rrpolicy.diffusion.sampling import sample
-from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
+from rrpolicy.diffusion.sampling import sample_model
+from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of
 
 N_OWN_SAMPLES = 4096  # of each model
-N_OWN_STEPS = 20
 CHUNK = 1024
 SHORT_EPISODES = (
     "compare the models at their own samples, data=None, or train both with a horizon that the episodes have "
@@ -60,7 +57,7 @@ def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None)
     if data is None:
         generator = torch.Generator()
         generator.manual_seed(0 if seed is None else seed)
-        return _Rows(torch.cat([own_samples(model, generator=generator) for model in (base, expert)]))
+        return _Rows(torch.cat([own_samples(model, generator) for model in (base, expert)]))
     if isinstance(data, Tensor):
         if tuple(data.shape[1:]) != event_shape or not len(data):
             raise ValueError(f"data has shape {tuple(data.shape)}, wanted (N, {', '.join(map(str, event_shape))})")
@@ -73,42 +70,12 @@ def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None)
             f"data is a {type(data).__name__}; call it as extractor.learn([dataset, expert_dataset], "
             "total_timesteps=3_000), with a tensor of clean events, or with None"
         )
-    layout, normalizer = getattr(base, "layout", None), getattr(base, "normalizer", None)
+    layout, normalizer = layout_of(base), normalizer_of(base)
     if layout is None or normalizer is None:
         raise ValueError("the models have no layout and normalizer, so datasets mean nothing to them; pass a tensor")
     return _Windows(WindowSampler(datasets, layout, normalizer, advice=SHORT_EPISODES))
 
 
-def own_samples(
-    model: ScoreModel, n: int = N_OWN_SAMPLES, *, generator: torch.Generator, n_steps: int = N_OWN_STEPS
-) -> Tensor:
-    """
-    Clean samples of a model (n, *event_shape); conditioned entries come from the model's ``sample_pinned``.
-
-    :param n_steps: denoising steps (DDIM), at most as many as there are levels
-    :raises ValueError: for a model with pinned entries that cannot say what they look like
-    """
-    with usual_torch():
-        return _own_samples(model, n, generator, n_steps)
-
-
-def _own_samples(model: ScoreModel, n: int, generator: torch.Generator, n_steps: int) -> Tensor:
-    pinned = pinned_mask(model)
-    clean = torch.zeros(n, *model.event_shape)
-    if pinned.any():
-        sample_pinned = getattr(model, "sample_pinned", None)
-        if sample_pinned is None:
-            raise ValueError("the model has pinned entries but no sample_pinned(n, generator); pass data instead")
-        clean = sample_pinned(n, generator)
-    levels = model.process.timesteps(min(n_steps, model.process.n_diffusion_steps))
-    parts = []
-    for part in clean.split(CHUNK):
-        noise = torch.randn(part.shape, generator=generator)
-        with torch.no_grad():
-            pin, clip = partial(_pin, pinned, part), getattr(model, "clip", None)
-            parts.append(sample(model.eps, model.process, noise, levels, pin=pin, clip=clip))
-    return torch.cat(parts)
-
-
-def _pin(pinned: Tensor, clean: Tensor, x: Tensor) -> Tensor:
-    return torch.where(pinned, clean, x)
+def own_samples(model: ScoreModel, generator: torch.Generator) -> Tensor:
+    """Clean samples of a model (`N_OWN_SAMPLES`, *event_shape), at which it is compared where there are no data."""
+    return sample_model(model, N_OWN_SAMPLES, generator=generator, chunk=CHUNK)

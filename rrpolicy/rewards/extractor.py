@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import flag, number, whole
-from rrpolicy.common.held_out import N_HELD_OUT, held_out
+from rrpolicy.common.held_out import N_HELD_OUT
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.messages import printable
+from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
-from rrpolicy.data.layout import TrajectoryLayout
-from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, layout_of
 from rrpolicy.rewards.matching import eps_rms, gradient_loss, row_weights, value_spread
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.sources import Data, Source, target_source
@@ -36,7 +35,7 @@ MAX_BUFFER_NUMBERS = 2**32
 
 class RewardExtractor(Learner[RelativeReward]):
     """
-    Learns ρ with ∇ρ = s_expert - s_base.
+    Learns ρ with ∇ρ = s_expert - s_base; further keywords are those of `TrainingOptions`.
 
     :param base: the weak model
     :param expert: the strong model; shares normaliser, layout, horizon and schedule with the base
@@ -56,15 +55,8 @@ class RewardExtractor(Learner[RelativeReward]):
         loss: the next rows, which are acted upon, differ least and would hardly count
     :param first_action_weight: weight of the first row's actions in the window head's loss, as in `DiffusionAgent`:
         an agent that plans anew after every step is steered by them alone
-    :param ema_decay: decay of the averaged weights, which are the extracted reward
-    :param weight_decay: AdamW weight decay
-    :param max_grad_norm: gradient clipping
     :param window_kwargs: arguments of the window head's network
     :param step_kwargs: arguments of the step head's network
-    :param tensorboard_log: folder of the TensorBoard log
-    :param verbose: 0 silent, 1 prints the log
-    :param seed: seed of weights and training
-    :param device: ``"cpu"`` or ``"auto"``
     :raises ValueError: when the two models do not share their space, naming the field, or options contradict
     """
 
@@ -86,22 +78,15 @@ class RewardExtractor(Learner[RelativeReward]):
         n_step_rows: int = 4,
         row_weighting: bool = True,
         first_action_weight: float = 1.0,
-        ema_decay: float = 0.999,
-        weight_decay: float = 1e-4,
-        max_grad_norm: float = 1.0,
         window_kwargs: Mapping[str, Any] | None = None,
         step_kwargs: Mapping[str, Any] | None = None,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "cpu",
+        **training: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(
-            learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
-        )
+        check_options("RewardExtractor", training, TrainingOptions)
+        super().__init__(learning_rate, batch_size, **training)
         check_models(base, expert)
         check_compatible(base, expert)
-        plans_actions = getattr(getattr(base, "layout", None), "plan_actions", False)
+        plans_actions = getattr(layout_of(base), "plan_actions", False)
         if number("first_action_weight", first_action_weight, above=0) != 1 and not plans_actions:
             raise ValueError(f"first_action_weight is {first_action_weight}, it must be 1 where no actions are planned")
         if whole("buffer_size", buffer_size) < batch_size:
@@ -123,7 +108,7 @@ class RewardExtractor(Learner[RelativeReward]):
         self.n_step_rows = whole("n_step_rows", n_step_rows, 1)
         self.row_weighting = flag("row_weighting", row_weighting)
         self.first_action_weight: float = native(first_action_weight)
-        default: tuple[Head, ...] = ("window", "step") if getattr(base, "layout", None) is not None else ("window",)
+        default: tuple[Head, ...] = ("window", "step") if layout_of(base) is not None else ("window",)
         self.heads = default if heads is None else tuple(heads)
         self.window_kwargs: dict[str, Any] = native(window_kwargs or {})
         self.step_kwargs: dict[str, Any] = native(step_kwargs or {})
@@ -156,57 +141,39 @@ class RewardExtractor(Learner[RelativeReward]):
         data: Data = None,
         total_timesteps: int | None = None,
         callback: MaybeCallback = None,
-        log_interval: int = 100,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        checkpoint_path: str | Path | None = None,
-        checkpoint_freq: int = 1000,
+        *,
         pairs: Targets | None = None,
         eval_dataset: Data = None,
-        eval_freq: int = 500,
-        patience: int | None = None,
+        **options: Unpack[LearnOptions],
     ) -> Self:
         """
         Fit ρ at noised events from ``data``; one timestep is one gradient step.
+
+        Further keywords are those of `LearnOptions`.
 
         :param data: where scores are compared: a dataset, several (an equal share of each), clean normalised events
             (N, *event_shape), None for the models' own samples, or pairs recorded earlier (which also hold what the
             models said there, so neither is asked again)
         :param total_timesteps: gradient steps to take
         :param callback: SB3 callback(s)
-        :param log_interval: steps between two log lines; 0 for none
-        :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
-        :param progress_bar: show one
-        :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
         :param pairs: where the models were compared already, e.g. on the way of guided sampling: half of every buffer
         :param eval_dataset: what is held out, of the kinds of ``data``: ``dataset, eval_dataset = dataset.split(0.1)``
-            divides by episode; None for nothing. The loss of the averaged weights on it is logged as ``eval/loss``;
-            when learning ends, those of ``best_step``, where it was lowest, are the reward
-        :param eval_freq: steps between two such measurements
-        :param patience: measurements without a lower loss after which learning ends; None for all steps
+            divides by episode; None for nothing
         :return: self
         :raises TypeError: when called without ``total_timesteps`` or with data of another kind
         :raises ValueError: when data do not fit the models
         """
+        check_options("learn", options, LearnOptions)
         if total_timesteps is None:
             raise TypeError("learn() lacks total_timesteps; call it as extractor.learn(dataset, total_timesteps=3_000)")
         total_timesteps = whole("total_timesteps", total_timesteps, 0)
         loss = None if eval_dataset is None else self._held_out_loss(eval_dataset)
-        watch = held_out(loss, eval_freq, patience, total_timesteps if reset_num_timesteps else None)
+        watch = self._watch(loss, total_timesteps, options)
         self._draw_buffer = self._source(data, pairs)
         self._targets = None
-        if reset_num_timesteps:
+        if options.get("reset_num_timesteps", True):
             self._buffer_state, self._units, self._steps_in_buffer = None, {}, 0
-        self._optimise(
-            total_timesteps,
-            callback,
-            log_interval,
-            reset_num_timesteps,
-            progress_bar,
-            checkpoint_path,
-            checkpoint_freq,
-            watch,
-        )
+        self._learn(total_timesteps, callback, options, watch)
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
@@ -279,10 +246,10 @@ class RewardExtractor(Learner[RelativeReward]):
     def _entry_weight(self) -> Tensor | None:
         """Weights (H, 1) or (H, D) of a window's entries; None where all count the same."""
         weight = self._row_weight(slice(None))
-        if self.first_action_weight == 1:
+        layout = layout_of(self.base)
+        if self.first_action_weight == 1 or layout is None:
             return weight
         entries = torch.ones(self.module.event_shape) * (1.0 if weight is None else weight)
-        layout: TrajectoryLayout = self.base.layout  # type: ignore[attr-defined]
         entries[layout.present, layout.action_slice] *= self.first_action_weight
         return entries
 
@@ -324,7 +291,7 @@ class RewardExtractor(Learner[RelativeReward]):
             reward.gradient_scale.copy_(rms / process.sigma(torch.arange(len(rms))))
             if self.value_units:
                 reward.value_scale.copy_(spread)
-        if self.row_weighting and getattr(self.base, "layout", None) is not None:
+        if self.row_weighting and layout_of(self.base) is not None:
             self._units["row_weight"] = row_weights(targets, rms, pinned)
 
     # ------------------------------------------------------------------ persistence

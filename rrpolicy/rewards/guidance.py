@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from rrpolicy.common.arguments import number
-from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.sampling import Solver, sample
-from rrpolicy.diffusion.score_model import Denoiser, ScoreModel, pinned_mask
+from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 
@@ -58,39 +56,3 @@ def guided(
         return denoiser(x_t, t) - change
 
     return steered
-
-
-@usual_torch()
-@torch.no_grad()
-def guided_samples(
-    base: ScoreModel,
-    reward: RelativeReward,
-    clean: Tensor,
-    n_sampling_steps: int = 5,
-    scale: float = 1.0,
-    max_shift: float | None = None,
-    solver: Solver = "ddim",
-    *,
-    generator: torch.Generator,
-    visit: Callable[[Tensor, Tensor], None] | None = None,
-) -> Tensor:
-    """
-    Events of the steered base, sampled from noise.
-
-    :param clean: events (n, *event_shape) whose pinned entries are kept
-    :param max_shift: as in :func:`guided`; None, the default, for no bound
-    :param generator: of the noise
-    :param visit: told every x_t and its levels
-    :return: clean events (n, *event_shape), normalised
-    """
-    pinned = pinned_mask(base)
-    return sample(
-        guided(base.eps, reward, base.process, scale, max_shift),
-        base.process,
-        torch.randn(clean.shape, generator=generator),
-        base.process.timesteps(n_sampling_steps),
-        solver=solver,
-        pin=lambda x: torch.where(pinned, clean, x),
-        clip=getattr(base, "clip", None),
-        visit=visit,
-    )

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rrpolicy.diffusion.sampling import Solver
+from rrpolicy.diffusion.sampling import Solver, SolverName, sample_model
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
-from rrpolicy.rewards.guidance import guided_samples
+from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.targets import eps_difference, noised
 
@@ -89,19 +89,17 @@ def explained_when_guided(
     scale: float = 1.0,
     max_shift: float | None = None,
     seed: int = 0,
-    solver: Solver = "ddim",
+    solver: SolverName | Solver = "ddim",
 ) -> dict[int, float]:
     """R² per noise level on the x_t that guided sampling visits; pinned entries are taken from ``x0``."""
     visited: list[tuple[Tensor, Tensor]] = []
-    guided_samples(
+    sample_model(
         base,
-        reward,
-        x0,
-        n_sampling_steps,
-        scale,
-        max_shift,
-        solver,
+        clean=x0,
         generator=torch.Generator().manual_seed(seed),
+        n_sampling_steps=n_sampling_steps,
+        solver=solver,
+        denoiser=guided(base.eps, reward, base.process, scale, max_shift),
         visit=lambda x_t, t: visited.append((x_t.clone(), t)),
     )
     return {int(t[0]): explained_fraction(reward, base, expert, x_t, t) for x_t, t in visited}

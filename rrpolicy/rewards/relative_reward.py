@@ -30,7 +30,7 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.networks import REWARD_NETWORKS, ResidualMLP
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
+from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of, pinned_mask
 from rrpolicy.diffusion.unet_encoder import UNetEncoder, config_of_model
 
 Head = Literal["window", "step"]
@@ -130,8 +130,8 @@ class RelativeReward(nn.Module):
             model.process,
             model.event_shape,
             pinned_mask(model),
-            layout=getattr(model, "layout", None),
-            normalizer=getattr(model, "normalizer", None),
+            layout=layout_of(model),
+            normalizer=normalizer_of(model),
             window_kwargs=window_kwargs,
             **kwargs,
         )
