@@ -7,13 +7,15 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rrpolicy.agents.options import PlanningOptions
+from rrpolicy.agents.policy import POLICIES
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.spaces import box_from_dict
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.diffusion.networks import named_network, restored_kwargs
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs.controller import PDController
 
@@ -36,13 +38,30 @@ class SpacesOnly(gym.Env[Any, Any]):
         self.action_space = action_space
 
 
-def arguments_of(config: Mapping[str, Any], normalizer: Normalizer) -> dict[str, Any]:
-    """The arguments of the constructor for an agent as its archive describes it."""
+def policy_of(config: Mapping[str, Any], policy: type[nn.Module] | None) -> str | type[nn.Module]:
+    """
+    The policy that an archive names.
+
+    :param policy: class that the caller of ``load`` passes
+    :raises ValueError: for an own class that is not passed, or another one
+    """
+    return named_network(config["policy"], policy, POLICIES, "load(path, policy={})")
+
+
+def arguments_of(
+    config: Mapping[str, Any], normalizer: Normalizer, policy: type[nn.Module] | None = None
+) -> dict[str, Any]:
+    """
+    The arguments of the constructor for an agent as its archive describes it.
+
+    :param policy: class of its network, where that is not one of the library's
+    """
+    network = policy_of(config, policy)
     layout = TrajectoryLayout.from_dict(config["layout"])
     controller = config["controller"]
     spaces = [box_from_dict(config[f"{name}_space"]) for name in ("observation", "action")]
     return {
-        "policy": config["policy"],
+        "policy": network,
         "env": SpacesOnly(spaces[0], spaces[1]),
         "horizon": layout.horizon,
         "stride": layout.stride,
@@ -51,7 +70,7 @@ def arguments_of(config: Mapping[str, Any], normalizer: Normalizer) -> dict[str,
         "controller": PDController.from_dict(controller) if isinstance(controller, Mapping) else controller,
         "controller_kwargs": config.get("controller_kwargs"),  # archives of older versions have none
         "normalizer": normalizer,
-        "policy_kwargs": config["policy_kwargs"],
+        "policy_kwargs": restored_kwargs(network, config["policy_kwargs"]),
         "process": DiffusionProcess(**config["process"]),
         "planning": PlanningOptions(**config["planning"]),
         **training_arguments(config),

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
-from torch import Tensor
+from torch import Tensor, nn
 
-from rrpolicy.agents.archive import N_STARTS, arguments_of, checked_starts
+from rrpolicy.agents.archive import N_STARTS, arguments_of, checked_starts, policy_of
 from rrpolicy.agents.checks import check_columns, check_controller, checked_datasets, checked_group
 from rrpolicy.agents.environment import Env, fitting_environment, flat_environment, place_of
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
@@ -30,6 +30,7 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import MODES, Normalizer
 from rrpolicy.data.report import warn_of_actions
 from rrpolicy.data.windows import WindowSampler
+from rrpolicy.diffusion.networks import archived_kwargs, network_name, restored_kwargs
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller, PDController
@@ -41,7 +42,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
     Further keywords are those of `TrainingOptions`.
 
-    :param policy: ``"MlpPolicy"``, ``"UnetPolicy"`` or ``"TransformerPolicy"``
+    :param policy: ``"MlpPolicy"``, ``"UnetPolicy"``, ``"TransformerPolicy"`` or an own class of networks, see
+        `DiffusionPolicy`
     :param env: environment (or its id) whose spaces the agent is made for; dictionaries, tuples and boxes of other
         shapes are flattened by ``rrpolicy.common.spaces.FlatSpaces``, and ``predict`` takes the flat vectors
     :param learning_rate: peak learning rate or SB3 schedule
@@ -72,7 +74,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     @usual_torch()
     def __init__(
         self,
-        policy: str,
+        policy: str | type[nn.Module],
         env: Env | str,
         learning_rate: LearningRate = 2e-3,
         horizon: int = 32,
@@ -307,7 +309,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     def _config(self) -> dict[str, Any]:
         given = self._given_controller
         return {
-            "policy": self.policy_class,
+            "policy": network_name(self.policy_class),
             "layout": self.layout.to_dict(),
             "process": self.process.to_dict(),
             "controller": given.to_dict() if isinstance(given, PDController) else given,
@@ -315,7 +317,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
             "planning": self.planning.to_dict(),
             "observation_space": box_to_dict(self.observation_space),
             "action_space": box_to_dict(self.action_space),
-            "policy_kwargs": self.policy_kwargs,
+            "policy_kwargs": archived_kwargs(self.policy_class, self.policy_kwargs),
             "training": {
                 **self._training_config(),
                 "first_action_weight": self.first_action_weight,
@@ -330,17 +332,23 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     def _module_of(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
     ) -> DiffusionPolicy:
+        policy = policy_of(config, kwargs.get("policy"))
         return DiffusionPolicy(
-            config["policy"],
+            policy,
             TrajectoryLayout.from_dict(config["layout"]),
             DiffusionProcess(**config["process"]),
-            policy_kwargs=config["policy_kwargs"],
+            policy_kwargs=restored_kwargs(policy, config["policy_kwargs"]),
             inverse_dynamics=config.get("controller_kwargs", {}) if config["controller"] == INVERSE_DYNAMICS else None,
         )
 
     @classmethod
-    def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
-        agent = cls(**arguments_of(config, Normalizer.from_tensors(tensors["normalizer"])))
+    def _from_config(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        policy: type[nn.Module] | None = None,
+    ) -> Self:
+        agent = cls(**arguments_of(config, Normalizer.from_tensors(tensors["normalizer"]), policy))
         agent.env = None
         agent._starts = checked_starts(tensors["starts"]["rows"], agent.layout)
         return agent

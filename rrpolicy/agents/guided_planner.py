@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.options import Planning
@@ -135,7 +135,15 @@ class GuidedPlanner(Planner):
 
     @classmethod
     @usual_torch()
-    def load(cls, path: str | Path, env: Env | str | None = None, device: torch.device | str = "auto") -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        env: Env | str | None = None,
+        device: torch.device | str = "auto",
+        *,
+        policy: type[nn.Module] | None = None,
+        network: type[nn.Module] | None = None,
+    ) -> Self:
         """
         Read what :meth:`save` wrote.
 
@@ -143,6 +151,8 @@ class GuidedPlanner(Planner):
         :param env: an environment or its id, whose spaces must be those that the agent was made for; the agent has it
             from now on
         :param device: ``"auto"`` or ``"cpu"``, the same: this version computes on the CPU
+        :param policy: class of the agent's network, where that is not one of the library's
+        :param network: class of the reward's network, where that is not one of the library's
         :raises FileNotFoundError: when there is no such file
         :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault, and
             for another environment, naming both spaces
@@ -152,12 +162,14 @@ class GuidedPlanner(Planner):
         with archive.rebuilding():
             config = archive.config
             tensors = {name.removeprefix("agent-"): group for name, group in archive.tensors.items()}
-            check_weights(lambda: DiffusionAgent._module_of(config["agent"], tensors), tensors["averaged"])
-            agent = DiffusionAgent._from_config(config["agent"], tensors)
+            check_weights(
+                lambda: DiffusionAgent._module_of(config["agent"], tensors, policy=policy), tensors["averaged"]
+            )
+            agent = DiffusionAgent._from_config(config["agent"], tensors, policy)
             agent._restore(config["agent"], tensors)
             if env is not None:
                 agent.set_env(env)
-            reward = RelativeReward.from_archive(config["reward"], tensors, archive.tensors["reward-weights"])
+            reward = RelativeReward.from_archive(config["reward"], tensors, archive.tensors["reward-weights"], network)
             planner = cls(agent, reward, config["scale"], max_shift=config["max_shift"])
             planner.planning = Planning(**config["planning"])
             planner._check_planning()

@@ -18,10 +18,14 @@ from rrpolicy.common.kinds import check_network
 from rrpolicy.common.schema import checked
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
-from rrpolicy.diffusion.networks import NETWORKS
+from rrpolicy.diffusion.networks import NETWORKS, network_class
 from rrpolicy.diffusion.process import DiffusionProcess
 
-POLICIES = {"MlpPolicy": "mlp", "UnetPolicy": "unet", "TransformerPolicy": "transformer"}
+POLICIES = {
+    "MlpPolicy": NETWORKS["mlp"],
+    "UnetPolicy": NETWORKS["unet"],
+    "TransformerPolicy": NETWORKS["transformer"],
+}
 
 
 class DiffusionPolicy(nn.Module):
@@ -29,7 +33,8 @@ class DiffusionPolicy(nn.Module):
     A noise-predicting model of windows (H, D).
 
     :param policy: ``"MlpPolicy"`` (residual MLP), ``"UnetPolicy"`` (temporal U-Net, Janner et al. 2022) or
-        ``"TransformerPolicy"`` (DiT over the rows, Peebles & Xie 2023)
+        ``"TransformerPolicy"`` (DiT over the rows, Peebles & Xie 2023), or an own class of networks, made by
+        ``policy(process, event_shape, pinned, **policy_kwargs)`` and called as ``network(x_t, t)``
     :param layout: what a window holds
     :param process: noise levels and prediction type
     :param first_action_weight: weight of the first action in the loss (the one that is executed first)
@@ -43,7 +48,7 @@ class DiffusionPolicy(nn.Module):
 
     def __init__(
         self,
-        policy: str,
+        policy: str | type[nn.Module],
         layout: TrajectoryLayout,
         process: DiffusionProcess,
         first_action_weight: float = 1.0,
@@ -51,8 +56,7 @@ class DiffusionPolicy(nn.Module):
         inverse_dynamics: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if policy not in POLICIES:
-            raise ValueError(f"policy is {policy!r}, it must be one of {sorted(POLICIES)}")
+        network = network_class(policy, POLICIES, "policy")
         self.layout = layout
         self.process = process
         self.register_buffer("pinned", torch.tensor(layout.pinned, device="cpu"), persistent=False)
@@ -61,12 +65,13 @@ class DiffusionPolicy(nn.Module):
             weight[layout.present, layout.action_slice] *= first_action_weight
         self.register_buffer("loss_weight", weight / weight.mean(), persistent=False)
         checked(LayoutFields, layout.to_dict(), "layout")  # no larger than what an archive may hold
-        check_network(policy_kwargs or {}, "policy_kwargs")
+        if isinstance(policy, str):
+            check_network(policy_kwargs or {}, "policy_kwargs")
         check_network(inverse_dynamics or {}, "controller_kwargs")
         try:
-            self.network = NETWORKS[POLICIES[policy]](process, layout.event_shape, self.pinned, **(policy_kwargs or {}))
+            self.network = network(process, layout.event_shape, self.pinned, **(policy_kwargs or {}))
         except TypeError as error:
-            raise ValueError(f"policy_kwargs is {dict(policy_kwargs or {})}: {error}") from None
+            raise ValueError(f"policy_kwargs is {dict(policy_kwargs or {})}: {error}") from error
         try:
             self.inverse_dynamics = None if inverse_dynamics is None else InverseDynamics(layout, **inverse_dynamics)
         except TypeError as error:
@@ -83,8 +88,19 @@ class DiffusionPolicy(nn.Module):
         :param x_t: noised windows (B, H, D), clean at pinned entries
         :param t: levels (B,) int64
         """
-        eps = self.process.eps_from_output(x_t, t, self.network(x_t, t))
+        eps = self.process.eps_from_output(x_t, t, self.output(x_t, t))
         return torch.where(self.pinned, 0.0, eps)
+
+    def output(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """
+        What the network predicts, as ``process.prediction`` says, (B, H, D).
+
+        :raises ValueError: for an own network whose output has another shape
+        """
+        output = self.network(x_t, t)
+        if output.shape != x_t.shape:
+            raise ValueError(f"the network returned {tuple(output.shape)}, wanted the shape of x_t, {tuple(x_t.shape)}")
+        return output
 
     def loss(self, x0: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
         """
@@ -97,7 +113,7 @@ class DiffusionPolicy(nn.Module):
         t = torch.randint(self.process.n_diffusion_steps, (len(x0),), generator=generator)
         noise = torch.randn(x0.shape, generator=generator)
         x_t = torch.where(self.pinned, x0, self.process.q_sample(x0, t, noise))
-        error = (self.network(x_t, t) - self.process.target(x0, t, noise)) ** 2
+        error = (self.output(x_t, t) - self.process.target(x0, t, noise)) ** 2
         weight = self.loss_weight * mask[..., None] * self.process.loss_weight(t)[:, None, None]
         return (weight * error).mean()
 

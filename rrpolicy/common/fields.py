@@ -120,6 +120,7 @@ class NetworkFields(Fields):
     n_heads: Annotated[int, Field(ge=1, le=128)] | None = None
     multipliers: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=8)] | None = None
     unet_config: UNetFields | None = None
+    own: Annotated[dict[Name, Any], Field(max_length=64)] | None = None  # of a network that the caller passes
 
     @field_validator(
         "width",

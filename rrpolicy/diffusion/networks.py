@@ -1,4 +1,4 @@
-"""Networks over events: one residual MLP for denoisers and rewards, and the tables of them all.
+"""Networks over events: one residual MLP for denoisers and rewards, the tables of them all, and users' own classes.
 
 Every network reads the noise level and the pinned (conditioned) entries through one embedding that modulates each
 block, so denoiser and reward are conditioned in the same way.
@@ -7,6 +7,7 @@ block, so denoiser and reward are conditioned in the same way.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -113,3 +114,69 @@ NETWORKS: dict[str, type[nn.Module]] = {"mlp": ResidualMLP, "unet": TemporalUnet
 
 REWARD_NETWORKS: dict[str, type[nn.Module]] = {"mlp": ResidualMLP, "conv": ConvEncoder, "unet-encoder": UNetEncoder}
 """What can be a reward: a network with a vector for its output."""
+
+
+# ---------------------------------------------------------------------- users' own networks
+
+OWN = "own"
+"""Key under which archives keep the arguments of an own network, JSON values of any names."""
+
+
+def network_class(network: str | type[nn.Module], known: Mapping[str, type[nn.Module]], what: str) -> type[nn.Module]:
+    """
+    The class of a network that was given by name, or as a class of the user's own.
+
+    :param known: the library's classes by name
+    :param what: the argument, for the error
+    :raises ValueError: for an unknown name, something else than a class of networks, or one that has a name of those
+        that are known
+    """
+    if isinstance(network, str):
+        if network not in known:
+            raise ValueError(f"{what} is {network!r}, it must be one of {sorted(known)} or a class of networks")
+        return known[network]
+    if not (isinstance(network, type) and issubclass(network, nn.Module)):
+        raise ValueError(f"{what} is {network!r:.60}, it must be one of {sorted(known)} or a class of networks")
+    if network.__name__ in known:
+        raise ValueError(
+            f"{what} is a class {network.__name__}, which is a name of the library's own: call it otherwise"
+        )
+    return network
+
+
+def network_name(network: str | type[nn.Module]) -> str:
+    """What an archive calls a network: the name that was given, or that of the class."""
+    return network if isinstance(network, str) else network.__name__
+
+
+def named_network(
+    name: str, given: type[nn.Module] | None, known: Mapping[str, type[nn.Module]], how: str
+) -> str | type[nn.Module]:
+    """
+    The network that an archive names. Own classes come from the caller, never from what a file says.
+
+    :param name: in the archive
+    :param given: class that the caller passes; None for none
+    :param known: the library's classes by name
+    :param how: the call that passes one, for the error
+    :raises ValueError: for an own class that is not passed, or another one
+    """
+    if name in known:
+        if given is not None:
+            raise ValueError(f"its network is {name!r}, which the library has: load it without a class")
+        return name
+    if given is None:
+        raise ValueError(f"it was made with a network class {name!r} of its author: pass the class, {how.format(name)}")
+    if network_name(given) != name:
+        raise ValueError(f"it was made with a network class {name!r}, the class passed is {network_name(given)!r}")
+    return given
+
+
+def archived_kwargs(network: str | type[nn.Module], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's arguments as an archive keeps them."""
+    return dict(kwargs) if isinstance(network, str) else {OWN: dict(kwargs)}
+
+
+def restored_kwargs(network: str | type[nn.Module], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's arguments from an archive."""
+    return dict(kwargs) if isinstance(network, str) else dict(kwargs.get(OWN) or {})

@@ -102,7 +102,9 @@ def fine_tuned(agent: DiffusionAgent, recipe: Recipe, seed: int, part: str = "ex
     if unknown := sorted(set(changes) - set(config["training"])):
         raise ValueError(f"recipe section [{part}] has {unknown}, known are {sorted(config['training'])}")
     config["training"].update(changes)
-    follower = build(DiffusionAgent._from_config, part, recipe, config=config, tensors=agent._extra_tensors())
+    policy = None if isinstance(agent.policy_class, str) else agent.policy_class
+    arguments = {"config": config, "tensors": agent._extra_tensors(), "policy": policy}
+    follower = build(DiffusionAgent._from_config, part, recipe, **arguments)
     weights = agent.averaged.state_dict()
     follower.set_parameters({"policy": weights, "averaged": weights}, exact_match=False)
     return follower

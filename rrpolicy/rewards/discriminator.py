@@ -22,6 +22,7 @@ from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models
 from rrpolicy.rewards.events import Events, as_events, own_samples
+from rrpolicy.rewards.heads import archived_window, restored_window
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.targets import noised
 
@@ -143,7 +144,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
 
     def _config(self) -> dict[str, Any]:
         return {
-            "window_kwargs": self.window_kwargs,
+            "window_kwargs": archived_window(self.window_kwargs),
             "training": self._training_config(),
         }
 
@@ -151,7 +152,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
     def _module_of(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
     ) -> RelativeReward | None:
-        base, window_kwargs = kwargs.get("base"), config["window_kwargs"]
+        base, window_kwargs = kwargs.get("base"), restored_window(config["window_kwargs"], kwargs.get("network"))
         if base is None:
             return None
         return RelativeReward.for_model(base, heads=("window",), window_kwargs=window_kwargs, source=cls.kind)
@@ -163,8 +164,10 @@ class DiscriminatorReward(Learner[RelativeReward]):
         tensors: Mapping[str, Mapping[str, Tensor]],
         base: ScoreModel | None = None,
         expert: ScoreModel | None = None,
+        network: type[nn.Module] | None = None,
     ) -> Self:
         if base is None or expert is None:
             raise ValueError("a discriminator needs its two models: load(path, base=base, expert=expert)")
         check_models(base, expert)
-        return cls(base, expert, window_kwargs=config["window_kwargs"], **training_arguments(config))
+        window_kwargs = restored_window(config["window_kwargs"], network)
+        return cls(base, expert, window_kwargs=window_kwargs, **training_arguments(config))

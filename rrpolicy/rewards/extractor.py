@@ -23,6 +23,7 @@ from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, layout_of
+from rrpolicy.rewards.heads import restored_window
 from rrpolicy.rewards.matching import eps_rms, gradient_loss, row_weights, value_spread
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.sources import Data, Source, target_source
@@ -342,7 +343,7 @@ class RewardExtractor(Learner[RelativeReward]):
     def _module_of(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
     ) -> RelativeReward:
-        return RelativeReward.from_config(config["reward"], tensors)
+        return RelativeReward.from_config(config["reward"], tensors, kwargs.get("network"))
 
     @classmethod
     def _from_config(
@@ -351,6 +352,7 @@ class RewardExtractor(Learner[RelativeReward]):
         tensors: Mapping[str, Mapping[str, Tensor]],
         base: ScoreModel | None = None,
         expert: ScoreModel | None = None,
+        network: type[nn.Module] | None = None,
     ) -> Self:
         if base is None or expert is None:
             raise ValueError("an extractor needs its two models: RewardExtractor.load(path, base=base, expert=expert)")
@@ -362,7 +364,7 @@ class RewardExtractor(Learner[RelativeReward]):
             base,
             expert,
             heads=reward["heads"],
-            window_kwargs=reward["window_kwargs"],
+            window_kwargs=restored_window(reward["window_kwargs"], network),
             step_kwargs=reward["step_kwargs"],
             **training_arguments(config),
         )

@@ -28,10 +28,11 @@ from rrpolicy.common.typing import Array
 from rrpolicy.common.weights import check_weights
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
-from rrpolicy.diffusion.networks import REWARD_NETWORKS, ResidualMLP
+from rrpolicy.diffusion.networks import ResidualMLP
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of, pinned_mask
 from rrpolicy.diffusion.unet_encoder import UNetEncoder, config_of_model
+from rrpolicy.rewards.heads import archived_window, restored_window, window_network
 
 Head = Literal["window", "step"]
 CLEAN_FRACTION = 0.3  # of the levels: where the step head sees states without noise; it is read at a third of it
@@ -47,8 +48,9 @@ class RelativeReward(nn.Module):
     :param layout: what a window holds; None for events that are not windows
     :param normalizer: environment units -> normalised; None for events that are not windows
     :param heads: ``"window"``, ``"step"`` or both; a step head needs events (H, D)
-    :param window_kwargs: arguments of the window head's network; ``"network"`` chooses it, ``"mlp"`` (default), or
-        for events (C, H, W) ``"conv"`` or ``"unet-encoder"``, which starts from the base's U-Net
+    :param window_kwargs: arguments of the window head's network; ``"network"`` chooses it: ``"mlp"`` (default), for
+        events (C, H, W) ``"conv"`` or ``"unet-encoder"``, which starts from the base's U-Net, or an own class, made by
+        ``network(process, event_shape, pinned, n_outputs=1, **others)``, whose output is (B, 1)
     :param step_kwargs: arguments of the step head's network, ``n_clean_levels`` among them
     :param value_units: the window head predicts in units of the spread of values at each level, not of score
         differences
@@ -94,7 +96,8 @@ class RelativeReward(nn.Module):
         if layout is None and self.window_kwargs.get("network", "mlp") == "mlp":
             # Fourier features place steps in space; an event that is not a window has no steps to place
             self.window_kwargs = {"n_fourier_features": 0, **self.window_kwargs}
-        check_network(self.window_kwargs, "window_kwargs")
+        if isinstance(self.window_kwargs.get("network", "mlp"), str):
+            check_network(self.window_kwargs, "window_kwargs")
         check_network(step_kwargs or {}, "step_kwargs")
         n_clean_levels = 1 + round(CLEAN_FRACTION * process.n_diffusion_steps)
         self.step_kwargs = {"width": 64, "n_blocks": 3, "n_clean_levels": n_clean_levels, **native(step_kwargs or {})}
@@ -107,7 +110,7 @@ class RelativeReward(nn.Module):
         if self.value_units:
             self.register_buffer("value_scale", torch.ones(process.n_diffusion_steps))
         if "window" in heads:
-            self.window = _network(process, self.event_shape, mask, **self.window_kwargs)
+            self.window = window_network(process, self.event_shape, mask, **self.window_kwargs)
         if "step" in heads:
             nothing = torch.zeros(self.event_shape[1:], dtype=torch.bool, device="cpu")
             self.step = ResidualMLP(process, self.event_shape[1:], nothing, n_outputs=1, **self.step_kwargs)
@@ -159,7 +162,10 @@ class RelativeReward(nn.Module):
         head = self._head(head)
         if head == "window":
             scale = self.value_scale if self.value_units else self.gradient_scale
-            return scale[t] * self.window(x_t, t)[:, 0]
+            output = self.window(x_t, t)
+            if output.shape != (len(x_t), 1):
+                raise ValueError(f"the window head's network returned {tuple(output.shape)}, wanted ({len(x_t)}, 1)")
+            return scale[t] * output[:, 0]
         free = (~self.pinned).any(dim=1)
         rows = self.forward_steps(x_t.flatten(0, 1), t.repeat_interleave(self.event_shape[0]))
         return (rows.view(len(x_t), -1) * free).sum(dim=1)
@@ -274,7 +280,7 @@ class RelativeReward(nn.Module):
             "pinned": self.pinned.flatten().nonzero().flatten().tolist(),
             "layout": None if self.layout is None else self.layout.to_dict(),
             "heads": list(self.heads),
-            "window_kwargs": self.window_kwargs,
+            "window_kwargs": archived_window(self.window_kwargs),
             "step_kwargs": self.step_kwargs,
             "value_units": self.value_units,
             "source": self.source,
@@ -284,8 +290,17 @@ class RelativeReward(nn.Module):
         return {} if self.normalizer is None else {"normalizer": self.normalizer.to_tensors()}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Self:
-        """An untrained reward with the architecture of ``config`` and the normaliser in ``tensors``."""
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        network: type[nn.Module] | None = None,
+    ) -> Self:
+        """
+        An untrained reward with the architecture of ``config`` and the normaliser in ``tensors``.
+
+        :param network: class of the window head's network, where that is not one of the library's
+        """
         pinned = torch.zeros(tuple(config["event_shape"]), dtype=torch.bool, device="cpu")
         pinned.view(-1)[config["pinned"]] = True
         return cls(
@@ -295,7 +310,7 @@ class RelativeReward(nn.Module):
             layout=None if config["layout"] is None else TrajectoryLayout.from_dict(config["layout"]),
             normalizer=Normalizer.from_tensors(tensors["normalizer"]) if "normalizer" in tensors else None,
             heads=tuple(config["heads"]),
-            window_kwargs=config["window_kwargs"],
+            window_kwargs=restored_window(config["window_kwargs"], network),
             step_kwargs=config["step_kwargs"],
             value_units=config.get("value_units", False),
             source=config["source"],
@@ -317,13 +332,21 @@ class RelativeReward(nn.Module):
 
     @classmethod
     @usual_torch()
-    def load(cls, path: str | Path, env: Env | str | None = None, device: torch.device | str = "auto") -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        env: Env | str | None = None,
+        device: torch.device | str = "auto",
+        *,
+        network: type[nn.Module] | None = None,
+    ) -> Self:
         """
         Read what :meth:`save` wrote.
 
         :param path: file, with or without ``.zip``
         :param env: an environment or its id, whose spaces must be those that the reward was made for; it is not kept
         :param device: ``"auto"`` or ``"cpu"``, the same: this version computes on the CPU
+        :param network: class of the window head's network, where that is not one of the library's
         :raises FileNotFoundError: when there is no such file
         :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault, and
             for another environment, naming both spaces
@@ -331,7 +354,7 @@ class RelativeReward(nn.Module):
         place = cpu(device)
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
-            reward = cls.from_archive(archive.config, archive.tensors, archive.tensors["weights"])
+            reward = cls.from_archive(archive.config, archive.tensors, archive.tensors["weights"], network)
             if env is not None:
                 reward.check_environment(env)
         return reward.to(place)
@@ -349,7 +372,11 @@ class RelativeReward(nn.Module):
 
     @classmethod
     def from_archive(
-        cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, Tensor]
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        weights: Mapping[str, Tensor],
+        network: type[nn.Module] | None = None,
     ) -> Self:
         """
         A reward as it stands in an archive, ready to score.
@@ -357,18 +384,10 @@ class RelativeReward(nn.Module):
         :param config: what :meth:`to_config` returned
         :param tensors: the archive's, with the group ``"normalizer"`` where there is one
         :param weights: the state dictionary
+        :param network: class of the window head's network, where that is not one of the library's
         :raises ValueError: for weights that are not those of the configuration
         """
-        check_weights(lambda: cls.from_config(config, tensors), weights)
-        reward = cls.from_config(config, tensors)
+        check_weights(lambda: cls.from_config(config, tensors, network), weights)
+        reward = cls.from_config(config, tensors, network)
         reward.load_state_dict(dict(weights))
         return reward.requires_grad_(False).eval()
-
-
-def _network(
-    process: DiffusionProcess, event_shape: tuple[int, ...], pinned: Tensor, network: str = "mlp", **kwargs: Any
-) -> nn.Module:
-    """:raises ValueError: for a network that cannot be a reward"""
-    if network not in REWARD_NETWORKS:
-        raise ValueError(f"window_kwargs['network'] is {network!r}, it must be one of {sorted(REWARD_NETWORKS)}")
-    return REWARD_NETWORKS[network](process, event_shape, pinned, n_outputs=1, **kwargs)
