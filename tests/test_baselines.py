@@ -20,8 +20,8 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs import make_point_maze
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
 from rrpolicy.evaluation import evaluate
-from rrpolicy.rewards.bounded import AveragedReward, BoundedReward, DistanceReward
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.transforms import AveragedReward, BoundedReward, DistanceReward
 from rrpolicy.rewards.wrappers import CHUNK
 from rrpolicy.rl.on_reward import (
     ACTION_REPEAT,

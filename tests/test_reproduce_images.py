@@ -34,7 +34,7 @@ from rrpolicy.experiments.results import Result
 from rrpolicy.experiments.store import load_or_create
 from rrpolicy.images.data import load_images
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.rewards.acceptance_ratio import bennett_offset
+from rrpolicy.rewards.calibration import bennett_offset
 from rrpolicy.rewards.targets import Targets
 
 NORTH = ("north west", "north east")

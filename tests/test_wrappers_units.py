@@ -16,7 +16,7 @@ from rrpolicy.common.environments import ORIGINAL_REWARD
 from rrpolicy.common.spaces import FlatSpaces
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
-from rrpolicy.rewards.bounded import BoundedReward
+from rrpolicy.rewards.transforms import BoundedReward
 from rrpolicy.rewards.wrappers import CHUNK, RelativeRewardVecEnv, RelativeRewardWrapper, relabel
 
 

@@ -26,6 +26,7 @@ from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.sampling import Solver, SolverName
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.rewards.guidance import guided
+from rrpolicy.rewards.protocol import RewardFunction, check_reward_function
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 
@@ -34,7 +35,7 @@ class GuidedPlanner(Planner):
     Plans with the base's denoiser plus scale · ∇ρ, and keeps the best of ``n_candidates`` plans by ρ.
 
     :param agent: the base agent
-    :param reward: ρ over the base's windows
+    :param reward: ρ over the base's windows, or any function or module of (x_t, t), see `RewardFunction`
     :param scale: guidance strength; 0 is the base
     :param n_candidates: plans per environment of which the one with the highest ρ is kept
     :param max_shift: largest change of a normalised plan entry by guidance in one denoising step; None, the default,
@@ -52,7 +53,7 @@ class GuidedPlanner(Planner):
     def __init__(
         self,
         agent: DiffusionAgent,
-        reward: RelativeReward,
+        reward: RelativeReward | RewardFunction,
         scale: float = 1.0,
         n_candidates: int = 1,
         n_action_steps: int | None = None,
@@ -108,7 +109,9 @@ class GuidedPlanner(Planner):
     # ------------------------------------------------------------------ hooks
 
     def _denoiser(self) -> Denoiser:
-        return guided(self.agent.averaged.eps, self.reward, self.process, self.scale, self.max_shift, self._count_bound)
+        own = None if isinstance(self.reward, RelativeReward) else self.agent.pinned
+        base = self.agent.averaged.eps
+        return guided(base, self.reward, self.process, self.scale, self.max_shift, self._count_bound, own)
 
     def _count_bound(self, bound: Tensor) -> None:
         self._n_steered += len(bound) * int((~self.agent.pinned).sum())  # pinned entries are never changed
@@ -120,7 +123,18 @@ class GuidedPlanner(Planner):
     # ------------------------------------------------------------------ persistence
 
     def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
-        """Write agent, reward and options as one archive (no pickle); ``.zip`` is added when missing."""
+        """
+        Write agent, reward and options as one archive (no pickle).
+
+        :param path: file; ``.zip`` is added when missing
+        :param card: facts about the planner
+        :raises ValueError: for a reward or a sampler of the user's own, which no archive holds
+        """
+        if not isinstance(self.reward, RelativeReward):
+            raise ValueError(
+                f"reward is a {getattr(self.reward, '__name__', type(self.reward).__name__)}, which no archive holds: "
+                "save the agent, planner.agent.save(path), and steer what is loaded, GuidedPlanner(agent, reward)"
+            )
         config = {
             "agent": self.agent._archive_config(),
             "reward": self.reward.to_config(),
@@ -176,7 +190,10 @@ class GuidedPlanner(Planner):
         return planner
 
 
-def _check_space(agent: DiffusionAgent, reward: RelativeReward) -> None:
+def _check_space(agent: DiffusionAgent, reward: RelativeReward | RewardFunction) -> None:
+    if not isinstance(reward, RelativeReward):
+        check_reward_function(reward, tuple(agent.event_shape), agent.process.n_diffusion_steps)
+        return
     pairs: list[tuple[str, Any, Any]] = [
         ("event shape", tuple(agent.event_shape), reward.event_shape),
         ("n_diffusion_steps", agent.process.n_diffusion_steps, reward.process.n_diffusion_steps),

@@ -19,7 +19,7 @@ from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict, in_chunks
 from rrpolicy.images.noise import digests_of_events, noise_of
 from rrpolicy.images.support import Support
-from rrpolicy.rewards.acceptance_ratio import bennett_offset
+from rrpolicy.rewards.calibration import bennett_offset
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 NO_DIFFERENCE = "the two models do not differ"
@@ -94,7 +94,7 @@ class ImageReward:
 
     def calibrated(self, base_images: Any, expert_images: Any) -> ImageReward:
         """
-        The same ρ with 0 where the two models make an image equally often, see `rewards.acceptance_ratio`.
+        The same ρ with 0 where the two models make an image equally often, see `rewards.calibration`.
 
         Order and steering stay as they are. The zero is that of clean images, t = 0; it is subtracted at every level.
 

@@ -1,11 +1,12 @@
 """Rewards: the relative reward of two models, how it is extracted, its baseline, and how good it is."""
 
-from rrpolicy.rewards.bounded import AveragedReward, BoundedReward, DistanceReward
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.maps import RewardMap, reward_map
+from rrpolicy.rewards.protocol import RewardFunction, StepReward
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.transforms import AveragedReward, BoundedReward, DistanceReward
 
 __all__ = [
     "AveragedReward",
@@ -14,7 +15,9 @@ __all__ = [
     "DistanceReward",
     "RelativeReward",
     "RewardExtractor",
+    "RewardFunction",
     "RewardMap",
+    "StepReward",
     "guided",
     "reward_map",
 ]

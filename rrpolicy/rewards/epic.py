@@ -13,9 +13,7 @@ import numpy as np
 
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
-
-TransitionReward = Callable[[Array, Array, Array], Array]
-"""(states (n, d), actions (n, a), next states (n, d)) -> rewards (n,)."""
+from rrpolicy.rewards.protocol import TransitionReward
 
 MIN_SPREAD = 1e-12  # relative; a reward that varies less is a constant with rounding errors
 

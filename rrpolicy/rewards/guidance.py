@@ -15,26 +15,29 @@ from torch import Tensor
 from rrpolicy.common.arguments import number
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import Denoiser
-from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.protocol import RewardFunction, reward_gradient
 
 
 def guided(
     denoiser: Denoiser,
-    reward: RelativeReward,
+    reward: RewardFunction,
     process: DiffusionProcess,
     scale: float,
     max_shift: float | None = None,
     bound_at: Callable[[Tensor], None] | None = None,
+    pinned: Tensor | None = None,
 ) -> Denoiser:
     """
     Steer a denoiser with a reward.
 
     :param denoiser: the base's noise predictor
-    :param reward: ρ
+    :param reward: ρ, or any function or module of (x_t, t)
     :param process: noise levels of the base
     :param scale: strength; 0 is the base itself
     :param max_shift: largest change of an entry of the clean estimate in one step, normalised units; None for no bound
-    :param bound_at: told after each step where the bound was reached, bool (B, *event_shape); only with ``max_shift``
+    :param bound_at: called after each step with the places where the bound was reached, bool (B, *event_shape); only
+        with ``max_shift``
+    :param pinned: bool (*event_shape), entries that are not steered; None for those of the reward
     :return: noise predictor of the steered model
     :raises ValueError: for a scale or a bound that is NaN or infinite, or a bound that is not above 0
     """
@@ -47,7 +50,8 @@ def guided(
 
     def steered(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = process.levels(x_t, t)
-        change = scale * sigma * reward.gradient(x_t, t)
+        gradient = reward_gradient(reward, x_t, t)
+        change = scale * sigma * (gradient if pinned is None else torch.where(pinned, 0.0, gradient))
         if max_shift is not None:  # x̂0 moves by change · σ/α
             bound = max_shift * alpha / sigma
             if bound_at is not None:

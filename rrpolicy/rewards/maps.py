@@ -4,30 +4,17 @@ Its maximum is where the expert wants to be and the base does not (Nuti, Franzme
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from rrpolicy.common.typing import Array
-from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
+from rrpolicy.rewards.protocol import StepReward
 
 KERNEL_REACH = 3.0  # standard deviations; at the default smoothing it ends before a wall's far side
 SUPPORT_REACH = 0.2  # cells: whose states count as visits of a place
 SUPPORT_VISITS = 20  # of the base, for a place to be known
-
-
-class StateReward(Protocol):
-    """What a map needs of a reward; `RelativeReward` is one, and scores at its own ``map_level``."""
-
-    @property
-    def layout(self) -> TrajectoryLayout | None:
-        """What the reward's windows hold."""
-        ...
-
-    def predict(self, observations: Array, actions: Array | None = None) -> Array:
-        """Single steps (n, obs_dim), (n, act_dim) in environment units -> (n,) in nats."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +65,7 @@ class RewardMap:
 
 
 def reward_map(
-    reward: StateReward,
+    reward: StepReward,
     maze: Any,
     points_per_cell: int = 10,
     wall_margin: float = 0.1,
@@ -127,7 +114,7 @@ def _check(points_per_cell: int, wall_margin: float, smoothing: float) -> None:
             raise ValueError(f"{name}={value!r}, wanted a finite number that is not negative")
 
 
-def _score(reward: StateReward, xy: Array) -> Array:
+def _score(reward: StepReward, xy: Array) -> Array:
     """Rewards (n,) of balls at rest."""
     layout = reward.layout
     if layout is None or layout.observation_dim < 2:

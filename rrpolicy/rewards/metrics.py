@@ -16,6 +16,7 @@ from rrpolicy.diffusion.sampling import Solver, SolverName, sample_model
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
 from rrpolicy.rewards.guidance import guided
+from rrpolicy.rewards.protocol import RewardFunction, reward_gradient
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.targets import eps_difference, noised
 
@@ -32,7 +33,7 @@ CHUNK = 2048
 
 
 def explained_fraction(
-    reward: RelativeReward,
+    reward: RewardFunction,
     base: ScoreModel,
     expert: ScoreModel,
     x_t: Tensor,
@@ -50,10 +51,13 @@ def explained_fraction(
     :return: 1 for a perfect fit, 0 for ρ = const; 1 when both are zero everywhere
     """
     residual, total = 0.0, 0.0
-    inputs = x_t if x0 is None or head != "step" else reward.step_inputs(x0, x_t, t)
+    inputs = x_t
+    if head == "step" and x0 is not None and isinstance(reward, RelativeReward):
+        inputs = reward.step_inputs(x0, x_t, t)
+    options = {} if head is None else {"head": head}
     for x, at, level in zip(x_t.split(CHUNK), inputs.split(CHUNK), t.split(CHUNK), strict=True):
         wanted = eps_difference(base, expert, x, level)
-        got = base.process.levels(x, level)[1] * reward.gradient(at, level, head)
+        got = base.process.levels(x, level)[1] * reward_gradient(reward, at, level, **options)
         residual += float(((got - wanted) ** 2).sum())
         total += float((wanted**2).sum())
     if total == 0:
@@ -62,7 +66,7 @@ def explained_fraction(
 
 
 def explained_by_level(
-    reward: RelativeReward,
+    reward: RewardFunction,
     base: ScoreModel,
     expert: ScoreModel,
     x0: Tensor,
@@ -81,7 +85,7 @@ def explained_by_level(
 
 
 def explained_when_guided(
-    reward: RelativeReward,
+    reward: RewardFunction,
     base: ScoreModel,
     expert: ScoreModel,
     x0: Tensor,

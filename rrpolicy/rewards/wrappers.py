@@ -7,7 +7,7 @@ the action executed there; the environment's own reward stays in ``info["origina
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -27,8 +27,7 @@ from rrpolicy.common.environments import (
 from rrpolicy.common.spaces import FlatSpaces, flat_box, flattened, unflattened
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.data.layout import TrajectoryLayout
-from rrpolicy.rewards.relative_reward import Head
+from rrpolicy.rewards.protocol import StepReward, check_step_reward
 
 Transform = Callable[[Array], Array]
 CHUNK = 16_384  # transitions scored at a time, which bounds the memory
@@ -40,31 +39,11 @@ _SAME_VALUES = (
 )
 
 
-class StepReward(Protocol):
-    """What scores single steps: a :class:`RelativeReward` with a step head, or what is made of one."""
-
-    @property
-    def layout(self) -> TrajectoryLayout | None:
-        """What observations and actions are."""
-        ...
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """``"step"`` among them."""
-        ...
-
-    def predict(self, observations: Array, actions: Array | None = None) -> Array:
-        """(n, obs_dim), (n, act_dim) in environment units -> (n,) in nats."""
-        ...
-
-
 class _TransitionReward:
     """ρ of transitions (n,), nats or what ``transform`` makes of them."""
 
     def __init__(self, reward: StepReward, observation_space: gym.Space[Any], transform: Transform | None) -> None:
-        layout = reward.layout
-        if layout is None or "step" not in reward.heads:
-            raise ValueError(f"single transitions need a layout and a step head, this reward has {reward.heads}")
+        layout = check_step_reward(reward)
         if flat_box(observation_space, "observation").shape != (layout.observation_dim,):
             raise ValueError(
                 f"the environment's observations have shape {observation_space.shape}, "
@@ -100,7 +79,7 @@ def _check_wrappers(env: gym.Env[Any, Any], needs_actions: bool) -> None:
 def _refusal(name: str, what: str) -> str:
     return (
         f"env is wrapped in {name}, which {what}, and rho is in the innermost environment's units: wanted {name} "
-        "around the environment that pays rho, or wrapped_units=True when the reward was made for wrapped units"
+        "around the environment whose reward is rho, or wrapped_units=True when the reward was made for wrapped units"
     )
 
 
@@ -124,7 +103,7 @@ def _inside(space: gym.Space[Any], actions: Array) -> Array:
 
 class RelativeRewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """
-    An environment that pays ρ.
+    An environment whose reward is ρ.
 
     :param env: environment with the flat observations that the reward was made for
     :param reward: ρ with a step head
@@ -170,7 +149,7 @@ class RelativeRewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
 class RelativeRewardVecEnv(VecEnvWrapper):
     """
-    SB3 environments that pay ρ, all of them scored in one call.
+    SB3 environments whose rewards are ρ, all of them scored in one call.
 
     :param venv: vectorised environment; ``VecNormalize`` goes around this wrapper, not into it
     :param reward: ρ with a step head

@@ -34,8 +34,8 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.report import check_actions
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv, RewardType
 from rrpolicy.evaluation import EnvSource, Evaluation, evaluate
-from rrpolicy.rewards.bounded import AveragedReward, DistanceReward
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.transforms import AveragedReward, DistanceReward
 from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform
 
 ACTION_REPEAT = 5  # environment steps per decision: 0.05 s

@@ -22,7 +22,6 @@ from rrpolicy.experiments.maze2d.episodes import PLANNERS_AT_ONCE, environments
 from rrpolicy.experiments.maze2d.units import Unit
 from rrpolicy.experiments.maze2d.workshop import ArtifactStore
 from rrpolicy.experiments.recorder import Log, Recorder
-from rrpolicy.rewards.bounded import BoundedReward
 from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
 from rrpolicy.rewards.maps import RewardMap
 from rrpolicy.rewards.maze_metrics import (
@@ -34,6 +33,7 @@ from rrpolicy.rewards.maze_metrics import (
     path_order,
 )
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.transforms import BoundedReward
 
 N_PLANS = 1000  # of the base, looked at for walls
 N_COVERAGE = 1024  # transitions of the base's data over which rewards are compared

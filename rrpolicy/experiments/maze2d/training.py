@@ -24,8 +24,8 @@ from rrpolicy.experiments.maze2d.workshop import ArtifactStore
 from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.experiments.store import digest
-from rrpolicy.rewards.bounded import AveragedReward
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.transforms import AveragedReward
 from rrpolicy.rl import on_reward
 from rrpolicy.rl.on_reward import POLICY_KIND, evaluate_trained, load_trained, save_trained, train_on_reward
 

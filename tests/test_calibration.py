@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rrpolicy.rewards.acceptance_ratio import bennett_offset
+from rrpolicy.rewards.calibration import bennett_offset
 
 
 @pytest.mark.parametrize("zero", [0.0, 7.0, -1300.0])

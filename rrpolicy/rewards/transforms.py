@@ -14,8 +14,9 @@ import numpy as np
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.rewards.protocol import StepReward, check_step_reward
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
-from rrpolicy.rewards.wrappers import StepReward, scored_in_chunks
+from rrpolicy.rewards.wrappers import scored_in_chunks
 
 LEVEL_STRIDE = 2  # neighbouring levels say nearly the same
 
@@ -83,8 +84,7 @@ class BoundedReward:
             return cls.fit(reward, observations.observations, observations.actions)
         if np.ndim(observations) != 2 or not len(observations):
             raise ValueError(f"observations has shape {np.shape(observations)}, wanted (n, obs_dim) with n >= 1")
-        if "step" not in reward.heads:
-            raise ValueError(f"reward must have a step head, it has {reward.heads}")
+        check_step_reward(reward)
         return cls(max(float(chunk.max()) for chunk in scored_in_chunks(reward, observations, actions)))
 
     def __call__(self, values: Array) -> Array:
