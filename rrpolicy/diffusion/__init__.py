@@ -4,7 +4,7 @@ from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.convolution import ConvEncoder
 from rrpolicy.diffusion.networks import ResidualMLP
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.sampling import sample
+from rrpolicy.diffusion.sampling import Solver, Step, sample, sample_model
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.diffusion.transformer import TemporalTransformer
 from rrpolicy.diffusion.unet import TemporalUnet
@@ -16,8 +16,11 @@ __all__ = [
     "GaussianMixtureModel",
     "ResidualMLP",
     "ScoreModel",
+    "Solver",
+    "Step",
     "TemporalTransformer",
     "TemporalUnet",
     "UNetEncoder",
     "sample",
+    "sample_model",
 ]
