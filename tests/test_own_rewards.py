@@ -1,4 +1,4 @@
-"""Rewards of the user's own: any function or module of (x_t, t) steers, and what scores steps is mapped and learned from."""
+"""Rewards of the user's own: any function or module of (x_t, t) steers, what scores steps is mapped and used."""
 
 from pathlib import Path
 from typing import Any

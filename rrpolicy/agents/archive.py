@@ -23,7 +23,11 @@ N_STARTS = 1024  # first rows kept in the archive, so that the agent can be samp
 
 
 def checked_starts(rows: Tensor, layout: TrajectoryLayout) -> Tensor:
-    """:raises ValueError: for first rows of windows that are not rows of the layout, those of a window in one row"""
+    """
+    First rows of windows as an archive holds them.
+
+    :raises ValueError: for first rows of windows that are not rows of the layout, those of a window in one row
+    """
     width = layout.n_observation_rows * layout.width
     if rows.ndim != 2 or not 1 <= len(rows) <= N_STARTS or rows.shape[1] != width or rows.dtype != torch.float32:
         raise ValueError(f"starts are {rows.dtype} {tuple(rows.shape)}, wanted float32 (1..{N_STARTS}, {width})")

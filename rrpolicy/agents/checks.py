@@ -15,7 +15,11 @@ T = TypeVar("T")
 
 
 def check_controller(controller: Any, arguments: Mapping[str, Any] | None, lookahead: float) -> None:
-    """:raises ValueError: for another kind of controller, or options that do not go with it"""
+    """
+    Check a controller and its options.
+
+    :raises ValueError: for another kind of controller, or options that do not go with it
+    """
     learned = controller == INVERSE_DYNAMICS
     if not learned and controller is not None and not isinstance(controller, PDController):
         raise ValueError(f"controller is {controller!r}, wanted a PDController, {INVERSE_DYNAMICS!r} or None")
@@ -26,7 +30,11 @@ def check_controller(controller: Any, arguments: Mapping[str, Any] | None, looka
 
 
 def check_columns(controller: Controller | None, layout: TrajectoryLayout) -> None:
-    """:raises ValueError: for a law whose columns are not those of the observation, or not as many as actions"""
+    """
+    Check that a law's columns are those of the observation, one position for each action.
+
+    :raises ValueError: for a law whose columns are not those of the observation, or not as many as actions
+    """
     if not isinstance(controller, PDController):
         return
     positions, columns = controller.position_columns, (*controller.position_columns, *controller.velocity_columns)

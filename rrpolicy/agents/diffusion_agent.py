@@ -257,7 +257,11 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
     @property
     def normalizer(self) -> Normalizer:
-        """:raises ValueError: before the agent has learned or been given one"""
+        """
+        The one normaliser, environment units to normalised ones.
+
+        :raises ValueError: before the agent has learned or been given one
+        """
         if self._normalizer is None:
             raise ValueError("the agent has no normalizer: call learn(dataset, total_timesteps) or pass normalizer=")
         return self._normalizer

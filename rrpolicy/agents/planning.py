@@ -307,7 +307,11 @@ class Planner(ABC):
         return values.reshape(-1, width)
 
     def _check_planning(self) -> None:
-        """:raises ValueError: when a plan is too short for ``n_action_steps`` or an option is out of range"""
+        """
+        Check the options of planning against layout and process.
+
+        :raises ValueError: when a plan is too short for ``n_action_steps`` or an option is out of range
+        """
         longest = self.layout.longest_execution
         if not 1 <= self.planning.n_action_steps <= longest:
             raise ValueError(f"n_action_steps is {self.planning.n_action_steps}, it must lie in 1..{longest}")

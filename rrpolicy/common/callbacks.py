@@ -52,7 +52,11 @@ class NoEnvironment(VecEnv):
         return [None]
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        """:raises ValueError: always"""
+        """
+        Refuse an action: there is no environment.
+
+        :raises ValueError: always
+        """
         raise ValueError("there is no environment: learning takes gradient steps on data, of which callbacks count one")
 
     reset = step_async = step_wait = set_attr = env_method = _refuse

@@ -182,7 +182,11 @@ def lost_schedule(progress: float) -> float:
 
 
 def cpu(device: torch.device | str) -> torch.device:
-    """:raises ValueError: for a device other than the CPU"""
+    """
+    The CPU, for ``"cpu"`` and ``"auto"``.
+
+    :raises ValueError: for a device other than the CPU
+    """
     if device != "auto" and torch.device(device).type != "cpu":
         raise ValueError(f"device is {str(device)!r}, wanted 'cpu' or 'auto': this version computes on the CPU")
     return torch.device("cpu")

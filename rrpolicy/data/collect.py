@@ -293,7 +293,11 @@ class _ActionNoise:
         self._rng = np.random.default_rng(seed)
 
     def applied(self, actions: Any) -> np.ndarray:
-        """:param actions: (n_envs, action_dim) in environment units, as are those that come back, inside the space"""
+        """
+        Actions as the environment executes them.
+
+        :param actions: (n_envs, action_dim) in environment units, as are those that come back, inside the space
+        """
         actions, low, high = np.asarray(actions), self._space.low, self._space.high
         if self._std:
             actions = actions + self._std * self._rng.standard_normal(actions.shape)

@@ -78,7 +78,11 @@ def _taken(observations: Array | dict[str, Array], rows: Array) -> Array | dict[
 
 
 def _unscaled(buffer: ReplayBuffer, actions: Array, scaled: bool | None) -> Array:
-    """:param actions: ``(n, n_envs, action_dim)``"""
+    """
+    Actions in environment units.
+
+    :param actions: ``(n, n_envs, action_dim)``
+    """
     box = flattened_box(buffer.action_space, "action")
     low, high = box.low.astype(np.float64), box.high.astype(np.float64)
     if (low == -1).all() and (high == 1).all():

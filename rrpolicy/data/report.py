@@ -184,7 +184,11 @@ def _told(one: Outside) -> str:
 
 
 def check_actions(dataset: TrajectoryDataset, action_space: spaces.Box, wanted: str) -> None:
-    """:raises ValueError: when actions lie outside a space, saying what is wanted instead"""
+    """
+    Check that actions lie inside a space.
+
+    :raises ValueError: when actions lie outside a space, saying what is wanted instead
+    """
     if actions_outside(dataset, action_space) > 0:
         low, high = dataset.actions.min(), dataset.actions.max()
         raise ValueError(

@@ -98,7 +98,11 @@ def normalizer_of(model: ScoreModel) -> Normalizer | None:
 
 
 def check_models(base: object, expert: object) -> None:
-    """:raises ValueError: for something that is no score model, naming the argument"""
+    """
+    Check that two arguments are score models.
+
+    :raises ValueError: for something that is no score model, naming the argument
+    """
     for name, model in (("base", base), ("expert", expert)):
         if not isinstance(model, ScoreModel):
             raise ValueError(f"{name} is a {type(model).__name__}, wanted a ScoreModel such as a DiffusionAgent")

@@ -102,7 +102,11 @@ def config_of_model(model: ScoreModel) -> dict[str, Any]:
 
 
 def import_diffusers() -> Any:
-    """:raises ValueError: when the extra ``images`` is not installed"""
+    """
+    The module ``diffusers``, of the extra ``images``.
+
+    :raises ValueError: when the extra ``images`` is not installed
+    """
     try:
         import diffusers
     except ImportError as error:

@@ -52,8 +52,9 @@ class RewardMap:
 
     def goal_error_cells(self, goal: Any) -> float:
         """
+        Distance of the maximum from a goal, in cells.
+
         :param goal: (row, column) in cells, fractions allowed
-        :return: distance of the maximum from the goal, in cells
         :raises ValueError: when the goal is not in a free cell
         """
         self.maze.free_cell(goal, "goal")

@@ -61,7 +61,11 @@ class RecordedModel:
     name: str
 
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """:raises ValueError: always"""
+        """
+        Refuse to predict noise: the model is not there.
+
+        :raises ValueError: always
+        """
         raise ValueError("a recording holds what the models said, not the models: learn from it, or load them")
 
     def fingerprint(self) -> str:

@@ -65,7 +65,11 @@ class _TransitionReward:
 
 
 def _check_wrappers(env: gym.Env[Any, Any], needs_actions: bool) -> None:
-    """:raises ValueError: for wrappers through which the innermost environment's units are not known, naming them"""
+    """
+    Check that the innermost environment's units are known through its wrappers.
+
+    :raises ValueError: for wrappers through which the innermost environment's units are not known, naming them
+    """
     for wrapper in wrappers_of(env):
         name = type(wrapper).__name__
         shown = isinstance(wrapper, gym.ObservationWrapper) and not isinstance(wrapper, _SAME_VALUES)
@@ -172,7 +176,11 @@ class RelativeRewardVecEnv(VecEnvWrapper):
             self._check_units()
 
     def _check_units(self) -> None:
-        """:raises ValueError: naming the wrapper that is in between"""
+        """
+        Check that the innermost environments' units are known through all wrappers.
+
+        :raises ValueError: naming the wrapper that is in between
+        """
         needs_actions = self._transition_reward.needs_actions
         if any(isinstance(wrapper, VecNormalize) for wrapper in vec_wrappers_of(self.venv)):
             raise ValueError(_refusal("VecNormalize", "changes observations or rewards"))

@@ -35,13 +35,19 @@ class ContractError(AssertionError):
 
 
 def demand(contract: str, kept: bool, seen: str) -> None:
-    """:raises ContractError: unless ``kept``"""
+    """
+    Raise unless a contract is kept.
+
+    :raises ContractError: unless ``kept``
+    """
     if not kept:
         raise ContractError(contract, seen)
 
 
 def check_refusal(contract: str, call: Callable[[], object], names: tuple[object, ...], what: str) -> None:
     """
+    Check that a call is refused with an error that names what was wrong.
+
     :raises ContractError: unless ``call`` raises a ValueError whose message holds all of ``names``
     """
     try:
@@ -57,6 +63,8 @@ def check_refusal(contract: str, call: Callable[[], object], names: tuple[object
 
 def check_normalizer(normalizer: Normalizer, layout: TrajectoryLayout) -> None:
     """
+    Check that a normaliser maps to environment units and back, constant columns exactly.
+
     :raises ContractError: unless packed rows map to environment units and back, constant columns exactly
     """
     affine = normalizer.packed(layout)
@@ -73,6 +81,8 @@ def check_normalizer(normalizer: Normalizer, layout: TrajectoryLayout) -> None:
 
 def check_archive(subject: Any, answer: Callable[[Any], Array]) -> None:
     """
+    Check that an archive is safe, loads alike, and is refused when damaged.
+
     :param subject: anything with ``save(path)`` and ``load(path)``
     :param answer: what a loaded subject must answer alike, bit for bit
     :raises ContractError: for pickles, another answer, a lost normaliser or a damaged file that loads
@@ -100,6 +110,8 @@ def check_archive(subject: Any, answer: Callable[[Any], Array]) -> None:
 @contextmanager
 def leaves_no_trace(contract: str, modules: list[nn.Module]) -> Iterator[None]:
     """
+    A block that must not change networks or global random states.
+
     :param modules: networks whose weights, gradients, modes and flags are watched, with the global random states
     :raises ContractError: when the block changed any of them
     """
