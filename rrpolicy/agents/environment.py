@@ -36,7 +36,7 @@ def fitting_environment(env: Env | str, observation_space: spaces.Box, action_sp
     :raises ValueError: as :func:`flat_environment`, and when the spaces are others than the agent's
     """
     one = checked_environment(env)
-    with suppress(ValueError):  # what cannot be flattened is told of as it is
+    with suppress(ValueError):  # the message below names the space as it is
         one = flat_environment(one)
     check_spaces(observation_space, action_space, *(space for _, space in _spaces(one)))
     return one

@@ -40,7 +40,7 @@ class GuidedPlanner(Planner):
     :param n_candidates: plans per environment of which the one with the highest ρ is kept
     :param max_shift: largest change of a normalised plan entry by guidance in one denoising step; None, the default,
         for no bound, with which an exact ρ at scale 1 acts as the expert. A bound guards against gradients that leave
-        the data, at the price of modes that the base hardly knows; :attr:`share_bound` says how often it is reached
+        the data, at the price of modes that are rare in the base; :attr:`share_bound` is how often it is reached
     :param n_action_steps: environment steps executed before planning again; None: the base's
     :param n_sampling_steps: denoising steps per plan; None: the base's
     :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``; None: the base's

@@ -19,7 +19,7 @@ from rrpolicy.diffusion.sampling import Solver, SolverName
 AUTO: Final = "auto"
 """The clip that fits an agent's normaliser and its data."""
 
-N_ACTION_STEPS = 8  # executed before planning again, where nothing else was asked for and the window is long enough
+N_ACTION_STEPS = 8  # executed before planning again by default, where the window is long enough
 
 
 @dataclass(frozen=True)

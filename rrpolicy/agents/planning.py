@@ -59,9 +59,9 @@ class Planner(ABC):
 
     def _value(self, plans: Tensor) -> Tensor:
         """
-        How good candidates (n, H, D) are, (n,): here, how likely their own denoiser finds them.
+        Values (n,) of candidates (n, H, D), the best of which is kept: here, minus their denoising error.
 
-        Few denoising steps now and then leave a plan between two ways, through a wall, say, and it can tell.
+        Few denoising steps now and then leave a plan between two modes, such as through a wall, which this finds.
         """
         pinned = torch.tensor(self.layout.pinned)
         return -denoising_errors(self._denoiser(), self.process, plans, pinned)
@@ -139,7 +139,7 @@ class Planner(ABC):
 
     def with_planning(self, **options: Any) -> Self:
         """
-        The same agent, weights shared, that plans in another way.
+        The same agent, weights shared, with other options of planning.
 
         :param options: of :class:`PlanningOptions`
         :raises TypeError: for an option that there is not
@@ -210,7 +210,7 @@ class Planner(ABC):
 
         :param windows: (n, H, D) normalised
         :param generator: of the noise
-        :param visit: told every x_t (m, H, D) on the way and its levels (m,), m windows at a time
+        :param visit: called with every x_t (m, H, D) of the sampler and its levels (m,), m windows at a time
         :return: (n, H, D) normalised
         """
 

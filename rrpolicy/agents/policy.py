@@ -93,7 +93,7 @@ class DiffusionPolicy(nn.Module):
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
         """
-        What the network predicts, as ``process.prediction`` says, (B, H, D).
+        The network's output, whose meaning is ``process.prediction``, (B, H, D).
 
         :raises ValueError: for an own network whose output has another shape
         """

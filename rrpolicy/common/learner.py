@@ -1,6 +1,6 @@
 """The one training loop, with SB3's verbs, shared by agents, rewards and discriminators.
 
-A `Learner` says how to draw a loss; the loop here does the rest: optimiser, averaged weights, callbacks, logging,
+A `Learner` draws a loss; the loop here does the rest: optimiser, averaged weights, callbacks, logging,
 checkpoints and an exact resume. Stopped and resumed equals uninterrupted, bit for bit on one CPU thread.
 """
 
@@ -134,7 +134,7 @@ class Learner(Archived[Module]):
         return {**self.__dict__, "_logger": None, "_custom_logger": False, "_callback_env": None}
 
     def set_logger(self, logger: Logger) -> None:
-        """Log to ``logger`` alone, whatever ``tensorboard_log`` says."""
+        """Log to ``logger`` alone, whatever ``tensorboard_log`` is."""
         self._logger, self._custom_logger = logger, True
 
     def _setup_logger(self, reset_num_timesteps: bool) -> None:
@@ -217,12 +217,12 @@ class Learner(Archived[Module]):
         checkpoint_freq = whole("checkpoint_freq", checkpoint_freq, 1)
         dones = [False]  # which SB3's StopTrainingOnMaxEpisodes counts: no episode ends in a gradient step
         stop_at = self._begin(total_timesteps, flag("reset_num_timesteps", reset_num_timesteps), watch)
-        if checkpoint_path is not None:  # what no archive can hold is said before anything is learned
+        if checkpoint_path is not None:  # what no archive can hold is refused before anything is learned
             check_config(self.kind, plain(self._archive_config()), "arguments")
         self._callback_env = NoEnvironment()
         try:
             callbacks = self._init_callback(callback, total_timesteps if progress_bar else 0)
-            total_timesteps = stop_at  # as SB3's callbacks know it, with the steps of before
+            total_timesteps = stop_at  # as SB3's callbacks count, with the steps of before
             callbacks.on_training_start(locals(), globals())
             started, first = time.process_time(), self.num_timesteps
             with deferred_signals() as received:

@@ -23,7 +23,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Archived(ABC, Generic[Module]):
-    """What a `Learner` needs of itself to be saved and loaded."""
+    """Base of a `Learner`: saving and loading."""
 
     kind: ClassVar[str]
 
@@ -97,7 +97,7 @@ class Archived(ABC, Generic[Module]):
         write_archive(path, self.kind, self._archive_config(), tensors, {**self._card(), **(card or {})})
 
     def _card(self) -> dict[str, Any]:
-        """Facts for the card that are known without being told; the caller's own come first."""
+        """Facts for the card that the object has itself; the caller's own come first."""
         return {}
 
     def _archive_config(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Archived(ABC, Generic[Module]):
 
 
 def training_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor's arguments as an archive tells them; a schedule, which it does not hold, is left out."""
+    """The constructor's arguments in an archive; a schedule, which it does not hold, is left out."""
     return {name: value for name, value in config["training"].items() if value is not None}
 
 

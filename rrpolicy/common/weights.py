@@ -1,6 +1,6 @@
 """Stored weights and optimiser states, compared with the network that is to take them before that network is built.
 
-A configuration of a few bytes can ask for gigabytes. On torch's meta device a network costs no memory, so its shapes
+A configuration of a few bytes can describe gigabytes. On torch's meta device a network costs no memory, so its shapes
 are known, and compared with those of the file, before anything is allocated.
 """
 

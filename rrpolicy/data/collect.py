@@ -34,7 +34,7 @@ from rrpolicy.data.reference_scores import is_registered, normalized_score, refe
 from rrpolicy.envs.controller import WaypointController
 from rrpolicy.envs.maze import MazeGeometry
 
-_CUT = "TimeLimit.truncated"  # key of ``info`` by which vectorised environments tell that an episode was cut off
+_CUT = "TimeLimit.truncated"  # key of ``info`` by which vectorised environments mark an episode that was cut off
 
 
 @dataclass
@@ -106,7 +106,7 @@ def collect(
     Roll an agent out in an environment, which is reset and left in the middle of an episode.
 
     :param agent: anything with ``predict``
-    :param env: a gymnasium environment, or a vectorised one of Stable-Baselines3 (the agent is asked for all at once)
+    :param env: a gymnasium environment, or a vectorised one of Stable-Baselines3 (one call of the agent for all)
     :param n_transitions: how many rows the dataset gets, exactly; its last episodes may be unfinished
     :param seed: environment i is seeded with seed + i, noise and torch's global generator with seed
     :param deterministic: the agent's mode

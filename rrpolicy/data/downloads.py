@@ -69,7 +69,7 @@ def download_minari(dataset_id: str) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # Minari reports there, where our results go
             minari.download_dataset(dataset_id)
-    except Exception as error:  # whichever of Minari's storages is asked, its client raises what it likes
+    except Exception as error:  # the clients of Minari's storages raise any exception
         if not there:  # a part of a dataset would pass for a dataset from then on
             shutil.rmtree(folder, ignore_errors=True)
         fault = printable((str(error).strip() or type(error).__name__).splitlines()[0], 160)
@@ -91,7 +91,7 @@ def _d4rl() -> tuple[dict[str, str], Path]:
 
 @contextlib.contextmanager
 def _without_mujoco_py() -> Iterator[None]:
-    """While D4RL is imported: the old bindings that it asks for raise when they are there, and it can do without."""
+    """While D4RL is imported: the old bindings that it imports raise when they are installed, and it works without."""
     hidden: Any = sys.modules.get("mujoco_py")
     sys.modules["mujoco_py"] = None  # type: ignore[assignment]
     os.environ.setdefault("D4RL_SUPPRESS_IMPORT_ERROR", "1")

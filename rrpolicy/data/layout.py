@@ -18,7 +18,7 @@ _LARGEST = {
     "horizon": 2**14,
     "stride": 10_000,
     "n_observation_rows": 2**14,
-}  # as archives may tell
+}  # as in archives
 _MOST_NUMBERS = 2**22  # of a window
 
 

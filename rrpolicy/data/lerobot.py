@@ -28,7 +28,7 @@ _RATIO = 16  # parquet stores values that occur often once
 def from_lerobot(folder: str | os.PathLike[str], observation_keys: Sequence[str] | None = None) -> TrajectoryDataset:
     """Read a dataset of LeRobot (versions 2 and 3 of its format), with ``pip install 'rrpolicy[lerobot]'``.
 
-    ``next.done`` marks the last row of an episode whether it was over or cut off, so how episodes ended is not told.
+    ``next.done`` marks the last row of an episode whether it was over or cut off, so how episodes ended is not known.
 
     :param folder: holds ``meta/info.json`` and ``data/chunk-000/*.parquet``
     :param observation_keys: features that make the observation, in this order; default: all of numbers whose names

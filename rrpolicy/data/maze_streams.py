@@ -13,13 +13,13 @@ from rrpolicy.envs.simulator import PointMazeSimulator
 
 START_OFFSET = 0.4  # cells, as near to a wall as a ball can be; PointMaze itself starts within 0.25 of a centre
 STEPS_PER_CELL = 25  # what the controller needs to cross one cell, turns included
-WINDOW_STEPS = 140  # room for a window of 16 steps, one every 8, at the end of an expert's way
+WINDOW_STEPS = 140  # room for a window of 16 steps, one every 8, at the end of an expert's path
 MIN_STREAM = 1000  # base streams are at least this long, so that few windows are lost to their ends
 MAX_STREAMS = 256
 
 
 class Streams:
-    """Parallel balls under waypoint control, each on its way to a goal or staying there."""
+    """Parallel balls under waypoint control, each moving to a goal or staying there."""
 
     def __init__(self, controller: WaypointController, rng: np.random.Generator, action_noise: float) -> None:
         self._controller = controller
@@ -105,7 +105,7 @@ def _random_places(maze: MazeGeometry, count: int, offset: float, rng: np.random
 
 
 def expert_length(maze: MazeGeometry, goal: Any) -> int:
-    """Steps for the longest way, a window behind it, and as many window starts at the goal as on the way."""
+    """Steps for the longest path, a window behind it, and as many window starts at the goal as before it."""
     distances = maze.path_distances(goal)
     distances = distances[np.isfinite(distances)] * STEPS_PER_CELL
     return int(WINDOW_STEPS + max(distances.max(), 2 * distances.mean()))

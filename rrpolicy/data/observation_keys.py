@@ -21,8 +21,8 @@ def chosen_keys(
     The names of the arrays that make the observation, in their order.
 
     :param place: the file or folder, for errors
-    :param wanted: what a user asks for; None for the usual
-    :param usual: names that are taken where nothing is asked for
+    :param wanted: names given by the user; None for the usual
+    :param usual: names that are taken by default
     :param numbers: names of all arrays that could be taken
     :param pictures: names that are left out of the usual, with a warning that names them
     :raises ValueError: for a text in place of names

@@ -1,5 +1,5 @@
 """What one should know of a dataset before training on it: its size, how its episodes ended, what each column holds,
-and whether it fits the environment. What would spoil training is a fault; everything else is only told."""
+and whether it fits the environment. What would spoil training is a fault; everything else is only reported."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Outside(NamedTuple):
 @dataclass(frozen=True)
 class DataReport:
     """
-    What `rrpolicy check-data` tells of a dataset.
+    The report of `rrpolicy check-data` about a dataset.
 
     :param ends: numbers of episodes by how they ended; None where the dataset does not tell
     :param n_inferred: episodes that count as terminated where it does not tell; None where that cannot be said

@@ -45,7 +45,7 @@ def save_minari(
 
     Minari wants T+1 observations where T are known: the last one is repeated. Unknown rewards are stored as 0 and read
     back as ``None``. The flags of an episode's last row are those of the dataset, both False where it is unfinished;
-    where the dataset does not tell, every episode is stored as truncated and read back as untold.
+    where the dataset does not hold them, every episode is stored as truncated and read back as unknown.
 
     :param dataset: what to write
     :param folder: created where needed; must not hold a dataset yet

@@ -22,7 +22,7 @@ _MOST_ARRAYS = 1000
 
 def from_zarr(path: str | os.PathLike[str], observation_keys: Sequence[str] | None = None) -> TrajectoryDataset:
     """Read ``data/<key>`` ``(N, ...)`` and ``meta/episode_ends`` ``(E,)``. Rewards are those of ``data/reward``, where
-    it is there; how episodes ended is not told. Chunks that Blosc or Zstandard packed, which is what Zarr does if not
+    it is there; how episodes ended is not known. Chunks that Blosc or Zstandard packed, which is what Zarr does if not
     told otherwise, need ``pip install 'rrpolicy[zarr]'``.
 
     :param path: a Zarr group, a folder or a zip file

@@ -1,4 +1,4 @@
-"""Diffusion in four nouns: a process, the networks that predict under it, samplers, and what a score model is."""
+"""Diffusion: the process, the networks that predict under it, samplers, and the protocol of score models."""
 
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.convolution import ConvEncoder

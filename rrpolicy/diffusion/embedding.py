@@ -1,6 +1,6 @@
-"""What every network is told beside its input: the noise level and the pinned (conditioned) entries, as one vector.
+"""The embedding of noise level and pinned (conditioned) entries as one vector, which every network has beside x_t.
 
-Networks are modulated by it (FiLM, Perez et al. 2018), so denoiser and reward are conditioned in the same way. Places
+Networks are modulated by it (FiLM, Perez et al. 2018), so denoiser and reward are conditioned alike. Places
 in space come as Fourier features that fade as the noise grows.
 """
 
@@ -50,7 +50,7 @@ class FourierFeatures(nn.Module):
 
 
 class LevelEmbedding(nn.Module):
-    """Noise level and pinned entries -> (B, width): the one way in which conditions reach a network."""
+    """Noise level and pinned entries -> (B, width): the only path of conditions into a network."""
 
     def __init__(self, process: DiffusionProcess, pinned: Tensor, width: int, bandwidth: float) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class LevelEmbedding(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         embedding = self.time(self._time_table[t])
         if self.features is not None:
-            # Detached: nobody may ask for a gradient at pinned entries, and rewards differentiate twice otherwise
+            # Detached: pinned entries have no gradient, and rewards would be differentiated twice through them
             clean = x_t.detach().flatten(1)[:, self._pinned_index]
             embedding = embedding + self.condition(torch.cat([self.features(clean), clean], dim=-1))
         return nn.functional.silu(embedding)

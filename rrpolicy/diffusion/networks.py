@@ -1,7 +1,7 @@
 """Networks over events: one residual MLP for denoisers and rewards, the tables of them all, and users' own classes.
 
 Every network reads the noise level and the pinned (conditioned) entries through one embedding that modulates each
-block, so denoiser and reward are conditioned in the same way.
+block, so denoiser and reward are conditioned alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ResidualMLP(nn.Module):
     Residual MLP over the flattened event, between a shared encoder and (for denoisers) a shared decoder of its steps.
 
     Encoder and decoder see damped Fourier features of their step: what is near in space is learned once for all steps,
-    and the trunk only has to say how the steps hang together.
+    and the trunk relates the steps.
 
     :param process: noise levels
     :param event_shape: (H, D), or any shape that is flattened to one step
@@ -153,7 +153,7 @@ def named_network(
     name: str, given: type[nn.Module] | None, known: Mapping[str, type[nn.Module]], how: str
 ) -> str | type[nn.Module]:
     """
-    The network that an archive names. Own classes come from the caller, never from what a file says.
+    The network that an archive names. Own classes come from the caller, never from a file.
 
     :param name: in the archive
     :param given: class that the caller passes; None for none

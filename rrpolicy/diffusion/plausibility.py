@@ -1,6 +1,6 @@
-"""Which of several clean events a model finds likeliest by its own denoising: no data, no environment, no other model.
+"""The likelihood of clean events by a model's own denoising: no data, no environment, no other model.
 
-What it denoises badly when hardly noised is unlike what it has learned from. The mean square error of predicted noise
+Events that it denoises badly when they are hardly noised are unlike its data. The mean square error of predicted noise
 is the model's likelihood bound up to weights and a constant (Ho et al. 2020, equations 12 and 14).
 """
 
@@ -22,7 +22,7 @@ def denoising_errors(
     """
     How badly clean events are denoised; the lower of two is the likelier.
 
-    All of them meet the same noise, with both signs, so that only they differ, and an error depends on its event alone.
+    All of them get the same noise, with both signs, so that only they differ, and an error depends on its event alone.
 
     :param denoiser: (x_t, t) -> predicted noise
     :param process: noise levels

@@ -1,7 +1,7 @@
 """The noising process and every conversion between what a network predicts and what it means.
 
 x_t = alpha(t) * x0 + sigma(t) * eps for t = 0 (cleanest) ... T - 1 (Ho et al. 2020, eq. 4; cosine schedule of
-Nichol & Dhariwal 2021, eq. 17). No other file knows whether a network outputs x0, eps or v.
+Nichol & Dhariwal 2021, eq. 17). No other file depends on whether a network outputs x0, eps or v.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _double(values: Any) -> Tensor:
 
 
 def _checked_table(n_diffusion_steps: int, schedule: str, alphas_cumprod: Sequence[float]) -> str:
-    """The schedule's name, which tells one table from another."""
+    """The schedule's name, with a digest of the table."""
     table = _double(alphas_cumprod)
     if table.shape != (n_diffusion_steps,):
         raise ValueError(f"alphas_cumprod has shape {tuple(table.shape)}, wanted ({n_diffusion_steps},)")
@@ -55,7 +55,7 @@ def _alphas_cumprod(n_diffusion_steps: int, schedule: str) -> Tensor:
             dtype=torch.float64,
             device="cpu",
         )
-    else:  # DDPM's line, stretched so that any number of steps ends at the same noise level
+    else:  # Linear β schedule rescaled by 1000/T: any number of steps ends at the same noise level
         betas = torch.linspace(1e-4, 0.02, n_diffusion_steps, dtype=torch.float64, device="cpu")
         betas = betas * (1000 / n_diffusion_steps)
     return torch.cumprod(1 - betas.clamp(max=MAX_BETA), dim=0)
@@ -202,7 +202,7 @@ class DiffusionProcess:
         """
         ``n_steps`` levels evenly spread from ``start`` (default T - 1) down to 0, without repeats.
 
-        :raises ValueError: if fewer than one step or more than ``start + 1`` steps are asked for
+        :raises ValueError: if fewer than one step or more than ``start + 1`` steps are wanted
         """
         start = self.n_diffusion_steps - 1 if start is None else start
         if not 0 <= start < self.n_diffusion_steps:

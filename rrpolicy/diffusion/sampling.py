@@ -1,6 +1,6 @@
 """Reverse diffusion as one pure loop over a few noise levels.
 
-A sampler sees only a noise predictor: guidance, conditioning and randomness are arguments. DDPM (Ho et al. 2020),
+A sampler takes a noise predictor: guidance, conditioning and randomness are arguments. DDPM (Ho et al. 2020),
 DDIM (Song et al. 2021, eq. 12) and DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) are each a `Solver`, a function of a
 `Step`; any other function of this kind can take their place.
 """
@@ -19,7 +19,7 @@ from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import Denoiser, ScoreModel, clip_of, pinned_mask, sampled_pinned
 
-N_STEPS = 20  # of :func:`sample_model`, where nothing else was asked for
+N_STEPS = 20  # of :func:`sample_model` by default
 SolverName = Literal["ddim", "ddpm", "dpm++"]
 Noise = Callable[[Tensor], Tensor]
 """x -> standard normal noise in the shape of x."""
@@ -28,7 +28,7 @@ Noise = Callable[[Tensor], Tensor]
 @dataclass(frozen=True)
 class Step:
     """
-    What a solver knows when it steps from one noise level to the next.
+    The arguments of a solver: one step from a noise level to the next.
 
     :param process: gives α and σ of a level, ``process.alpha(t)`` and ``process.sigma(t)``
     :param x_t: events (B, *event_shape) at level ``t``
@@ -181,7 +181,7 @@ def sample_model(
     :param solver: as in :func:`sample`
     :param denoiser: in place of the model's own, such as a guided one
     :param chunk: events at a time, which bounds the memory; None for all at once
-    :param visit: called with every (x_t, t) on the way
+    :param visit: called with every (x_t, t) at which noise is predicted
     :return: (n, *event_shape)
     :raises ValueError: for a model with pinned entries that cannot sample them, where ``clean`` is not given
     """

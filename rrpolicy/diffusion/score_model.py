@@ -1,4 +1,4 @@
-"""What the library needs to know of a generative model, and nothing more.
+"""The members of a generative model that the library uses.
 
 A `ScoreModel` predicts the noise in x_t; agents, image models and the analytic mixtures of `diffusion.analytic` are
 all score models, and reward extraction takes any two of them.
@@ -70,7 +70,7 @@ def sampled_pinned(model: ScoreModel, n: int, generator: torch.Generator) -> Ten
     """
     Events (n, *event_shape) whose pinned entries are as they occur.
 
-    :raises ValueError: for a model that cannot tell what they look like
+    :raises ValueError: for a model that cannot sample them
     """
     sample_pinned = getattr(model, "sample_pinned", None)
     if sample_pinned is None:

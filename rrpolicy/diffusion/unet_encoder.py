@@ -1,4 +1,4 @@
-"""The contracting half of a ``diffusers`` U-Net with a vector head, for rewards that start from what a model knows.
+"""The contracting half of a ``diffusers`` U-Net with a vector head, for rewards that start from a model's weights.
 
 The reward of Stable Diffusion's latents has this shape in Nuti, Franzmeyer and Henriques (2023, section 5.3). Here it
 may also begin with the base's weights: a network that can denoise has features worth starting from.
@@ -24,7 +24,7 @@ class UNetEncoder(nn.Module):
 
     :param process: noise levels
     :param event_shape: (C, H, W)
-    :param pinned: bool ``event_shape``; such a network cannot be told of pinned entries
+    :param pinned: bool ``event_shape``; such a network takes no pinned entries
     :param n_outputs: output width (reward: 1)
     :param unet_config: of the UNet2DModel, as :func:`config_of_model` gives it
     :raises ValueError: without the extra ``images``, for pinned entries, or a network of another kind

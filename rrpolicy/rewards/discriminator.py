@@ -1,4 +1,4 @@
-"""The baseline: a noise-conditioned classifier of expert against base events, used as a reward in the same way.
+"""The baseline: a noise-conditioned classifier of expert against base events, used as a reward in the place of ρ.
 
 At its optimum the logit is log p_expert,t(x_t) - log p_base,t(x_t), the same ρ; but a classifier is free to separate
 the two by anything that differs, and saturates where it is sure (the paper's comparison in locomotion).

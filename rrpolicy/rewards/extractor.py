@@ -153,11 +153,11 @@ class RewardExtractor(Learner[RelativeReward]):
         Further keywords are those of `LearnOptions`.
 
         :param data: where scores are compared: a dataset, several (an equal share of each), clean normalised events
-            (N, *event_shape), None for the models' own samples, or pairs recorded earlier (which also hold what the
-            models said there, so neither is asked again)
+            (N, *event_shape), None for the models' own samples, or pairs recorded earlier, which hold the
+            predictions of both models
         :param total_timesteps: gradient steps to take
         :param callback: SB3 callback(s)
-        :param pairs: where the models were compared already, e.g. on the way of guided sampling: half of every buffer
+        :param pairs: where the models were compared already, e.g. along guided sampling: half of every buffer
         :param eval_dataset: what is held out, of the kinds of ``data``: ``dataset, eval_dataset = dataset.split(0.1)``
             divides by episode; None for nothing
         :return: self

@@ -1,4 +1,4 @@
-"""Guidance is composition: a guided denoiser is a denoiser, and samplers do not know the difference.
+"""Guidance as composition: a guided denoiser is a denoiser, which any sampler takes.
 
 ε ← ε_base - scale · σ_t · ∇ρ (classifier guidance, Dhariwal & Nichol 2021, algorithm 2): at scale 1 an exact ρ turns
 the base into the expert, with any sampler and any number of steps.

@@ -1,5 +1,5 @@
 """A reward drawn over a maze: the step head's ρ of resting states on a regular grid, smoothed between the walls.
-Its maximum is where the expert wants to be and the base does not (Nuti, Franzmeyer, Henriques 2023, section 5.1)."""
+Its maximum is where the expert is much more often than the base (Nuti, Franzmeyer, Henriques 2023, section 5.1)."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def reward_map(
 ) -> RewardMap:
     """
     Score resting states at regular places of a maze. Entries of the observation other than x, y (its first two), and
-    actions where the reward wants them, are zero.
+    actions where the reward scores them, are zero.
 
-    ρ is the log of a ratio of densities. Where the base has hardly been the ratio has no bound, and little data tell
-    nothing about it: given ``base_xy``, the map is drawn there, but its maximum is looked for elsewhere.
+    ρ is the log of a ratio of densities. Where the base has hardly been the ratio has no bound, and few data do not
+    determine it: given ``base_xy``, the map is drawn there, but its maximum is looked for elsewhere.
 
     :param reward: a reward with a step head
     :param maze: a `MazeGeometry` or what it can be parsed from

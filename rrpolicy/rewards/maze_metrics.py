@@ -1,4 +1,4 @@
-"""Does a reward know the way? Its order of a maze's cells against that of shortest paths, beside what needs no reward.
+"""How a reward orders a maze's cells, against that of shortest paths, beside what needs no reward.
 
 Straight distance and path agree for most cells, so correlation alone proves little. *Topology pairs* are cells with a
 wall between them; *detour pairs* are those that the straight distance puts in the wrong order.

@@ -47,7 +47,7 @@ def explained_fraction(
     :param x_t: (B, *event_shape), clean at pinned entries
     :param t: levels (B,)
     :param head: of the reward
-    :param x0: clean events (B, *event_shape), which the step head is asked about at the cleanest levels
+    :param x0: clean events (B, *event_shape), at which the step head is evaluated at the cleanest levels
     :return: 1 for a perfect fit, 0 for ρ = const; 1 when both are zero everywhere
     """
     residual, total = 0.0, 0.0

@@ -66,7 +66,7 @@ class RecordedModel:
 
         :raises ValueError: always
         """
-        raise ValueError("a recording holds what the models said, not the models: learn from it, or load them")
+        raise ValueError("a recording holds predictions of the models, not the models: learn from it, or load them")
 
     def fingerprint(self) -> str:
         return self.name
@@ -281,7 +281,7 @@ def read_shard(path: Path, n_rows: int, model: RecordedModel) -> Targets:
     """
     Read the pairs of one shard.
 
-    :param n_rows: pairs that the manifest says it has
+    :param n_rows: pairs in it by the manifest
     :param model: whose events and levels they are
     :raises ValueError: for a file that is truncated, foreign, or not as the manifest says
     """

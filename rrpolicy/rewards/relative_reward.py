@@ -1,9 +1,9 @@
 """The relative reward ρ(x, t): a scalar whose gradient is the score difference of an expert and a base.
 
 ∇ρ(x_t, t) = s_expert(x_t, t) - s_base(x_t, t) (Nuti, Franzmeyer, Henriques 2023, definition 3.1). One object holds up
-to two heads: ``window`` sees a whole event and steers; ``step`` is a sum over the steps of a window and makes maps and
+to two heads: ``window`` takes a whole event and steers; ``step`` is a sum over the steps of a window and makes maps and
 per-state rewards. At the cleanest levels the step head is a function of the state without its noise, E[ρ(x_t, t) | x0]:
-noise would carry states into walls, where directions from both sides meet and no potential fits them.
+noise would move states into walls, where directions from both sides disagree and no potential fits them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rrpolicy.diffusion.unet_encoder import UNetEncoder, config_of_model
 from rrpolicy.rewards.heads import archived_window, restored_window, window_network
 
 Head = Literal["window", "step"]
-CLEAN_FRACTION = 0.3  # of the levels: where the step head sees states without noise; it is read at a third of it
+CLEAN_FRACTION = 0.3  # of the levels: where the step head takes states without noise; maps use a third of it
 
 
 class RelativeReward(nn.Module):
@@ -182,7 +182,7 @@ class RelativeReward(nn.Module):
         return self.gradient_scale[t] * self.step(x_t, t)[:, 0]
 
     def step_inputs(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """What the step head is to be asked about: α x0 at the cleanest levels, x_t elsewhere; all (N, ..., D)."""
+        """Inputs of the step head: α x0 at the cleanest levels, x_t elsewhere; all (N, ..., D)."""
         clean = (t < self.n_clean_levels).view(-1, *(1,) * (x_t.ndim - 1))
         return torch.where(clean, self.process.levels(x_t, t)[0] * x0, x_t)
 
@@ -232,12 +232,12 @@ class RelativeReward(nn.Module):
 
     @property
     def n_clean_levels(self) -> int:
-        """Cleanest levels, at which the step head sees states without their noise."""
+        """Cleanest levels, at which the step head takes states without their noise."""
         return int(self.step_kwargs["n_clean_levels"])
 
     @property
     def map_level(self) -> int:
-        """Noise level at which single clean states are scored: higher ones know the way better, lower ones the goal."""
+        """Noise level at which single clean states are scored: higher ones order far states better, lower ones near ones."""
         return self.n_clean_levels // 3
 
     # ------------------------------------------------------------------ hooks

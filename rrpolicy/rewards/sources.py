@@ -1,4 +1,4 @@
-"""Where targets of an extraction come from: both models asked about clean events, or pairs that were recorded."""
+"""Sources of an extraction's targets: both models evaluated at noised clean events, or recorded pairs."""
 
 from __future__ import annotations
 

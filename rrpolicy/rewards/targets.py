@@ -118,7 +118,7 @@ def make_targets(
     base: ScoreModel, expert: ScoreModel, x0: Tensor, generator: torch.Generator, n_value_draws: int
 ) -> Targets:
     """
-    Noise clean events to random levels and ask both models about them.
+    Noise clean events to random levels and evaluate both models there.
 
     :param x0: clean events (N, *event_shape), normalised
     :param n_value_draws: later levels per value target; 0 for gradients alone
@@ -153,7 +153,7 @@ def targets_at(
     n_value_draws: int,
 ) -> Targets:
     """
-    Ask both models about events that are noised already.
+    Evaluate both models at events that are noised already.
 
     :param x0: (N, *event_shape) the clean events
     :param x_t: (N, *event_shape)
@@ -172,19 +172,19 @@ def targets_along(
     base: ScoreModel,
     expert: ScoreModel,
     x0: Tensor,
-    way: Sequence[tuple[Tensor, Tensor]],
+    visited: Sequence[tuple[Tensor, Tensor]],
     generator: torch.Generator,
     n_value_draws: int,
 ) -> Targets:
     """
-    Ask both models about every x_t that a sampler visited.
+    Evaluate both models at every x_t that a sampler visited.
 
-    :param x0: (N, *event_shape) where it arrived
-    :param way: (x_t (N, *event_shape), t (N,)) of each of its steps
+    :param x0: (N, *event_shape), the clean events that it returned
+    :param visited: (x_t (N, *event_shape), t (N,)) of each of its steps
     :param n_value_draws: later levels per value target; 0 for gradients alone
     """
-    x_t, t = (torch.cat(tensors) for tensors in zip(*way, strict=True))
-    return targets_at(base, expert, x0.repeat(len(way), *(1,) * (x0.ndim - 1)), x_t, t, generator, n_value_draws)
+    x_t, t = (torch.cat(tensors) for tensors in zip(*visited, strict=True))
+    return targets_at(base, expert, x0.repeat(len(visited), *(1,) * (x0.ndim - 1)), x_t, t, generator, n_value_draws)
 
 
 def level_means(values: Tensor, t: Tensor, sigma: Tensor, by_noise: bool = False) -> Tensor:

@@ -1,6 +1,6 @@
 """ρ as a step reward in (0, 1] that agents can be trained on: only differences to the highest ρ of base data count, so
-the step head's free constant drops out and no temperature is chosen. :class:`BoundedReward` pays a ratio of densities,
-:class:`DistanceReward` what falls with the distance to the maximum, which tells agents more exactly where to rest.
+the step head's free constant drops out and no temperature is chosen. :class:`BoundedReward` is a ratio of densities,
+:class:`DistanceReward` falls with the distance to the maximum, which is sharper where agents are to rest.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from rrpolicy.rewards.protocol import StepReward, check_step_reward
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.wrappers import scored_in_chunks
 
-LEVEL_STRIDE = 2  # neighbouring levels say nearly the same
+LEVEL_STRIDE = 2  # neighbouring levels are nearly equal
 
 
 @dataclass(frozen=True)
 class AveragedReward:
     """
-    The step head averaged over every second clean level: the cleaner ones know the goal, the others the way, and the
-    mean's maximum lies nearer to the goal than that of most single levels. It scores single steps as a reward does.
+    The step head averaged over every second clean level: the cleaner ones are sharp at the goal, the others order far
+    states, and the mean's maximum lies nearer to the goal than that of most single levels. It scores single steps as a
+    reward does.
 
     :param reward: ρ with a step head
     """

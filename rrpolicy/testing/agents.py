@@ -105,7 +105,7 @@ class _Trial:
             actions.append(action)
         return actions
 
-    def ask(self, observation: Array, state: State | None = None, **kwargs: Any) -> tuple[Array, State | None]:
+    def call(self, observation: Array, state: State | None = None, **kwargs: Any) -> tuple[Array, State | None]:
         answer = self.agent.predict(observation, state, **kwargs)
         pair = isinstance(answer, tuple) and len(answer) == 2
         demand("predict", pair, f"predict returned a {type(answer).__name__}, wanted (actions, state)")
@@ -141,9 +141,9 @@ def _no_trace(trial: _Trial) -> None:
         for part in parts:
             part.training = training
         with leaves_no_trace("predict", modules):
-            _, state = trial.ask(observations)
+            _, state = trial.call(observations)
             kept = copy.deepcopy(state)
-            trial.ask(observations, state, episode_start=starts)
+            trial.call(observations, state, episode_start=starts)
         same = np.array_equal(observations, trial.first) and not starts.any() and _same_state(state, kept)
         demand("predict", same, "predict changed its arguments")
     for part, mode in zip(parts, modes, strict=True):
@@ -153,7 +153,7 @@ def _no_trace(trial: _Trial) -> None:
 def _shapes(trial: _Trial) -> None:
     shape = trial.action_space.shape
     for observation, wanted, n_envs in ((trial.first, (N_ENVS, *shape), N_ENVS), (trial.first[0], shape, 1)):
-        actions, state = trial.ask(observation, state=None, episode_start=np.ones(n_envs, bool), deterministic=True)
+        actions, state = trial.call(observation, state=None, episode_start=np.ones(n_envs, bool), deterministic=True)
         fits = isinstance(actions, np.ndarray) and actions.shape == wanted
         seen = f"actions for observations {observation.shape} have shape {np.shape(actions)}, wanted {wanted}"
         demand("predict", fits, seen)

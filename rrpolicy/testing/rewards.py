@@ -29,7 +29,7 @@ def check_reward(reward: RelativeReward, seed: int = 0) -> list[str]:
     Hold a reward against its contracts: *units*, *one normaliser* (for rewards of windows) and *archive*.
 
     :param reward: relative reward, learned or not
-    :param seed: of the events that it is asked about
+    :param seed: of the events that it is evaluated at
     :return: names of the contracts that were checked
     :raises ContractError: naming the first contract that is broken
     """
