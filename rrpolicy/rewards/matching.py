@@ -50,8 +50,8 @@ def eps_rms(targets: Targets, process: DiffusionProcess, pinned: Tensor, by_nois
     RMS of Δε (T,) over free entries at each level.
 
     :param by_noise: see :func:`level_means`. A head that predicts in these units needs them right at every level. Where
-        they only weigh gradients, too large a value at the cleanest levels serves: there, what two networks say differs
-        by their errors above all, and values teach more
+        they only weigh gradients, too large a value at the cleanest levels serves: there, two networks differ by their
+        errors above all, and values are the better targets
     """
     levels = torch.arange(process.n_diffusion_steps)
     # Δx̂0 = σ/α Δε varies slowly with t, so that is what neighbouring levels may share

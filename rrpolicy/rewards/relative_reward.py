@@ -237,7 +237,7 @@ class RelativeReward(nn.Module):
 
     @property
     def map_level(self) -> int:
-        """Noise level at which single clean states are scored: higher ones order far states better, lower ones near ones."""
+        """Noise level at which single clean states are scored: high ones order far states better, low ones near."""
         return self.n_clean_levels // 3
 
     # ------------------------------------------------------------------ hooks
