@@ -1,7 +1,5 @@
 """Policies keep the bounds of their actions: where they are made, kept and read again."""
 
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,11 @@ from test_finetune import TINY, Meter
 from test_spaces import Shapes
 
 from rrpolicy import TrajectoryDataset
-from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.archive import write_archive
+from rrpolicy.rl.cloning import clone_behaviour
 from rrpolicy.rl.finetune import finetune
-from rrpolicy.rl.on_reward import POLICY_KIND, clone_behaviour, load_trained, save_trained
-from rrpolicy.rl.td3bc import OFFLINE_KIND, load_offline, save_offline, train_offline
+from rrpolicy.rl.policies import load_policy, save_policy
+from rrpolicy.rl.td3bc import train_offline
 
 OFF_POLICY: dict[str, Any] = {"buffer_size": 1}
 ON_POLICY: dict[str, Any] = {"n_steps": 8, "batch_size": 8}
@@ -42,7 +41,7 @@ OBSERVATIONS = np.random.default_rng(0).normal(0, 30, (64, 3)).astype(np.float32
 @pytest.mark.parametrize("algorithm", [SAC, PPO])
 def test_a_kept_policy_reaches_as_far_as_before(algorithm: Any, env: Any, tmp_path: Path) -> None:
     model = untrained(algorithm, env)
-    policy = load_trained(save_trained(model, tmp_path / "policy"))
+    policy = load_policy(save_policy(model, tmp_path / "policy"))
     assert policy.action_space == model.action_space
     wanted, actions = (one.predict(OBSERVATIONS, deterministic=True)[0] for one in (model, policy))
     assert np.array_equal(wanted, actions)
@@ -50,20 +49,15 @@ def test_a_kept_policy_reaches_as_far_as_before(algorithm: Any, env: Any, tmp_pa
         assert np.abs(actions).max() > 1
 
 
-def without_bounds(path: Path, kind: str, old: Path) -> Path:
-    """The archive as older versions wrote it."""
-    archive = read_archive(path, kind)
-    config = {key: value for key, value in archive.config.items() if key != "action_space"}
-    written = write_archive(old, kind, config, archive.tensors)
-    with zipfile.ZipFile(written) as file:
-        assert "action_space" not in json.loads(file.read("config.json")).get("config", {})
-    return written
+def older(policy: Any, kind: str, target: Path, **config: Any) -> Path:
+    """The archive of a policy as older versions wrote it, without bounds of actions."""
+    dims = [list(space.shape) for space in (policy.observation_space, policy.action_space)]
+    return write_archive(target, kind, {"dims": dims, "net_arch": [8], **config}, {"policy": policy.state_dict()})
 
 
 def test_archives_of_older_versions_keep_their_bounds_of_one(tmp_path: Path) -> None:
     model = untrained(SAC, Drift())
-    old = without_bounds(save_trained(model, tmp_path / "policy"), POLICY_KIND, tmp_path / "old")
-    policy = load_trained(old)
+    policy = load_policy(older(model.policy, "sb3-policy", tmp_path / "old", algorithm="SAC"))
     assert (policy.action_space.high == 1).all() and (policy.action_space.low == -1).all()
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     assert np.array_equal(*(one.predict(observations, deterministic=True)[0] for one in (model, policy)))
@@ -72,20 +66,20 @@ def test_archives_of_older_versions_keep_their_bounds_of_one(tmp_path: Path) -> 
 def test_policies_without_flat_boxes_are_not_kept(tmp_path: Path) -> None:
     model = untrained(PPO, "CartPole-v1")
     with pytest.raises(ValueError, match="the action space is Discrete"):
-        save_trained(model, tmp_path / "policy")
+        save_policy(model, tmp_path / "policy")
     dictionary = untrained(SAC, Shapes(), "MultiInputPolicy")
     with pytest.raises(ValueError, match="the observation space is Dict"):
-        save_trained(dictionary, tmp_path / "policy")
+        save_policy(dictionary, tmp_path / "policy")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_actor_of_td3_keeps_its_bounds(tmp_path: Path) -> None:
     actor = untrained(TD3, "Pendulum-v1").actor
-    path = save_offline(actor, tmp_path / "actor")
-    again = load_offline(path)
+    path = save_policy(actor, tmp_path / "actor")
+    again = load_policy(path)
     actions, wanted = again.predict(OBSERVATIONS)[0], actor.predict(OBSERVATIONS)[0]
     assert np.array_equal(actions, wanted) and np.abs(actions).max() > 1
-    old = load_offline(without_bounds(path, OFFLINE_KIND, tmp_path / "old"))
+    old = load_policy(older(actor, "offline-policy", tmp_path / "old"))
     assert old.predict(OBSERVATIONS)[0] == pytest.approx(wanted / 2)  # what older versions made of it
 
 

@@ -1,4 +1,4 @@
-"""Training on rewards: what is paid, that learning learns, action repeat as a predictor, behaviour cloning."""
+"""Training on rewards: what is paid, that learning learns, and behaviour cloning."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.agents import Drift, make_agent
-from helpers.forged import forge
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import TrajectoryDataset
-from rrpolicy.common.archive import read_archive
 from rrpolicy.common.environments import ORIGINAL_REWARD
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.layout import TrajectoryLayout
@@ -23,19 +20,9 @@ from rrpolicy.evaluation import evaluate
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.transforms import AveragedReward, BoundedReward, DistanceReward
 from rrpolicy.rewards.wrappers import CHUNK
-from rrpolicy.rl.on_reward import (
-    ACTION_REPEAT,
-    N_BASE_TRANSITIONS,
-    POLICY_KIND,
-    SETTINGS,
-    ActionRepeat,
-    clone_behaviour,
-    evaluate_trained,
-    load_trained,
-    make_reward_env,
-    save_trained,
-    train_on_reward,
-)
+from rrpolicy.rl.cloning import clone_behaviour
+from rrpolicy.rl.on_reward import N_BASE_TRANSITIONS, SETTINGS, evaluate_trained, make_reward_env, train_on_reward
+from rrpolicy.rl.policies import ACTION_REPEAT, ActionRepeat
 
 MAZE, GOAL = ["####", "#..#", "####"], (1, 2)
 BOUND = np.full(4, 2.0)
@@ -182,93 +169,17 @@ def test_training_is_reproducible() -> None:
     assert np.array_equal(*(model.predict(np.ones((1, 4)), deterministic=True)[0] for model in (one, other)))
 
 
+def test_training_leaves_the_settings_as_they_are() -> None:
+    before = {name: str(settings) for name, settings in SETTINGS.items()}
+    train_on_reward(None, MAZE, GOAL, "SAC", 32, learning_starts=16, gradient_steps=1)
+    assert {name: str(settings) for name, settings in SETTINGS.items()} == before
+
+
 def test_unknown_algorithms_and_empty_budgets_are_refused() -> None:
     with pytest.raises(ValueError, match="algorithm must be one of PPO, SAC, got 'DQN'"):
         train_on_reward(None, MAZE, GOAL, "DQN")
     with pytest.raises(ValueError, match="total_timesteps is 0"):
         train_on_reward(None, MAZE, GOAL, "PPO", 0)
-
-
-# ---------------------------------------------------------------------- archives
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "arguments"),
-    [
-        ("PPO", {"n_steps": 2, "n_epochs": 1, "batch_size": 256}),
-        ("SAC", {"learning_starts": 16, "gradient_steps": 1}),
-        ("SAC", {"learning_starts": 16, "gradient_steps": 1, "policy_kwargs": {"net_arch": [8, 4]}}),
-    ],
-)
-def test_a_kept_policy_acts_as_the_algorithm_did(tmp_path: Path, algorithm: str, arguments: dict[str, Any]) -> None:
-    before = {name: str(settings) for name, settings in SETTINGS.items()}
-    model = train_on_reward(None, MAZE, GOAL, algorithm, 32, **arguments)
-    assert {name: str(settings) for name, settings in SETTINGS.items()} == before
-    path = save_trained(model, tmp_path / "new" / "policy", {"decisions": 32})
-    observations = np.random.default_rng(0).uniform(-1, 1, (5, 4))
-    actions, again = (one.predict(observations, deterministic=True)[0] for one in (model, load_trained(path)))
-    assert np.array_equal(actions, again) and path.name == "policy.zip"
-    assert read_archive(path, POLICY_KIND).card == {"decisions": 32}
-
-
-def test_policies_that_could_not_be_rebuilt_are_refused(tmp_path: Path) -> None:
-    model = train_on_reward(
-        None, MAZE, GOAL, "PPO", 1, n_steps=2, batch_size=256, n_epochs=1, policy_kwargs={"log_std_init": -1.0}
-    )
-    with pytest.raises(ValueError, match=r"other policy_kwargs than net_arch, got PPO with \{'log_std_init': -1.0\}"):
-        save_trained(model, tmp_path / "policy")
-    path = forge(tmp_path / "other.zip", POLICY_KIND, {"algorithm": "DQN"}, {})
-    with pytest.raises(ValueError, match=r"is not a valid sb3-policy archive: .*algorithm: .* 'PPO' or 'SAC', got DQN"):
-        load_trained(path)
-    with pytest.raises(FileNotFoundError):
-        load_trained(tmp_path / "nothing")
-
-
-# ---------------------------------------------------------------------- acting
-
-
-class Counter:
-    """The action is the observation and the number of decisions since the episode began; that number is the memory."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: Any = None) -> Any:
-        self.batches.append(len(observation))
-        (count,) = (np.zeros(len(observation)),) if state is None else state
-        count = np.where(episode_start, 0, count) + 1
-        return np.stack([observation[:, 0], count], axis=1), (count,)
-
-
-def test_actions_are_held_and_each_environment_keeps_its_own_time() -> None:
-    inner = Counter()
-    agent, state, chosen = ActionRepeat(inner, 3), None, []
-    starts = np.zeros((8, 2), dtype=bool)
-    starts[0] = starts[4, 1] = True
-    for step in range(8):
-        before = None if state is None else [array.copy() for array in state]
-        old = state
-        actions, state = agent.predict(np.full((2, 1), float(step)), state, starts[step])
-        if old is not None and before is not None:
-            assert all(np.array_equal(a, b) for a, b in zip(old, before, strict=True))  # inputs are left alone
-        chosen.append(actions)
-    assert np.array(chosen)[:, 0].tolist() == [[0, 1]] * 3 + [[3, 2]] * 3 + [[6, 3]] * 2
-    assert np.array(chosen)[:, 1].tolist() == [[0, 1]] * 3 + [[3, 2]] + [[4, 1]] * 3 + [[7, 2]]
-    assert inner.batches == [2, 2, 1, 1, 1]
-
-
-def test_one_observation_is_a_batch_of_one_and_agents_without_memory_are_fine() -> None:
-    agent = ActionRepeat(make_agent(), 2)
-    action, state = agent.predict(np.zeros(4), deterministic=True)
-    assert action.shape == (2,)
-    again, state = agent.predict(np.ones(4), state, np.array([False]), deterministic=True)
-    assert np.array_equal(action, again)
-    fresh, _ = agent.predict(np.ones(4), state, np.array([True]), deterministic=True)
-    assert not np.array_equal(action, fresh)
-    memoryless = ActionRepeat(clone_behaviour(_push(), 1), 3)
-    assert evaluate(memoryless, Drift, 3, n_envs=2).lengths.tolist() == [10] * 3
-    with pytest.raises(ValueError, match="n_steps is 0"):
-        ActionRepeat(make_agent(), 0)
 
 
 # ---------------------------------------------------------------------- behaviour cloning

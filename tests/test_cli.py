@@ -241,7 +241,8 @@ def test_training_on_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all(row["mean"] == 16 for row in rows if row["metric"] == "decisions")
     for agent in agents:
         names = [path.name for path in (tmp_path / agent).iterdir()]
-        assert sorted(name.split(".")[0] for name in names) == ["events", "progress"]
+        assert sorted(name.split(".")[0] for name in names) == ["events", "policy", "progress"]
+    assert "success_rate" in run("enjoy", tmp_path / agents[0], "--n-episodes", 1, "--no-progress").output
 
 
 def test_an_empty_zoo_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,12 @@ from stable_baselines3 import SAC
 from typer.testing import CliRunner
 
 from rrpolicy import zoo
-from rrpolicy.cli import app, collect_commands
+from rrpolicy.cli import agents, app, collect_commands
 from rrpolicy.common.archive import read_archive
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
-from rrpolicy.rl.on_reward import load_trained
+from rrpolicy.rl.policies import load_policy
 from rrpolicy.rl.replay import KIND, ReplayTraining
 
 HOPPER = "Hopper-v5"
@@ -114,8 +114,8 @@ def test_few_rows_are_not_spread_over_many_environments(hopper: Path) -> None:
 
 def test_the_name_may_leave_the_algorithm_to_the_caller(hopper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    load = collect_commands.load_sb3_agent
-    monkeypatch.setattr(collect_commands, "load_sb3_agent", lambda *given: seen.append(given[-1]) or load(*given))
+    load = agents.load_sb3_agent
+    monkeypatch.setattr(agents, "load_sb3_agent", lambda *given: seen.append(given[-1]) or load(*given))
     run(
         "--env",
         HOPPER,
@@ -161,10 +161,10 @@ def test_a_run_gives_weak_data_and_an_expert_of_its_lineage(hopper: Path, monkey
     rows = {row["metric"]: row for row in read_results(out) if row["agent"] == "SAC-training"}
     assert rows["return"]["n"] == rows["normalized_score"]["n"] == 10
     assert len(read_archive(out / "checkpoint.zip", KIND).tensors["replay"]["rewards"]) == 70
-    assert load_trained(policy).action_space.shape == (3,)
+    assert load_policy(policy).action_space.shape == (3,)
     run("--env", HOPPER, "--agent", policy, "--n-transitions", 10, "--out", hopper / "expert")
     (agent,) = load_dataset(hopper / "expert").metadata["agents"]
-    assert agent["name"] == "expert" and agent["card"]["total_timesteps"] == 70 and agent["kind"] == "sb3-policy"
+    assert agent["name"] == "expert" and agent["card"]["total_timesteps"] == 70 and agent["kind"] == "policy"
 
 
 def test_a_run_that_begins_anew_leaves_nothing_of_the_old_one(hopper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +265,7 @@ def test_policies_of_a_training_keep_their_bounds_and_tell_where_they_belong(tmp
         "--out",
         tmp_path / "a",
     )
-    assert load_trained(policy).action_space.high.tolist() == [2.0]
+    assert load_policy(policy).action_space.high.tolist() == [2.0]
     run("--agent", policy, "--n-transitions", 205, "--out", tmp_path / "b")  # where it belongs is in its card
     data = load_dataset(tmp_path / "b")
     assert data.metadata["env_id"] == "Pendulum-v1" and data.n_transitions == 205

@@ -128,7 +128,7 @@ def test_a_section_is_looked_at_before_the_work_it_is_for(tmp_path: Path, monkey
     (tmp_path / "odd.toml").write_text(toml(recipe(map={"colour": 1}, evaluation={"mood": 1})))
     odd = ("--recipe", tmp_path / "odd.toml", "--no-progress")
     monkeypatch.setattr(commands.experiments, "extract", None)
-    monkeypatch.setattr(commands, "acting", None)
+    monkeypatch.setattr(commands, "load_agent_for", None)
     pair = ("--base", f"{ENV_ID}/base", "--expert", f"{ENV_ID}/expert-3-1")
     assert "section [map]: got an unexpected" in fault("extract", *pair, "--out", tmp_path / "out", *odd)
     assert "section [evaluation]: got an unexpected" in fault("enjoy", f"{ENV_ID}/base", *odd)

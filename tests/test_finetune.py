@@ -12,8 +12,8 @@ from helpers.agents import same_tensors
 
 from rrpolicy import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
-from rrpolicy.rl.finetune import SETTINGS, FinetuneSettings, MeanAction, SquashedReward, finetune, rho_of
-from rrpolicy.rl.on_reward import load_trained, save_trained
+from rrpolicy.rl.finetune import SETTINGS, FinetuneSettings, SquashedReward, finetune, rho_of
+from rrpolicy.rl.policies import MeanAction, load_policy, save_policy
 
 LIMIT = 6
 TINY = FinetuneSettings(
@@ -165,8 +165,8 @@ def test_it_goes_where_it_is_paid_to(data: TrajectoryDataset, tmp_path: Any) -> 
     first, last = true.curve[0], true.curve[-1]
     assert (first.timesteps, last.timesteps, len(last.returns)) == (0, 150, 2)
     assert np.mean(last.returns) > np.mean(first.returns)
-    save_trained(true.model, tmp_path / "policy.zip", {"curve": true.curve})
-    kept = MeanAction(load_trained(tmp_path / "policy.zip"))
+    save_policy(true.model, tmp_path / "policy.zip", {"curve": true.curve})
+    kept = MeanAction(load_policy(tmp_path / "policy.zip"))
     assert kept.predict(observations)[0].mean() < -0.75  # its own units, as robots have: [-1, 1]
 
 

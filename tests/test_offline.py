@@ -12,7 +12,8 @@ from torch import nn
 
 from rrpolicy import TrajectoryDataset
 from rrpolicy.rl import td3bc
-from rrpolicy.rl.td3bc import OfflineSettings, load_offline, save_offline, train_offline
+from rrpolicy.rl.policies import load_policy, save_policy
+from rrpolicy.rl.td3bc import OfflineSettings, train_offline
 
 LENGTHS = (8, 3, 5)  # at a limit of 8 one is cut off, one ends for good, one was still under way
 MEAN, STD = np.array([3.0, -1.0]), np.array([2.0, 0.1])
@@ -71,10 +72,10 @@ def test_the_policy_takes_plain_observations_and_survives_its_archive(given: lis
         standard = torch.tensor(given[0][0], dtype=torch.float32)
         wanted = torch.tanh(last(torch.relu(second(torch.relu(first(standard))))))
     assert actor.predict(data.observations)[0] == pytest.approx(wanted.numpy(), abs=1e-4)
-    path = save_offline(actor, tmp_path / "policy.zip", {"cpu_seconds": 1.0})
-    assert np.array_equal(load_offline(path).predict(data.observations)[0], actor.predict(data.observations)[0])
+    path = save_policy(actor, tmp_path / "policy.zip", {"cpu_seconds": 1.0})
+    assert np.array_equal(load_policy(path).predict(data.observations)[0], actor.predict(data.observations)[0])
     with pytest.raises(FileNotFoundError):
-        load_offline(tmp_path / "none.zip")
+        load_policy(tmp_path / "none.zip")
 
 
 def test_what_cannot_be_learned_from_is_refused(given: list[Any]) -> None:

@@ -16,8 +16,8 @@ from rrpolicy.agents.options import grouped
 from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.diffusion.score_model import check_compatible
+from rrpolicy.rl.cloning import clone_behaviour
 from rrpolicy.rl.finetune import FinetuneSettings, finetune
-from rrpolicy.rl.on_reward import clone_behaviour
 from rrpolicy.rl.replay import ReplayTraining
 from rrpolicy.testing import check_agent
 

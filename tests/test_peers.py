@@ -21,7 +21,9 @@ from rrpolicy.experiments.maze2d import peers as measured
 from rrpolicy.rewards.maps import reward_map
 from rrpolicy.rl import adversarial
 from rrpolicy.rl.adversarial import PEERS, Decisions, Demonstrations, Peer, PeerReward, PeerSettings, train_peer
-from rrpolicy.rl.on_reward import ACTION_REPEAT, SETTINGS, clone_behaviour
+from rrpolicy.rl.cloning import clone_behaviour
+from rrpolicy.rl.on_reward import SETTINGS
+from rrpolicy.rl.policies import ACTION_REPEAT
 
 MAZE, GOAL = ["#####", "#...#", "#####"], (1, 3)
 ROUND = SETTINGS["PPO"].n_envs * SETTINGS["PPO"].arguments["n_steps"]

@@ -13,7 +13,7 @@ from helpers.forged import forge
 
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.interruption import TrainingInterrupted
-from rrpolicy.rl.on_reward import load_trained, save_trained
+from rrpolicy.rl.policies import load_policy, save_policy
 from rrpolicy.rl.replay import DEFAULTS, KIND, WINDOW_EPISODES, ReplayTraining
 
 LIMIT = 20
@@ -201,10 +201,10 @@ def test_a_signal_saves_before_it_stops(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_last_policy_is_kept(tmp_path: Path) -> None:
     run = ReplayTraining(gym.make("Hopper-v5", max_episode_steps=5), **{**QUICK, "learning_starts": 5})
     run.train(20)
-    path = save_trained(run.model, tmp_path / "policy", run.facts())
+    path = save_policy(run.model, tmp_path / "policy", run.facts())
     observations = np.random.default_rng(0).uniform(-1, 1, (4, 11))
     wanted, _ = run.model.predict(observations, deterministic=True)
-    assert np.array_equal(load_trained(path).predict(observations, deterministic=True)[0], wanted)
+    assert np.array_equal(load_policy(path).predict(observations, deterministic=True)[0], wanted)
 
 
 def test_runs_that_cannot_go_on_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from rrpolicy.rl.sb3_files import Sb3Agent, is_sb3_agent, load_sb3_agent
+from rrpolicy.rl.policies import Sb3Agent
+from rrpolicy.rl.sb3_files import is_sb3_agent, load_sb3_agent
 from rrpolicy.rl.vecnormalize import read_statistics
 
 ENV_ID = "Pendulum-v1"  # observations (3,), actions (1,) in [-2, 2]

@@ -1,4 +1,4 @@
-"""Agents without planning as a command: train-on-reward asks whether ρ can stand in for the true reward."""
+"""Agents without planning as a command: train-on-reward compares training on ρ with training on the true reward."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from rrpolicy.evaluation import Evaluation, Row, result_row
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task, plain_row
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rl.on_reward import evaluate_trained, train_on_reward
+from rrpolicy.rl.policies import ActionRepeat, save_policy
 
 
 class Algorithm(StrEnum):
@@ -52,7 +53,8 @@ def train_agents_on_reward(
     Train PPO or SAC on an extracted reward, and on the true one for comparison, from the same starts and seed.
 
     Training runs in the vectorised simulator; the table shows success and return under the true dense reward in the
-    real environment. Leaves results.json and a folder with the learning curves (CSV, TensorBoard) of each agent.
+    real environment. Leaves results.json and a folder for each agent, with its learning curves (CSV, TensorBoard) and
+    policy.zip, which `rrpolicy enjoy` takes.
 
     \b
     Examples:
@@ -79,7 +81,7 @@ def train_agents_on_reward(
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Agents that differ only in what they were paid."""
+    """Agents that differ only in the reward they were trained on."""
 
     task: Task
     algorithm: str
@@ -105,6 +107,8 @@ class _Comparison:
             rows += results[-1].rows(agent)
             costs = {"decisions": float(model.num_timesteps), "cpu_seconds": seconds}
             rows += [plain_row(agent, metric, cost) for metric, cost in costs.items()]
+            card = {**self.task.to_card(), "seed": self.seed, "paid": agent.removeprefix(f"{self.algorithm}-"), **costs}
+            save_policy(ActionRepeat(model), out / agent / "policy.zip", card)
         if len(results) == 2:  # the same starts, so episodes are compared one by one
             rows.append(result_row(sources[0][0], "return_over_true", results[0].returns / results[1].returns))
         return rows

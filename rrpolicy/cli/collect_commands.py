@@ -1,11 +1,10 @@
-"""Data as a command: waypoint demonstrations in mazes, roll-outs of one or several agents anywhere, whoever trained
-them, and the replay buffer of a SAC run. Whatever the way, a Minari folder appears whole, with how it was made."""
+"""Datasets as a command: waypoint demonstrations in mazes, roll-outs of one or several agents in any environment, and
+the replay buffer of a SAC run. The result is always a whole Minari folder with metadata of how it was made."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,38 +14,25 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rrpolicy import zoo
 from rrpolicy.cli import options
-from rrpolicy.cli.options import agent_label, load_agent_for
+from rrpolicy.cli.agents import load_planner_for, load_policy_for, source_of
+from rrpolicy.cli.options import agent_label
 from rrpolicy.cli.program import echo
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.messages import at
-from rrpolicy.common.spaces import check_spaces, flat_box
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.collect import MixtureComponent, collect_mixture, collect_point_maze
 from rrpolicy.data.reference_scores import normalized_score, reference_score
 from rrpolicy.evaluation import RESULTS_FILE, Row, result_row, table, write_results
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task
 from rrpolicy.experiments.runs import CHECKPOINT, clear, write_dataset
-from rrpolicy.rl.on_reward import POLICY_KIND, ActionRepeat, load_trained, save_trained
+from rrpolicy.rl.policies import POLICY_KINDS, Sb3Agent, save_policy
 from rrpolicy.rl.replay import ReplayTraining
-from rrpolicy.rl.sb3_files import is_sb3_agent, load_sb3_agent
+from rrpolicy.rl.sb3_files import is_sb3_agent
 
 MAX_ENVS = 8
 STEPS_PER_ENV = 1000  # fewer would leave most episodes unfinished
 TRAINING_STEPS = 1_000_000
-
-
-class Algorithm(StrEnum):
-    """Whose agents can be read; SAC is the one that ``--from-training`` runs."""
-
-    SAC = "SAC"
-    TQC = "TQC"
-    TD3 = "TD3"
-    DDPG = "DDPG"
-    PPO = "PPO"
-    A2C = "A2C"
-    TRPO = "TRPO"
-    ARS = "ARS"
 
 
 def collect(
@@ -64,7 +50,7 @@ def collect(
         ),
     ] = None,
     algorithm: Annotated[
-        Algorithm | None,
+        options.Algorithm | None,
         typer.Option(
             "--algorithm",
             help="What trained the SB3 files, when their names do not tell; or what --from-training runs (SAC).",
@@ -150,7 +136,7 @@ def collect(
     how = {"action_noise": action_noise, "epsilon": epsilon, "deterministic": deterministic}
     if not agent and (any(how.values()) or n_envs is not None):
         raise ValueError("--action-noise, --epsilon, --deterministic and --n-envs need --agent")
-    if from_training and (agent or algorithm not in (None, Algorithm.SAC)):
+    if from_training and (agent or algorithm not in (None, options.Algorithm.SAC)):
         raise ValueError("--from-training trains SAC: --agent and other algorithms cannot be given with it")
     if not from_training and (stop_return is not None or policy_out is not None or resume):
         raise ValueError("--stop-return, --policy-out and --resume need --from-training")
@@ -234,34 +220,17 @@ def _driver(text: str, task: Task, algorithm: str | None) -> MixtureComponent:
     :raises ValueError: for something that cannot act in the task's environment
     """
     name, share = _name_and_share(text)
-    env = task.make()
-    env.close()
-    source = name if is_sb3_agent(name) else zoo.find(name)
-    if is_sb3_agent(source):
-        read = load_sb3_agent(source, task.env_id, env.observation_space, env.action_space, algorithm)
-        facts = {"source": name, "algorithm": read.algorithm, "normalised_observations": read.statistics is not None}
-        stem = agent_label(name, None)
-        return MixtureComponent(
-            stem if stem.startswith(read.algorithm) else f"{read.algorithm}-{stem}", read, share, facts
-        )
+    label, source = agent_label(name, None), source_of(name)
+    agent: Predictor = load_policy_for(name, task, algorithm) or load_planner_for(name, task, {})
+    if is_sb3_agent(source) and isinstance(agent, Sb3Agent):
+        known = {"algorithm": agent.algorithm, "normalised_observations": agent.statistics is not None}
+        label = label if label.startswith(agent.algorithm) else f"{agent.algorithm}-{label}"
+        return MixtureComponent(label, agent, share, {"source": name, **known})
     archive = read_archive(source)
-    facts = {"source": name, "kind": archive.kind}
-    if archive.kind != POLICY_KIND:
-        return MixtureComponent(agent_label(name, None), load_agent_for(name, task, {}, None, None, None), share, facts)
-    home = archive.card.get("environment", task.env_id)
-    if home != task.env_id:
-        raise ValueError(f"{source}: a policy for {home}, wanted one for {task.env_id}")
-    policy = load_trained(source)
-    seen, done = flat_box(policy.observation_space, "observation"), flat_box(policy.action_space, "action")
-    unbounded = not seen.is_bounded() and seen.shape == env.observation_space.shape  # archives keep no bounds of these
-    check_spaces(
-        flat_box(env.observation_space, "observation") if unbounded else seen,
-        done,
-        env.observation_space,
-        env.action_space,
-    )
-    agent: Predictor = ActionRepeat(policy) if task.is_maze else policy
-    return MixtureComponent(agent_label(name, None), agent, share, {**facts, "card": archive.card})
+    facts: dict[str, Any] = {"source": name, "kind": archive.kind}
+    if archive.kind in POLICY_KINDS:
+        facts["card"] = archive.card
+    return MixtureComponent(label, agent, share, facts)
 
 
 def _name_and_share(text: str) -> tuple[str, float]:
@@ -308,7 +277,7 @@ def _from_training(
         rows = _write(dataset, out, task, _return_rows("SAC-training", task.env_id, dataset.metadata["returns"]))
         if policy_out is not None:
             train(total)
-            kept = save_trained(run.model, policy_out, run.facts())
+            kept = save_policy(run.model, policy_out, run.facts())
             echo(f"policy after {run.num_timesteps} steps: {kept}")
     finally:
         env.close()

@@ -10,8 +10,9 @@ import typer
 
 from rrpolicy import experiments, zoo
 from rrpolicy.cli import options
+from rrpolicy.cli.agents import load_agent_for
 from rrpolicy.cli.data_commands import warn_of_data
-from rrpolicy.cli.options import agent_label, load_agent_for, recipe_for, report, task_in_card, task_of
+from rrpolicy.cli.options import agent_label, recipe_for, report, task_in_card, task_of
 from rrpolicy.cli.program import Program, echo
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.messages import at, printable
@@ -231,6 +232,7 @@ def enjoy(
     out: options.MaybeOut = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
+    algorithm: options.AlgorithmOfFile = None,
 ) -> None:
     """
     Let an agent run in its environment and print success and return with 95 % intervals.
@@ -240,11 +242,13 @@ def enjoy(
       rrpolicy enjoy PointMaze_UMaze-v3/expert-3-1
       rrpolicy enjoy PointMaze_UMaze-v3/base --goal 3,1 --out runs/base
       rrpolicy enjoy PointMaze_UMaze-v3/base --reward PointMaze_UMaze-v3/reward-3-1 --scale 2
+      rrpolicy enjoy runs/hopper-sac.zip
+      rrpolicy enjoy sb3/tqc-Hopper-v3 --env Hopper-v5
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
     values = recipe_for(task, recipe)
     check_section(values, "evaluation", evaluate)
-    player = load_agent_for(agent, task, values, reward, scale, n_candidates)
+    player = load_agent_for(agent, task, values, reward, scale, n_candidates, algorithm)
     settings = {**experiments.section(values, "evaluation"), "n_eval_episodes": n_episodes}
     result = evaluate(player, task.make, seed=seed, progress_bar=progress, **settings)
     report(result.rows(agent_label(agent, reward)), out)
@@ -265,6 +269,7 @@ def record(
     ] = None,
     seed: options.Seed = 0,
     recipe: options.RecipeFile = None,
+    algorithm: options.AlgorithmOfFile = None,
 ) -> None:
     """
     Film an agent with its plan overlaid (no display and no OpenGL needed).
@@ -276,7 +281,7 @@ def record(
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
     values = recipe_for(task, recipe)
-    player = load_agent_for(agent, task, values, reward, scale, n_candidates)
+    player = load_agent_for(agent, task, values, reward, scale, n_candidates, algorithm)
     called = agent_label(agent, reward)
     deterministic = experiments.section(values, "evaluation").get("deterministic", True)
     path = out / f"{called}.mp4"

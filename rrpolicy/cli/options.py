@@ -5,24 +5,19 @@ from __future__ import annotations
 import datetime
 import math
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rrpolicy import experiments, zoo
-from rrpolicy.agents.guided_planner import GuidedPlanner
-from rrpolicy.agents.planning import Planner
 from rrpolicy.cli.program import echo
 from rrpolicy.common.messages import at
-from rrpolicy.common.spaces import check_spaces
 from rrpolicy.evaluation import Row, table, write_results
 from rrpolicy.experiments import Recipe, Task
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
-from rrpolicy.images.classifier import ImageClassifier
-from rrpolicy.images.reward import ImageReward
-from rrpolicy.images.training import ImageDiffusion
-from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rl.sb3_files import is_sb3_agent
 
 SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
 
@@ -112,7 +107,9 @@ MaybeOut = Annotated[
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe (TOML) instead of the zoo's.")]
 DATA_SOURCE = "Minari folder or id, D4RL name or file, robomimic or npz file, LeRobot folder, Zarr folder or zip file."
-AgentName = Annotated[str, typer.Argument(metavar="AGENT", help="Zoo name, or path of an archive.")]
+AgentName = Annotated[
+    str, typer.Argument(metavar="AGENT", help="Zoo name, path of an archive, SB3 file or hub id (sb3/tqc-Hopper-v3).")
+]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progress bars.")]
 Reward = Annotated[str | None, typer.Option("--reward", help="Steer the agent with this reward (zoo name or path).")]
 Scale = Annotated[
@@ -123,6 +120,29 @@ Candidates = Annotated[
     typer.Option("--n-candidates", min=1, help="Plans to choose the best from: by the reward, else the likeliest."),
 ]
 Episodes = Annotated[int, typer.Option("--n-episodes", min=1, help="Episodes, seed-matched between agents.")]
+
+
+class Algorithm(StrEnum):
+    """Algorithms whose agents can be read from files of Stable-Baselines3."""
+
+    SAC = "SAC"
+    TQC = "TQC"
+    TD3 = "TD3"
+    DDPG = "DDPG"
+    PPO = "PPO"
+    A2C = "A2C"
+    TRPO = "TRPO"
+    ARS = "ARS"
+
+
+AlgorithmOfFile = Annotated[
+    Algorithm | None,
+    typer.Option(
+        "--algorithm",
+        help="What trained a file of Stable-Baselines3, when its name does not tell.",
+        case_sensitive=False,
+    ),
+]
 
 
 # ---------------------------------------------------------------------- what a command is about
@@ -145,6 +165,8 @@ def task_in_card(name: str, needed: bool) -> Task | None:
         is a fault; otherwise it is left out
     :raises ValueError: naming the file
     """
+    if is_sb3_agent(name):  # has no card
+        return None
     card = zoo.card(name)
     try:
         return Task.from_card(card)
@@ -160,7 +182,7 @@ def task_of(
     """
     The task of the options, and for what they leave open, of the first card that knows.
 
-    :param names: agents and rewards whose cards are asked, in this order
+    :param names: agents and rewards whose cards are read, in this order
     :raises ValueError: when neither tells the environment
     """
     tasks = [task for name in names if (task := task_in_card(name, needed=env is None)) is not None]
@@ -172,31 +194,6 @@ def task_of(
         chosen = Task.create(env or (tasks[0].env_id if tasks else experiments.DEFAULT_ENV_ID), maze_map)
     goals = [task.goal for task in tasks if task.goal and task.with_goal(None) == chosen.with_goal(None)]
     return chosen.with_goal(goal or (goals[0] if goals else None))
-
-
-def load_agent_for(
-    name: str, task: Task, recipe: Recipe, reward: str | None, scale: float | None, n_candidates: int | None
-) -> Planner:
-    """
-    The agent of a name, steered when a reward is given.
-
-    :raises ValueError: for something that cannot act, or not in the task's environment
-    """
-    agent = zoo.load(name)
-    if isinstance(agent, RelativeReward | ImageReward):
-        raise ValueError(f"{name!r} is a reward, wanted an agent")
-    if isinstance(agent, ImageDiffusion | ImageClassifier):
-        raise ValueError(f"{name!r} is about images, wanted an agent")
-    env = task.make()
-    env.close()
-    check_spaces(agent.observation_space, agent.action_space, env.observation_space, env.action_space)
-    if reward is None:
-        if scale is not None:
-            raise ValueError("--scale needs --reward")
-        return agent if n_candidates is None else agent.with_planning(n_candidates=n_candidates)
-    if isinstance(agent, GuidedPlanner):
-        raise ValueError(f"{name!r} is steered already, --reward needs a plain agent")
-    return experiments.steer(agent, zoo.load_reward(reward), recipe, scale=scale, n_candidates=n_candidates)
 
 
 def agent_label(name: str, reward: str | None) -> str:

@@ -9,7 +9,8 @@ import typer
 
 from rrpolicy import experiments, zoo
 from rrpolicy.cli import options
-from rrpolicy.cli.options import agent_label, load_agent_for, recipe_for, report, task_of
+from rrpolicy.cli.agents import load_planner_for
+from rrpolicy.cli.options import agent_label, recipe_for, report, task_of
 from rrpolicy.cli.program import echo
 from rrpolicy.evaluation import benchmark as benchmarks
 from rrpolicy.evaluation.plots import plot_learning_curve, plot_plans, plot_reward_map
@@ -70,7 +71,7 @@ def plans(
       rrpolicy plot plans PointMaze_UMaze-v3/base --reward PointMaze_UMaze-v3/reward-3-1 --out runs/pictures
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
-    player = load_agent_for(agent, task, recipe_for(task, recipe), reward, scale, n_candidates)
+    player = load_planner_for(agent, task, recipe_for(task, recipe), reward, scale, n_candidates)
     observations = experiments.observations_for_plans(task.maze, n_plans, seed)
     called = agent_label(agent, reward)
     plot_plans(player, task.maze, observations, out / f"plans-{called}.png", goal=task.goal, title=called)
@@ -134,5 +135,5 @@ def latency(
         report(latency_of(recipe_for(task, recipe), n_repeats, seed, task), out)
         return
     task = task_of([reward, agent] if reward else [agent])
-    player = load_agent_for(agent, task, recipe_for(task, recipe), reward, None, None)
+    player = load_planner_for(agent, task, recipe_for(task, recipe), reward)
     report(benchmarks.decisions(player, task.make, agent_label(agent, reward), n_repeats, seed), out)

@@ -240,8 +240,27 @@ class ManifestFields(Fields, extra="allow"):
     about: RecordingFields
 
 
+class StatisticsFields(Fields):
+    """How observations are normalised, beside their mean and variance."""
+
+    clip: Positive
+    epsilon: Positive
+
+
+class PolicyFields(Fields):
+    """A policy without planning, whichever algorithm trained it; sizes are those of its weights."""
+
+    network: Literal["actor-critic", "squashed-gaussian", "deterministic", "search"]
+    algorithm: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+ -]{0,100}$")] = ""
+    activation: Literal["ReLU", "Tanh", "ELU", "LeakyReLU"]
+    observation_space: BoxFields
+    action_space: BoxFields
+    action_repeat: Annotated[int, Field(ge=1, le=2**24)] = 1
+    statistics: StatisticsFields | None = None
+
+
 class Sb3PolicyFields(Fields):
-    """A policy that Stable-Baselines3 trained."""
+    """A policy that Stable-Baselines3 trained, as older versions wrote it."""
 
     algorithm: Literal["PPO", "SAC"]
     dims: _Dims
@@ -250,7 +269,7 @@ class Sb3PolicyFields(Fields):
 
 
 class OfflinePolicyFields(Fields):
-    """A policy that TD3+BC trained."""
+    """A policy that TD3+BC trained, as older versions wrote it."""
 
     dims: _Dims
     net_arch: Widths
@@ -291,6 +310,7 @@ KINDS: Mapping[str, type[Fields]] = {
     "image-judge": ImageClassifierFields,
     "image-reward": ImageRewardFields,
     "image-samples": NoFields,
+    "policy": PolicyFields,
     "sb3-policy": Sb3PolicyFields,
     "offline-policy": OfflinePolicyFields,
     "replay-training": ReplayTrainingFields,

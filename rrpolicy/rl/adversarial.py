@@ -23,7 +23,8 @@ from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
-from rrpolicy.rl.on_reward import ACTION_REPEAT, SETTINGS, ActionRepeat
+from rrpolicy.rl.on_reward import SETTINGS
+from rrpolicy.rl.policies import ACTION_REPEAT, ActionRepeat
 
 INSTALL = (  # without its dependencies: its pins are older than what it runs with
     "AIRL and GAIL need imitation: pip install tensorboard rich && pip install --no-deps imitation==1.0.1"

@@ -27,13 +27,14 @@ from rrpolicy.common.arguments import whole
 from rrpolicy.common.environments import Copying, make_several, refuse_normalised_rewards
 from rrpolicy.common.seeding import MAX_SB3_SEED, checked_seed
 from rrpolicy.common.spaces import FlatSpaces, flat_box_or_none, refuse_normalised
-from rrpolicy.common.typing import Array, Predictor, State
+from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.report import check_actions
 from rrpolicy.data.transitions import Transitions, terminals, transitions
 from rrpolicy.evaluation import evaluate
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform, relabel
+from rrpolicy.rl.policies import MeanAction
 
 SATURATED = 0.999  # actions nearer to their bounds are cloned as this: a squashed Gaussian cannot reach 1
 CLONING_RATE = 1e-3
@@ -147,27 +148,6 @@ class HalfDataBuffer(ReplayBuffer):
         old = np.random.randint(self.n_data, size=batch_size - n_new)
         new = np.random.randint(self.n_data, self.pos, size=n_new) if n_new else old[:0]
         return self._get_samples(np.concatenate([old, new]), env)
-
-
-class MeanAction:
-    """
-    A policy that always acts by its mean; what it would draw comes from torch's global generator.
-
-    :param policy: Stable-Baselines3's, or an algorithm
-    """
-
-    def __init__(self, policy: Predictor) -> None:
-        self.policy = policy
-
-    def predict(
-        self,
-        observation: Any,
-        state: State | None = None,
-        episode_start: Array | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Array, State | None]:
-        """As :class:`Predictor` says, deterministic or not."""
-        return self.policy.predict(observation, state, episode_start, True)
 
 
 def finetune(

@@ -9,26 +9,22 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor, create_mlp
-from stable_baselines3.sac.policies import Actor as SquashedGaussianActor
-from stable_baselines3.td3.policies import Actor as DeterministicActor
-from torch import Tensor, nn
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
 
 from rrpolicy import zoo
 from rrpolicy.common.messages import RrpolicyWarning, at, printable
 from rrpolicy.common.schema import check_containers
 from rrpolicy.common.torch_files import read_weights
-from rrpolicy.common.typing import Array, State
-from rrpolicy.common.weights import check_layers
 from rrpolicy.common.zips import member_names, read_members
+from rrpolicy.rl.networks import ACTIVATIONS, NETWORKS, Weights, actor_weights
+from rrpolicy.rl.policies import Sb3Agent
 from rrpolicy.rl.vecnormalize import ObservationStatistics, read_statistics
 
 MAX_MEMBER_BYTES = 2**28
@@ -37,35 +33,17 @@ STATISTICS_FILES = ("vecnormalize.pkl", "vec_normalize.pkl")
 _WEIGHTS, _DATA = "policy.pth", "data"
 _HUB_ID = re.compile(r"(?:hub:)?([\w.-]+/((\w+)-[A-Z][\w-]*-v\d+))")
 _ENV_ID = re.compile(r"([A-Z][A-Za-z0-9]*)-v\d+")
-_ACTIVATIONS: Mapping[str, type[nn.Module]] = {cls.__name__: cls for cls in (nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU)}
-
-Weights = Mapping[str, Tensor]
-
-
-class Sb3Agent:
-    """
-    A policy with the normalisation of observations that it was trained with.
-
-    :param policy: Stable-Baselines3's
-    :param algorithm: which trained it
-    :param statistics: None when it was trained on plain observations
-    """
-
-    def __init__(self, policy: BasePolicy, algorithm: str, statistics: ObservationStatistics | None = None) -> None:
-        self.policy, self.algorithm, self.statistics = policy, algorithm, statistics
-
-    def predict(
-        self,
-        observation: Any,
-        state: State | None = None,
-        episode_start: Array | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Array, State | None]:
-        """As :class:`Predictor` says; there is no memory, and what is drawn comes from torch's global generator."""
-        observations = np.asarray(observation)
-        if self.statistics is not None:
-            observations = self.statistics.normalize(observations)
-        return self.policy.predict(observations, deterministic=deterministic)
+ALGORITHMS: Mapping[str, str] = {  # and the networks of their policies
+    "sac": "squashed-gaussian",
+    "tqc": "squashed-gaussian",  # differs from SAC in its critics alone
+    "td3": "deterministic",
+    "ddpg": "deterministic",
+    "ppo": "actor-critic",
+    "a2c": "actor-critic",
+    "trpo": "actor-critic",
+    "ars": "search",
+}
+_ON_POLICY = ("ppo", "a2c", "trpo", "ars")
 
 
 def is_sb3_agent(source: str | os.PathLike[str]) -> bool:
@@ -78,7 +56,7 @@ def is_sb3_agent(source: str | os.PathLike[str]) -> bool:
         except ValueError:
             return False
     found = _HUB_ID.fullmatch(os.fspath(source))
-    return not path.exists() and found is not None and found[3] in _BUILDERS
+    return not path.exists() and found is not None and found[3] in ALGORITHMS
 
 
 def load_sb3_agent(
@@ -105,8 +83,8 @@ def load_sb3_agent(
     if not (isinstance(observation_space, spaces.Box) and isinstance(action_space, spaces.Box)):
         raise ValueError(f"{path}: wanted an environment with flat Box spaces, {env_id} has {observation_space}")
     chosen = (algorithm or _guess(path)).lower()
-    if chosen not in _BUILDERS:
-        raise ValueError(f"{path}: algorithm is {chosen!r}, wanted one of {', '.join(_BUILDERS)}")
+    if chosen not in ALGORITHMS:
+        raise ValueError(f"{path}: algorithm is {chosen!r}, wanted one of {', '.join(ALGORITHMS)}")
     robots = [match[1] for name in (path.stem, path.parent.name) if (match := _ENV_ID.search(name))]
     if robots and robots[0] != env_id.split("-")[0]:
         raise ValueError(f"{path}: by its name an agent of {robots[0]}, wanted one of {env_id}")
@@ -118,7 +96,8 @@ def load_sb3_agent(
         raise ValueError(f"{path}: was trained with other layers than its algorithm's own, which cannot be told apart")
     activation = _activation(path, data)
     try:
-        policy, own = _BUILDERS[chosen](observation_space, action_space, weights, activation)
+        own = weights if chosen in _ON_POLICY else actor_weights(weights)
+        policy = NETWORKS[ALGORITHMS[chosen]](observation_space, action_space, own, activation)
     except RuntimeError as error:
         raise ValueError(at(path, f"{_WEIGHTS}: {error}: not an agent of {chosen}")) from error
     _fill(path, chosen, policy, own)
@@ -142,9 +121,9 @@ def _guess(path: Path) -> str:
     """The algorithm that the file's name tells, or that of a folder around it, the nearest first."""
     for name in (path.stem, *(folder.name for folder in path.resolve().parents)):
         for word in re.split(r"[^a-z0-9]+", name.lower()):
-            if word in _BUILDERS:
+            if word in ALGORITHMS:
                 return word
-    raise ValueError(f"{path}: the name does not tell the algorithm, wanted one of {', '.join(_BUILDERS)}")
+    raise ValueError(f"{path}: the name does not tell the algorithm, wanted one of {', '.join(ALGORITHMS)}")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Weights]:
@@ -181,9 +160,9 @@ def _activation(path: Path, data: Mapping[str, Any]) -> type[nn.Module] | None:
     if not isinstance(text, str):
         return None
     name = text.rstrip("'>").rpartition(".")[2]
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"{path}: activation_fn is {printable(text)!r}, wanted one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]
+    if name not in ACTIVATIONS:
+        raise ValueError(f"{path}: activation_fn is {printable(text)!r}, wanted one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def _fill(path: Path, algorithm: str, policy: BasePolicy, weights: Weights) -> None:
@@ -223,98 +202,3 @@ def _statistics(
     if statistics is not None and statistics.mean.shape != space.shape:
         raise ValueError(f"{found}: has statistics of shape {statistics.mean.shape}, wanted {space.shape}")
     return statistics
-
-
-# ---------------------------------------------------------------------- the policies
-
-
-def _widths(weights: Weights, prefix: str) -> list[int]:
-    """
-    The outputs of the layers ``prefix.0``, ``prefix.2``, … in their order.
-
-    :raises RuntimeError: when the layers between them are not stored, before anything of their size is made
-    """
-    layers = {
-        int(match[1]): len(value)
-        for name, value in weights.items()
-        if (match := re.fullmatch(rf"{re.escape(prefix)}\.([0-9]{{1,4}})\.weight", name)) and value.ndim == 2
-    }
-    widths = [layers[index] for index in sorted(layers)]
-    check_layers(widths, weights)
-    return widths
-
-
-def _off_policy(
-    actor: type[BasePolicy], layers: str, n_outputs: int
-) -> Callable[[spaces.Box, spaces.Box, Weights, type[nn.Module] | None], tuple[BasePolicy, Weights]]:
-    """A builder of actors, whose critics are left in the file."""
-
-    def build(
-        observation_space: spaces.Box, action_space: spaces.Box, weights: Weights, activation: type[nn.Module] | None
-    ) -> tuple[BasePolicy, Weights]:
-        own = {name.removeprefix("actor."): value for name, value in weights.items() if name.startswith("actor.")}
-        widths = _widths(own, layers)
-        extractor = FlattenExtractor(observation_space)
-        policy = actor(
-            observation_space,
-            action_space,
-            net_arch=widths[: len(widths) - n_outputs],
-            features_extractor=extractor,
-            features_dim=extractor.features_dim,
-            activation_fn=activation or nn.ReLU,
-        )
-        return policy, own
-
-    return build
-
-
-def _actor_critic(
-    observation_space: spaces.Box, action_space: spaces.Box, weights: Weights, activation: type[nn.Module] | None
-) -> tuple[BasePolicy, Weights]:
-    layers = {part: _widths(weights, f"mlp_extractor.{name}_net") for part, name in (("pi", "policy"), ("vf", "value"))}
-    policy = ActorCriticPolicy(
-        observation_space, action_space, lambda _: 0.0, net_arch=layers, activation_fn=activation or nn.Tanh
-    )
-    return policy, weights
-
-
-class _SearchPolicy(BasePolicy):
-    """The policy of augmented random search: a matrix, or layers with tanh behind the last."""
-
-    def __init__(
-        self, observation_space: spaces.Box, action_space: spaces.Box, action_net: nn.Module, squash_output: bool
-    ) -> None:
-        extractor = FlattenExtractor(observation_space)
-        super().__init__(observation_space, action_space, features_extractor=extractor, squash_output=squash_output)
-        self.action_net = action_net
-
-    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        return self.action_net(self.extract_features(observation, self.features_extractor))
-
-
-def _search(
-    observation_space: spaces.Box, action_space: spaces.Box, weights: Weights, activation: type[nn.Module] | None
-) -> tuple[BasePolicy, Weights]:
-    """A linear policy of one tensor, as sb3-contrib wrote until 1.6, or the layers that it writes since."""
-    n_inputs, n_outputs = observation_space.shape[0], action_space.shape[0]
-    if "action_net.weight" in weights:
-        matrix = nn.Linear(n_inputs, n_outputs, bias=False)
-        return _SearchPolicy(observation_space, action_space, matrix, False), weights
-    widths, bias = _widths(weights, "action_net"), "action_net.0.bias" in weights
-    layers = create_mlp(
-        n_inputs, n_outputs, widths[:-1], activation or nn.ReLU, squash_output=len(widths) > 1, with_bias=bias
-    )
-    return _SearchPolicy(observation_space, action_space, nn.Sequential(*layers), len(widths) > 1), weights
-
-
-_BUILDERS: Mapping[str, Any] = {
-    "sac": _off_policy(SquashedGaussianActor, "latent_pi", 0),
-    "tqc": _off_policy(SquashedGaussianActor, "latent_pi", 0),  # differs from SAC in its critics alone
-    "td3": _off_policy(DeterministicActor, "mu", 1),
-    "ddpg": _off_policy(DeterministicActor, "mu", 1),
-    "ppo": _actor_critic,
-    "a2c": _actor_critic,
-    "trpo": _actor_critic,
-    "ars": _search,
-}
-_ON_POLICY = ("ppo", "a2c", "trpo", "ars")

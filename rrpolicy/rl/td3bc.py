@@ -1,11 +1,10 @@
-"""TD3+BC (Fujimoto, Gu 2021) of the d3rlpy library: what offline reinforcement learning makes of data when it is told
-their true rewards. d3rlpy is optional and only trains; what it has trained acts, and is kept, without it."""
+"""TD3+BC (Fujimoto, Gu 2021) of the d3rlpy library: offline reinforcement learning from data with their true rewards.
+d3rlpy is optional and only trains; the policy acts, and is kept (`policies`), without it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -15,15 +14,12 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.td3.policies import Actor
 from torch import nn
 
-from rrpolicy.common.archive import read_archive, write_archive
-from rrpolicy.common.spaces import box_from_dict, box_to_dict, flat_box
 from rrpolicy.common.typing import Array
-from rrpolicy.common.weights import check_layers
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.report import actions_outside
 from rrpolicy.data.transitions import terminals
+from rrpolicy.rl.policies import boxes
 
-OFFLINE_KIND = "offline-policy"
 LEAST_STD = 1e-3  # added to the spread of observations, as in the paper
 INSTALL = (  # without its dependencies: it pins an older gymnasium than it runs with
     "TD3+BC needs d3rlpy: pip install gym==0.26.2 structlog click colorama dataclasses-json scikit-learn && "
@@ -135,48 +131,8 @@ def _actor(layers: Sequence[nn.Linear], mean: Array, std: Array) -> Actor:
     return actor
 
 
-def _blank(
-    observation_dim: int, action_dim: int, net_arch: list[int], action_space: gym.spaces.Box | None = None
-) -> Actor:
-    observations = gym.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32)
-    actions = gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32) if action_space is None else action_space
-    actor = Actor(observations, actions, net_arch, FlattenExtractor(observations), observation_dim)
+def _blank(observation_dim: int, action_dim: int, net_arch: list[int]) -> Actor:
+    seen, acted = boxes(observation_dim, action_dim)
+    actor = Actor(seen, acted, net_arch, FlattenExtractor(seen), observation_dim)
     actor.set_training_mode(False)
-    return actor
-
-
-# ---------------------------------------------------------------------- archives
-
-
-def save_offline(actor: Actor, path: str | Path, card: Mapping[str, Any] | None = None) -> Path:
-    """
-    Keep what :func:`train_offline` returned, or another actor of TD3 with its bounds, in one archive without pickles.
-
-    :param path: file; ``.zip`` is added when missing
-    :param card: facts about the policy
-    :return: the path written
-    :raises ValueError: for spaces that are no flat boxes
-    """
-    seen, acted = flat_box(actor.observation_space, "observation"), flat_box(actor.action_space, "action")
-    config = {"dims": (seen.shape, acted.shape), "net_arch": actor.net_arch, "action_space": box_to_dict(acted)}
-    return write_archive(path, OFFLINE_KIND, config, {"policy": actor.state_dict()}, card)
-
-
-def load_offline(path: str | Path) -> Actor:
-    """
-    Read what :func:`save_offline` wrote.
-
-    :raises FileNotFoundError: when there is no such file
-    :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault
-    """
-    archive = read_archive(path, OFFLINE_KIND)
-    with archive.rebuilding():
-        (observation_dim,), (action_dim,) = archive.config["dims"]
-        bounds = archive.config.get("action_space")  # older archives are of actions in [-1, 1]
-        box = None if bounds is None else box_from_dict(bounds)
-        if box is not None and not box.is_bounded():
-            raise ValueError(f"actions are scaled to their bounds, the action space is {box}")
-        check_layers([observation_dim, *archive.config["net_arch"], action_dim], archive.tensors["policy"])
-        actor = _blank(observation_dim, action_dim, list(archive.config["net_arch"]), box)
-        actor.load_state_dict(archive.tensors["policy"])
     return actor

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.agents.environment import Env
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.kinds import EntryFields
@@ -22,14 +25,15 @@ from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rl.policies import POLICY_KINDS, Policy, load_policy
 from rrpolicy.zoo import hub
 
-Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | ImageDiffusion | ImageReward | ImageClassifier
+Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | Policy | ImageDiffusion | ImageReward | ImageClassifier
 
 FOLDER_VARIABLE = "RRPOLICY_ZOO"
 CARD = "card.json"
 MAX_NAME = 1024  # characters of a zoo name or a path
-_KINDS: tuple[type[Loaded], ...] = (
+_CLASSES: tuple[Any, ...] = (
     DiffusionAgent,
     RelativeReward,
     GuidedPlanner,
@@ -37,7 +41,10 @@ _KINDS: tuple[type[Loaded], ...] = (
     ImageReward,
     ImageClassifier,
 )
-_LOADERS: dict[str, type[Loaded]] = {cls.kind: cls for cls in _KINDS}
+_LOADERS: dict[str, Callable[..., Loaded]] = {
+    **{cls.kind: cls.load for cls in _CLASSES},
+    **dict.fromkeys(POLICY_KINDS, load_policy),
+}
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(rf"{_PART}/{_PART}")
 
@@ -57,18 +64,23 @@ def folder() -> Path:
     raise FileNotFoundError(f"no zoo: looked for the folders {', '.join(map(str, candidates))}")
 
 
-def load(name: str | os.PathLike[str]) -> Loaded:
+def load(name: str | os.PathLike[str], env: Env | str | None = None, device: torch.device | str = "auto") -> Loaded:
     """
-    Load an agent, a reward, a guided planner or an image model, its reward or judge, whichever the archive holds.
+    Load an agent, a reward, a guided planner, a policy or an image model, its reward or classifier, whichever the
+    archive holds.
 
     :param name: a zoo name (``"PointMaze_UMaze-v3/base"``), the path of an archive (``.zip`` may be left out) or of a
         folder with one, or ``"hub:<owner>/<repository>[@<revision>]/<file>"``
+    :param env: an environment, or its id, for what acts in one, as its ``load`` takes it
+    :param device: of the weights
     :raises FileNotFoundError: when a path leads nowhere
-    :raises ValueError: for a name that the zoo does not have, listing near ones, for a damaged or foreign archive, and
-        for an image model without the extra ``images``
+    :raises ValueError: for a name that the zoo does not have, listing near ones, for a damaged or foreign archive, for
+        an environment that does not fit, and for an image model without the extra ``images``
     """
     path = find(name)
-    return _LOADERS[read_archive(path, tuple(_LOADERS)).kind].load(path)
+    given = {"env": env, "device": device}
+    chosen = {key: value for key, value in given.items() if value not in (None, "auto")}
+    return _LOADERS[read_archive(path, tuple(_LOADERS)).kind](path, **chosen)
 
 
 def load_agent(name: str | os.PathLike[str]) -> DiffusionAgent:
@@ -151,7 +163,7 @@ def goal_name(kind: str, goal: Iterable[float]) -> str:
 
 
 def is_image(card: Mapping[str, Any]) -> bool:
-    """Whether an entry is about images: a model of them, its reward or its judge."""
+    """Whether an entry is about images: a model of them, its reward or its classifier."""
     return str(card["kind"]).startswith("image-")
 
 
@@ -168,7 +180,7 @@ def _archive_in(path: Path) -> Path:
 
 
 def _near(name: str) -> str:
-    """What to say about a name that was not found."""
+    """The end of the message about a name that was not found."""
     known = [f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(folder().glob(f"agents/*/*/{CARD}"))]
     near = get_close_matches(name, known, n=5, cutoff=0.3) or known
     return f"; it has {', '.join(near)}" if near else "; the zoo is empty"

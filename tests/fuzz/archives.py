@@ -30,9 +30,8 @@ from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.discriminator import DiscriminatorReward
-from rrpolicy.rl.on_reward import load_trained, save_trained
+from rrpolicy.rl.policies import load_policy, save_policy
 from rrpolicy.rl.replay import ReplayTraining
-from rrpolicy.rl.td3bc import load_offline, save_offline
 
 NETWORK: dict[str, Any] = {"width": 8, "n_blocks": 1, "n_fourier_features": 2}
 SMALL: dict[str, Any] = {"horizon": 4, "batch_size": 4, "n_diffusion_steps": 6, "policy_kwargs": NETWORK}
@@ -160,8 +159,8 @@ def trained_policy() -> Target:
     observation = np.zeros((2, 3), np.float32)
     return one_archive(
         "trained-policy",
-        lambda path: save_trained(model, path),
-        load_trained,
+        lambda path: save_policy(model, path),
+        load_policy,
         lambda policy: policy.predict(observation)[0],
     )
 
@@ -172,8 +171,8 @@ def offline_policy() -> Target:
     observation = np.zeros((2, 3), np.float32)
     return one_archive(
         "offline-policy",
-        lambda path: save_offline(actor, path),
-        load_offline,
+        lambda path: save_policy(actor, path),
+        load_policy,
         lambda policy: policy.predict(observation, deterministic=True)[0],
     )
 

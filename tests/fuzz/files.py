@@ -53,7 +53,8 @@ from rrpolicy.images.recording import record_samples
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.images.unet import UNetScoreModel
 from rrpolicy.rewards.recorded import RecordedPairs
-from rrpolicy.rl.sb3_files import Sb3Agent, load_sb3_agent
+from rrpolicy.rl.policies import Sb3Agent
+from rrpolicy.rl.sb3_files import load_sb3_agent
 from rrpolicy.rl.vecnormalize import read_statistics
 
 ENTRY = "Drift-v0/base"

@@ -24,9 +24,8 @@ from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
-from rrpolicy.rl.on_reward import load_trained, save_trained
+from rrpolicy.rl.policies import POLICY_KINDS, ActionRepeat, load_policy, save_policy
 from rrpolicy.rl.replay import ReplayTraining
-from rrpolicy.rl.td3bc import load_offline, save_offline
 
 ARCHIVES = Path(__file__).parents[1] / "data" / "archives"
 ANSWERS = ARCHIVES / "answers.json"
@@ -89,8 +88,7 @@ _ASKED: dict[str, Callable[[Path], Answer]] = {
     "image-judge": lambda path: [ImageClassifier.load(path).probabilities(_pictures())],
     "image-reward": lambda path: [ImageReward.load(path).predict(_pictures())],
     "image-samples": lambda path: [Samples.load(path).events.numpy()],
-    "sb3-policy": lambda path: _acted(load_trained(path)),
-    "offline-policy": lambda path: _acted(load_offline(path)),
+    **dict.fromkeys(POLICY_KINDS, lambda path: _acted(load_policy(path))),
     "replay": _replayed,
 }
 
@@ -125,10 +123,11 @@ def make(folder: Path) -> None:
     )
     ImageReward(judged.reward, CODEC, zero=0.25).save(folder / "image-reward")
     Samples(torch.linspace(-1, 1, 32).reshape(2, 4, 2, 2)).save(folder / "image-samples")
-    save_trained(PPO("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, seed=0), folder / "sb3-policy-ppo")
+    ppo = PPO("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, seed=0)
+    save_policy(ActionRepeat(ppo, 3), folder / "policy-ppo")
     sac = SAC("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, seed=0, buffer_size=10)
-    save_trained(sac, folder / "sb3-policy-sac")
-    save_offline(_td3_actor(), folder / "offline-policy")
+    save_policy(sac, folder / "policy-sac")
+    save_policy(_td3_actor(), folder / "policy-td3", algorithm="TD3")
     run = ReplayTraining(Drift(), **SAC_ARGUMENTS)
     run.train(8)
     run.save(folder / "replay")
