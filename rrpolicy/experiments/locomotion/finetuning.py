@@ -28,9 +28,9 @@ from rrpolicy.experiments.recipes import build
 from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.experiments.store import digest
-from rrpolicy.rl.finetune import FinetuneSettings, MeanAction, SquashedReward, finetune, rho_of
-from rrpolicy.rl.on_reward import POLICY_KIND, load_trained, save_trained
-from rrpolicy.rl.td3bc import OFFLINE_KIND, OfflineSettings, load_offline, save_offline, train_offline
+from rrpolicy.rl.finetune import FinetuneSettings, SquashedReward, finetune, rho_of
+from rrpolicy.rl.policies import POLICY_KINDS, MeanAction, load_policy, save_policy
+from rrpolicy.rl.td3bc import OfflineSettings, train_offline
 
 OURS, TRUE = "SAC-reward", "SAC-true"
 _PAID = "logistic of rho, standardised over base and expert data"  # what was paid otherwise is another policy
@@ -51,10 +51,10 @@ def measure_finetuning(store: ArtifactStore, unit: Unit, log: Log = lambda text:
     for name in (OURS, TRUE):
         recorder.start(f"training {name}")
         path = _finetuned(store, unit, name, settings)
-        card = read_archive(path, POLICY_KIND).card
+        card = read_archive(path, POLICY_KINDS).card
         recorder.times(**{name: card["cpu_seconds"]})
         recorder.rows(_curve_rows(name, unit, card["curve"]), 0.0)
-        makers[name] = lambda name=name, path=path: {name: MeanAction(load_trained(path))}  # type: ignore[misc]
+        makers[name] = lambda name=name, path=path: {name: MeanAction(load_policy(path))}  # type: ignore[misc]
     results = run(store, unit, makers, recorder)
     recorder.rows([*comparisons(results, "base", "expert"), *_against_true(results)])
     recorder.done()
@@ -76,8 +76,8 @@ def measure_offline(store: ArtifactStore, unit: Unit, log: Log = lambda text: No
     for name, data in {"TD3+BC-of-base": [base], "TD3+BC-of-both": [base, expert]}.items():
         recorder.start(f"training {name}")
         path = _offline(store, unit, name, data, settings)
-        recorder.times(**{name: read_archive(path, OFFLINE_KIND).card["cpu_seconds"]})
-        makers[name] = lambda name=name, path=path: {name: load_offline(path)}  # type: ignore[misc]
+        recorder.times(**{name: read_archive(path, POLICY_KINDS).card["cpu_seconds"]})
+        makers[name] = lambda name=name, path=path: {name: load_policy(path)}  # type: ignore[misc]
     recorder.rows(comparisons(run(store, unit, makers, recorder), "base", "expert"))
     recorder.done()
     return recorder
@@ -121,7 +121,7 @@ def _finetuned(store: ArtifactStore, unit: Unit, name: str, settings: FinetuneSe
             transform = SquashedReward.fit(np.concatenate([rho_of(reward, one) for one in data]))
         trained = finetune(unit.task.make, data[0], reward, unit.seed, settings, transform=transform)
         card = {"cpu_seconds": time.process_time() - started, "curve": trained.curve}
-        save_trained(trained.model, path, card)
+        save_policy(trained.model, path, card)
 
     return _made(store, unit, name, made_with, make)
 
@@ -136,7 +136,7 @@ def _offline(
         env.close()
         started = time.process_time()
         actor = train_offline(data, None if env.spec is None else env.spec.max_episode_steps, unit.seed, settings)
-        save_offline(actor, path, {"cpu_seconds": time.process_time() - started})
+        save_policy(actor, path, {"cpu_seconds": time.process_time() - started}, "TD3+BC")
 
     return _made(store, unit, name, [asdict(settings)], make)
 

@@ -20,7 +20,7 @@ from rrpolicy.experiments.locomotion.units import Unit
 from rrpolicy.experiments.locomotion.workshop import ArtifactStore
 from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.experiments.report import paired_ratio
-from rrpolicy.rl.on_reward import clone_behaviour
+from rrpolicy.rl.cloning import clone_behaviour
 
 SCORE = "normalized_score"
 MAX_ENVS = 64

@@ -22,7 +22,7 @@ from rrpolicy.rewards.epic import Coverage
 from rrpolicy.rewards.maps import reward_map
 from rrpolicy.rewards.maze_metrics import cell_rewards
 from rrpolicy.rl.adversarial import PEERS, Peer, train_peer
-from rrpolicy.rl.on_reward import clone_behaviour
+from rrpolicy.rl.cloning import clone_behaviour
 
 CLONING = "cloning"
 

@@ -27,7 +27,8 @@ from rrpolicy.experiments.store import digest
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.transforms import AveragedReward
 from rrpolicy.rl import on_reward
-from rrpolicy.rl.on_reward import POLICY_KIND, evaluate_trained, load_trained, save_trained, train_on_reward
+from rrpolicy.rl.on_reward import evaluate_trained, train_on_reward
+from rrpolicy.rl.policies import ACTION_REPEAT, POLICY_KINDS, ActionRepeat, load_policy, save_policy
 
 _MAKES_THE_REWARD = ("data", "agent", "base", "expert", "extraction")  # sections of the recipe
 _PAID = "exp(-sqrt(2 (max - rho)))"  # DistanceReward's form: a policy that was paid another one is not taken for this
@@ -53,11 +54,11 @@ def measure_training(store: ArtifactStore, unit: Unit, curves: Path, log: Log = 
                 agent = f"{algorithm}-{pay}"
                 recorder.start(f"training {agent}")
                 path = _trained(store, unit, algorithm, pay, reward)
-                card = read_archive(path, POLICY_KIND).card
+                card = read_archive(path, POLICY_KINDS).card
                 learned[algorithm, pay] = np.array(card["curve"]).reshape(-1, 3)
                 recorder.times(**{agent: card["cpu_seconds"]})
                 recorder.start(f"episodes of {agent}")
-                results[pay] = evaluate_trained(load_trained(path), envs, n_episodes(store.recipe), unit.seed * 1000)
+                results[pay] = evaluate_trained(load_policy(path), envs, n_episodes(store.recipe), unit.seed * 1000)
                 recorder.rows([*results[pay].rows(agent), plain_row(agent, "decisions", card["decisions"])])
             recorder.rows(_ratios(algorithm, results["reward"], results["true"]))
     write_curves(curve_path(curves, unit), learned)
@@ -81,7 +82,7 @@ def _trained(store: ArtifactStore, unit: Unit, algorithm: str, pay: str, reward:
     """The archive of a trained policy, whose card holds its cost and its learning curve."""
     settings = on_reward.SETTINGS[algorithm]
     made_with: list[Any] = [settings.n_envs, settings.total_timesteps, settings.arguments]
-    made_with += [on_reward.EPISODE_STEPS, on_reward.ACTION_REPEAT]
+    made_with += [on_reward.EPISODE_STEPS, ACTION_REPEAT]
     if reward is not None:  # what the true reward makes does not depend on the recipe
         made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, _PAID]
         made_with += AveragedReward(reward).levels
@@ -93,5 +94,7 @@ def _trained(store: ArtifactStore, unit: Unit, algorithm: str, pay: str, reward:
             model = train_on_reward(reward, unit.task.maze, unit.goal, algorithm, seed=unit.seed, out=folder)
             seconds = time.process_time() - started
             curve = read_progress(folder / "progress.csv").tolist()
-            save_trained(model, path, {"cpu_seconds": seconds, "decisions": model.num_timesteps, "curve": curve})
+            save_policy(
+                ActionRepeat(model), path, {"cpu_seconds": seconds, "decisions": model.num_timesteps, "curve": curve}
+            )
     return path
