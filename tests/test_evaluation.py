@@ -12,6 +12,7 @@ import torch
 from rrpolicy.evaluation import (
     Evaluation,
     bootstrap_interval,
+    compare,
     evaluate,
     make_env,
     paired_difference,
@@ -321,3 +322,47 @@ def test_the_table_is_aligned() -> None:
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert lines[0].split() == ["agent", "metric", "mean", "95", "%", "interval", "n"]
     assert "0.250" in lines[2] and "130.0" in lines[3] and lines[3].endswith(" 2")
+
+
+# ---------------------------------------------------------------------- several agents
+
+
+def test_agents_are_compared_in_the_same_episodes_of_environments_made_once() -> None:
+    made: list[Scripted] = []
+
+    def make() -> Scripted:
+        made.append(Scripted())
+        return made[-1]
+
+    seen: list[Any] = []
+    agents = {"one": Counter(), "other": Counter()}
+    results = compare(agents, make, 5, 3, n_envs=2, before=seen.append, after=lambda *given: seen.append(given))
+    alone = evaluate(Counter(), Scripted, 5, seed=3, n_envs=2)
+    assert list(results) == ["one", "other"] and [env.closed for env in made] == [True, True]
+    for result in results.values():
+        assert np.array_equal(result.returns, alone.returns) and np.array_equal(result.seeds, alone.seeds)
+    assert seen == ["one", ("one", results["one"]), "other", ("other", results["other"])]
+    assert paired_difference(results["one"], results["other"], "return")["mean"] == 0
+
+
+def test_each_of_the_compared_agents_may_act_in_its_own_mode() -> None:
+    modes: dict[str, set[bool]] = {"mean": set(), "drawn": set()}
+
+    class Noting(Counter):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def predict(self, observation: Any, state: Any = None, starts: Any = None, deterministic: bool = False) -> Any:
+            modes[self.name].add(deterministic)
+            return super().predict(observation, state, starts, True)
+
+    agents = {name: Noting(name) for name in modes}
+    compare(agents, [Scripted()], 2, deterministic={"mean": True, "drawn": False})
+    assert modes == {"mean": {True}, "drawn": {False}}
+    with pytest.raises(ValueError, match="deterministic does not name 'drawn'"):
+        compare(agents, [Scripted()], 2, deterministic={"mean": True})
+    with pytest.raises(ValueError, match="agents is empty"):
+        compare({}, Scripted)
+    with pytest.raises(ValueError, match="n_episodes is 0"):
+        compare(agents, Scripted, 0)

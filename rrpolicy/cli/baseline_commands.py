@@ -18,10 +18,11 @@ from rrpolicy.cli import options
 from rrpolicy.cli.options import agent_label, report, task_of
 from rrpolicy.common.files import naming
 from rrpolicy.common.folders import sole_use
-from rrpolicy.evaluation import Evaluation, Row, result_row
+from rrpolicy.common.typing import Predictor
+from rrpolicy.evaluation import Row, compare, result_row
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task, plain_row
 from rrpolicy.rewards.relative_reward import RelativeReward
-from rrpolicy.rl.on_reward import evaluate_trained, train_on_reward
+from rrpolicy.rl.on_reward import train_on_reward
 from rrpolicy.rl.policies import ActionRepeat, save_policy
 
 
@@ -97,20 +98,21 @@ class _Comparison:
         :param sources: names of the agents and their rewards, the true one (None) last
         :param out: gets a folder for each agent
         """
-        rows: list[Row] = []
-        results: list[Evaluation] = []
-        for agent, source in sources:
+        agents: dict[str, Predictor] = {}
+        costs: dict[str, list[Row]] = {}
+        for name, source in sources:
             before = time.process_time()
-            model = self._trained(source, out / agent)
-            seconds = time.process_time() - before
-            results.append(evaluate_trained(model, self._make, self.n_episodes, progress_bar=self.progress))
-            rows += results[-1].rows(agent)
-            costs = {"decisions": float(model.num_timesteps), "cpu_seconds": seconds}
-            rows += [plain_row(agent, metric, cost) for metric, cost in costs.items()]
-            card = {**self.task.to_card(), "seed": self.seed, "paid": agent.removeprefix(f"{self.algorithm}-"), **costs}
-            save_policy(ActionRepeat(model), out / agent / "policy.zip", card)
-        if len(results) == 2:  # the same starts, so episodes are compared one by one
-            rows.append(result_row(sources[0][0], "return_over_true", results[0].returns / results[1].returns))
+            model = self._trained(source, out / name)
+            spent = {"decisions": float(model.num_timesteps), "cpu_seconds": time.process_time() - before}
+            costs[name] = [plain_row(name, metric, cost) for metric, cost in spent.items()]
+            agents[name] = ActionRepeat(model)
+            card = {**self.task.to_card(), "seed": self.seed, "paid": name.removeprefix(f"{self.algorithm}-"), **spent}
+            save_policy(ActionRepeat(model), out / name / "policy.zip", card)
+        results = compare(agents, self._make, self.n_episodes, progress_bar=self.progress)
+        rows = [row for name, result in results.items() for row in [*result.rows(name), *costs[name]]]
+        if len(results) == 2:
+            ours, true = (result.returns for result in results.values())
+            rows.append(result_row(sources[0][0], "return_over_true", ours / true))
         return rows
 
     def _trained(self, source: RelativeReward | None, folder: Path) -> BaseAlgorithm:

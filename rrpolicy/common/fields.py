@@ -147,6 +147,21 @@ class BoxFields(Fields):
     dtype: Literal["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"]
 
 
+class NetArchFields(Fields):
+    """Hidden widths of a policy of Stable-Baselines3."""
+
+    pi: Widths | None = None
+    vf: Widths | None = None
+    qf: Widths | None = None
+
+
+class StatisticsFields(Fields):
+    """How observations are normalised, beside their mean and variance."""
+
+    clip: Positive
+    epsilon: Positive
+
+
 class ControllerFields(Fields):
     """Arguments of a `PDController`."""
 

@@ -20,6 +20,7 @@ from rrpolicy.common.fields import (
     Layout,
     Levels,
     Name,
+    NetArchFields,
     NetworkFields,
     NotNegative,
     Number,
@@ -30,6 +31,7 @@ from rrpolicy.common.fields import (
     Seed,
     Shape,
     Size,
+    StatisticsFields,
     Text,
     TrainingFields,
     UNetFields,
@@ -204,14 +206,6 @@ class CodecFields(Fields):
     codec: PixelCodecFields | LatentCodecFields
 
 
-class NetArchFields(Fields):
-    """Hidden widths of a policy of Stable-Baselines3."""
-
-    pi: Widths | None = None
-    vf: Widths | None = None
-    qf: Widths | None = None
-
-
 _Dim = Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=1, max_length=1)]
 _Dims = Annotated[list[_Dim], Field(min_length=2, max_length=2)]
 
@@ -238,13 +232,6 @@ class ManifestFields(Fields, extra="allow"):
     format: Literal[1]
     shards: Annotated[list[Annotated[list[Any], Field(min_length=2, max_length=2)]], Field(min_length=1)]
     about: RecordingFields
-
-
-class StatisticsFields(Fields):
-    """How observations are normalised, beside their mean and variance."""
-
-    clip: Positive
-    epsilon: Positive
 
 
 class PolicyFields(Fields):

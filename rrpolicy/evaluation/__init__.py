@@ -1,5 +1,6 @@
-"""Closed-loop evaluation: episodes of anything that acts, and what they came to."""
+"""Closed-loop evaluation: whole episodes of one agent or several, and their results with 95 % intervals."""
 
+from rrpolicy.evaluation.comparison import compare
 from rrpolicy.evaluation.episodes import MAX_EPISODE_STEPS, success_in
 from rrpolicy.evaluation.results import (
     RESULTS_FILE,
@@ -24,6 +25,7 @@ __all__ = [
     "Evaluation",
     "Row",
     "bootstrap_interval",
+    "compare",
     "evaluate",
     "make_env",
     "paired_difference",

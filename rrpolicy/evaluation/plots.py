@@ -23,7 +23,7 @@ from rrpolicy.common.tables import read_table
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 from rrpolicy.envs.render import SUCCESS_RADIUS
-from rrpolicy.evaluation import EnvSource, Evaluation, evaluate
+from rrpolicy.evaluation import EnvSource, Evaluation, compare
 from rrpolicy.rewards.maps import RewardMap
 
 # Okabe and Ito's colours, and the drawings' own for walls, floor and goal
@@ -89,8 +89,8 @@ def plot_hero(
     _draw_reward(figure, axes[0], reward_map, goal)
     _title(axes[0], "extracted reward ρ", "learned from base and expert, without the environment")
     colours = _colours(named)
-    for panel, (name, agent) in zip(axes[1:], named.items(), strict=True):
-        result = evaluate(agent, env, n_episodes, seed, deterministic, record_observations=True)
+    results = compare(named, env, n_episodes, seed, deterministic=deterministic, record_observations=True)
+    for panel, (name, result) in zip(axes[1:], results.items(), strict=True):
         draw_maze_axes(panel, reward_map.maze, goal)
         _draw_rollouts(panel, result, colours[name])
         rate = result.success_rate

@@ -36,7 +36,7 @@ from rrpolicy.evaluation.vectorised import run_vectorised
 
 EnvSource = gym.Env | str | Callable[[], gym.Env] | Sequence[gym.Env] | VecEnv | VectorEnv
 
-MAX_ENVS = 64  # copies stepped together unless asked otherwise: larger batches plan hardly faster
+MAX_ENVS = 64  # copies stepped together by default: larger batches plan hardly faster
 
 
 def evaluate(
@@ -89,7 +89,7 @@ def evaluate(
         flag("record_observations", record_observations),
     )
     vectorised = env if isinstance(env, VecEnv | VectorEnv) else None
-    envs, made = ([], []) if vectorised is not None else _environments(env, min(n_eval_episodes, n_envs or MAX_ENVS))
+    envs, made = ([], []) if vectorised is not None else environments(env, min(n_eval_episodes, n_envs or MAX_ENVS))
     singles = envs if vectorised is None else single_environments(vectorised)
     try:
         refuse_repeated(singles)
@@ -151,8 +151,15 @@ def make_env(env: str | Callable[[], gym.Env], render_mode: str | None = None) -
     return make_by_id(env, render_mode)
 
 
-def _environments(env: Any, n: int) -> tuple[Sequence[gym.Env], Sequence[gym.Env]]:
-    """Environments to step together, and those of them that were made here."""
+def environments(env: Any, n: int) -> tuple[Sequence[gym.Env], Sequence[gym.Env]]:
+    """
+    Environments to step together.
+
+    :param env: as in :func:`evaluate`, but for a vectorised one
+    :param n: how many to make from an id or a function
+    :return: the environments, and those of them that were made here
+    :raises ValueError: for something else
+    """
     if isinstance(env, gym.Env):
         return [env], []
     if isinstance(env, str):
