@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 from rrpolicy.common.version import __version__
 
 if TYPE_CHECKING:
+    from rrpolicy import zoo
     from rrpolicy.agents.diffusion_agent import DiffusionAgent
     from rrpolicy.agents.guided_planner import GuidedPlanner
     from rrpolicy.agents.options import PlanningOptions
     from rrpolicy.data.dataset import TrajectoryDataset
     from rrpolicy.data.normalizer import Normalizer
-    from rrpolicy.evaluation import evaluate
+    from rrpolicy.data.readers import load_dataset
+    from rrpolicy.diffusion.score_model import ScoreModel
+    from rrpolicy.evaluation import compare, evaluate
     from rrpolicy.evaluation.video import record_video
     from rrpolicy.rewards.discriminator import DiscriminatorReward
     from rrpolicy.rewards.extractor import RewardExtractor
     from rrpolicy.rewards.relative_reward import RelativeReward
+    from rrpolicy.testing import check_agent
 
 __all__ = [
     "DiffusionAgent",
@@ -28,10 +32,15 @@ __all__ = [
     "PlanningOptions",
     "RelativeReward",
     "RewardExtractor",
+    "ScoreModel",
     "TrajectoryDataset",
     "__version__",
+    "check_agent",
+    "compare",
     "evaluate",
+    "load_dataset",
     "record_video",
+    "zoo",
 ]
 
 _HOMES = {
@@ -42,8 +51,13 @@ _HOMES = {
     "PlanningOptions": "agents.options",
     "RelativeReward": "rewards.relative_reward",
     "RewardExtractor": "rewards.extractor",
+    "ScoreModel": "diffusion.score_model",
     "TrajectoryDataset": "data.dataset",
+    "check_agent": "testing",
+    "compare": "evaluation",
     "evaluate": "evaluation",
+    "evaluate_policy": "evaluation",  # deprecated, hence in no list
+    "load_dataset": "data.readers",
     "record_video": "evaluation.video",
 }
 
@@ -65,4 +79,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

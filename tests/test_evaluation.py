@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+import rrpolicy
 from rrpolicy.evaluation import (
     Evaluation,
     bootstrap_interval,
     compare,
     evaluate,
+    evaluate_policy,
     make_env,
     paired_difference,
     read_results,
@@ -322,6 +324,16 @@ def test_the_table_is_aligned() -> None:
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert lines[0].split() == ["agent", "metric", "mean", "95", "%", "interval", "n"]
     assert "0.250" in lines[2] and "130.0" in lines[3] and lines[3].endswith(" 2")
+
+
+def test_the_former_name_warns_and_gives_the_same() -> None:
+    wanted = evaluate(Counter(), Scripted, 3, seed=4)
+    for former in (evaluate_policy, rrpolicy.evaluate_policy):
+        with pytest.warns(DeprecationWarning, match="evaluate_policy is deprecated, call evaluate"):
+            found = former(Counter(), Scripted, 3, 4)
+        assert np.array_equal(found.returns, wanted.returns) and np.array_equal(found.seeds, wanted.seeds)
+    with pytest.raises(TypeError, match="positional"):
+        evaluate(Counter(), Scripted, 3, 4)  # type: ignore[misc]
 
 
 # ---------------------------------------------------------------------- several agents

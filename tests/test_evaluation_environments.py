@@ -220,7 +220,9 @@ class Drawing(Zero):
 @pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: float(torch.rand(()))])
 def test_every_global_generator_is_seeded_and_put_back(draw: Any) -> None:
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
-    first, again, other = (evaluate(Drawing(draw), Drift, 3, seed, False).returns for seed in (3, 3, 4))
+    first, again, other = (
+        evaluate(Drawing(draw), Drift, 3, seed=seed, deterministic=False).returns for seed in (3, 3, 4)
+    )
     assert first.tolist() == again.tolist() != other.tolist()
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
 
@@ -236,7 +238,7 @@ def test_an_agent_with_a_generator_of_its_own_is_seeded_if_it_can_be() -> None:
             return self.rng.uniform(-1, 1, (len(observation), 2)), None
 
     agent = Own()
-    first, again = (evaluate(agent, Drift, 3, 3).returns.tolist() for _ in range(2))
+    first, again = (evaluate(agent, Drift, 3, seed=3).returns.tolist() for _ in range(2))
     assert first == again
 
 

@@ -80,8 +80,8 @@ def same(one: Any, other: Any) -> None:
 
 
 def compare(make: Any, vectorised: Any, agent: Any, seed: int = 3) -> Any:
-    alone = evaluate(agent, [make() for _ in range(2)], N_EPISODES, seed, record_observations=True)
-    result = evaluate(agent, vectorised, N_EPISODES, seed, record_observations=True)
+    alone = evaluate(agent, [make() for _ in range(2)], N_EPISODES, seed=seed, record_observations=True)
+    result = evaluate(agent, vectorised, N_EPISODES, seed=seed, record_observations=True)
     same(result, alone)
     vectorised.close()  # it was still open
     return result
@@ -116,8 +116,8 @@ def test_short_episodes_are_counted_no_more_often() -> None:
 @pytest.mark.parametrize("kind", VECTORISED)
 def test_episodes_are_cut_off_alike(kind: str) -> None:
     env = VECTORISED[kind](Fading, 3)
-    result = evaluate(Memory(), env, N_EPISODES, 3, max_episode_steps=5)
-    alone = evaluate(Memory(), Fading, N_EPISODES, 3, max_episode_steps=5)
+    result = evaluate(Memory(), env, N_EPISODES, seed=3, max_episode_steps=5)
+    alone = evaluate(Memory(), Fading, N_EPISODES, seed=3, max_episode_steps=5)
     assert result.lengths.tolist() == alone.lengths.tolist() and max(result.lengths) == 5
     assert result.returns == pytest.approx(alone.returns)
 
@@ -161,19 +161,19 @@ class Refilled(Fading):
 def test_every_observation_is_the_episodes_own_where_arrays_are_filled_again(kind: str) -> None:
     vectorised = VECTORISED[kind](Refilled, 3)
     inside = list(vectorised.unwrapped.envs)
-    alone = evaluate(Memory(), Fading, N_EPISODES, 3, record_observations=True)
-    same(evaluate(Memory(), vectorised, N_EPISODES, 3, record_observations=True), alone)
+    alone = evaluate(Memory(), Fading, N_EPISODES, seed=3, record_observations=True)
+    same(evaluate(Memory(), vectorised, N_EPISODES, seed=3, record_observations=True), alone)
     assert list(vectorised.unwrapped.envs) == inside  # they are only copied from meanwhile
 
 
 @pytest.mark.parametrize("kind", PROCESSES)
 def test_in_other_processes_lost_observations_are_an_error_if_they_are_wanted(kind: str) -> None:
     vectorised = PROCESSES[kind](Refilled, 2)
-    result = evaluate(Memory(), vectorised, N_EPISODES, 3)
-    alone = evaluate(Memory(), Fading, N_EPISODES, 3)
+    result = evaluate(Memory(), vectorised, N_EPISODES, seed=3)
+    alone = evaluate(Memory(), Fading, N_EPISODES, seed=3)
     assert result.returns == pytest.approx(alone.returns) and result.lengths.tolist() == alone.lengths.tolist()
     with pytest.raises(ValueError, match="the last observation of every episode is the first one of the next"):
-        evaluate(Memory(), vectorised, N_EPISODES, 3, record_observations=True)
+        evaluate(Memory(), vectorised, N_EPISODES, seed=3, record_observations=True)
     vectorised.close()
 
 

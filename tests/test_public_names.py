@@ -6,12 +6,15 @@ import sys
 import pytest
 
 import rrpolicy
+from rrpolicy import evaluation, zoo
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 
 
 def test_every_public_name_is_there() -> None:
     assert all(getattr(rrpolicy, name) is not None for name in rrpolicy.__all__)
     assert rrpolicy.DiffusionAgent is DiffusionAgent and set(rrpolicy.__all__) <= set(dir(rrpolicy))
+    assert {name for name in dir(rrpolicy) if not name.startswith("_")} == set(rrpolicy.__all__) - {"__version__"}
+    assert rrpolicy.zoo is zoo and rrpolicy.evaluate is evaluation.evaluate
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = rrpolicy.nothing
 

@@ -137,7 +137,7 @@ def test_weights_that_run_away_are_one_line() -> None:
 def test_stopped_and_resumed_nothing_is_lost(tmp_path: Path) -> None:
     run = start()
     run.train(50, checkpoint=tmp_path / "run")
-    again = ReplayTraining.load(tmp_path / "run.zip", pendulum(), 3, **QUICK)
+    again = ReplayTraining.load(tmp_path / "run.zip", pendulum(), seed=3, **QUICK)
     assert again.num_timesteps == 50 and again.model._n_updates == run.model._n_updates == 20
     weights = [one.model.policy.state_dict() for one in (run, again)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -167,7 +167,7 @@ def test_random_numbers_go_on(tmp_path: Path) -> None:
     run = start()
     run.train(40, checkpoint=tmp_path / "run")
     drawn = torch.rand(3), np.random.rand(3)
-    ReplayTraining.load(tmp_path / "run", pendulum(), 3, **QUICK)
+    ReplayTraining.load(tmp_path / "run", pendulum(), seed=3, **QUICK)
     assert torch.equal(torch.rand(3), drawn[0]) and np.array_equal(np.random.rand(3), drawn[1])
 
 
@@ -218,16 +218,18 @@ def test_runs_that_cannot_go_on_are_refused(tmp_path: Path) -> None:
         (gym.make("Pendulum-v1"), 3, QUICK, "run began with arguments"),
     ):
         with pytest.raises(ValueError, match=words):
-            ReplayTraining.load(path, env, seed, **arguments)
+            ReplayTraining.load(path, env, seed=seed, **arguments)
     archive = read_archive(path)
     forge(path, KIND, {**archive.config, "num_timesteps": 10**12}, archive.tensors)
     with pytest.raises(ValueError, match="does not have the 1000000000000 rows of num_timesteps"):
-        ReplayTraining.load(path, pendulum(), 3, **slow)
+        ReplayTraining.load(path, pendulum(), seed=3, **slow)
     tensors = {name: part for name, part in archive.tensors.items() if name != "replay"}
     forge(path, KIND, archive.config, tensors)
     with pytest.raises(ValueError, match=r"run\.zip: is not a valid replay-training archive: 'replay'"):
-        ReplayTraining.load(path, pendulum(), 3, **slow)
+        ReplayTraining.load(path, pendulum(), seed=3, **slow)
     with pytest.raises(FileNotFoundError):
-        ReplayTraining.load(tmp_path / "gone", pendulum(), 3)
+        ReplayTraining.load(tmp_path / "gone", pendulum())
+    with pytest.raises(ValueError, match="goes on in its environment, wanted env"):
+        ReplayTraining.load(path)
     with pytest.raises(ValueError, match="must be a Box"):
         ReplayTraining(gym.make("CartPole-v1"))

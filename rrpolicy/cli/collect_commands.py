@@ -265,7 +265,7 @@ def _from_training(
     checkpoint, env = out / CHECKPOINT, task.make()
     try:
         if resume and checkpoint.exists():
-            run = ReplayTraining.load(checkpoint, env, seed, train_freq=train_freq)
+            run = ReplayTraining.load(checkpoint, env, seed=seed, train_freq=train_freq)
         else:
             run = ReplayTraining(env, seed, train_freq=train_freq)
             clear(out, ("metadata.json", CHECKPOINT, RESULTS_FILE))

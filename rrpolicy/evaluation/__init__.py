@@ -1,6 +1,7 @@
 """Closed-loop evaluation: whole episodes of one agent or several, and their results with 95 % intervals."""
 
 from rrpolicy.evaluation.comparison import compare
+from rrpolicy.evaluation.deprecated import evaluate_policy
 from rrpolicy.evaluation.episodes import MAX_EPISODE_STEPS, success_in
 from rrpolicy.evaluation.results import (
     RESULTS_FILE,
@@ -27,6 +28,7 @@ __all__ = [
     "bootstrap_interval",
     "compare",
     "evaluate",
+    "evaluate_policy",
     "make_env",
     "paired_difference",
     "read_results",

@@ -43,12 +43,12 @@ def evaluate(
     agent: Predictor,
     env: EnvSource,
     n_eval_episodes: int = 48,
+    *,
     seed: int = 0,
     deterministic: bool = True,
     n_envs: int | None = None,
     progress_bar: bool = False,
     record_observations: bool = False,
-    *,
     max_episode_steps: int | None = None,
 ) -> Evaluation:
     """

@@ -272,7 +272,7 @@ def _learn(
     curve, total = [], settings.total_timesteps
     with tqdm(total=total, unit="step", leave=False, disable=not progress_bar) as bar:
         while True:
-            result = evaluate(MeanAction(model), make_env, settings.n_eval_episodes, EVALUATION_SEED + seed)
+            result = evaluate(MeanAction(model), make_env, settings.n_eval_episodes, seed=EVALUATION_SEED + seed)
             curve.append(Look(model.num_timesteps, np.asarray(result.returns).tolist()))
             steps = min(settings.eval_freq, total - model.num_timesteps)
             if steps < 1:

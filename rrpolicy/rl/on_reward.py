@@ -202,7 +202,7 @@ class _Advance(BaseCallback):
 
 
 def evaluate_trained(
-    model: Predictor, env: EnvSource, n_eval_episodes: int = 48, seed: int = 0, progress_bar: bool = False
+    model: Predictor, env: EnvSource, n_eval_episodes: int = 48, *, seed: int = 0, progress_bar: bool = False
 ) -> Evaluation:
     """
     Success and return of what :func:`train_on_reward` returned, deterministic, in the real environment.
@@ -214,4 +214,4 @@ def evaluate_trained(
     :param progress_bar: show one
     """
     acting = model if isinstance(model, ActionRepeat) else ActionRepeat(model)
-    return evaluate(acting, env, n_eval_episodes, seed, progress_bar=progress_bar)
+    return evaluate(acting, env, n_eval_episodes, seed=seed, progress_bar=progress_bar)

@@ -20,6 +20,7 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.environments import Copying, refuse_normalised_rewards
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.messages import at, printable
+from rrpolicy.common.persistence import cpu
 from rrpolicy.common.seeding import MAX_SB3_SEED, checked_seed
 from rrpolicy.common.spaces import flat_box
 from rrpolicy.common.typing import Array
@@ -214,17 +215,30 @@ class ReplayTraining:
         return write_archive(path, KIND, config, tensors)
 
     @classmethod
-    def load(cls, path: str | Path, env: gym.Env, seed: int = 0, **arguments: Any) -> ReplayTraining:
+    def load(
+        cls,
+        path: str | Path,
+        env: gym.Env | None = None,
+        device: torch.device | str = "auto",
+        *,
+        seed: int = 0,
+        **arguments: Any,
+    ) -> ReplayTraining:
         """
         Go on with a run. Its environment begins a new episode with new starts; the one under way ends where it is.
 
         :param path: what :meth:`save` wrote
-        :param env: as before
+        :param env: as before; it is needed
+        :param device: where networks are; runs are made on the CPU
         :param seed: as before
         :param arguments: as before
         :raises FileNotFoundError: when there is no such file
-        :raises ValueError: when the archive is damaged, foreign, of another kind or of a run that began otherwise
+        :raises ValueError: without an environment, or when the archive is damaged, foreign, of another kind or of a run
+            that began otherwise
         """
+        if env is None:
+            raise ValueError(f"{path}: a run goes on in its environment, wanted env")
+        cpu(device)
         archive = read_archive(path, KIND)
         run = cls(env, seed, **arguments)
         for key, now in (("env_id", run.env_id), ("seed", seed), ("arguments", run.arguments)):

@@ -192,7 +192,7 @@ def replay() -> Target:
         loaded.train(loaded.num_timesteps + 2)
         return [data.observations, data.actions, data.rewards, *loaded.model.policy.state_dict().values()]
 
-    return one_archive("replay", run.save, lambda path: ReplayTraining.load(path, pendulum(), 3, **quick), goes_on)
+    return one_archive("replay", run.save, lambda path: ReplayTraining.load(path, pendulum(), seed=3, **quick), goes_on)
 
 
 # ---------------------------------------------------------------------- images
