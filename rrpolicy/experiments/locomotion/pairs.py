@@ -106,7 +106,7 @@ def run(
             for name, agent in make().items():
                 recorder.start(f"episodes of {name}")
                 mean = name in ACTS_WITH_MEAN
-                results[name] = evaluate(agent, envs, n_episodes, unit.seed * 1000, deterministic=mean)
+                results[name] = evaluate(agent, envs, n_episodes, seed=unit.seed * 1000, deterministic=mean)
                 recorder.rows(results[name].rows(name))
     return results
 

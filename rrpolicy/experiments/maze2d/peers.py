@@ -80,5 +80,5 @@ def _run(recorder: Recorder, store: ArtifactStore, agents: dict[str, Predictor],
     with environments(unit, store.recipe, NETWORKS_AT_ONCE) as envs:
         for name, agent in agents.items():
             recorder.start(f"episodes of {name}")
-            result = evaluate(agent, envs, n_episodes(store.recipe), unit.seed * 1000, deterministic=True)
+            result = evaluate(agent, envs, n_episodes(store.recipe), seed=unit.seed * 1000, deterministic=True)
             recorder.rows(result.rows(name))

@@ -58,7 +58,9 @@ def measure_training(store: ArtifactStore, unit: Unit, curves: Path, log: Log = 
                 learned[algorithm, pay] = np.array(card["curve"]).reshape(-1, 3)
                 recorder.times(**{agent: card["cpu_seconds"]})
                 recorder.start(f"episodes of {agent}")
-                results[pay] = evaluate_trained(load_policy(path), envs, n_episodes(store.recipe), unit.seed * 1000)
+                results[pay] = evaluate_trained(
+                    load_policy(path), envs, n_episodes(store.recipe), seed=unit.seed * 1000
+                )
                 recorder.rows([*results[pay].rows(agent), plain_row(agent, "decisions", card["decisions"])])
             recorder.rows(_ratios(algorithm, results["reward"], results["true"]))
     write_curves(curve_path(curves, unit), learned)
