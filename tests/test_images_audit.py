@@ -13,11 +13,11 @@ import pytest
 from helpers.browser import WIDTHS, browsed
 from PIL import Image
 
+from rrpolicy.common.stats import auroc
 from rrpolicy.images.audit import write_audit
 from rrpolicy.images.audit_pictures import N_EXTREME, N_LEFT_OUT, N_RANKED
 from rrpolicy.images.charts import curve, histograms, signed
 from rrpolicy.images.evidence import LIMITS, Evidence
-from rrpolicy.images.metrics import auroc
 from rrpolicy.images.page import POLICY
 
 EVIL = '<img src="http://example.org/x.png" onerror="console.log(1)">&amp;'

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from rrpolicy.common.stats import auroc, share
 from rrpolicy.diffusion import DiffusionProcess, GaussianMixtureModel
-from rrpolicy.images.metrics import auroc, brightness, elbo_difference, label_means, share
+from rrpolicy.images.metrics import brightness, elbo_difference, label_means
 
 
 def pairs(scores: list[float], wanted: list[int]) -> float:

@@ -12,9 +12,9 @@ from helpers.pipelines import write_stable_diffusion
 from test_images_recording import EAGER, PROMPTS, folder, pipeline, record_mixtures
 
 from rrpolicy import RewardExtractor, zoo
+from rrpolicy.common.stats import auroc
 from rrpolicy.diffusion.sampling import sample
 from rrpolicy.images.data import load_images
-from rrpolicy.images.metrics import auroc
 from rrpolicy.images.recording import PromptPair, finished_reward, record_prompts
 from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rrpolicy.common.stats import spearman
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.rewards.maps import RewardMap
 from rrpolicy.rewards.maze_metrics import (
@@ -13,7 +14,6 @@ from rrpolicy.rewards.maze_metrics import (
     euclidean_values,
     occupancy_log_ratio,
     path_order,
-    spearman,
     topology_pairs,
 )
 

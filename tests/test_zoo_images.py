@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from rrpolicy import zoo
 from rrpolicy.cli import app
+from rrpolicy.common.stats import auroc, share
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments.demos import ImagesDemo
 from rrpolicy.experiments.demos.robot import robots_of_the_zoo
@@ -27,7 +28,6 @@ from rrpolicy.experiments.recipes import recipe_of
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import FASHION_MNIST_CLASSES, LabelledImages, load_images
 from rrpolicy.images.grid import FRAME, PAPER, tiled
-from rrpolicy.images.metrics import auroc, share
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.training import ImageDiffusion

@@ -33,6 +33,7 @@ from rrpolicy.cli.options import report
 from rrpolicy.cli.program import echo
 from rrpolicy.cli.prompt_files import read_prompts
 from rrpolicy.common.messages import printable
+from rrpolicy.common.stats import auroc
 from rrpolicy.common.typing import Array
 from rrpolicy.common.version import __version__
 from rrpolicy.experiments import plain_row
@@ -41,7 +42,6 @@ from rrpolicy.images.audit import write_audit
 from rrpolicy.images.audited import UNLABELLED
 from rrpolicy.images.evidence import Evidence
 from rrpolicy.images.folders import ReadAgain, counted, find_pictures
-from rrpolicy.images.metrics import auroc
 from rrpolicy.images.null import spread
 from rrpolicy.images.parts import is_single_file
 from rrpolicy.images.reward import ImageReward

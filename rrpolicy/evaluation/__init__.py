@@ -1,5 +1,6 @@
 """Closed-loop evaluation: whole episodes of one agent or several, and their results with 95 % intervals."""
 
+from rrpolicy.common.stats import Measure, bootstrap_interval
 from rrpolicy.evaluation.comparison import compare
 from rrpolicy.evaluation.deprecated import evaluate_policy
 from rrpolicy.evaluation.episodes import MAX_EPISODE_STEPS, success_in
@@ -8,7 +9,7 @@ from rrpolicy.evaluation.results import (
     ROW_KEYS,
     Evaluation,
     Row,
-    bootstrap_interval,
+    measure_row,
     paired_difference,
     read_results,
     result_row,
@@ -24,12 +25,14 @@ __all__ = [
     "ROW_KEYS",
     "EnvSource",
     "Evaluation",
+    "Measure",
     "Row",
     "bootstrap_interval",
     "compare",
     "evaluate",
     "evaluate_policy",
     "make_env",
+    "measure_row",
     "paired_difference",
     "read_results",
     "result_row",

@@ -15,8 +15,9 @@ import torch
 
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import Planner
+from rrpolicy.common.stats import bootstrap_statistic, median_ratio
 from rrpolicy.common.typing import Array
-from rrpolicy.evaluation import Row
+from rrpolicy.evaluation import Row, measure_row
 
 BATCH = 64
 
@@ -46,10 +47,10 @@ def latency(guided: GuidedPlanner, reference: GuidedPlanner, observations: Array
         _row("guided", "plan_ms_p90", single, lambda values: np.quantile(values, 0.9)),
         _row("guided", "step_ms_median", per_step),
         _row("guided", f"plan_ms_median_batch_{n}", batched),
-        _ratio(f"batch_{n}_ratio", batched, single),
+        measure_row("guided", f"batch_{n}_ratio", median_ratio(batched, single)),
         _row("reference", "plan_ms_median", theirs),
         _row("reference", "step_ms_median", of_reference),
-        _ratio("step_ratio", of_reference, per_step),
+        measure_row("guided", "step_ratio", median_ratio(of_reference, per_step)),
     ]
 
 
@@ -120,30 +121,6 @@ def _seconds(call: Callable[[], Any], n_repeats: int, clock: Callable[[], float]
     return seconds
 
 
-def _row(agent: str, metric: str, values: Array, statistic: Callable[[Array], Any] = np.median, seed: int = 0) -> Row:
+def _row(agent: str, metric: str, values: Array, statistic: Callable[[Array], Any] = np.median) -> Row:
     """A row whose ``mean`` is the median, which pauses of the machine do not move, with its bootstrap interval."""
-    rng = np.random.default_rng(seed)
-    low, high = np.quantile([statistic(rng.choice(values, len(values))) for _ in range(500)], (0.025, 0.975))
-    return {
-        "agent": agent,
-        "metric": metric,
-        "mean": float(statistic(values)),
-        "ci_low": float(low),
-        "ci_high": float(high),
-        "n": len(values),
-    }
-
-
-def _ratio(metric: str, a: Array, b: Array, seed: int = 0) -> Row:
-    """Ratio of two medians."""
-    rng = np.random.default_rng(seed)
-    drawn = [np.median(rng.choice(a, len(a))) / np.median(rng.choice(b, len(b))) for _ in range(500)]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return {
-        "agent": "guided",
-        "metric": metric,
-        "mean": float(np.median(a) / np.median(b)),
-        "ci_low": float(low),
-        "ci_high": float(high),
-        "n": min(len(a), len(b)),
-    }
+    return measure_row(agent, metric, bootstrap_statistic(values, statistic))

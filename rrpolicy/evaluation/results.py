@@ -1,5 +1,4 @@
-"""What episodes came to: each number with a 95 % interval, two agents compared episode by episode, and the results file
-that keeps the rows."""
+"""Results of episodes: numbers with 95 % intervals, two agents compared episode by episode, and the file of rows."""
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from rrpolicy.common.files import write_json
-from rrpolicy.common.intervals import wilson_interval
 from rrpolicy.common.kinds import RowFields
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import checked, from_json, native, read_small
+from rrpolicy.common.stats import Measure, bootstrap_mean, mean_difference
 from rrpolicy.common.typing import Array
 from rrpolicy.data.reference_scores import normalized_score, reference_score
 
@@ -25,55 +24,21 @@ RESULTS_FILE = "results.json"
 MAX_RESULTS_BYTES = 2**24
 
 
-# ---------------------------------------------------------------------- intervals
-
-
-def bootstrap_interval(
-    values: Any, n_resamples: int = 2000, seed: int = 0, rate: bool | None = None
-) -> tuple[float, float]:
-    """
-    95 % percentile bootstrap interval of a mean. A rate of 0 or 1, where resampling shows no spread, gets Wilson's
-    interval instead (Wilson 1927), so its width is never 0.
-
-    :param values: (n,) numbers or booleans
-    :param n_resamples: bootstrap samples
-    :param seed: of the resampling
-    :param rate: whether the values are failures and successes; None: they are if all are 0 or 1
-    :return: low and high
-    :raises ValueError: when there are no values or one is not finite
-    """
-    sample = _finite(values)
-    rate = bool(np.isin(sample, (0.0, 1.0)).all()) if rate is None else rate
-    if rate and sample.min() == sample.max():
-        return wilson_interval(float(sample.sum()), len(sample))
-    rng = np.random.default_rng(seed)
-    means = sample[rng.integers(len(sample), size=(n_resamples, len(sample)))].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def _finite(values: Any) -> Array:
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.ndim != 1 or not sample.size or not np.isfinite(sample).all():
-        raise ValueError(f"values must be finite numbers (n,) with n >= 1, got shape {sample.shape}: {values!r:.80}")
-    return sample
-
-
 # ---------------------------------------------------------------------- results
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """
-    What happened in n episodes.
+    Results of n episodes.
 
     :param returns: undiscounted sums of rewards (n,)
-    :param successes: bool (n,), success at the episode's last step; None where the environment never tells
+    :param successes: bool (n,), success at the episode's last step; None where the environment reports none
     :param lengths: environment steps (n,)
     :param seeds: with which the episodes were reset (n,)
-    :param observations: of each episode (length + 1, obs_dim), when they were asked for
+    :param observations: of each episode (length + 1, obs_dim), when they were recorded
     :param env_id: where it happened, when that is known
-    :param successes_once: bool (n,), success at any step; None where the environment never tells
+    :param successes_once: bool (n,), success at any step; None where the environment reports none
     :param registered: whether that is the environment as it is registered, with its default arguments and time limit
     """
 
@@ -139,10 +104,19 @@ def result_row(agent: str, metric: str, values: Any) -> Row:
     :param values: (n,) one for each episode, or whatever was repeated
     :return: agent, metric, mean, ci_low, ci_high, n
     """
-    sample = _finite(values)
-    low, high = bootstrap_interval(sample, rate=metric.endswith("rate"))
-    mean = float(sample.mean())
-    return dict(zip(ROW_KEYS, (agent, metric, mean, low, high, len(sample)), strict=True))
+    return measure_row(agent, metric, bootstrap_mean(values, rate=metric.endswith("rate")))
+
+
+def measure_row(agent: str, metric: str, measure: Measure) -> Row:
+    """
+    One row of results for a number that brings its own interval.
+
+    :param agent: who
+    :param metric: what
+    :param measure: the number
+    :return: agent, metric, mean, ci_low, ci_high, n
+    """
+    return dict(zip(ROW_KEYS, (agent, metric, *measure), strict=True))
 
 
 def paired_difference(a: Evaluation, b: Evaluation, metric: str = "success_rate") -> dict[str, float]:
@@ -155,14 +129,7 @@ def paired_difference(a: Evaluation, b: Evaluation, metric: str = "success_rate"
     """
     if not np.array_equal(a.seeds, b.seeds):
         raise ValueError(f"a and b must have run the same seeds, got {a.seeds.tolist()} and {b.seeds.tolist()}")
-    difference = a.values(metric).astype(np.float64) - b.values(metric).astype(np.float64)
-    mean, n = float(difference.mean()), len(difference)
-    if metric == "success_rate" and difference.min() == difference.max():
-        unseen = wilson_interval(0, n)[1]  # so many may differ from the rest without one having been seen
-        low, high = max(-1.0, mean - unseen), min(1.0, mean + unseen)
-    else:
-        low, high = bootstrap_interval(difference, rate=False)
-    return {"mean": mean, "ci_low": low, "ci_high": high, "n": n}
+    return mean_difference(a.values(metric), b.values(metric), rate=metric == "success_rate").columns()
 
 
 def write_results(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> Path:

@@ -7,10 +7,11 @@ from html import escape
 
 import numpy as np
 
+from rrpolicy.common.stats import Measure, auroc, share
 from rrpolicy.common.typing import Array
 from rrpolicy.images.audited import Audit
 from rrpolicy.images.charts import curve, histograms, signed
-from rrpolicy.images.metrics import Estimate, auroc, label_means, share
+from rrpolicy.images.metrics import label_means
 from rrpolicy.images.null import NOTHING_BEYOND, spread
 from rrpolicy.images.page import beside, plain_text, section, table
 
@@ -87,7 +88,7 @@ def distribution(audit: Audit) -> str:
     return section("distribution", "Distribution of ρ", note, beside(chart, table_of))
 
 
-def _label_row(name: str, mean: Estimate, scores: Array, audit: Audit) -> str:
+def _label_row(name: str, mean: Measure, scores: Array, audit: Audit) -> str:
     unwanted = "<small>unwanted</small>" if name in audit.unwanted else ""
     interval = f"{signed(mean.low)} to {signed(mean.high)}" if np.isfinite(mean.low) else "–"
     low, high = (signed(np.quantile(scores, share)) for share in (0.05, 0.95))
@@ -142,5 +143,5 @@ def _share(flags: Array) -> str:
     return f"{found.value:.1%}<small>{found.low:.1%}–{found.high:.1%}, n = {found.n:,}</small>"
 
 
-def _interval(area: Estimate) -> str:
+def _interval(area: Measure) -> str:
     return f"{area.low:.3f}–{area.high:.3f}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rrpolicy.common.stats import spearman
 from rrpolicy.common.typing import Array
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 from rrpolicy.rewards.maps import RewardMap
@@ -163,22 +164,3 @@ def _depth(maze: MazeGeometry, xy: Array) -> Array:
         outside = np.maximum(np.abs(flat - centre) - CELL_SIZE / 2, 0.0)
         np.minimum(nearest, np.hypot(outside[:, 0], outside[:, 1]), out=nearest)
     return nearest.reshape(xy.shape[:-1])
-
-
-# ---------------------------------------------------------------------- ranks
-
-
-def spearman(first: Array, second: Array) -> float:
-    """Pearson correlation of ranks, ties sharing their mean rank; NaN when one of them is constant."""
-    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)]
-    if len(ranks[0]) != len(ranks[1]):
-        raise ValueError(f"first and second must be equally long, got {len(ranks[0])} and {len(ranks[1])}")
-    centred = [one - one.mean() for one in ranks]
-    norms = [float(np.linalg.norm(one)) for one in centred]
-    return float(centred[0] @ centred[1] / (norms[0] * norms[1])) if len(ranks[0]) and min(norms) > 0 else float("nan")
-
-
-def _ranks(values: Array) -> Array:
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return ((ends - counts + ends - 1) / 2.0)[which]
