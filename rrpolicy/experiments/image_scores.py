@@ -10,16 +10,17 @@ from collections.abc import Collection
 import numpy as np
 
 from rrpolicy import zoo
+from rrpolicy.common.stats import Measure, auroc, share
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import ROW_KEYS, Row, result_row
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages
-from rrpolicy.images.metrics import Estimate, auroc, label_means, share
+from rrpolicy.images.metrics import label_means
 
 FASHION_MNIST = "FashionMNIST"  # the pair's name in the zoo
 
 
-def estimate_row(agent: str, metric: str, estimate: Estimate) -> Row:
+def estimate_row(agent: str, metric: str, estimate: Measure) -> Row:
     """A row for a number that brings its own interval."""
     return dict(zip(ROW_KEYS, (agent, metric, *estimate), strict=True))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from rrpolicy.common.stats import mean_ratio
 from rrpolicy.common.typing import Array
 from rrpolicy.experiments.results import Result
 
@@ -24,24 +25,9 @@ def mean(results: Iterable[Result], key: Key, digits: int = 3) -> str:
     return f"{np.mean(values):.{digits}f}" if values else NOTHING
 
 
-def paired_ratio(first: Array, second: Array, n_resamples: int = 2000, seed: int = 0) -> dict[str, float]:
-    """
-    Ratio of the means of two equally long samples, with a 95 % percentile bootstrap interval from resampled pairs.
-
-    :param first: (n,)
-    :param second: (n,) of the same episodes or units
-    :param n_resamples: bootstrap samples; those in which the second mean is not above 0 are left out
-    :param seed: of the resampling
-    :return: mean, ci_low, ci_high and n; NaN where the second mean is not above 0
-    """
-    pairs = np.stack([first, second]).astype(np.float64)
-    n = pairs.shape[1]
-    if not n or not pairs[1].mean() > 0:
-        return {"mean": np.nan, "ci_low": np.nan, "ci_high": np.nan, "n": n}
-    rows = np.random.default_rng(seed).integers(n, size=(n_resamples, n))
-    above, below = pairs[:, rows].mean(axis=2)
-    low, high = np.quantile(above[below > 0] / below[below > 0], (0.025, 0.975))
-    return {"mean": float(pairs[0].mean() / pairs[1].mean()), "ci_low": float(low), "ci_high": float(high), "n": n}
+def paired_ratio(first: Array, second: Array) -> dict[str, float]:
+    """:func:`mean_ratio` of two equally long samples as columns of a row: mean, ci_low, ci_high and n."""
+    return mean_ratio(first, second).columns()
 
 
 def ratio(results: Iterable[Result], first: Key, second: Key) -> str:

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from rrpolicy.common.stats import auroc, share
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row, result_row
 from rrpolicy.experiments import Recipe, section
@@ -23,7 +24,7 @@ from rrpolicy.experiments.recorder import Log, Recorder
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.grid import tiled
-from rrpolicy.images.metrics import auroc, brightness, elbo_difference, label_means, share
+from rrpolicy.images.metrics import brightness, elbo_difference, label_means
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
 

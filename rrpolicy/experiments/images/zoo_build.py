@@ -15,6 +15,7 @@ import numpy as np
 
 from rrpolicy import zoo
 from rrpolicy.common.files import write_text
+from rrpolicy.common.stats import share
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row
 from rrpolicy.experiments import section
@@ -26,7 +27,6 @@ from rrpolicy.experiments.zoo_entries import Entries, today
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.grid import write_grid
-from rrpolicy.images.metrics import share
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.training import ImageDiffusion

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rrpolicy.common.stats import spearman
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.transitions import episode_returns, finished
@@ -15,7 +16,6 @@ from rrpolicy.experiments import plain_row
 from rrpolicy.experiments.locomotion.units import Unit
 from rrpolicy.experiments.locomotion.workshop import ArtifactStore
 from rrpolicy.experiments.recorder import Log, Recorder
-from rrpolicy.rewards.maze_metrics import spearman
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 N_SCORED = 8192  # windows, and steps
