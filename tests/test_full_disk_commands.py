@@ -19,7 +19,7 @@ from rrpolicy import zoo
 from rrpolicy.common import folders
 from rrpolicy.common.files import atomic_write, naming, write_text
 from rrpolicy.common.progress import ProgressLog
-from rrpolicy.evaluation.video import _encode
+from rrpolicy.evaluation.ffmpeg import encode
 from rrpolicy.experiments.runs import begin_anew
 from rrpolicy.images.folders import write_pictures
 from rrpolicy.rl import on_reward
@@ -186,4 +186,4 @@ def test_room_is_looked_for_before_anything_is_removed(tmp_path: Path, monkeypat
 def test_an_encoder_that_fails_is_quoted(n_pictures: int, tmp_path: Path) -> None:
     picture: Callable[[], Any] = lambda: np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)  # noqa: E731
     with pytest.raises(OSError, match=r"the video cannot be written: .*No such file or directory"):
-        _encode((picture() for _ in range(n_pictures)), tmp_path / "gone" / "video.mp4", 30)
+        encode((picture() for _ in range(n_pictures)), tmp_path / "gone" / "video.mp4", 30)

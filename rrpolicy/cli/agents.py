@@ -29,7 +29,7 @@ def load_agent_for(
     """
     The agent of a name, steered when a reward is given.
 
-    :param algorithm: of a file of Stable-Baselines3 whose name does not tell
+    :param algorithm: of a file of Stable-Baselines3 whose name does not hold it
     :raises ValueError: for something that cannot act, or not in the task's environment
     """
     if algorithm is not None and not is_sb3_agent(source_of(name)):
@@ -78,7 +78,7 @@ def load_policy_for(name: str, task: Task, algorithm: str | None = None) -> Poli
     """
     The policy of a name, from an archive or a file of Stable-Baselines3; None for archives of other kinds.
 
-    :param algorithm: of a file of Stable-Baselines3 whose name does not tell
+    :param algorithm: of a file of Stable-Baselines3 whose name does not hold it
     :raises ValueError: for a policy that was not made for the task's environment
     """
     source = source_of(name)
@@ -94,7 +94,7 @@ def load_policy_for(name: str, task: Task, algorithm: str | None = None) -> Poli
     policy = load_policy(source)
     with closing(task.make()) as env:
         check_fits(policy, env.observation_space, env.action_space)
-    if archive.kind != POLICY_KIND and task.is_maze:  # older archives do not tell that actions are held there
+    if archive.kind != POLICY_KIND and task.is_maze:  # older archives do not hold the number of steps
         return ActionRepeat(policy)
     return policy
 

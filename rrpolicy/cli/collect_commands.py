@@ -200,7 +200,7 @@ def _from_agents(
 
 
 def _home_of_agents(names: Sequence[str], maze_map: Path | None) -> str:
-    """The environment that the first agent's card tells, where one does."""
+    """The environment in the card of the first agent that has one."""
     archives = [zoo.find(name) for name, _ in map(_name_and_share, names) if not is_sb3_agent(name)]
     for path in archives if maze_map is None else ():
         try:

@@ -68,7 +68,7 @@ def demo(
     recipe: options.RecipeFile = None,
 ) -> None:
     """
-    See it happen: a maze's reward extracted and drawn, or a robot's from the zoo; then base, steered base, expert run.
+    Extract and draw a maze's reward, or take a robot's from the zoo; then run base, steered base and expert.
 
     In a maze base and expert come from the zoo, or are trained with --from-scratch (implied by --maze-map), and the
     discriminator runs, too. Leaves results.json, hero.png, a video of each agent; in a maze heat_map.png and archives.
@@ -126,7 +126,7 @@ def _task_of_data(
     """
     The environment, in the maze and with the goal that the data were collected for, unless a maze is given.
 
-    :raises ValueError: when it is not given, and neither the data nor the agent that is fine-tuned tell it
+    :raises ValueError: when it is not given, and neither the data nor the agent that is fine-tuned names it
     """
     task = Task.create(env or _home_of_data(data, maze_map, names, init_from), maze_map)
     try:

@@ -1,4 +1,4 @@
-"""What the commands of the program share: options, and the task that a command is about."""
+"""Options that commands share, the task that they name, and the report of results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
 
 
 def finite(value: float | None) -> float | None:
-    """:raises typer.BadParameter: for NaN and infinity, which Python reads as numbers"""
+    """
+    An option's number, which must be finite.
+
+    :raises typer.BadParameter: for NaN and infinity, which Python reads as numbers
+    """
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
@@ -53,7 +57,11 @@ def file_for_results(value: Path | None) -> Path | None:
 
 
 def iso_date(value: str | None) -> str | None:
-    """:raises typer.BadParameter: for something else than YYYY-MM-DD"""
+    """
+    An option's date.
+
+    :raises typer.BadParameter: for something else than YYYY-MM-DD
+    """
     if value is not None and not _is_date(value):
         raise typer.BadParameter(f"{value!r} is no date, wanted YYYY-MM-DD.")
     return value
@@ -87,6 +95,7 @@ def parse_cell(text: str) -> tuple[float, float]:
 
 
 def parse_cells(text: str) -> list[tuple[float, float]]:
+    """Parse ``R,C;R,C``."""
     return [parse_cell(part) for part in text.split(";") if part.strip()]
 
 
@@ -145,7 +154,7 @@ AlgorithmOfFile = Annotated[
 ]
 
 
-# ---------------------------------------------------------------------- what a command is about
+# ---------------------------------------------------------------------- tasks, recipes and results
 
 
 def recipe_for(task: Task | None, file: Path | None) -> Recipe:
@@ -180,10 +189,10 @@ def task_of(
     names: list[str], env: str | None = None, maze_map: Path | None = None, goal: tuple[float, float] | None = None
 ) -> Task:
     """
-    The task of the options, and for what they leave open, of the first card that knows.
+    The task of the options, completed from the first card that holds one.
 
     :param names: agents and rewards whose cards are read, in this order
-    :raises ValueError: when neither tells the environment
+    :raises ValueError: when neither names the environment
     """
     tasks = [task for name in names if (task := task_in_card(name, needed=env is None)) is not None]
     if env is None and maze_map is None:
@@ -197,7 +206,7 @@ def task_of(
 
 
 def agent_label(name: str, reward: str | None) -> str:
-    """What results call an agent."""
+    """The name of an agent in results."""
     path = Path(name)
     stem = path.stem if path.suffix == ".zip" else path.name
     return ("" if stem == "agent" else f"{stem}-") + "steered" if reward else stem

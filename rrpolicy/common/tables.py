@@ -1,4 +1,4 @@
-"""CSV files as data of strangers: read as a whole or refused with one line that names the file."""
+"""CSV files, read as a whole or refused with one line that names the file."""
 
 from __future__ import annotations
 

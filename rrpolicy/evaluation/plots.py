@@ -1,4 +1,4 @@
-"""Pictures for people: a reward over its maze, plans, roll-outs, learning curves and comparisons with intervals.
+"""Figures: a reward over its maze, plans, roll-outs, learning curves and comparisons with intervals.
 Figures are made without pyplot: nothing global changes and no display is needed. Colours suit colour-blind readers."""
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ def _draw_rollouts(axes: Axes, result: Evaluation, colour: str) -> None:
 
 
 def _draw_plans(axes: Axes, plans: Array) -> LineCollection:
-    """Plans (n, H, 2) as lines whose colour tells time."""
+    """Draw plans (n, H, 2) as lines whose colour is time."""
     pieces = np.stack([plans[:, :-1], plans[:, 1:]], axis=2).reshape(-1, 2, 2)
     when = np.tile(np.linspace(0, 1, plans.shape[1])[:-1], len(plans))
     lines = LineCollection(list(pieces), array=when, cmap=TIME, linewidths=1.6, alpha=0.85, zorder=5)

@@ -99,8 +99,8 @@ def result_row(agent: str, metric: str, values: Any) -> Row:
     """
     One row of results.
 
-    :param agent: who
-    :param metric: what, e.g. ``"success_rate"``; names that end in ``rate`` hold failures and successes
+    :param agent: name of the agent
+    :param metric: name of the metric, e.g. ``"success_rate"``; names that end in ``rate`` hold failures and successes
     :param values: (n,) one for each episode, or whatever was repeated
     :return: agent, metric, mean, ci_low, ci_high, n
     """
@@ -111,8 +111,8 @@ def measure_row(agent: str, metric: str, measure: Measure) -> Row:
     """
     One row of results for a number that brings its own interval.
 
-    :param agent: who
-    :param metric: what
+    :param agent: name of the agent
+    :param metric: name of the metric
     :param measure: the number
     :return: agent, metric, mean, ci_low, ci_high, n
     """
@@ -121,7 +121,7 @@ def measure_row(agent: str, metric: str, measure: Measure) -> Row:
 
 def paired_difference(a: Evaluation, b: Evaluation, metric: str = "success_rate") -> dict[str, float]:
     """
-    How much better ``a`` is than ``b``, from the differences of episodes with equal seeds.
+    Mean difference of ``a`` and ``b`` over episodes with equal seeds, with a 95 % interval.
 
     :param metric: as in :meth:`Evaluation.values`
     :return: mean, ci_low, ci_high, n
@@ -188,5 +188,5 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits where they say something."""
+    """A number with three decimals, or one from 10 on."""
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -58,8 +58,8 @@ def evaluate(
 
     Returns are sums of the environment's own reward: ``info["original_reward"]`` where a wrapper reports it, and the
     unnormalised reward of ``VecNormalize``, whose statistics are kept constant. Rewards that other wrappers change
-    count as they are paid, and such episodes have no normalised score. Environments may fill one array again and again,
-    and pay arrays of one number.
+    count as they are, and such episodes have no normalised score. Environments may fill one array again and again,
+    and return rewards as arrays of one number.
 
     :param agent: anything with ``predict``
     :param env: an environment's id or a function that makes one: several copies run together and are planned for in
@@ -192,6 +192,7 @@ class _Runner:
             self._begin(slot)
 
     def run(self, agent: Predictor, deterministic: bool, bar: Any) -> None:
+        """Run all episodes; ``bar`` is a progress bar of steps."""
         state: State | None = None
         axes: tuple[int, ...] | None = ()
         starts = np.ones(len(self._envs), dtype=bool)
@@ -246,7 +247,7 @@ class _Runner:
 def _axes(state: State, n_envs: int) -> tuple[int, ...] | None:
     """
     The axis of each array of an agent's memory along which the environments lie: the first, or the second as in
-    sb3-contrib's recurrent policies. None where that cannot be told from the shapes: then no environment is dropped.
+    sb3-contrib's recurrent policies. None where the shapes are ambiguous: then no environment is dropped.
     """
     fitting = [{axis for axis, size in enumerate(np.shape(array)[:2]) if size == n_envs} for array in state]
     common = set[int]({0, 1}).intersection(*fitting)

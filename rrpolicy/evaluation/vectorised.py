@@ -86,7 +86,7 @@ def run_vectorised(
     if episodes.recorded and ended and lost == ended:
         raise ValueError(
             "the last observation of every episode is the first one of the next, as where environments in other "
-            "processes fill one array again, or tell no terminal_observation: wanted ones that return copies"
+            "processes fill one array again, or give no terminal_observation: wanted ones that return copies"
         )
 
 

@@ -4,18 +4,13 @@ A file appears under its name only when it is complete."""
 from __future__ import annotations
 
 import inspect
-import shutil
-import subprocess
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 import gymnasium as gym
-import imageio_ffmpeg
 import numpy as np
 
 from rrpolicy.agents.planning import Planner
@@ -29,27 +24,15 @@ from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.render import draw_maze
 from rrpolicy.envs.scene import SceneRenderer
 from rrpolicy.evaluation import MAX_EPISODE_STEPS, make_env, stack_observations, success_in
+from rrpolicy.evaluation.ffmpeg import encode
 
 Renderer = Literal["maze drawing", "scene drawing", "environment"]
-LEAST_ROOM = 2**14  # bytes; with less of them free a disk counts as full
-ENCODING = [
-    "-c:v",
-    "libx264",
-    "-pix_fmt",
-    "yuv420p",
-    "-preset",
-    "veryfast",
-    "-crf",
-    "20",
-    "-movflags",
-    "+faststart",
-]
 
 
 @dataclass(frozen=True)
 class VideoInfo:
     """
-    What was filmed.
+    A video that was recorded.
 
     :param path: the file
     :param n_frames: pictures in it
@@ -64,7 +47,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class _Moment:
-    """What a picture may show."""
+    """The state of an episode that a picture shows."""
 
     observation: Any
     step: int  # of the episode
@@ -120,7 +103,7 @@ def record_video(
         chosen, draw = _drawing(live, renderer, size, overlay, caption)
         moments = _moments(agent, flat_for(agent, live), n_steps, seed, deterministic, steps_per_frame)
         with atomic_write(target) as unfinished, seeded(seed, agent):
-            n_frames = _encode(_of_one_size(draw(moment) for moment in moments), unfinished, fps)
+            n_frames = encode(_of_one_size(draw(moment) for moment in moments), unfinished, fps)
     finally:
         if live is not env:
             live.close()
@@ -161,7 +144,7 @@ def _takes_mode(make: Callable[..., Any]) -> bool:
 def _moments(
     agent: Predictor, env: gym.Env, n_steps: int | None, seed: int, deterministic: bool, every: int
 ) -> Iterator[_Moment]:
-    """Act, and tell what is to be seen at every ``every``-th step and at the end."""
+    """Act, and yield the state at every ``every``-th step and at the end."""
     total = 0
     while True:
         observation, info = env.reset(seed=seed)
@@ -202,7 +185,7 @@ def _plan_ahead(agent: Predictor, state: State | None) -> Array | None:
 def _drawing(
     env: gym.Env, renderer: Renderer | None, size: int, overlay: bool, caption: str | None
 ) -> tuple[Renderer, Callable[[_Moment], Array]]:
-    """What draws, and the function that does."""
+    """Name of the renderer, and the function that draws."""
     maze = env.get_wrapper_attr("maze") if env.has_wrapper_attr("maze") else None
     if isinstance(maze, MazeGeometry) and renderer in (None, "maze drawing"):
         return "maze drawing", _MazeDrawing(env, maze, size, overlay, caption)
@@ -292,7 +275,11 @@ def _rgb(drawn: Any) -> Array:
 
 
 def _of_one_size(pictures: Iterable[Array]) -> Iterator[Array]:
-    """:raises ValueError: when one has another size than the first"""
+    """
+    The pictures as they are, their sizes compared.
+
+    :raises ValueError: when one has another size than the first
+    """
     first: tuple[int, ...] | None = None
     for index, picture in enumerate(pictures):
         first = first or picture.shape
@@ -313,91 +300,3 @@ def _mp4(path: str | Path) -> Path:
     if target.suffix != ".mp4":
         raise ValueError(f"path must end in .mp4, got {str(path)!r}")
     return target
-
-
-def _encode(pictures: Iterable[Array], path: Path, fps: float) -> int:
-    """
-    Write (h, w, 3) uint8 pictures of one size; how many there were.
-
-    :raises OSError: when the encoder fails, with what it said
-    """
-    encoder: _Encoder | None = None
-    n_frames = 0
-    try:
-        for picture in pictures:
-            height, width = (side - side % 2 for side in picture.shape[:2])  # h264 wants even sides
-            encoder = encoder or _Encoder(path, (width, height), fps)
-            encoder.write(np.ascontiguousarray(picture[:height, :width]))
-            n_frames += 1
-        if encoder is not None:
-            encoder.finish()
-    finally:
-        if encoder is not None:
-            encoder.stop()
-    return n_frames
-
-
-class _Encoder:
-    """
-    A process of ffmpeg that reads pictures and writes a file.
-
-    :param size: width and height of all pictures
-    """
-
-    def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
-        pictures = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*size), "-r", str(fps), "-i", "-"]
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *pictures, "-an", *ENCODING, f"file:{path}"]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for us, who stop it
-        )
-        self._folder, self._said = path.parent, b""
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-
-    def write(self, picture: Array) -> None:
-        """One picture (h, w, 3)."""
-        with self._failing():
-            self._pipe.write(picture.data)
-
-    def finish(self) -> None:
-        """Wait until the file is complete."""
-        with self._failing():
-            self._pipe.close()
-        if self._process.wait():
-            raise OSError(self._fault())
-
-    def stop(self) -> None:
-        """End the process, wherever it is."""
-        self._process.kill()
-        self._process.wait()
-        self._listener.join()
-        with suppress(OSError):
-            self._pipe.close()
-
-    @property
-    def _pipe(self) -> IO[bytes]:
-        return cast(IO[bytes], self._process.stdin)
-
-    def _listen(self) -> None:
-        with cast(IO[bytes], self._process.stderr) as stderr:
-            for line in stderr:
-                self._said = line or self._said
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """A broken pipe says less than the process that has ended."""
-        try:
-            yield
-        except BrokenPipeError:
-            self._process.wait()
-            raise OSError(self._fault()) from None
-
-    def _fault(self) -> str:
-        self._listener.join()
-        said = self._said.decode(errors="replace").strip() or "ffmpeg has failed"
-        full = self._folder.is_dir() and shutil.disk_usage(self._folder).free < LEAST_ROOM
-        return f"the video cannot be written: {'No space left on device, ' if full else ''}{said}"

@@ -1,6 +1,6 @@
-"""AIRL and GAIL, the peers that learn a reward from demonstrations by acting: the `imitation` library's, in the maze.
+"""AIRL and GAIL of the `imitation` library, which learn a reward from demonstrations by acting, in the maze.
 
-They see the expert at the pace of their own decisions, an action held for some steps, and train in the vectorised
+Demonstrations are resampled to their decisions, each action held for some steps; training runs in the vectorised
 simulator (Fu, Luo, Levine 2018; Ho, Ermon 2016). `imitation` is optional and imported only where they are built.
 """
 
@@ -34,7 +34,8 @@ INSTALL = (  # without its dependencies: its pins are older than what it runs wi
 @dataclass(frozen=True)
 class PeerSettings:
     """
-    How a peer is trained, chosen for its best map and policy on UMaze and Medium with a seed that is not reported.
+    Numbers with which AIRL and GAIL are trained, chosen for the best map and policy on UMaze and Medium with a seed
+    that is not reported.
 
     :param total_timesteps: decisions, rounded down to whole rounds of the generator
     :param generator: for PPO, over ``SETTINGS["PPO"]``
@@ -57,19 +58,19 @@ PEER_SETTINGS = PeerSettings()
 
 
 class Trainer(Protocol):
-    """What is used of `imitation`'s ``AdversarialTrainer``."""
+    """The part of `imitation`'s ``AdversarialTrainer`` that is used."""
 
     def train_gen(self) -> None:
-        """A round of the generator."""
+        """Run a round of the generator."""
         ...
 
     def train_disc(self) -> Any:
-        """A batch of the discriminator."""
+        """Train on a batch of the discriminator."""
         ...
 
 
 class RewardNet(Protocol):
-    """What is used of `imitation`'s ``RewardNet``."""
+    """The part of `imitation`'s ``RewardNet`` that is used."""
 
     def predict(self, state: Array, action: Array, next_state: Array, done: Array) -> Array:
         """Transitions (n, obs_dim), (n, act_dim), (n, obs_dim), (n,) -> (n,)."""
@@ -79,9 +80,11 @@ class RewardNet(Protocol):
 @dataclass(frozen=True)
 class Peer:
     """
-    :param reward: what it has learned
-    :param agent: its policy
-    :param environment_steps: that it took to learn
+    The result of AIRL or GAIL.
+
+    :param reward: the learned reward
+    :param agent: the policy
+    :param environment_steps: used for training
     """
 
     reward: PeerReward
@@ -134,7 +137,7 @@ def train_peer(
 
 class PeerReward:
     """
-    A reward network asked about balls that stay where they are: what a map and EPIC need of it.
+    A reward network evaluated at balls that stay where they are, for maps and EPIC.
 
     :param net: which takes PointMaze's observations
     """
@@ -156,7 +159,7 @@ class PeerReward:
 
 class Decisions(NamedTuple):
     """
-    Demonstrations as somebody sees them who holds each action for a few steps.
+    Demonstrations resampled to decisions, each of whose actions is held for a few steps.
 
     ``observations`` (n, obs_dim), ``actions`` (n, action_dim) the mean of those taken meanwhile, which gives the same
     impulse, and ``next_observations`` (n, obs_dim) after the last of them.
@@ -169,7 +172,7 @@ class Decisions(NamedTuple):
     @classmethod
     def of(cls, dataset: TrajectoryDataset, n_steps: int = ACTION_REPEAT) -> Decisions:
         """
-        A decision begins at every row whose episode is recorded long enough.
+        Make a decision of every row whose episode is recorded long enough.
 
         :param n_steps: environment steps per decision
         :raises ValueError: when no episode is

@@ -1,7 +1,7 @@
-"""SAC (Stable-Baselines3) that goes on from recorded data in a real environment, paid ρ or the true reward alike.
+"""Fine-tuning: SAC (Stable-Baselines3) that starts from recorded data in a real environment, on ρ or the true reward.
 
-Its replay buffer begins with the data, relabelled with what is paid, and stays half of each batch (Ball et al. 2023);
-its actor begins as a clone of who recorded them, its critic with the clone's values.
+The replay buffer starts with the data, relabelled with the reward, which stay half of each batch (Ball et al. 2023);
+the actor starts as a behaviour clone of the data, the critic with the clone's values.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from rrpolicy.rl.policies import MeanAction
 
 SATURATED = 0.999  # actions nearer to their bounds are cloned as this: a squashed Gaussian cannot reach 1
 CLONING_RATE = 1e-3
-TEMPERATURE = "auto_0.02"  # at first; with SAC's own 1 noise is worth more than all that is paid, and the clone forgets
-EVALUATION_SEED = 1_000_000  # episodes that are looked at on the way are no others'
+TEMPERATURE = "auto_0.02"  # initial; with SAC's own 1 entropy outweighs the reward, and the clone is unlearned
+EVALUATION_SEED = 1_000_000  # episodes of evaluations during training are used nowhere else
 FIXED = ("buffer_size", "learning_starts", "n_steps", "use_sde")  # arguments of SAC that starting from data decides
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
     """
-    How SAC goes on from data; the same whatever is paid.
+    Numbers of fine-tuning SAC from data; the same whatever the reward.
 
     :param total_timesteps: environment steps
     :param n_cloning_steps: gradient steps of behaviour cloning before them; 0 leaves the actor as SAC makes it
     :param n_critic_steps: gradient steps of the critic on the data, the actor held fixed, before them
-    :param eval_freq: environment steps between two looks at the true return
-    :param n_eval_episodes: of such a look
+    :param eval_freq: environment steps between two evaluations under the true reward
+    :param n_eval_episodes: of such an evaluation
     :param arguments: for SAC's constructor, over ``ent_coef=TEMPERATURE``
     :raises ValueError: for a number out of range, or an argument that is not to be chosen
     """
@@ -83,10 +83,10 @@ SETTINGS = FinetuneSettings()
 @dataclass(frozen=True)
 class SquashedReward:
     """
-    What is paid for ρ, in (0, 1): the logistic function of ρ in units of its spread. A robot that walks badly is nearly
-    always many nats below the best that it ever does, where a bound by that best, as in mazes, would pay it nothing.
+    A reward in (0, 1) made of ρ: the logistic function of ρ in units of its spread. A robot that walks badly is nearly
+    always many nats below its best, where a bound by that best, as in mazes, would be near 0 throughout.
 
-    :param centre: ρ that is paid 1/2, nats
+    :param centre: ρ whose reward is 1/2, nats
     :param scale: nats, above 0
     :raises ValueError: when they are not such numbers
     """
@@ -103,7 +103,7 @@ class SquashedReward:
         """
         Fit the units to values of the reward.
 
-        :param values: ρ (n,) of transitions that are to be told apart, nats
+        :param values: ρ (n,) of transitions to distinguish, nats
         :raises ValueError: when they are all the same, or none
         """
         if not len(values) or not np.ptp(values) > 0:
@@ -115,7 +115,7 @@ class SquashedReward:
         return 0.5 + 0.5 * np.tanh((np.asarray(values) - self.centre) / (2 * self.scale))
 
 
-class Look(NamedTuple):
+class CurvePoint(NamedTuple):
     """The true returns (n_eval_episodes,) of the policy's mean actions after so many environment steps."""
 
     timesteps: int
@@ -125,20 +125,20 @@ class Look(NamedTuple):
 @dataclass(frozen=True)
 class Finetuned:
     """
-    What fine-tuning leaves: the policy and its learning curve.
+    The result of fine-tuning: the policy and its learning curve.
 
     :param model: SAC; act with ``MeanAction(model)``
     :param curve: from the clone on
     """
 
     model: SAC
-    curve: list[Look]
+    curve: list[CurvePoint]
 
 
 class HalfDataBuffer(ReplayBuffer):
     """
-    Half of each batch are the data that it begins with, half is what came since: however many data there are, the
-    critic soon hears about actions that they do not hold.
+    A replay buffer of which half of each batch are the data that it starts with, half is what came since: however many
+    data there are, the critic soon sees actions that they do not hold.
     """
 
     n_data = 0
@@ -161,16 +161,16 @@ def finetune(
     progress_bar: bool = False,
 ) -> Finetuned:
     """
-    Train on what is paid for the data and for what the policy does in the environment.
+    Fine-tune SAC on recorded data and on what the policy does in the environment.
 
-    :param make_env: makes the real environment; its own reward is the true one that is looked at on the way, its spec
-        tells the time limit
-    :param dataset: where it begins, with true rewards; where it does not tell how its episodes ended, that is inferred
-        from the time limit, with a warning
-    :param reward: ρ of states and actions with a step head; None pays the true reward
+    :param make_env: makes the real environment; its own reward is the true one that is evaluated meanwhile, its spec
+        has the time limit
+    :param dataset: data to start from, with true rewards; where they lack how episodes ended, that is inferred from the
+        time limit, with a warning
+    :param reward: ρ of states and actions with a step head; None: the true reward
     :param seed: of weights, batches, exploration and starts, global generators included
     :param settings: how long and with which numbers
-    :param transform: what is paid for ρ (n,) in nats; None: :class:`SquashedReward` fitted on the dataset
+    :param transform: the reward for ρ (n,) in nats; None: :class:`SquashedReward` fitted on the dataset
     :param progress_bar: show one
     :raises ValueError: when data, environment and reward do not fit, the data hold no rewards, the environment
         normalises observations or rewards, or ``make_env`` hands out one and the same environment (which is left open)
@@ -204,7 +204,7 @@ def _flat(make_env: Callable[[], gym.Env]) -> gym.Env:
 
 def rho_of(reward: RelativeReward, dataset: TrajectoryDataset) -> Array:
     """
-    ρ (N,) of each row of a dataset as an environment would pay it, nats.
+    ρ (N,) of each row of a dataset as an environment would return it, nats.
 
     :raises ValueError: when the reward does not score single states with their actions, or does not fit the dataset
     """
@@ -219,14 +219,14 @@ def rho_of(reward: RelativeReward, dataset: TrajectoryDataset) -> Array:
 def _make_reward_env(
     env: DummyVecEnv, dataset: TrajectoryDataset, reward: RelativeReward | None, transform: Transform | None
 ) -> tuple[VecEnv, Transitions]:
-    """Environment and transitions that pay the same."""
+    """Environment and transitions with the same reward."""
     spec = env.envs[0].spec
     over = terminals(dataset, None if spec is None else spec.max_episode_steps)
     if reward is None:
         return env, transitions(dataset, over)
     values = rho_of(reward, dataset)
-    paid = SquashedReward.fit(values) if transform is None else transform
-    return RelativeRewardVecEnv(env, reward, paid), transitions(dataset.with_rewards(paid(values)), over)
+    bounded = SquashedReward.fit(values) if transform is None else transform
+    return RelativeRewardVecEnv(env, reward, bounded), transitions(dataset.with_rewards(bounded(values)), over)
 
 
 def _fill(model: SAC, data: Transitions, more: int) -> None:
@@ -267,13 +267,13 @@ def _value(model: SAC, n_steps: int) -> None:
 
 def _learn(
     model: SAC, make_env: Callable[[], gym.Env], seed: int, settings: FinetuneSettings, progress_bar: bool
-) -> list[Look]:
-    """Learn in the environment, with looks at the true return before, on the way and at the end."""
+) -> list[CurvePoint]:
+    """Learn in the environment, with evaluations before, meanwhile and at the end."""
     curve, total = [], settings.total_timesteps
     with tqdm(total=total, unit="step", leave=False, disable=not progress_bar) as bar:
         while True:
             result = evaluate(MeanAction(model), make_env, settings.n_eval_episodes, seed=EVALUATION_SEED + seed)
-            curve.append(Look(model.num_timesteps, np.asarray(result.returns).tolist()))
+            curve.append(CurvePoint(model.num_timesteps, np.asarray(result.returns).tolist()))
             steps = min(settings.eval_freq, total - model.num_timesteps)
             if steps < 1:
                 return curve

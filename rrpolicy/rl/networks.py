@@ -1,5 +1,5 @@
-"""Networks of Stable-Baselines3 and sb3-contrib, built to fit stored weights: what a file says of its sizes is never
-trusted, widths are those of its tensors."""
+"""Networks of Stable-Baselines3 and sb3-contrib, built to fit stored weights: the widths of
+layers are those of the tensors, whatever a configuration claims."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ def _actor(kind: type[BasePolicy], layers: str, n_outputs: int) -> Builder:
     def build(
         observation_space: spaces.Box, action_space: spaces.Box, weights: Weights, activation: Activation = None
     ) -> BasePolicy:
+        """An actor with layers of the widths of the weights."""
         widths, extractor = _widths(weights, layers), FlattenExtractor(observation_space)
         return kind(
             observation_space,

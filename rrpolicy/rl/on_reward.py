@@ -30,13 +30,13 @@ from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform
 from rrpolicy.rl.policies import ACTION_REPEAT, ActionRepeat
 
 EPISODE_STEPS = 300  # of training episodes, in larger mazes too: more starts teach more than longer stays at the goal
-N_BASE_TRANSITIONS = 100_000  # whose highest ρ is paid 1
+N_BASE_TRANSITIONS = 100_000  # whose highest ρ has reward 1
 
 
 @dataclass(frozen=True)
 class Settings:
     """
-    How an algorithm is run; the same for ρ and for the true reward.
+    Numbers with which an algorithm is run; the same for ρ and for the true reward.
 
     :param algorithm: SB3's class
     :param n_envs: balls that it steps together
@@ -50,7 +50,7 @@ class Settings:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Dead ends are left only by who looks far ahead, more so on ρ, which differs less from cell to cell than the true
+# Dead ends are left only with a long horizon, more so on ρ, which differs less from cell to cell than the true
 # reward: gamma is 0.99, a horizon of 5 s. SAC's returns over five decisions carry values through long mazes.
 SETTINGS: Mapping[str, Settings] = {
     "PPO": Settings(
@@ -108,7 +108,7 @@ def train_on_reward(
     :param algorithm: ``"PPO"`` or ``"SAC"``
     :param total_timesteps: decisions; None: the algorithm's own number
     :param seed: of starts, weights and training
-    :param transform: what is paid for ρ (n,) at ``map_level``; None: :class:`DistanceReward` of ρ averaged over levels
+    :param transform: the reward for ρ (n,) at ``map_level``; None: :class:`DistanceReward` of ρ averaged over levels
         (:class:`AveragedReward`), fitted on base data of the maze
     :param reward_type: which true reward
     :param max_episode_steps: environment steps of a training episode
@@ -157,10 +157,10 @@ def make_reward_env(
     reward: RelativeReward | None, venv: PointMazeVecEnv, transform: Transform | None = None, seed: int = 0
 ) -> VecEnv:
     """
-    Environments to train on, whose monitor keeps the true return.
+    Make environments to train on, whose monitor keeps the true return.
 
     :param reward: ρ; None for the true reward, as its mean over the steps of a decision, so that both lie in [0, 1]
-    :param transform: what is paid for ρ (n,) at ``map_level``; None: :class:`DistanceReward` of :class:`AveragedReward`
+    :param transform: the reward for ρ (n,) at ``map_level``; None: :class:`DistanceReward` of :class:`AveragedReward`
     :param seed: of the base data that the bounded reward is fitted on
     """
     monitored = VecMonitor(venv)
@@ -175,7 +175,7 @@ def make_reward_env(
 
 
 class _MeanRewardVecEnv(VecEnvWrapper):
-    """Pays the mean reward of the steps for which an action was held."""
+    """Environments whose reward is the mean over the steps for which an action was held."""
 
     def __init__(self, venv: VecEnv, n_steps: int) -> None:
         super().__init__(venv)
@@ -190,7 +190,7 @@ class _MeanRewardVecEnv(VecEnvWrapper):
 
 
 class _Advance(BaseCallback):
-    """Moves a progress bar by the decisions made."""
+    """Callback that moves a progress bar by the decisions made."""
 
     def __init__(self, bar: Any) -> None:
         super().__init__()

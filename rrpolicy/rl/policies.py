@@ -225,7 +225,7 @@ def load_policy(
 def check_fits(policy: Policy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
     """
     Compare a policy's spaces with those of an environment. Observations without bounds fit any of their number, since
-    neither data nor older archives tell the bounds.
+    neither data nor older archives hold the bounds.
 
     :raises ValueError: when they differ in shape or (finite) bounds
     """
@@ -271,7 +271,7 @@ def _rebuilt(archive: Archive) -> tuple[Sb3Agent, int]:
 
 
 def _rebuilt_older(archive: Archive) -> Sb3Agent:
-    """The agent of an archive of older versions, which tells no bounds of observations and not always of actions."""
+    """The agent of an archive of older versions, without bounds of observations and sometimes of actions."""
     algorithm = archive.config.get("algorithm", "TD3+BC")
     network = {"PPO": "actor-critic", "SAC": "squashed-gaussian"}.get(algorithm, "deterministic")
     (observation_dim,), (action_dim,) = archive.config["dims"]

@@ -1,6 +1,6 @@
-"""Data of one lineage: SAC (Stable-Baselines3) learns in a real environment, its replay buffer is the weak data and its
-last policy the expert, as in D4RL (Fu et al. 2020), where medium-replay ends when the medium return is reached.
-A run can be stopped and resumed: nothing that it has seen or learned is lost, only the episode under way is cut off."""
+"""Weak and expert data of one SAC run (Stable-Baselines3): its replay buffer and its last policy, as in D4RL (Fu et al.
+2020), where medium-replay ends when the medium return is reached.
+A run can be stopped and resumed without loss, except that the current episode is cut off."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ DEFAULTS: dict[str, Any] = {  # of SAC's arguments
     "learning_starts": 10_000,  # random steps at first, as in Stable-Baselines3's trained agents
     "train_freq": 1,  # environment steps per gradient step
 }
-_CHUNK_STEPS = 200  # between two looks at signals, return and checkpoint
+_CHUNK_STEPS = 200  # between two checks of signals, return and checkpoint
 _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
 class ReplayTraining:
     """
-    SAC in one environment, with everything that it has seen.
+    A run of SAC in one environment, with all transitions of it.
 
     :param env: the environment, with flat Box spaces and a known id
     :param seed: of weights, exploration and starts
@@ -74,7 +74,7 @@ class ReplayTraining:
         progress_bar: bool = False,
     ) -> None:
         """
-        Learn, from where the run is.
+        Continue the run.
 
         :param total_timesteps: environment steps, those already made included
         :param stop_return: end earlier, once :meth:`medium_end` is known
@@ -116,7 +116,7 @@ class ReplayTraining:
 
     def medium_end(self, stop_return: float) -> int | None:
         """
-        Where the run was as good as wanted for the first time.
+        The number of rows after which the run first reached a return.
 
         :param stop_return: environment units
         :return: how many rows had been seen when the mean return of ``WINDOW_EPISODES`` training episodes first
@@ -131,10 +131,10 @@ class ReplayTraining:
 
     def dataset(self, stop_return: float | None = None) -> TrajectoryDataset:
         """
-        What was seen, in the order in which it was.
+        The transitions of the run, in their order.
 
         :param stop_return: leave out what came after :meth:`medium_end`, where that is known
-        :return: observations, actions and rewards in environment units; ``metadata`` says how they were made
+        :return: observations, actions and rewards in environment units; ``metadata`` holds how they were made
         :raises ValueError: when nothing has been seen yet
         """
         end = None if stop_return is None else self.medium_end(stop_return)
@@ -175,7 +175,7 @@ class ReplayTraining:
         }
 
     def _level(self, returns: Array) -> dict[str, float]:
-        """What the policy reaches, noise included, at the end of some episodes."""
+        """Mean return of the last episodes, exploration included, and its normalised score."""
         if not len(returns):
             return {}
         level = {"last_return": float(returns[-WINDOW_EPISODES:].mean())}

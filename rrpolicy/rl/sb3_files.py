@@ -73,7 +73,7 @@ def load_sb3_agent(
     :param env_id: where it shall act; another version than it was trained in will do, another robot will not
     :param observation_space: a flat Box, the environment's
     :param action_space: a flat Box, the environment's
-    :param algorithm: which trained it; None: what the names of file and folders say
+    :param algorithm: which trained it; None: read from the names of file and folders
     :return: the agent, with the statistics of its observations when a ``vecnormalize.pkl`` lies beside it
     :raises FileNotFoundError: when there is no such file
     :raises ValueError: naming file and fault: a download that failed, an unknown algorithm, another robot, missing
@@ -118,7 +118,7 @@ def _find(source: str | os.PathLike[str]) -> Path:
 
 
 def _guess(path: Path) -> str:
-    """The algorithm that the file's name tells, or that of a folder around it, the nearest first."""
+    """The algorithm in the name of the file, or of a folder around it, the nearest first."""
     for name in (path.stem, *(folder.name for folder in path.resolve().parents)):
         for word in re.split(r"[^a-z0-9]+", name.lower()):
             if word in ALGORITHMS:
@@ -194,7 +194,7 @@ def _statistics(
     if found is None:
         if needed:
             raise ValueError(f"{path}: was trained on normalised observations, wanted {STATISTICS_FILES[0]} beside it")
-        if algorithm not in _ON_POLICY:  # whose files do not tell
+        if algorithm not in _ON_POLICY:  # whose files do not hold it
             what = f"no {STATISTICS_FILES[0]} lies beside it, so it acts on plain observations"
             warnings.warn(f"{path}: {what}", category=RrpolicyWarning, stacklevel=3)
         return None

@@ -59,8 +59,8 @@ def train_offline(
     Learn from data alone.
 
     :param datasets: with true rewards and actions in [-1, 1]
-    :param time_limit: environment steps after which episodes are cut off; None: they never are. Used for data that do
-        not tell how their episodes ended, with a warning
+    :param time_limit: environment steps after which episodes are cut off; None: they never are. Used for data without
+        flags of how their episodes ended, with a warning
     :param seed: of weights and batches, global generators included
     :param settings: how long and with which numbers
     :param progress_bar: show d3rlpy's

@@ -1,5 +1,5 @@
 """The observation statistics of Stable-Baselines3's ``VecNormalize``, read from its pickle without running it.
-Its instructions are only followed on paper (`common.pickles`), and the numbers of two arrays are taken from there."""
+Its instructions are traced without being executed (`common.pickles`), and the numbers of two arrays are taken."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DTYPES = {"f8": np.float64, "f4": np.float32}
 @dataclass(frozen=True)
 class ObservationStatistics:
     """
-    What turns observations into those that an agent was trained on.
+    Mean and variance by which observations are normalised for an agent.
 
     :param mean: (obs_dim,)
     :param variance: (obs_dim,)
@@ -35,7 +35,12 @@ class ObservationStatistics:
     epsilon: float = 1e-8
 
     def normalize(self, observations: Array) -> Array:
-        """:param observations: (n, obs_dim) in environment units"""
+        """
+        Normalise observations as during training.
+
+        :param observations: (n, obs_dim) in environment units
+        :return: float32 of the same shape
+        """
         scaled = (observations - self.mean) / np.sqrt(self.variance + self.epsilon)
         return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Entries of the zoo by name: where they lie, what their cards say, and loading what an archive holds.
+"""Entries of the zoo by name: their folders, their cards, and loading what an archive holds.
 
 It is read from the top folder of a checkout or from inside an installed wheel; names never lead out of its folder.
 """
