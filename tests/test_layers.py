@@ -20,6 +20,7 @@ LAYERS = {
     "rewards": 2,
     "agents": 3,
     "images": 3,
+    "models": 3,
     "evaluation": 4,
     "rl": 4,
     "zoo": 4,

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
 
 CHUNK = 4096  # events per model call
 FEW_LEVELS, CLEAN_SHARE = 50, 0.05  # of more levels than that, this share of events is drawn at the cleanest fiftieth
 MAX_RATIO = 2.6  # of the σ of two levels that count as neighbours by their noise
+LEAST_SIGNAL = 0.1  # is added to α in the chance of a level: networks err where nothing of the event is left, too
+SMALL_STEP = 0.3  # of σ_t, by which values look around x_t at its own level
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Targets:
     x_t: Tensor  # (N, *event_shape) normalised, clean at pinned entries
     t: Tensor  # (N,) int64
     eps_difference: Tensor  # (N, *event_shape), zero at pinned entries
-    value: Tensor | None  # (N,) nats, unbiased and noisy
+    value: Tensor | None  # (N,) nats, noisy
 
     def __len__(self) -> int:
         return len(self.t)
@@ -76,42 +79,67 @@ def value_targets(
     base: ScoreModel, expert: ScoreModel, x_t: Tensor, t: Tensor, generator: torch.Generator, n_draws: int = 2
 ) -> Tensor:
     """
-    Unbiased estimates of ρ_t(x_t) = log p_expert,t / p_base,t.
+    Estimates of ρ_t(x_t) = log p_expert,t / p_base,t, the difference of two likelihood bounds (Song et al. 2021).
 
-        ρ_t(x_t) = ½ Σ_{s>t} g²_s E[ δ·(s_base + s_expert + 2 z/√v) ],   δ = s_base - s_expert,
+        ρ_t(x_t) = ½ ∫_{s≥t} F(s) d(-ln ᾱ_s),   F(s) = E[ δ·(s_base + s_expert + 2 z/√v) ],   δ = s_base - s_expert,
 
-    with x_s = a x_t + √v z, a = α_s/α_t, v = σ_s² - a² σ_t². The sum over s is estimated with ``n_draws`` stratified
-    levels, each with the antithetic pair ±z, which cancels the leading noise. Chances of a level go with 1/σ_s: two
-    networks differ most where little noise is left, and uniform chances make values of clean events noisier.
+    with x_s = a x_t + √v z, a = α_s/α_t, v = σ_s² - a² σ_t². The integral is a sum over levels (:func:`quadrature`),
+    at s = t over points a little off x_t. It is estimated with ``n_draws`` stratified levels, each with the antithetic
+    pair ±z, which cancels the leading noise. Chances of a level go with its weight and with 1/σ^1.5, since two networks
+    differ most where little noise is left, and fall where little of the event is left.
 
     :param x_t: (B, *event_shape), clean at pinned entries
     :param t: levels (B,)
     :param n_draws: levels s per event
-    :return: (B,) in nats; zero at the last level
+    :return: (B,) in nats
     """
     process, pinned = base.process, pinned_mask(base)
-    last = process.n_diffusion_steps - 1
-    chances = 1 / process.sigma(torch.arange(last + 1))
-    below = chances.cumsum(dim=0).double()
-    later = below[last] - below[t]  # of all levels s > t
+    levels = torch.arange(process.n_diffusion_steps)
+    likely = ((process.alpha(levels) + LEAST_SIGNAL) / process.sigma(levels) ** 1.5).double()
+    first, later = quadrature(process)
+    below = (later * likely).cumsum(dim=0)
+    at_t = (first * likely)[t]
+    mass = at_t + below[-1] - below[t]  # of level t and of all later ones
     total = torch.zeros(len(x_t))
     for draw in range(n_draws):
         stratum = (draw + torch.rand(len(t), generator=generator)) / n_draws
-        s = torch.searchsorted(below, below[t] + stratum * later, right=True).clamp(max=last)
+        beyond = stratum * mass - at_t
+        same = beyond < 0
+        s = torch.searchsorted(below, below[t] + beyond, right=True).clamp(max=len(levels) - 1)
+        s = torch.where(same, t, s)
         alpha_t, sigma_t = process.levels(x_t, t)
         alpha_s, sigma_s = process.levels(x_t, s)
         a = alpha_s / alpha_t
         std = (sigma_s**2 - (a * sigma_t) ** 2).clamp(min=1e-12).sqrt()
+        std = torch.where(same.view(std.shape), SMALL_STEP * sigma_t, std)
         z = torch.randn(x_t.shape, generator=generator)
+        weight = (mass / likely[s]).float() / n_draws
         for sign in (1.0, -1.0):
             x_s = torch.where(pinned, x_t, a * x_t + sign * std * z)
             with torch.no_grad():
                 base_score = process.score_from_eps(s, base.eps(x_s, s))
                 expert_score = process.score_from_eps(s, expert.eps(x_s, s))
             integrand = (base_score - expert_score) * (base_score + expert_score + 2 * sign * z / std)
-            summand = 0.25 * process.g_squared(s) * torch.where(pinned, 0.0, integrand).flatten(1).sum(dim=1)
-            total += summand * (later / chances[s]).float() / n_draws
+            total += 0.25 * weight * torch.where(pinned, 0.0, integrand).flatten(1).sum(dim=1)
     return total
+
+
+def quadrature(process: DiffusionProcess) -> tuple[Tensor, Tensor]:
+    """
+    Weights of levels in an integral ∫ F(s) d(-ln ᾱ_s) from a level t to pure noise, float64.
+
+    They are exact for integrands that are constant, as near clean events, or proportional to ᾱ, as near pure noise, so
+    few levels serve as well as many.
+
+    :return: the weight (T,) of the level t at which the integral begins, and that of every level after it
+    """
+    alphas_cumprod = process.alpha(torch.arange(process.n_diffusion_steps)).double() ** 2
+    ratio = alphas_cumprod[:-1] / alphas_cumprod[1:]
+    left = 1 - ratio.log() / (ratio - 1)  # of the ends of each interval between levels
+    right = ratio.log() - left
+    tail = torch.ones(1, dtype=torch.float64)  # beyond the last level
+    first = torch.cat([left, tail])
+    return first, first + torch.cat([torch.zeros(1, dtype=torch.float64), right])
 
 
 def make_targets(

@@ -1,0 +1,193 @@
+"""A test of a score model's conventions on data: does it predict noise as well as a linear predictor could?
+
+A wrong sign, a reversed time, ε taken for x0, or a normaliser that was forgotten extract without any complaint. All of
+them make a model a worse predictor of noise than the linear one, which knows mean and covariance of the data alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from rrpolicy.common.torch_mode import usual_torch
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, pinned_mask
+from rrpolicy.models.foreign import ForeignModel, Prediction
+
+N_EVENTS = 1024
+N_LEVELS = 8
+MAX_RATIO = 1.3  # of the error of a model that fits to that of the linear predictor, on average over levels
+MAX_COVARIANCE = 1024  # entries of an event beyond which only their variances are used
+
+
+@dataclass(frozen=True)
+class ScoreModelCheck:
+    """
+    What a check found.
+
+    :param levels: noise levels t that were tried
+    :param error: mean square of ε̂ - ε at each of them; 0 is perfect, 1 is that of ε̂ = 0
+    :param linear: that of the best linear predictor
+    """
+
+    levels: tuple[int, ...]
+    error: tuple[float, ...]
+    linear: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Error in parts of the linear predictor's, on average over levels."""
+        return sum(self.error) / sum(self.linear)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the model predicts noise about as well as the linear predictor, or better."""
+        return self.ratio <= MAX_RATIO
+
+
+@usual_torch()
+def check_score_model(model: ScoreModel, events: Tensor, seed: int = 0) -> ScoreModelCheck:
+    """
+    Test a model's conventions on data.
+
+    :param model: made by `from_module`, or any score model
+    :param events: clean events (N, *event_shape) in the model's normalised units, at least 32, such as it learned from
+    :param seed: of noise
+    :return: errors at some levels
+    :raises ValueError: when the model predicts noise worse than a linear predictor, naming the convention that fits
+        best; for events of another shape
+    """
+    check_models(model, model)
+    wanted = tuple(model.event_shape)
+    if tuple(events.shape[1:]) != wanted or len(events) < 32:
+        raise ValueError(f"events have shape {tuple(events.shape)}, wanted (N, {', '.join(map(str, wanted))}), N ≥ 32")
+    if not bool(torch.isfinite(events).all()):
+        raise ValueError("events hold NaN or infinity")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = events.float()[torch.randperm(len(events), generator=generator)[:N_EVENTS]]
+    found = _measure(model, chosen, seed)
+    if found.fits:
+        return found
+    raise ValueError(
+        f"the model predicts noise {found.ratio:.2g} times as badly as a linear predictor with the mean and covariance "
+        f"of these events (at most {MAX_RATIO} is expected): {_advice(model, chosen, seed)}"
+    )
+
+
+def check_pair(base: ScoreModel, expert: ScoreModel, base_events: Tensor, expert_events: Tensor, seed: int = 0) -> None:
+    """
+    Test two models, each on its own data, and that their scores can be subtracted.
+
+    :raises ValueError: naming the model and what is wrong with it
+    """
+    check_models(base, expert)
+    check_compatible(base, expert)
+    for name, model, events in (("base", base, base_events), ("expert", expert, expert_events)):
+        try:
+            check_score_model(model, events, seed)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
+def _measure(model: ScoreModel, events: Tensor, seed: int) -> ScoreModelCheck:
+    process, free = model.process, ~pinned_mask(model)
+    n_levels = process.n_diffusion_steps
+    levels = sorted({round(i * (n_levels - 1) / (N_LEVELS - 1)) for i in range(N_LEVELS)})
+    generator = torch.Generator().manual_seed(seed)
+    linear = _LinearPredictor(events[:, free])
+    errors, wanted = [], []
+    for level in levels:
+        t = torch.full((len(events),), level, dtype=torch.int64)
+        noise = torch.randn(events.shape, generator=generator)
+        x_t = torch.where(free, process.q_sample(events, t, noise), events)
+        with torch.no_grad():
+            error = (model.eps(x_t, t) - noise)[:, free]
+        errors.append(float((error**2).mean().clamp(max=1e6)))
+        wanted.append(linear.error(float(process.alpha(level)), float(process.sigma(level))))
+    return ScoreModelCheck(tuple(levels), tuple(errors), tuple(wanted))
+
+
+class _LinearPredictor:
+    """The best linear predictor of ε, whose error is tr(α²C (α²C + σ²)⁻¹) / d."""
+
+    def __init__(self, events: Tensor) -> None:
+        centred = (events - events.mean(dim=0)).double()
+        small = centred.shape[1] <= min(MAX_COVARIANCE, len(centred) // 4)
+        covariance = centred.T @ centred / len(centred)
+        self._variances = torch.linalg.eigvalsh(covariance).clamp(min=0) if small else covariance.diagonal()
+
+    def error(self, alpha: float, sigma: float) -> float:
+        signal = alpha**2 * self._variances
+        return float((signal / (signal + sigma**2)).mean())
+
+
+def _advice(model: ScoreModel, events: Tensor, seed: int) -> str:
+    best, ratio = "", MAX_RATIO
+    for name, other, changed in _alternatives(model, events):
+        try:
+            found = _measure(other, changed, seed).ratio
+        except (ValueError, RuntimeError):
+            continue
+        if found < ratio:
+            best, ratio = name, found
+    if best:
+        return f"{best} fits best, with {ratio:.2g}"
+    return "no other convention fits either; is it trained on such events, in these units, and called as it should be?"
+
+
+def _alternatives(model: ScoreModel, events: Tensor) -> Iterator[tuple[str, ScoreModel, Tensor]]:
+    """Other conventions, from the simplest on: their names, a model that has them, and events in its units."""
+    free = ~pinned_mask(model)
+    for name, changed in _rescaled(events, free):
+        yield name, model, changed
+    if not isinstance(model, ForeignModel):
+        return
+    predictions: tuple[Prediction, ...] = get_args(Prediction)
+    for backwards in (False, True):
+        for negate in (model.negate, not model.negate):
+            for prediction in dict.fromkeys((model.prediction, *predictions)):
+                changes: dict[str, Any] = {"prediction": prediction, "negate": negate, "backwards": backwards}
+                try:
+                    other = _with(model, **changes)
+                except ValueError:
+                    continue
+                parts = [f"prediction={prediction!r}"] if prediction != model.prediction else []
+                parts += ["the opposite sign (negate)"] if negate != model.negate else []
+                parts += ["time running the other way"] if backwards else []
+                if parts:
+                    yield " with ".join(parts), other, events
+
+
+def _rescaled(events: Tensor, free: Tensor) -> Iterator[tuple[str, Tensor]]:
+    mean, std = events.mean(dim=0), events.std(dim=0).clamp(min=1e-6)
+    low, high = events.amin(dim=0), events.amax(dim=0)
+    span = (high - low).clamp(min=1e-6)
+    yield "standardising the events (a normaliser was forgotten)", torch.where(free, (events - mean) / std, events)
+    yield (
+        "scaling the events to [-1, 1] (a normaliser was forgotten)",
+        torch.where(free, 2 * (events - low) / span - 1, events),
+    )
+
+
+def _with(model: ForeignModel, prediction: Prediction, negate: bool, backwards: bool) -> ForeignModel:
+    path = model.path
+    if backwards:
+        flipped: dict[str, Any] = {"times": path.times.flip(0)}
+        if path.kind == "flow" and path.da is not None and path.db is not None:
+            flipped = {"times": 1 - path.times, "da": -path.da, "db": -path.db}
+        path = replace(path, **flipped)
+    return ForeignModel(
+        model.module,
+        path,
+        prediction,
+        model.inner_shape,
+        model._call,
+        model.n_condition,
+        negate=negate,
+        pinned=model._pinned,
+        clip=model.clip,
+        name=model.name,
+    )
