@@ -260,7 +260,11 @@ class Learner(Archived[Module]):
         return held_out(loss, freq, patience, total_timesteps if begins else None)
 
     def _learn(
-        self, total_timesteps: int, callback: MaybeCallback, options: LearnOptions, watch: HeldOut | None
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback,
+        options: LoopOptions | LearnOptions,
+        watch: HeldOut | None = None,
     ) -> None:
         """Take ``total_timesteps`` gradient steps, with the options of ``learn``."""
         loop = {name: value for name, value in options.items() if name in LoopOptions.__annotations__}

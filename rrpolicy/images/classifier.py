@@ -6,13 +6,13 @@ It counts what a generator makes; nothing that is extracted or steered ever sees
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.options import LoopOptions, TrainingOptions, check_options
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.common.typing import Array
@@ -20,6 +20,7 @@ from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import LabelledImages
 
 CHUNK = 1024
+DEFAULTS: TrainingOptions = {"ema_decay": 0.995, "weight_decay": 1e-2}
 SHIFT = 1  # pixels by which training images are moved at most
 
 
@@ -27,18 +28,13 @@ class ImageClassifier(Learner[nn.Module]):
     """
     A classifier of small images.
 
+    Further keywords are those of `TrainingOptions`; the defaults in :data:`DEFAULTS` are its own.
+
     :param shape: (C, H, W) of the images
     :param class_names: the classes, in the order of their labels
     :param width: channels of the first layer; doubled at each halving of the image
     :param learning_rate: peak learning rate or SB3 schedule
     :param batch_size: images per gradient step
-    :param ema_decay: decay of the averaged weights, which judge
-    :param weight_decay: AdamW weight decay
-    :param max_grad_norm: gradient clipping
-    :param tensorboard_log: folder of the TensorBoard log
-    :param verbose: 0 silent, 1 prints the log
-    :param seed: seed of weights and training
-    :param device: ``"cpu"`` or ``"auto"``
     :raises ValueError: for fewer than two classes or options out of range
     """
 
@@ -51,17 +47,11 @@ class ImageClassifier(Learner[nn.Module]):
         width: int = 24,
         learning_rate: LearningRate = 4e-3,
         batch_size: int = 128,
-        ema_decay: float = 0.995,
-        weight_decay: float = 1e-2,
-        max_grad_norm: float = 1.0,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "cpu",
+        **training: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(
-            learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
-        )
+        check_options("ImageClassifier", training, TrainingOptions)
+        merged: TrainingOptions = {**DEFAULTS, **training}
+        super().__init__(learning_rate, batch_size, **merged)
         if len(class_names) < 2:
             raise ValueError(f"class_names is {tuple(class_names)}, wanted two or more")
         if width < 8 or width % 8:
@@ -84,34 +74,25 @@ class ImageClassifier(Learner[nn.Module]):
         data: LabelledImages,
         total_timesteps: int | None = None,
         callback: MaybeCallback = None,
-        log_interval: int = 100,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        checkpoint_path: str | Path | None = None,
-        checkpoint_freq: int = 1000,
+        **options: Unpack[LoopOptions],
     ) -> Self:
         """
-        Learn the classes; one timestep is one gradient step.
+        Learn the classes; one timestep is one gradient step. Further keywords are those of `LoopOptions`.
 
         :param data: images and labels
         :param total_timesteps: gradient steps to take
         :param callback: SB3 callback(s)
-        :param log_interval: steps between two log lines; 0 for none
-        :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
-        :param progress_bar: show one
-        :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
         :return: self
         :raises TypeError: when called without ``total_timesteps``
         :raises ValueError: for images or classes that are not the judge's
         """
+        check_options("learn", options, LoopOptions)
         if total_timesteps is None:
             raise TypeError("learn() lacks total_timesteps; call it as judge.learn(data, total_timesteps=1_000)")
         if data.class_names != self.class_names:
             raise ValueError(f"data has the classes {data.class_names}, the judge has {self.class_names}")
         self._pixels, self._labels = self.codec.encode(data.images), torch.as_tensor(data.labels)
-        self._optimise(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path, checkpoint_freq
-        )
+        self._learn(total_timesteps, callback, options)
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:

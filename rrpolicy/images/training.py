@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.files import write_json
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.options import LoopOptions, TrainingOptions, check_options
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.diffusion.process import DiffusionProcess
@@ -37,18 +38,13 @@ class ImageDiffusion(Learner[nn.Module]):
     """
     A noise-predicting UNet2DModel that learns from images; cosine schedule (Nichol & Dhariwal 2021).
 
+    Further keywords are those of `TrainingOptions`.
+
     :param codec: images to events
     :param n_diffusion_steps: noise levels T
     :param learning_rate: peak learning rate or SB3 schedule
     :param batch_size: images per gradient step
-    :param ema_decay: decay of the averaged weights, which are the model
-    :param weight_decay: AdamW weight decay
-    :param max_grad_norm: gradient clipping
     :param unet_kwargs: arguments of ``diffusers.UNet2DModel`` that differ from `UNET`
-    :param tensorboard_log: folder of the TensorBoard log
-    :param verbose: 0 silent, 1 prints the log
-    :param seed: seed of weights and training
-    :param device: ``"cpu"`` or ``"auto"``
     :raises ValueError: for options out of range, or without the extra ``images``
     """
 
@@ -60,18 +56,11 @@ class ImageDiffusion(Learner[nn.Module]):
         n_diffusion_steps: int = 200,
         learning_rate: LearningRate = 2e-3,
         batch_size: int = 64,
-        ema_decay: float = 0.999,
-        weight_decay: float = 1e-4,
-        max_grad_norm: float = 1.0,
         unet_kwargs: Mapping[str, Any] | None = None,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "cpu",
+        **training: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(
-            learning_rate, batch_size, ema_decay, weight_decay, max_grad_norm, tensorboard_log, verbose, seed, device
-        )
+        check_options("ImageDiffusion", training, TrainingOptions)
+        super().__init__(learning_rate, batch_size, **training)
         self.codec = codec
         self.process = DiffusionProcess(n_diffusion_steps, "cosine", "eps")
         self.unet_kwargs: dict[str, Any] = native(unet_kwargs or {})
@@ -90,33 +79,24 @@ class ImageDiffusion(Learner[nn.Module]):
         images: Any,
         total_timesteps: int | None = None,
         callback: MaybeCallback = None,
-        log_interval: int = 100,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        checkpoint_path: str | Path | None = None,
-        checkpoint_freq: int = 1000,
+        **options: Unpack[LoopOptions],
     ) -> Self:
         """
-        Learn to denoise ``images``; one timestep is one gradient step.
+        Learn to denoise ``images``; one timestep is one gradient step. Further keywords are those of `LoopOptions`.
 
         :param images: as the codec takes them, uint8 (N, H, W, C) for one
         :param total_timesteps: gradient steps to take
         :param callback: SB3 callback(s)
-        :param log_interval: steps between two log lines; 0 for none
-        :param reset_num_timesteps: False continues the count and the learning-rate schedule (resume)
-        :param progress_bar: show one
-        :param checkpoint_path: archive written every ``checkpoint_freq`` steps, at the end, and on Ctrl-C or SIGTERM
         :return: self
         :raises TypeError: when called without ``total_timesteps``
         :raises ValueError: when the images do not fit the codec
         :raises FloatingPointError: when the loss is not finite, naming the step
         """
+        check_options("learn", options, LoopOptions)
         if total_timesteps is None:
             raise TypeError("learn() lacks total_timesteps; call it as model.learn(images, total_timesteps=2_000)")
         self._events = self.codec.encode(images)
-        self._optimise(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, checkpoint_path, checkpoint_freq
-        )
+        self._learn(total_timesteps, callback, options)
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
