@@ -183,7 +183,7 @@ def lost_schedule(progress: float) -> float:
 
 def cpu(device: torch.device | str) -> torch.device:
     """
-    The CPU, for ``"cpu"`` and ``"auto"``.
+    The CPU as a torch device, for ``"cpu"`` and ``"auto"``.
 
     :raises ValueError: for a device other than the CPU
     """

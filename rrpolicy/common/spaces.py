@@ -27,7 +27,7 @@ GOAL_KEYS = frozenset({"observation", "achieved_goal", "desired_goal"})  # of go
 
 def flat_box(space: spaces.Space[Any], name: str) -> spaces.Box:
     """
-    A space as the box of vectors that it must be.
+    A space as the one-dimensional Box that it must be.
 
     :raises ValueError: unless ``space`` is a one-dimensional Box of numbers that archives can tell, naming it and what
         would help
@@ -236,7 +236,7 @@ def check_spaces(
     observation_space: spaces.Box, action_space: spaces.Box, other_observation: Any, other_action: Any
 ) -> None:
     """
-    Check that an environment's spaces are those of an agent.
+    Compare an environment's spaces with an agent's.
 
     :raises ValueError: when an environment's spaces differ from the agent's in shape or (finite) bounds
     """

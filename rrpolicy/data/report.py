@@ -185,7 +185,7 @@ def _told(one: Outside) -> str:
 
 def check_actions(dataset: TrajectoryDataset, action_space: spaces.Box, wanted: str) -> None:
     """
-    Check that actions lie inside a space.
+    Refuse a dataset whose actions lie outside a space.
 
     :raises ValueError: when actions lie outside a space, saying what is wanted instead
     """

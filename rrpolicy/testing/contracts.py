@@ -36,7 +36,7 @@ class ContractError(AssertionError):
 
 def demand(contract: str, kept: bool, seen: str) -> None:
     """
-    Raise unless a contract is kept.
+    Raise where a contract is broken.
 
     :raises ContractError: unless ``kept``
     """
@@ -46,7 +46,7 @@ def demand(contract: str, kept: bool, seen: str) -> None:
 
 def check_refusal(contract: str, call: Callable[[], object], names: tuple[object, ...], what: str) -> None:
     """
-    Check that a call is refused with an error that names what was wrong.
+    Check that bad input is refused with a message that names what was wrong.
 
     :raises ContractError: unless ``call`` raises a ValueError whose message holds all of ``names``
     """
@@ -63,7 +63,7 @@ def check_refusal(contract: str, call: Callable[[], object], names: tuple[object
 
 def check_normalizer(normalizer: Normalizer, layout: TrajectoryLayout) -> None:
     """
-    Check that a normaliser maps to environment units and back, constant columns exactly.
+    Check that a normaliser is inverted exactly.
 
     :raises ContractError: unless packed rows map to environment units and back, constant columns exactly
     """
@@ -81,7 +81,7 @@ def check_normalizer(normalizer: Normalizer, layout: TrajectoryLayout) -> None:
 
 def check_archive(subject: Any, answer: Callable[[Any], Array]) -> None:
     """
-    Check that an archive is safe, loads alike, and is refused when damaged.
+    Check that an object is the same after saving and loading.
 
     :param subject: anything with ``save(path)`` and ``load(path)``
     :param answer: what a loaded subject must answer alike, bit for bit
@@ -110,7 +110,7 @@ def check_archive(subject: Any, answer: Callable[[Any], Array]) -> None:
 @contextmanager
 def leaves_no_trace(contract: str, modules: list[nn.Module]) -> Iterator[None]:
     """
-    A block that must not change networks or global random states.
+    A context in which networks and global random states must stay as they are.
 
     :param modules: networks whose weights, gradients, modes and flags are watched, with the global random states
     :raises ContractError: when the block changed any of them
