@@ -19,7 +19,9 @@ from rrpolicy import (
 )
 from rrpolicy.agents.options import grouped
 from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.sampling import Step
 from rrpolicy.images.classifier import ImageClassifier
+from rrpolicy.testing import check_agent
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(3, 4))
 
@@ -74,6 +76,32 @@ def test_the_policy_is_the_trained_network() -> None:
     assert isinstance(agent.policy, torch.nn.Module) and agent.policy_class == "MlpPolicy"
     assert same_tensors(dict(agent.policy.state_dict()), agent.get_parameters()["policy"])
     assert not same_tensors(dict(agent.policy.state_dict()), dict(agent.averaged.state_dict()))
+
+
+# ---------------------------------------------------------------------- own samplers
+
+
+def halfway(step: Step) -> torch.Tensor:
+    """DDIM towards half of the clean event."""
+    return step.process.alpha(step.s) * step.x0 / 2 + step.process.sigma(step.s) * step.eps
+
+
+def test_an_own_sampler_acts_and_no_archive_holds_it(tmp_path: Path) -> None:
+    agent = make_agent(sampler=halfway)
+    assert check_agent(agent.with_planning(sampler="ddim"), Drift())
+    actions = agent.predict(OBSERVATIONS, deterministic=True)[0]
+    assert not np.array_equal(actions, agent.with_planning(sampler="ddim").predict(OBSERVATIONS, deterministic=True)[0])
+    wanted = "sampler is the function halfway, which no archive holds: save agent.with_planning"
+    with pytest.raises(ValueError, match=wanted):
+        agent.save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=wanted):
+        agent.learn(DATASET, 1, checkpoint_path=tmp_path / "agent")
+    assert not list(tmp_path.iterdir()) and agent.num_timesteps == 0
+    agent.with_planning(sampler="ddim").save(tmp_path / "agent")
+    loaded = DiffusionAgent.load(tmp_path / "agent").with_planning(sampler=halfway)
+    np.testing.assert_array_equal(loaded.predict(OBSERVATIONS, deterministic=True)[0], actions)
+    with pytest.raises(ValueError, match=r"sampler is 'euler', it must be one of .* or a function of a Step"):
+        agent.with_planning(sampler="euler")
 
 
 # ---------------------------------------------------------------------- load(path, env=None, device="auto")

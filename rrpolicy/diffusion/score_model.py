@@ -25,8 +25,8 @@ class ScoreModel(Protocol):
     """
     A noise-predicting model of events of one shape.
 
-    These four members are needed. Five more are optional, and read by the functions below alone; a model leaves out
-    those that do not apply:
+    These four members are needed. Six more are optional; a model leaves out those that do not apply, and only the
+    functions named here read them:
 
     ============================  =========================================================  =======================
     optional member               what it is                                                 read by
@@ -38,6 +38,8 @@ class ScoreModel(Protocol):
                                   clip their estimates; None for none
     ``layout``                    `TrajectoryLayout` of events that are windows              :func:`layout_of`
     ``normalizer``                `Normalizer` from environment units to events              :func:`normalizer_of`
+    ``unet``                      U-Net of ``diffusers`` from whose weights a reward with    ``unet_encoder.``
+                                  the network ``"unet-encoder"`` starts                      ``config_of_model``
     ============================  =========================================================  =======================
     """
 

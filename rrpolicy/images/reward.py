@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag, whole
@@ -211,13 +211,14 @@ class ImageReward:
         write_archive(path, self.kind, config, {"weights": weights}, card)
 
     @classmethod
-    def load(cls, path: str | Path, codec: Codec | None = None) -> Self:
+    def load(cls, path: str | Path, codec: Codec | None = None, network: type[nn.Module] | None = None) -> Self:
         """
         Read what :meth:`save` wrote.
 
         :param path: file, with or without ``.zip``
         :param codec: that of the pipeline, for a reward of latents (``pipeline.codec``); None for the archive's own,
             which scores latents but no images
+        :param network: class of the reward's network, where that is not one of the library's
         :raises FileNotFoundError: when there is no such file
         :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, or the codec not its own
         """
@@ -226,7 +227,8 @@ class ImageReward:
             kept = codec_from_dict(archive.config["codec"])
             if codec is not None:
                 check_codec(codec, kept)
-            reward = RelativeReward.from_archive(archive.config["reward"], archive.tensors, archive.tensors["weights"])
+            weights = archive.tensors["weights"]
+            reward = RelativeReward.from_archive(archive.config["reward"], archive.tensors, weights, network)
             about = {name: archive.config[name] for name in ("zero", "in_nats", "level") if name in archive.config}
             support = archive.config.get("support")
             ranges = None if support is None else Support.from_dict(support)
