@@ -65,9 +65,12 @@ def test_a_planner_takes_any_reward_of_events(reward: Any, tmp_path: Path) -> No
 
 def test_pinned_entries_are_not_steered() -> None:
     agent = make_agent()
-    planner = GuidedPlanner(agent, lambda x_t, t: x_t.square().flatten(1).sum(dim=1), scale=3.0)
     x_t, t = torch.randn(4, *agent.event_shape), torch.full((4,), 5)
-    change = planner._denoiser()(x_t, t) - agent.eps(x_t, t)
+
+    def outward(x: Tensor, level: Tensor) -> Tensor:
+        return x.square().flatten(1).sum(dim=1)
+
+    change = guided(agent.eps, outward, agent.process, 3.0, pinned=agent.pinned)(x_t, t) - agent.eps(x_t, t)
     assert (change[:, agent.pinned] == 0).all() and (change[:, ~agent.pinned] != 0).any()
 
 
