@@ -386,7 +386,7 @@ def test_statistics_that_hold_themselves_are_refused() -> None:
 
 @pytest.mark.parametrize("width", ["-1", "0", "1.5", '"8"', "nan", "100000"])
 def test_recipes_out_of_range_are_refused(width: str, tmp_path: Path) -> None:
-    text = target("recipe").files["tiny.toml"].decode().replace('"width" = 16', f'"width" = {width}')
+    text = target("recipe").files["recipes.toml"].decode().replace('"width" = 16', f'"width" = {width}')
     (found,) = judged(target("recipe"), text.encode())
     assert found.verdict in (REFUSED, LATE), found
     assert found.cpu_seconds < CPU_SECONDS and found.memory < MEMORY, found
