@@ -114,6 +114,7 @@ def test_no_planner_says_where_to_write() -> None:
 # ---------------------------------------------------------------------- small files, large machines
 
 
+WIDE_BOX = {"low": [-1.0] * 2**16, "high": [1.0] * 2**16, "dtype": "float32"}
 SIZES: dict[str, list[tuple[str, Any]]] = {
     "agent": [
         ("process.n_diffusion_steps", 10**7),
@@ -158,12 +159,18 @@ SIZES: dict[str, list[tuple[str, Any]]] = {
         ("window_kwargs.n_blocks", 10**6),
     ],
     "trained-policy": [
-        ("net_arch", [10**5, 10**5]),
-        ("net_arch", [4] * 10**5),
-        ("dims", [[10**9], [1]]),
+        ("observation_space", WIDE_BOX),
+        ("action_space", WIDE_BOX),
+        ("action_repeat", 2**40),
+    ],
+    "actor-critic": [
+        ("observation_space", WIDE_BOX),
+        ("action_space", WIDE_BOX),
     ],
     "offline-policy": [
         ("net_arch", [10**5, 10**5]),
+        ("dims", [[10**9], [1]]),
+        ("dims", [[2**16], [2**16]]),
     ],
     "image-diffusion": [
         ("unet_kwargs.block_out_channels", [20_000, 20_000]),

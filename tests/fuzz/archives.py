@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from helpers import idx
 from helpers.agents import DATASET, EXPERT_DATASET, make_agent
-from stable_baselines3 import SAC
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.td3.policies import Actor
@@ -22,6 +22,7 @@ from fuzz.mutate import Mutator
 from fuzz.target import Target, files_of
 from fuzz.tensors import archives, card_file
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, RewardExtractor, zoo
+from rrpolicy.common.archive import write_archive
 from rrpolicy.envs.controller import PDController
 from rrpolicy.experiments import Task
 from rrpolicy.images.classifier import ImageClassifier
@@ -30,8 +31,9 @@ from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.discriminator import DiscriminatorReward
-from rrpolicy.rl.policies import load_policy, save_policy
+from rrpolicy.rl.policies import ActionRepeat, Sb3Agent, load_policy, save_policy
 from rrpolicy.rl.replay import ReplayTraining
+from rrpolicy.rl.vecnormalize import ObservationStatistics
 
 NETWORK: dict[str, Any] = {"width": 8, "n_blocks": 1, "n_fourier_features": 2}
 SMALL: dict[str, Any] = {"horizon": 4, "batch_size": 4, "n_diffusion_steps": 6, "policy_kwargs": NETWORK}
@@ -155,23 +157,37 @@ def planner() -> Target:
 
 
 def trained_policy() -> Target:
+    """An actor with statistics of observations whose actions are held."""
     model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs={"net_arch": [4]}, seed=0, device="cpu")
+    agent = Sb3Agent(model.actor, "SAC", ObservationStatistics(np.zeros(3), np.ones(3)))
     observation = np.zeros((2, 3), np.float32)
     return one_archive(
         "trained-policy",
-        lambda path: save_policy(model, path),
+        lambda path: save_policy(ActionRepeat(agent, 2), path),
         load_policy,
         lambda policy: policy.predict(observation)[0],
     )
 
 
-def offline_policy() -> Target:
-    space, actions = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32), gym.spaces.Box(-1, 1, (2,), np.float32)
-    actor = Actor(space, actions, [4, 4], FlattenExtractor(space), 3)
+def actor_critic() -> Target:
+    model = PPO("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4, 4]}, seed=0, device="cpu")
     observation = np.zeros((2, 3), np.float32)
     return one_archive(
+        "actor-critic",
+        lambda path: save_policy(model, path),
+        load_policy,
+        lambda policy: policy.predict(observation, deterministic=True)[0],
+    )
+
+
+def older_policy() -> Target:
+    """A policy of TD3+BC as older versions wrote it."""
+    space, actions = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32), gym.spaces.Box(-1, 1, (2,), np.float32)
+    actor = Actor(space, actions, [4, 4], FlattenExtractor(space), 3)
+    observation, config = np.zeros((2, 3), np.float32), {"dims": [[3], [2]], "net_arch": [4, 4]}
+    return one_archive(
         "offline-policy",
-        lambda path: save_policy(actor, path),
+        lambda path: write_archive(path, "offline-policy", config, {"policy": actor.state_dict()}),
         load_policy,
         lambda policy: policy.predict(observation, deterministic=True)[0],
     )
