@@ -142,6 +142,8 @@ def test_the_zoo_loads_policies(tmp_path: Path) -> None:
     for name in (path, tmp_path / "policy", tmp_path):
         assert isinstance(zoo.load(name, "Pendulum-v1"), Sb3Agent)
     assert zoo.card(path) == {"environment": "Pendulum-v1"}
+    with pytest.raises(ValueError, match="the name of an archive has 5000 characters"):
+        zoo.load("x" * 5000)
     with pytest.raises(ValueError, match="made for the observation space"):
         zoo.load(path, env=Drift())
     with pytest.raises(ValueError, match="holds a 'policy', wanted 'agent'"):
@@ -155,6 +157,9 @@ def test_an_agent_of_a_file_of_stable_baselines3_can_be_kept(tmp_path: Path, kin
     model.save(file)
     env = Drift()
     read = load_sb3_agent(file, "Drift", env.observation_space, env.action_space)
+    assert np.array_equal(actions_of(zoo.load(file, env)), actions_of(model))
+    with pytest.raises(ValueError, match="to take its weights for an environment give env"):
+        zoo.load(file)
     assert np.array_equal(actions_of(load_policy(save_policy(read, tmp_path / "kept"))), actions_of(model))
 
 

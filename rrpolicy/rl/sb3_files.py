@@ -18,7 +18,6 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from rrpolicy import zoo
 from rrpolicy.common.messages import RrpolicyWarning, at, printable
 from rrpolicy.common.schema import check_containers
 from rrpolicy.common.torch_files import read_weights
@@ -26,6 +25,7 @@ from rrpolicy.common.zips import member_names, read_members
 from rrpolicy.rl.networks import ACTIVATIONS, NETWORKS, Weights, actor_weights
 from rrpolicy.rl.policies import Sb3Agent
 from rrpolicy.rl.vecnormalize import ObservationStatistics, read_statistics
+from rrpolicy.zoo import hub
 
 MAX_MEMBER_BYTES = 2**28
 MAX_MEMBERS = 64
@@ -48,15 +48,14 @@ _ON_POLICY = ("ppo", "a2c", "trpo", "ars")
 
 def is_sb3_agent(source: str | os.PathLike[str]) -> bool:
     """Whether a file is one of Stable-Baselines3's, or a name one of its hub repositories (``sb3/tqc-Hopper-v3``)."""
-    path = Path(source)
-    if path.is_file():
-        try:
+    path, found = Path(source), _HUB_ID.fullmatch(os.fspath(source))
+    try:
+        if path.is_file():
             with open(path, "rb") as file:
                 return _WEIGHTS in member_names(file, MAX_MEMBERS)
-        except ValueError:
-            return False
-    found = _HUB_ID.fullmatch(os.fspath(source))
-    return not path.exists() and found is not None and found[3] in ALGORITHMS
+        return not path.exists() and found is not None and found[3] in ALGORITHMS
+    except (OSError, ValueError):  # a name that no file can have, a file that cannot be read
+        return False
 
 
 def load_sb3_agent(
@@ -111,7 +110,7 @@ def _find(source: str | os.PathLike[str]) -> Path:
     path, text = Path(source), os.fspath(source)
     found = _HUB_ID.fullmatch(text)
     if not path.exists() and found is not None:
-        return zoo.find(f"{zoo.hub.PREFIX}{found[1]}/{found[2]}.zip")
+        return hub.download(f"{hub.PREFIX}{found[1]}/{found[2]}.zip")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, and no hub repository such as sb3/tqc-Hopper-v3")
     return path
@@ -190,7 +189,7 @@ def _statistics(
     # on-policy algorithms keep the plain observation only beside a normalised one
     needed = algorithm in _ON_POLICY and data.get("_last_original_obs") is not None
     if found is None and needed and (match := _HUB_ID.fullmatch(source)) and not Path(source).exists():
-        found = zoo.find(f"{zoo.hub.PREFIX}{match[1]}/{STATISTICS_FILES[1]}")
+        found = hub.download(f"{hub.PREFIX}{match[1]}/{STATISTICS_FILES[1]}")
     if found is None:
         if needed:
             raise ValueError(f"{path}: was trained on normalised observations, wanted {STATISTICS_FILES[0]} beside it")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
-from rrpolicy.agents.environment import Env
+from rrpolicy.agents.environment import Env, flat_environment
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.kinds import EntryFields
@@ -25,6 +25,7 @@ from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rl import sb3_files
 from rrpolicy.rl.policies import POLICY_KINDS, Policy, load_policy
 from rrpolicy.zoo import hub
 
@@ -70,14 +71,17 @@ def load(name: str | os.PathLike[str], env: Env | str | None = None, device: tor
     archive holds.
 
     :param name: a zoo name (``"PointMaze_UMaze-v3/base"``), the path of an archive (``.zip`` may be left out) or of a
-        folder with one, or ``"hub:<owner>/<repository>[@<revision>]/<file>"``
+        folder with one, or ``"hub:<owner>/<repository>[@<revision>]/<file>"``; with ``env``, an agent in a file of
+        Stable-Baselines3 or one of its hub repositories (``"sb3/tqc-Hopper-v3"``)
     :param env: an environment, or its id, for what acts in one, as its ``load`` takes it
     :param device: of the weights
     :raises FileNotFoundError: when a path leads nowhere
     :raises ValueError: for a name that the zoo does not have, listing near ones, for a damaged or foreign archive, for
         an environment that does not fit, and for an image model without the extra ``images``
     """
-    path = find(name)
+    path = name if sb3_files.is_sb3_agent(name) else find(name)
+    if sb3_files.is_sb3_agent(path):
+        return _load_sb3(path, env)
     given = {"env": env, "device": device}
     chosen = {key: value for key, value in given.items() if value not in (None, "auto")}
     return _LOADERS[read_archive(path, tuple(_LOADERS)).kind](path, **chosen)
@@ -168,6 +172,20 @@ def is_image(card: Mapping[str, Any]) -> bool:
 
 
 # ---------------------------------------------------------------------- helpers
+
+
+def _load_sb3(source: str | os.PathLike[str], env: Env | str | None) -> sb3_files.Sb3Agent:
+    """An agent in a file of Stable-Baselines3, for the spaces of an environment."""
+    if env is None:
+        fault = "is of Stable-Baselines3, whose pickles are not opened; to take its weights for an environment give env"
+        raise ValueError(at(Path(source), fault))
+    made = flat_environment(env)
+    try:
+        env_id = env if isinstance(env, str) else getattr(getattr(made, "spec", None), "id", "")
+        return sb3_files.load_sb3_agent(source, env_id, made.observation_space, made.action_space)
+    finally:
+        if isinstance(env, str):
+            made.close()
 
 
 def _archive_in(path: Path) -> Path:
