@@ -17,6 +17,7 @@ from stable_baselines3.common.logger import KVWriter
 from rrpolicy import DiffusionAgent, Normalizer, TrajectoryDataset
 from rrpolicy.agents.options import grouped
 from rrpolicy.envs.controller import PDController
+from rrpolicy.testing import DriftEnv as Drift
 
 NARROW = {"width": 32, "n_blocks": 1, "n_fourier_features": 4}
 SMALL: dict[str, Any] = {
@@ -26,36 +27,6 @@ SMALL: dict[str, Any] = {
     "policy_kwargs": NARROW,
     "seed": 0,
 }
-
-
-class Drift(gym.Env[np.ndarray, np.ndarray]):
-    """A point (x, y) moved by the action; the observation is (x, y, last step's x, a constant)."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  as in gymnasium
-
-    def __init__(self, n_steps: int = 10, render_mode: str | None = None) -> None:
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.render_mode = render_mode
-        self._n_steps = n_steps
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self._step, self._last = 0, 0.0
-        self._xy = self.np_random.uniform(-1, 1, 2)
-        return self._observation(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self._step += 1
-        self._last = 0.1 * float(action[0])
-        self._xy = self._xy + 0.1 * np.asarray(action, dtype=np.float64)
-        return self._observation(), self._last, False, self._step >= self._n_steps, {}
-
-    def render(self) -> np.ndarray:
-        return np.full((32, 32, 3), min(20 * self._step, 255), dtype=np.uint8)
-
-    def _observation(self) -> np.ndarray:
-        return np.array([*self._xy, self._last, 3.0])
 
 
 def make_dataset(drift: float = 0.0, n_episodes: int = 8, length: int = 24, seed: int = 0) -> TrajectoryDataset:
