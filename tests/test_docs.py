@@ -1,0 +1,84 @@
+"""What the documentation says can be done: its Python blocks run, and its commands have the options that it names.
+
+The blocks of a page share one namespace and run in an empty folder. A block that cannot run stands below a line
+``<!-- not executed: REASON -->`` and is counted here.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from helpers import markdown
+from typer.testing import CliRunner
+
+from rrpolicy.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if not {"_build", "api"} & set(page.parts))
+EVERY_PAGE = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "zoo" / "README.md"]
+EXECUTED = [page for page in PAGES if markdown.python_blocks(page)]  # README.md: tests/test_readme.py
+
+GROUPS = {"benchmark", "images", "plot", "reproduce", "zoo"}
+
+NOT_EXECUTED = {"docs/images.md": 2, "docs/locomotion.md": 1}
+"""Pages with blocks that do not run, and how many; the reasons stand in the pages."""
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", EXECUTED, ids=name)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace = markdown.run(page)
+    if page.name == "tutorial_own_data.md":
+        base, steered, expert = (namespace["results"][agent].returns.mean() for agent in ("base", "steered", "expert"))
+        assert base + 0.8 < steered < expert + 0.5 and (tmp_path / "steered.mp4").is_file()
+    if page.name == "quickstart.md":
+        assert namespace["result"].success_rate == 1 and namespace["heat_map"].same_cell((2, 3))
+
+
+def test_blocks_that_do_not_run_are_known() -> None:
+    found = {name(page): sum(block.reason is not None for block in markdown.blocks(page)) for page in EVERY_PAGE}
+    assert {page: number for page, number in found.items() if number} == NOT_EXECUTED
+
+
+@cache
+def options(*command: str) -> set[str] | None:
+    """The options of a command as its ``--help`` names them; None where there is no such command."""
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", result.output)) if result.exit_code == 0 else None
+
+
+def faults(arguments: list[str]) -> list[str]:
+    """What a command line names that there is not."""
+    depth = 2 if arguments[:1] and arguments[0] in GROUPS else 1
+    known = options(*arguments[:depth])
+    if known is None:
+        return arguments[:depth]
+    named = [token.split("=")[0] for token in arguments if re.match(r"--?[a-zA-Z]", token)]
+    return [name for name in named if name not in known]
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=name)
+def test_commands_have_the_options_that_are_named(page: Path) -> None:
+    found = {" ".join(arguments): faults(arguments) for arguments in markdown.command_lines(page)}
+    assert {line: fault for line, fault in found.items() if fault} == {}
+
+
+def test_the_checks_find_what_they_look_for(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\na = 1\n```\ntext\n\n<!-- not executed: needs a GPU -->\n```python\na = 2\n```\n"
+        "```bash\npip install . && rrpolicy demo --n-episode 2 \\\n    --seed 0  # why\n```\n"
+        "`rrpolicy demos` and `rrpolicy zoo\nlist --no-such`\n```python\nb = a + 1\n```\n",
+        encoding="utf-8",
+    )
+    namespace = markdown.run(page)
+    assert (namespace["a"], namespace["b"]) == (1, 2)
+    assert [block.reason for block in markdown.blocks(page)] == [None, "needs a GPU", None, None]
+    lines = markdown.command_lines(page)
+    assert lines == [["demo", "--n-episode", "2", "--seed", "0"], ["demos"], ["zoo", "list", "--no-such"]]
+    assert [faults(line) for line in lines] == [["--n-episode"], ["demos"], ["--no-such"]]
