@@ -220,6 +220,7 @@ class LatentCodecFields(Fields):
 
 
 def bounded_event(value: list[int]) -> list[int]:
+    """The shape of an event, refused where it holds too many numbers."""
     product = 1
     for size in value:
         product *= size

@@ -17,6 +17,7 @@ _TREMBLING = 1e-3  # environment units
 
 
 def as_array(name: str, values: Any) -> np.ndarray:
+    """Values as an array of whatever type, refused where there is none."""
     try:
         return np.asarray(values)
     except (TypeError, ValueError, OverflowError) as error:  # rows of unequal lengths, or what has no numbers at all
@@ -108,6 +109,7 @@ def plain(metadata: Any) -> dict[str, Any]:
 
 
 def row_flags(name: str, flags: Any, count: int) -> np.ndarray:
+    """Flags of rows as booleans (N,)."""
     array = as_array(name, flags)
     if array.shape != (count,):
         raise ValueError(f"{name} has shape {array.shape}, wanted ({count},)")

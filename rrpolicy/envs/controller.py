@@ -19,6 +19,8 @@ class Controller(Protocol):
 
     def action(self, observations: Any, targets: Any) -> np.ndarray:
         """
+        Actions that lead to what is planned next.
+
         :param observations: ``(..., obs_dim)`` in environment units
         :param targets: what is planned next ``(..., n_columns)`` in environment units
         :return: actions ``(..., act_dim)`` in environment units
@@ -56,6 +58,8 @@ class PDController:
 
     def action(self, observations: Any, targets: Any) -> np.ndarray:
         """
+        Proportional-derivative control, clipped to [-1, 1].
+
         :param observations: ``(..., obs_dim)`` in environment units
         :param targets: wanted positions ``(..., n_positions)`` in environment units
         :return: actions ``(..., n_positions)`` in [-1, 1]
@@ -72,6 +76,8 @@ class PDController:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PDController:
         """
+        The controller that a dictionary describes.
+
         :param values: what :meth:`to_dict` gave
         :return: an equal controller
         :raises ValueError: if a key is unknown
@@ -116,6 +122,8 @@ class WaypointController:
 
     def distances(self, positions: Any, goals: Any) -> np.ndarray:
         """
+        Path lengths from positions to goals.
+
         :param positions: ``(n, 2)`` in environment units
         :param goals: ``(n, 2)`` in environment units, in free cells
         :return: path lengths ``(n,)`` in cells, infinite where no path leads
@@ -146,6 +154,8 @@ class WaypointController:
 
     def action(self, observations: Any, waypoints: Any) -> np.ndarray:
         """
+        Actions towards the waypoints.
+
         :param observations: ``(n, 4)`` in environment units
         :param waypoints: ``(n, 2)`` from :meth:`advance`
         :return: actions ``(n, 2)`` in [-1, 1]

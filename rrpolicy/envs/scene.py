@@ -73,6 +73,8 @@ class SceneRenderer:
     @classmethod
     def from_env(cls, env: gym.Env, size: tuple[int, int] = (480, 480)) -> SceneRenderer:
         """
+        A renderer of an environment's MuJoCo model.
+
         :param env: a gymnasium MuJoCo environment, wrapped or not
         :param size: width and height in pixels
         :return: a renderer with the environment's own camera
@@ -84,6 +86,8 @@ class SceneRenderer:
 
     def render(self, data: mujoco.MjData) -> np.ndarray:
         """
+        A picture of a state.
+
         :param data: the state to draw; only read
         :return: picture ``(height, width, 3)`` uint8
         """

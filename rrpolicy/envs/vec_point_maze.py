@@ -81,11 +81,17 @@ class PointMazeVecEnv(VecEnv):
         return self._states.copy()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """:param actions: forces ``(n_envs, 2)``, clipped to [-1, 1]"""
+        """
+        Keep the actions of the next step.
+
+        :param actions: forces ``(n_envs, 2)``, clipped to [-1, 1]
+        """
         self._actions = np.asarray(actions, dtype=np.float64)
 
     def step_wait(self) -> VecEnvStepReturn:
         """
+        Step all environments, and reset those whose episode ended.
+
         :return: observations ``(n_envs, 4)``, rewards, dones, infos with ``success`` (``is_success`` too) and, at an
             episode's end, ``terminal_observation``; an end is always a truncation
         """
@@ -132,7 +138,11 @@ class PointMazeVecEnv(VecEnv):
         return [getattr(self, attr_name)] * self._count(indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """:raises ValueError: when only some of the balls are meant, which share their attributes"""
+        """
+        Set an attribute, which all environments share.
+
+        :raises ValueError: when only some of the balls are meant, which share their attributes
+        """
         if self._count(indices) != self.num_envs:
             raise ValueError(f"indices must be None, the environments share {attr_name!r}; got {indices!r}")
         setattr(self, attr_name, value)
