@@ -20,8 +20,8 @@ html_theme = "furo"
 exclude_patterns = ["_build", "results/*/summary.md"]  # tables without a heading, which the pages quote
 autodoc_member_order = "bysource"
 
-PACKAGES = ("agents", "common", "data", "diffusion", "envs", "evaluation", "experiments", "images", "rewards", "rl")
-PACKAGES += ("testing", "zoo")
+PACKAGES = ("agents", "common", "data", "diffusion", "envs", "evaluation", "experiments", "images", "models")
+PACKAGES += ("rewards", "rl", "testing", "zoo")
 API = Path(__file__).parent / "api"
 
 

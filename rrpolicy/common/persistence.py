@@ -178,6 +178,7 @@ def training_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lost_schedule(progress: float) -> float:
+    """The learning-rate schedule of a loaded learner whose own was a callable: always refused."""
     raise ValueError("learning_rate was a callable, which no archive holds: set it on what was loaded before learning")
 
 

@@ -181,6 +181,7 @@ def box_to_dict(box: spaces.Box) -> dict[str, Any]:
 
 
 def box_from_dict(values: Mapping[str, Any]) -> spaces.Box:
+    """The Box that `box_to_dict` described."""
     dtype = np.dtype(str(values["dtype"]))
     low = np.array([-math.inf if bound is None else bound for bound in values["low"]], dtype=dtype)
     high = np.array([math.inf if bound is None else bound for bound in values["high"]], dtype=dtype)

@@ -33,7 +33,7 @@ class ScoreModel(Protocol):
     ============================  =========================================================  =======================
     ``pinned``                    bool tensor ``event_shape``: True for entries that arrive  :func:`pinned_mask`
                                   clean in every x_t and carry neither noise nor gradient
-    ``sample_pinned(n, gen)``     (n, *event_shape) that holds pinned entries as they occur  :func:`sampled_pinned`
+    ``sample_pinned(n, gen)``     ``(n, *event_shape)``, pinned entries as they occur        :func:`sampled_pinned`
     ``clip``                      bound of clean entries, such as pixels, to which samplers  :func:`clip_of`
                                   clip their estimates; None for none
     ``layout``                    `TrajectoryLayout` of events that are windows              :func:`layout_of`
