@@ -14,9 +14,9 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import config_of_model
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.images.rounds import on_policy_targets
 from rrpolicy.images.sampling import sample_events
 from rrpolicy.images.training import ImageDiffusion
+from rrpolicy.rewards.on_policy import Visit, on_policy_targets
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 CODEC = PixelCodec((1, 8, 8), 2)
@@ -99,7 +99,11 @@ def test_archives_need_no_base(base: ImageDiffusion, x_t: torch.Tensor, tmp_path
 def test_a_round_compares_the_models_where_the_steered_base_goes(base: ImageDiffusion) -> None:
     expert, seen = model(1), []
     reward = ImageReward(reward_of(base), CODEC)
-    pairs = on_policy_targets(base, expert, reward, 6, n_value_draws=1, seed=3, n_sampling_steps=4, solver="ddpm")
+
+    def sample(visit: Visit) -> torch.Tensor:
+        return sample_events(base, 6, 4, reward, solver="ddpm", seed=3, visit=visit)
+
+    pairs = on_policy_targets(base, expert, sample, torch.Generator().manual_seed(4))
     x0 = sample_events(base, 6, 4, reward, solver="ddpm", seed=3, visit=lambda x_t, t: seen.append(x_t))
     assert len(pairs) == 24 and torch.equal(pairs.x_t, torch.cat(seen))
     assert pairs.x0 is not None and torch.equal(pairs.x0, x0.repeat(4, 1, 1, 1))

@@ -4,13 +4,13 @@
 """
 
 from rrpolicy.experiments.recipes import DEFAULT_RECIPE, Recipe, section, total_timesteps
-from rrpolicy.experiments.rounds import extract_on_policy
 from rrpolicy.experiments.scores import explained_rows, plain_row, split_data
 from rrpolicy.experiments.steps import (
     collect_base,
     collect_expert,
     discriminate,
     extract,
+    extract_on_policy,
     fine_tuned,
     map_reward,
     maze_normalizer,

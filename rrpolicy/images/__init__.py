@@ -5,7 +5,6 @@ from rrpolicy.images.flow_models import Flux, StableDiffusion3
 from rrpolicy.images.pipelines import load_pipeline
 from rrpolicy.images.recording import PromptPair, record_prompts, record_samples
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.images.rounds import on_policy_targets
 from rrpolicy.images.safety import SafetyConfig
 from rrpolicy.images.sampling import sample_images
 from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
@@ -26,7 +25,6 @@ __all__ = [
     "StableDiffusionXL",
     "UNetScoreModel",
     "load_pipeline",
-    "on_policy_targets",
     "record_prompts",
     "record_samples",
     "sample_images",

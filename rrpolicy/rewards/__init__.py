@@ -4,6 +4,7 @@ from rrpolicy.rewards.discriminator import DiscriminatorReward
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.maps import RewardMap, reward_map
+from rrpolicy.rewards.on_policy import learn_on_policy, on_policy_targets
 from rrpolicy.rewards.protocol import RewardFunction, StepReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.transforms import AveragedReward, BoundedReward, DistanceReward
@@ -19,5 +20,7 @@ __all__ = [
     "RewardMap",
     "StepReward",
     "guided",
+    "learn_on_policy",
+    "on_policy_targets",
     "reward_map",
 ]

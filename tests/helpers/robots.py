@@ -54,7 +54,7 @@ RECIPE: dict[str, Any] = {
         "first_action_weight": 10.0,
         "window_kwargs": NETWORK,
     },
-    "rounds": {"total_timesteps": 4, "n_rounds": 1},
+    "rounds": {"total_timesteps": 4, "n_rounds": 1, "n_plans": 32, "n_visited": 40, "n_envs": 2},
     "discriminator": {**SMALL, "window_kwargs": NETWORK},
     "steering": {"scale": 1.0},
     "cloning": {"n_steps": 10},
@@ -76,8 +76,6 @@ def small() -> Iterator[None]:
         patch.setattr("rrpolicy.experiments.locomotion.film.SECONDS", 0.4)
         patch.setattr("rrpolicy.experiments.demos.robot.WHEN", (0.0, 0.08, 0.16))
         patch.setattr("rrpolicy.experiments.demos.robot_picture.DPI", 30)
-        for name, value in (("N_PLANS", 32), ("N_VISITED", 40), ("N_ENVS", 2)):
-            patch.setattr(f"rrpolicy.experiments.rounds.{name}", value)
         yield
 
 

@@ -22,10 +22,10 @@ from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import SIZE, LabelledImages, Split, load_images
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.images.rounds import on_policy_targets
 from rrpolicy.images.sampling import sample_events
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.extractor import RewardExtractor
+from rrpolicy.rewards.on_policy import Visit, on_policy_targets
 from rrpolicy.rewards.targets import Targets
 
 Part = Literal["base", "expert"]
@@ -186,15 +186,15 @@ class ArtifactStore:
         n = int(section(self.recipe, "rounds")["n"])
         if n == 0:
             return None
-        return on_policy_targets(
-            self.base(unit.seed)[0],
-            self.expert(unit)[0],
-            ImageReward(extractor.reward, self.codec),
-            n,
-            extractor.n_value_draws if extractor.value_coef > 0 else 0,
-            unit.seed + ROUND_SEED,
-            **self.sampling,
-        )
+        base, reward = self.base(unit.seed)[0], ImageReward(extractor.reward, self.codec)
+        n_value_draws = extractor.n_value_draws if extractor.value_coef > 0 else 0
+        seed = unit.seed + ROUND_SEED
+
+        def sample(visit: Visit) -> Tensor:
+            return sample_events(base, n, reward=reward, seed=seed, visit=visit, **self.sampling)
+
+        generator = torch.Generator().manual_seed(seed + 1)
+        return on_policy_targets(base, self.expert(unit)[0], sample, generator, n_value_draws)
 
     # ------------------------------------------------------------------ making and keeping
 
