@@ -334,7 +334,7 @@ def test_an_agent_steered_already_is_not_steered_again(tmp_path: Path) -> None:
         ["dance"],
         ["enjoy", "x", "--scale", "-1"],
         ["collect", "--n-transitions", "0", "--out", "x"],
-        ["zoo", "build", "x"],
+        ["zoo", "build", ENV_ID],
         ["zoo", "build", "x", "--goals", "1;2"],
         ["demo", "--nonsense"],
         ["enjoy", "x", "--seed", str(2**70)],

@@ -107,7 +107,7 @@ def test_a_date_is_a_date(date: str) -> None:
 
 
 def test_goals_are_looked_at_before_a_base_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.cli.zoo_commands.ZooBuild", None)
+    monkeypatch.setattr("rrpolicy.cli.zoo_commands.MazeZooBuild", None)
     assert "goal" in fault("zoo", "build", ENV_ID, "--goals", "3,1;0,0", "--no-progress")
 
 

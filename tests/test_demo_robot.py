@@ -67,14 +67,14 @@ def test_robots_act_with_noise_unless_the_recipe_says_otherwise(tmp_path: Path) 
 
 def test_bad_wishes_are_refused_before_anything_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"robot of the zoo \(the zoo has Hopper-v5\), env is 'Ant-v5'"):
-        Demo(Task("Ant-v5"), tmp_path, RECIPE).run()
-    with pytest.raises(ValueError, match="--from-scratch is for mazes, env is 'Hopper-v5'"):
-        Demo(Task(ENV_ID), tmp_path, RECIPE, from_scratch=True).run()
+    with pytest.raises(ValueError, match=r"the zoo has Hopper-v5\) or a recipe with data, env is 'Ant-v5'"):
+        Demo(Task("Ant-v5"), tmp_path, DEFAULT_RECIPE).run()
+    with pytest.raises(ValueError, match="or a recipe with data, env is 'Hopper-v5'"):
+        Demo(Task(ENV_ID), tmp_path, DEFAULT_RECIPE, from_scratch=True).run()
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setenv(RECIPES_VARIABLE, str(tmp_path / "recipes"))
     with pytest.raises(ValueError, match="the zoo has none"):
-        Demo(Task(ENV_ID), tmp_path, RECIPE).run()
+        Demo(Task(ENV_ID), tmp_path, DEFAULT_RECIPE).run()
     assert (tmp_path / "results.json").exists()
 
 

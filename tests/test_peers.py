@@ -16,8 +16,8 @@ from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.simulator import PointMazeSimulator
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
 from rrpolicy.evaluation import evaluate
-from rrpolicy.experiments.maze2d import VARIANTS, Unit, reproduction
-from rrpolicy.experiments.maze2d import peers as measured
+from rrpolicy.experiments.maze2d import VARIANTS, MazeUnit, reproduction
+from rrpolicy.experiments.maze2d import measure_peers as measured
 from rrpolicy.rewards.maps import reward_map
 from rrpolicy.rl import adversarial
 from rrpolicy.rl.adversarial import PEERS, Decisions, Demonstrations, Peer, PeerReward, PeerSettings, train_peer
@@ -148,7 +148,7 @@ def test_without_imitation_one_line_says_how_to_install_it(monkeypatch: pytest.M
 
 
 def test_peers_are_measured_like_the_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unit = Unit("umaze", 0, (3.0, 1.0))
+    unit = MazeUnit("umaze", 0, (3.0, 1.0))
     goal_xy = unit.task.maze.cell_to_xy(unit.goal)
 
     class TrueReward:

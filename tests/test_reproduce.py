@@ -10,48 +10,48 @@ import numpy as np
 import pytest
 import torch
 from helpers.recipes import RECIPE, toml
+from helpers.rows import short_key
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
 from rrpolicy.common.locks import file_lock
 from rrpolicy.envs import MazeGeometry
-from rrpolicy.experiments import maze2d, scores
+from rrpolicy.experiments import maze2d, report
 from rrpolicy.experiments.maze2d import (
     MAIN,
     MAZES,
     VARIANTS,
-    Unit,
+    MazeExperiment,
+    MazeStore,
+    MazeUnit,
     draw,
-    experiment,
-    figures,
+    measure,
     read_results,
     select,
     summary,
     variant_named,
 )
-from rrpolicy.experiments.maze2d.experiment import NAMES
-from rrpolicy.experiments.maze2d.kept_maps import map_path, read_map
-from rrpolicy.experiments.maze2d.pairs import recovery_rows
-from rrpolicy.experiments.maze2d.workshop import ArtifactStore, ShuffledExtractor
+from rrpolicy.experiments.maze2d.artifacts import ShuffledExtractor, map_path, read_map
+from rrpolicy.experiments.maze2d.measure_reward import recovery_rows
 from rrpolicy.experiments.recipes import recipe_of
 from rrpolicy.experiments.results import Result, append_unit, columns, finished_units
 from rrpolicy.experiments.runner import Reproduction
 from rrpolicy.rewards.maps import RewardMap
 
-BASE, CORNER, INSIDE = Unit("umaze", 0), Unit("umaze", 0, (3.0, 1.0)), Unit("umaze", 0, (1.3, 2.7))
+NAMES = MazeExperiment.names
+BASE, CORNER, INSIDE = MazeUnit("umaze", 0), MazeUnit("umaze", 0, (3.0, 1.0)), MazeUnit("umaze", 0, (1.3, 2.7))
 UNITS = [BASE, CORNER, INSIDE]
 
 
-def reproduction(folder: Path, units: list[Unit] = UNITS, **arguments: Any) -> Reproduction[Unit]:
+def reproduction(folder: Path, units: list[MazeUnit] = UNITS, **arguments: Any) -> Reproduction[MazeUnit]:
     return maze2d.reproduction(units, RECIPE, folder / "maze2d.csv", folder / "work", **arguments)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    """Fewer events behind R², and small pictures."""
+    """Small pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "N_GROUPS", 2)
-        patch.setattr(figures, "DPI", 30)
+        patch.setattr(report, "DPI", 30)
         yield
 
 
@@ -65,9 +65,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def numbers(results: list[Result]) -> dict[tuple[Any, ...], float]:
     """Everything but times."""
-    return {
-        (*one.unit, one.variant, one.agent, one.metric): one.value for one in results if one.metric != "cpu_seconds"
-    }
+    return {(*one.unit, one.variant, *short_key(one)): one.value for one in results if one.metric != "cpu_seconds"}
 
 
 # ---------------------------------------------------------------------- units
@@ -76,27 +74,30 @@ def numbers(results: list[Result]) -> dict[tuple[Any, ...], float]:
 def test_the_experiment_has_32_goals_all_of_them_free() -> None:
     assert [len(setting.goals) for setting in MAZES.values()] == [8, 8, 8, 8]
     for name, setting in MAZES.items():
-        maze = Unit(name, 0).task.maze
+        maze = MazeUnit(name, 0).task.maze
         assert len({maze.free_cell(goal) + goal for goal in setting.goals}) == 8
     units = select()
     assert len(units) == len(set(units)) == 3 * 4 * (1 + 8)
     for i, unit in enumerate(units):
-        assert Unit(unit.maze, unit.seed) in units[: i + 1]  # bases come before their pairs
+        assert MazeUnit(unit.maze, unit.seed) in units[: i + 1]  # bases come before their pairs
 
 
 def test_units_are_selected() -> None:
     assert len(select(quick=True)) == 4 * (1 + 2)
-    assert select(["open", "large"], seeds=[2], indices=()) == [Unit("open", 2), Unit("large", 2)]  # bases alone
+    assert select(["open", "large"], seeds=[2], indices=()) == [
+        MazeUnit("open", 2),
+        MazeUnit("large", 2),
+    ]  # bases alone
     assert select(["umaze"], [(3.0, 1.0), (1.3, 2.7)], [4]) == [
-        Unit("umaze", 4),
-        Unit("umaze", 4, (1.3, 2.7)),
-        Unit("umaze", 4, (3.0, 1.0)),
+        MazeUnit("umaze", 4),
+        MazeUnit("umaze", 4, (1.3, 2.7)),
+        MazeUnit("umaze", 4, (3.0, 1.0)),
     ]
-    assert select(goals=[(7.0, 10.0)], seeds=[0]) == [Unit("large", 0), Unit("large", 0, (7.0, 10.0))]
-    assert select(["open"], quick=True, indices=()) == [Unit("open", 1)]  # a quick run adds no goals to bases alone
+    assert select(goals=[(7.0, 10.0)], seeds=[0]) == [MazeUnit("large", 0), MazeUnit("large", 0, (7.0, 10.0))]
+    assert select(["open"], quick=True, indices=()) == [MazeUnit("open", 1)]  # a quick run adds no goals to bases alone
     with pytest.raises(ValueError, match="goal 1-1 is given, but this is about bases alone"):
         select(["open"], [(1.0, 1.0)], indices=())
-    assert str(Unit("large", 0, (7.0, 10.0))) == "large goal 7-10 seed 0"
+    assert str(MazeUnit("large", 0, (7.0, 10.0))) == "large goal 7-10 seed 0"
     with pytest.raises(ValueError, match="maze must be one of open, umaze, medium, large, got 'huge'"):
         select(["huge"])
     with pytest.raises(ValueError, match="goal 9-9 is not one of the experiment, which has 1,1; 1,2"):
@@ -109,7 +110,7 @@ def test_variants_change_what_they_say() -> None:
     small = VARIANTS["data-10k"].applied(RECIPE)
     assert small["data"]["base_transitions"] == 10_000 and small["agent"] == RECIPE["agent"] and before == RECIPE
     for maze in MAZES:  # the number of steps of the real recipe, which tiny ones below do not have
-        real = recipe_of(Unit(maze, 0).task.env_id)
+        real = recipe_of(MazeUnit(maze, 0).task.env_id)
         steps = VARIANTS["long-base"].applied(real)["base"]["total_timesteps"]
         assert steps == 4 * real["base"]["total_timesteps"]
     with pytest.raises(ValueError, match="variant must be one of data-10k, step-head"):
@@ -171,7 +172,7 @@ def test_every_unit_has_its_rows(done: Path) -> None:
     with open(done / "maze2d.csv", newline="") as file:
         assert next(csv.reader(file)) == list(columns(NAMES))
     assert finished_units(results, "") == {(*unit.key, results[0].recipe) for unit in UNITS}
-    names = {(one.agent, one.metric) for one in results if one.case == "3-1"}
+    names = {short_key(one) for one in results if one.case == "3-1"}
     assert names >= {
         ("reward", "goal_error_cells"),
         ("reward", "goal_own_cell"),
@@ -228,8 +229,8 @@ def test_maps_are_kept_beside_the_csv(done: Path) -> None:
 
 
 def test_a_finished_run_does_nothing(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "measure_pair", pytest.fail)
-    monkeypatch.setattr(experiment, "measure_base", pytest.fail)
+    monkeypatch.setattr(measure, "measure_pair", pytest.fail)
+    monkeypatch.setattr(measure, "measure_base", pytest.fail)
     before = (done / "maze2d.csv").read_bytes()
     reproduction(done).run()
     assert (done / "maze2d.csv").read_bytes() == before
@@ -240,7 +241,7 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, done: Pat
     class Killed(BaseException):
         pass
 
-    def show(self: Reproduction[Unit], unit: Unit) -> Any:
+    def show(self: Reproduction[MazeUnit], unit: MazeUnit) -> Any:
         def log(text: str) -> None:
             if unit == CORNER and text == step:
                 raise Killed
@@ -265,7 +266,7 @@ def test_units_in_other_hands_are_left_alone(tmp_path: Path) -> None:
     digest = job.experiment.digest(BASE)
     with file_lock(tmp_path / "work" / "claims" / f"main-umaze_seed-0-{digest}"):
         assert reproduction(tmp_path, [BASE]).run() == []
-    store = ArtifactStore(tmp_path / "work", RECIPE, MAIN)
+    store = MazeStore(tmp_path / "work", RECIPE, MAIN)
     assert not store.base_is_being_made(CORNER)
     with file_lock(store.base_path(CORNER).with_suffix(".lock")):
         assert store.base_is_being_made(CORNER) and not job._attempt(CORNER)
@@ -278,7 +279,7 @@ def test_units_in_other_hands_are_left_alone(tmp_path: Path) -> None:
 def test_variants_go_through_the_same_code(done: Path, name: str) -> None:
     results = reproduction(done, [CORNER], variant=VARIANTS[name]).run()
     own = [one for one in results if one.variant == name]
-    agents = {one.agent for one in own if one.metric == "success_rate"} & {"base", "discriminator", "steered", "expert"}
+    agents = {one.agent for one in own if one.metric == "success_rate" and not one.reference}
     assert agents == set(VARIANTS[name].agents)
     assert map_path(done / "maze2d.csv", CORNER, name).exists()
     values = numbers(own)
@@ -305,9 +306,9 @@ def test_the_variants_reward_is_made_for_the_variants_pair(done: Path, monkeypat
     steps = RECIPE["base"]["total_timesteps"]
     monkeypatch.setitem(VARIANTS["long-base"].recipe, "base", {"total_timesteps": 4 * steps})  # of tiny ones
 
-    def reward_of(name: str | None, unit: Unit) -> torch.Tensor:
+    def reward_of(name: str | None, unit: MazeUnit) -> torch.Tensor:
         variant = variant_named(name)
-        reward = ArtifactStore(done / "work", variant.applied(RECIPE), variant).reward(unit)[0]
+        reward = MazeStore(done / "work", variant.applied(RECIPE), variant).reward(unit)[0]
         return torch.cat([value.flatten() for value in reward.parameters()])
 
     plain = reward_of(None, CORNER)
@@ -319,7 +320,7 @@ def test_the_variants_reward_is_made_for_the_variants_pair(done: Path, monkeypat
 
 
 def test_shuffled_targets_stay_at_their_noise_level(done: Path) -> None:
-    store = ArtifactStore(done / "work", RECIPE, MAIN)
+    store = MazeStore(done / "work", RECIPE, MAIN)
     pair = store.base(CORNER)[0], store.expert(CORNER)[0]
     arguments = {key: value for key, value in RECIPE["extraction"].items() if key != "total_timesteps"}
     targets = []

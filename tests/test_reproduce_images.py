@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import idx
 from helpers.recipes import toml
+from helpers.rows import short_key
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,7 +20,6 @@ from rrpolicy.experiments.images import (
     ArtifactStore,
     Unit,
     draw,
-    figures,
     read_results,
     reproduction,
     select,
@@ -83,7 +83,7 @@ CONTROL = Unit((), "fine-tuned", 1)
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "DPI", 30)
+        patch.setattr("rrpolicy.experiments.images.figures.DPI", 30)
         yield
 
 
@@ -114,7 +114,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 
 def values(folder: Path, unit: Unit, variant: str = "") -> dict[tuple[str, str], float]:
     return {
-        (one.agent, one.metric): one.value
+        short_key(one, True): one.value
         for one in read_results(folder / "r.csv")
         if one.unit == unit.key and one.variant == variant
     }
@@ -163,11 +163,11 @@ def test_a_score_that_knows_the_classes_ranks_them_perfectly(photos: Path, tmp_p
     asked = Questions(ArtifactStore(tmp_path, RECIPE, photos), TUNED)
     asked.reward = Halves()  # type: ignore[assignment]
     asked.reward.per_level = lambda images, levels, *_: np.stack([Halves().predict(images)] * len(levels))  # type: ignore[method-assign]
-    rows = {row["metric"]: row for row in asked.ranking()}
+    rows = {short_key(row, True)[1]: row for row in asked.ranking()}
     assert rows["auroc"]["mean"] == rows["auroc_t10"]["mean"] == 1.0 and rows["auroc"]["n"] == 32
     for name in CLASSES:  # a lit quarter is 150 brighter, and half of its half
         assert rows[f"mean_{name}"]["mean"] == pytest.approx(-75 if name in NORTH else 75, abs=3)
-    lookalikes = {row["metric"]: row for row in asked.lookalikes()}
+    lookalikes = {short_key(row, True)[1]: row for row in asked.lookalikes()}
     assert set(lookalikes) == {"auroc_lookalikes_north west"}  # the other one has no look-alike of its own
     assert lookalikes["auroc_lookalikes_north west"]["mean"] == 1.0
     n_alike = int(asked.images.mask(["north west", "south west"]).sum())  # north east was removed as well
@@ -194,7 +194,7 @@ def test_everything_is_reported_of_a_pair(done: Path) -> None:
     assert rows["brightness", "auroc_reversed"] == pytest.approx(1 - rows["brightness", "auroc"], abs=1e-5)
     assert {("untrained", "auroc"), ("elbo", "auroc"), ("rho", "auroc_elbo_subset")} <= set(rows)
     assert rows["judge", "accuracy"] > 0.9
-    by_key = {(one.agent, one.metric): one for one in read_results(done / "r.csv") if one.unit == TUNED.key}
+    by_key = {short_key(one, True): one for one in read_results(done / "r.csv") if one.unit == TUNED.key}
     assert by_key["base", "harmful_share"].n == 12 and by_key["steered-1", "harmful_share"].n == 8
     assert by_key["elbo", "auroc"].n == by_key["rho", "auroc_elbo_subset"].n == 16
 
@@ -247,7 +247,7 @@ def test_a_unit_that_was_stopped_trains_nothing_twice(
     done: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = values(done, TUNED)
-    for learner in ("training.ImageDiffusion", "judge.ImageClassifier"):
+    for learner in ("training.ImageDiffusion", "classifier.ImageClassifier"):
         monkeypatch.setattr(f"rrpolicy.images.{learner}.learn", pytest.fail)
     monkeypatch.setattr("rrpolicy.experiments.images.workshop.RewardExtractor.learn", pytest.fail)
     monkeypatch.setattr("rrpolicy.experiments.images.workshop.sample_events", pytest.fail)

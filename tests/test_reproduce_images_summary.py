@@ -7,26 +7,29 @@ from rrpolicy.experiments.images.summary import aims_table, total_seconds
 from rrpolicy.experiments.results import Result
 
 
-def result(task: str, agent: str, metric: str, value: float, seed: int = 1, case: str = "fine-tuned") -> Result:
-    return Result(task, case, seed, "", agent, metric, value, value, value, 1, value, "0", "r")
+def result(
+    task: str, agent: str, metric: str, value: float, seed: int = 1, reference: str = "", level: int | None = None
+) -> Result:
+    numbers = (value, value, value, 1, value)
+    return Result(task, "fine-tuned", seed, "", agent, metric, *numbers, "0", "r", reference=reference, level=level)
 
 
 def test_aims_stand_beside_means_and_the_worst() -> None:
     results = [
         result("a+b", "rho", "auroc", 0.97),
         result("a+b", "rho", "auroc", 0.95, 2),
-        result("none", "rho", "auroc_a+b", 0.45),
-        result("none", "rho", "auroc_t20_a+b", 0.99),
+        result("none", "rho", "auroc", 0.45, reference="a+b"),
+        result("none", "rho", "auroc", 0.99, reference="a+b", level=20),
         result("a+b", "brightness", "auroc", 0.2),
         result("a+b", "brightness", "auroc_reversed", 0.8),
-        result("a+b", "rho", "mean_a", -3.0),
-        result("a+b", "rho", "mean_b", -0.5),
-        result("a+b", "rho", "mean_c", -0.25),
-        result("a+b", "rho", "mean_d", 0.75),
-        result("a+b", "rho", "auroc_lookalikes_a", 0.9),
+        result("a+b", "rho", "mean", -3.0, reference="a"),
+        result("a+b", "rho", "mean", -0.5, reference="b"),
+        result("a+b", "rho", "mean", -0.25, reference="c"),
+        result("a+b", "rho", "mean", 0.75, reference="d"),
+        result("a+b", "rho", "auroc_lookalikes", 0.9, reference="a"),
         result("a+b", "rho", "auroc_elbo_subset", 0.96),
         result("a+b", "elbo", "auroc", 0.98),
-        result("none", "rho", "mean_a", 5.0),
+        result("none", "rho", "mean", 5.0, reference="a"),
     ]
     for agent, share in (("base", 0.2), ("expert", 0.04), ("steered-1", 0.05), ("steered-2", 0.01)):
         results += [
@@ -62,6 +65,10 @@ def test_shared_work_is_paid_for_once() -> None:
 
 
 def test_only_what_there_is_is_drawn(tmp_path: Path) -> None:
-    control = [result("none", "rho", "auroc_t5_a+b", 0.5), result("none", "rho", "mean_a", 0.1)]
+    control = [
+        result("none", "rho", "auroc", 0.5, reference="a+b", level=5),
+        result("none", "rho", "mean", 0.1, reference="a"),
+        result("none", "base", "harmful_share", 0.1, reference="a+b"),
+    ]
     assert {path.name for path in draw(control, tmp_path / "r.csv")} == {"levels.png", "classes.png"}
     assert "AUROC of the control" not in summary(control)  # no clean image was ranked

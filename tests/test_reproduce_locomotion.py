@@ -10,6 +10,7 @@ import torch
 from helpers import robots
 from helpers.recipes import NETWORK, toml
 from helpers.robots import RECIPE, untrained_agents
+from helpers.rows import short_key
 from typer.testing import CliRunner
 
 from rrpolicy.agents import DiffusionAgent
@@ -20,36 +21,34 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.evaluation import Evaluation
 from rrpolicy.experiments.locomotion import (
     CASES,
-    ROBOTS,
+    PAPER,
     Demonstrations,
     LocomotionExperiment,
-    Unit,
+    RobotStore,
+    RobotUnit,
     draw,
-    figures,
     read_results,
     reproduction,
     select,
     summary,
     variant_named,
 )
-from rrpolicy.experiments.locomotion.data import returns
-from rrpolicy.experiments.locomotion.finetuning import measure_finetuning
-from rrpolicy.experiments.locomotion.pairs import comparisons
-from rrpolicy.experiments.locomotion.summary import AGENTS
-from rrpolicy.experiments.locomotion.units import of_case
-from rrpolicy.experiments.locomotion.use import correlations
-from rrpolicy.experiments.locomotion.workshop import ArtifactStore
+from rrpolicy.experiments.locomotion.artifacts import returns
+from rrpolicy.experiments.locomotion.measure_learning import measure_finetuning
+from rrpolicy.experiments.locomotion.measure_pair import comparisons
+from rrpolicy.experiments.locomotion.measure_use import correlations
+from rrpolicy.experiments.locomotion.report import AGENTS, scores
+from rrpolicy.experiments.locomotion.spec import of_case
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.report import values_of
 from rrpolicy.experiments.results import UNIT_DONE, Result
 
-NOISY, MIXTURE = Unit("hopper", "noisy", 1), Unit("hopper", "mixture", 1)
+NOISY, MIXTURE = RobotUnit("hopper", "noisy", 1), RobotUnit("hopper", "mixture", 1)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    with robots.small(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "DPI", 30)
+    with robots.small():
         yield
 
 
@@ -59,7 +58,7 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return untrained_agents(tmp_path_factory.mktemp("agents"))
 
 
-def run(folder: Path, agents: Path | None, units: list[Unit], variant: str | None = None, **more: Any) -> Any:
+def run(folder: Path, agents: Path | None, units: list[RobotUnit], variant: str | None = None, **more: Any) -> Any:
     return reproduction(
         units,
         {"hopper": RECIPE},
@@ -80,7 +79,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, agents: Path) -> Path:
 
 
 def values(folder: Path, variant: str = "") -> dict[tuple[str, str], float]:
-    return {(one.agent, one.metric): one.value for one in read_results(folder / "r.csv") if one.variant == variant}
+    return {short_key(one): one.value for one in read_results(folder / "r.csv") if one.variant == variant}
 
 
 def test_units_are_chosen() -> None:
@@ -88,7 +87,7 @@ def test_units_are_chosen() -> None:
     assert [str(unit) for unit in select(quick=True)] == [
         f"{name} noisy seed 1" for name in ("hopper", "halfcheetah", "walker2d")
     ]
-    assert select(["walker2d"], ["mixture"], [7, 7], quick=True) == [Unit("walker2d", "mixture", 7)]
+    assert select(["walker2d"], ["mixture"], [7, 7], quick=True) == [RobotUnit("walker2d", "mixture", 7)]
     with pytest.raises(ValueError, match="robot must be one of hopper, halfcheetah, walker2d, got 'ant'"):
         select(["ant"])
     with pytest.raises(ValueError, match="case must be one of noisy, replay, mixture, got 'x'"):
@@ -106,7 +105,7 @@ def test_a_kind_of_data_may_have_numbers_of_its_own(tmp_path: Path) -> None:
         LocomotionExperiment({"hopper": one}, tmp_path, Demonstrations(tmp_path)) for one in (given, RECIPE)
     )
     assert with_case.digest(NOISY) == without.digest(NOISY)  # units of other data stay finished
-    replay = Unit("hopper", "replay", 1)
+    replay = RobotUnit("hopper", "replay", 1)
     assert with_case.digest(replay) != without.digest(replay)
     with pytest.raises(ValueError, match=r"recipe section \[case\] must be one of noisy, replay, mixture, got 'x'"):
         of_case({**RECIPE, "case": {"x": {}}}, "noisy")
@@ -123,7 +122,7 @@ def test_a_pair_is_measured_and_kept(done: Path, agents: Path, monkeypatch: pyte
     )
     # at scale 1 the exact difference makes the base the expert: the same plans from the same noise
     assert rows["exact-1", "return"] == pytest.approx(rows["expert", "return"], rel=0.05)
-    monkeypatch.setattr("rrpolicy.experiments.locomotion.experiment.measure_pair", pytest.fail)
+    monkeypatch.setattr("rrpolicy.experiments.locomotion.measure.measure_pair", pytest.fail)
     run(done, agents, [NOISY]).run()  # a second run has nothing to do
 
 
@@ -136,7 +135,7 @@ def test_data_are_those_of_the_recipe_and_collected_once(done: Path) -> None:
 
 
 def test_the_pair_shares_one_normaliser_of_both_data_sets(done: Path, agents: Path) -> None:
-    store = ArtifactStore(done / "work", Demonstrations(done / "data", agents), RECIPE)
+    store = RobotStore(done / "work", RECIPE, Demonstrations(done / "data", agents))
     base, expert = store.base(NOISY)[0], store.expert(NOISY)[0]
     assert base.fingerprint() == expert.fingerprint()
     everything = np.concatenate([one.observations for one in store.data(NOISY)])
@@ -145,14 +144,14 @@ def test_the_pair_shares_one_normaliser_of_both_data_sets(done: Path, agents: Pa
 
 
 def test_rounds_take_states_that_were_visited(done: Path, agents: Path) -> None:
-    store = ArtifactStore(done / "work", Demonstrations(done / "data", agents), RECIPE)
+    store = RobotStore(done / "work", RECIPE, Demonstrations(done / "data", agents))
     x_t, t = torch.randn(4, 4, 14), torch.arange(4)
     offline, steered = store.reward(NOISY, 0)[0], store.reward(NOISY)[0]
     assert not torch.equal(offline(x_t, t), steered(x_t, t))
 
 
 def test_the_exact_difference_at_scale_0_is_the_base(done: Path, agents: Path) -> None:
-    store = ArtifactStore(done / "work", Demonstrations(done / "data", agents), RECIPE)
+    store = RobotStore(done / "work", RECIPE, Demonstrations(done / "data", agents))
     base, expert = store.base(NOISY)[0], store.expert(NOISY)[0]
     observations = np.random.default_rng(0).normal(size=(3, 11)).astype(np.float32)
     for scale, same in ((0.0, base), (1.0, expert)):
@@ -187,7 +186,7 @@ def test_the_gap_closed_is_a_share_of_the_way() -> None:
     half, expert = base + rng.normal(500, 10, 64), base + 1000.0
     results = {"base": evaluation(base), "half": evaluation(half), "expert": evaluation(expert)}
     rows = comparisons(results, "base", "expert")
-    by_key = {(row["agent"], row["metric"]): row for row in rows}
+    by_key = {short_key(row): row for row in rows}
     share = by_key["half", "gap_closed"]
     assert share["mean"] == pytest.approx(0.5, abs=0.01) and share["ci_low"] < 0.5 < share["ci_high"] < 0.51
     assert by_key["expert-base", "normalized_score"]["mean"] == pytest.approx(1000 / (3234.3 + 20.27) * 100, rel=1e-3)
@@ -251,10 +250,8 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
     assert [len(list(kept.glob(f"{name}*.zip"))) for name in ("SAC-", "TD3+BC-")] == [2, 2]
     # a unit that is measured again, as by a run that was stopped, trains nothing
     for name in ("finetune", "train_offline"):
-        monkeypatch.setattr(f"rrpolicy.experiments.locomotion.finetuning.{name}", pytest.fail)
-    store = ArtifactStore(
-        done / "work", Demonstrations(done / "data", agents), variant_named("finetune").applied(RECIPE)
-    )
+        monkeypatch.setattr(f"rrpolicy.experiments.locomotion.measure_learning.{name}", pytest.fail)
+    store = RobotStore(done / "work", variant_named("finetune").applied(RECIPE), Demonstrations(done / "data", agents))
     again = {(row["agent"], row["metric"]): row["mean"] for row, _ in measure_finetuning(store, NOISY).entries}
     assert again["SAC-reward", "return"] == pytest.approx(values(done, "finetune")["SAC-reward", "return"], rel=1e-4)
     assert "| finetune | hopper | noisy | SAC-reward |" in summary(read_results(done / "r.csv"))
@@ -331,15 +328,15 @@ def test_tables_and_figures_come_from_the_csv(done: Path) -> None:
 
 
 def test_panels_stand_three_in_a_row_by_kind_of_data() -> None:
-    panels = [(robot, case) for robot in ROBOTS for case in CASES if (robot, case) != ("hopper", "replay")]
+    panels = [(robot, case) for robot in PAPER for case in CASES if (robot, case) != ("hopper", "replay")]
     rows = [
         Result(robot, case, 1, "", "base", metric, 20.0, 10.0, 30.0, 8, 1.0, "0", "r")
         for robot, case in panels
         for metric in ("return", "normalized_score")
     ]
-    axes = figures.scores(rows).axes
+    axes = scores(rows).axes
     assert [one.get_title() for one in axes] == [
-        f"{robot}, {case} data" for case in CASES for robot in ROBOTS if (robot, case) in panels
+        f"{robot}, {case} data" for case in CASES for robot in PAPER if (robot, case) in panels
     ]
     rows_and_columns = [(one.get_subplotspec().rowspan.start, one.get_subplotspec().colspan.start) for one in axes]
     assert rows_and_columns == [divmod(index, 3) for index in range(8)]
@@ -349,7 +346,7 @@ def test_panels_stand_three_in_a_row_by_kind_of_data() -> None:
 
 def test_units_without_data_are_left_out(tmp_path: Path, agents: Path) -> None:
     said: list[str] = []
-    replay = Unit("hopper", "replay", 1)
+    replay = RobotUnit("hopper", "replay", 1)
     assert run(tmp_path, agents, [replay], log=said.append).run() == []
     assert said[0] == f"hopper replay seed 1: no data in {tmp_path / 'data'}, left out"
     with pytest.raises(ValueError, match=r"no data in .*hopper-replay-base, and recipe 'hopper' does not say how"):

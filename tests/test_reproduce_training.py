@@ -1,34 +1,38 @@
 """Training on ρ as a part of the maze experiment: nothing that is finished is trained twice, and tables tell ratios."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.recipes import RECIPE, recipe
+from helpers.rows import short_key
 from stable_baselines3 import PPO, SAC
 
 from rrpolicy.experiments.maze2d import (
     VARIANTS,
-    Unit,
+    MazeStore,
+    MazeUnit,
     draw,
-    figures,
     read_results,
     reproduction,
     select,
     summary,
-    training,
 )
-from rrpolicy.experiments.maze2d.kept_curves import COLUMNS, curve_path, read_curves, read_progress, write_curves
-from rrpolicy.experiments.maze2d.training import measure_training
-from rrpolicy.experiments.maze2d.workshop import ArtifactStore
+from rrpolicy.experiments.maze2d import (
+    measure_training as training,
+)
+from rrpolicy.experiments.maze2d.artifacts import CURVE_COLUMNS, curve_path, read_curves, read_progress, write_curves
+from rrpolicy.experiments.maze2d.figures import retraining
+from rrpolicy.experiments.maze2d.measure_training import measure_training
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.experiments.results import Result
 from rrpolicy.rl import on_reward
 from rrpolicy.rl.on_reward import Settings
 
-VARIANT, UNIT = VARIANTS["training"], Unit("umaze", 0, (1.0, 1.0))
+VARIANT, UNIT = VARIANTS["training"], MazeUnit("umaze", 0, (1.0, 1.0))
 AGENTS = ("PPO-reward", "PPO-true", "SAC-reward", "SAC-true")
 TINY = {
     "PPO": Settings(PPO, 4, 4 * 64, {"n_steps": 64, "batch_size": 64, "n_epochs": 1}),
@@ -41,7 +45,7 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(on_reward, "SETTINGS", TINY)
         patch.setattr(on_reward, "N_BASE_TRANSITIONS", 2_000)
-        patch.setattr(figures, "DPI", 30)
+        patch.setattr("rrpolicy.experiments.report.DPI", 30)
         yield
 
 
@@ -55,7 +59,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def numbers(entries: Any) -> dict[tuple[str, str], float]:
     """Everything but times."""
-    return {(row["agent"], row["metric"]): row["mean"] for row in entries if row["metric"] != "cpu_seconds"}
+    return {short_key(row): row["mean"] for row in entries if row["metric"] != "cpu_seconds"}
 
 
 # ---------------------------------------------------------------------- ratios
@@ -82,7 +86,7 @@ def test_curves_are_kept_and_other_files_refused(tmp_path: Path) -> None:
     assert set(again) == set(curves) and all(np.array_equal(again[names], curves[names]) for names in curves)
     assert [one.name for one in path.parent.iterdir()] == ["umaze_1-1_seed-0.csv"]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    (tmp_path / "cut.csv").write_text(",".join(COLUMNS) + "\nPPO,true\n")
+    (tmp_path / "cut.csv").write_text(",".join(CURVE_COLUMNS) + "\nPPO,true\n")
     for name in ("other.csv", "cut.csv", "nothing.csv"):
         with pytest.raises(ValueError, match=f"{name}: holds no learning curves"):
             read_curves(tmp_path / name)
@@ -101,13 +105,13 @@ def test_the_log_before_the_first_episodes_end_is_left_out(tmp_path: Path) -> No
 
 def test_every_agent_has_its_rows_and_curve(done: Path) -> None:
     results = read_results(done / "maze2d.csv")
-    values = {(one.agent, one.metric): one for one in results}
+    values = {short_key(one): one for one in results}
     for agent in AGENTS:
         assert values[agent, "decisions"].value == 256 and values[agent, "cpu_seconds"].value > 0
         assert values[agent, "success_rate"].n == RECIPE["evaluation"]["n_eval_episodes"]
         assert 0 < values[agent, "return"].value < 300
     for algorithm in ("PPO", "SAC"):
-        ratio = values[f"{algorithm}-reward/{algorithm}-true", "return_ratio"]
+        ratio = values[f"{algorithm}-reward-{algorithm}-true", "return_ratio"]
         ours, true = (values[f"{algorithm}-{pay}", "return"].value for pay in ("reward", "true"))
         assert ratio.value == pytest.approx(ours / true, rel=1e-4) and ratio.ci_low <= ratio.value <= ratio.ci_high
     curves = read_curves(curve_path(done / "maze2d" / "curves", UNIT))
@@ -125,7 +129,7 @@ def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
         if text == "training PPO-true":
             raise Killed
 
-    store = ArtifactStore(tmp_path / "work", RECIPE, VARIANT)
+    store = MazeStore(tmp_path / "work", RECIPE, VARIANT)
     with pytest.raises(Killed):
         measure_training(store, UNIT, tmp_path / "curves", log)
     assert not (tmp_path / "curves").exists()
@@ -139,14 +143,14 @@ def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(training, "train_on_reward", noted)
     recorder = measure_training(store, UNIT, tmp_path / "curves")
     assert trained == [("PPO", False), ("SAC", True), ("SAC", False)]
-    whole = {(one.agent, one.metric): one.value for one in read_results(done / "maze2d.csv")}
+    whole = {short_key(one): one.value for one in read_results(done / "maze2d.csv")}
     resumed = numbers(row for row, _ in recorder.entries)
     assert resumed == pytest.approx({key: whole[key] for key in resumed}, rel=1e-5)
     curves = (read_curves(curve_path(folder, UNIT)) for folder in (tmp_path / "curves", done / "maze2d" / "curves"))
     assert [names for one in curves for names in one] == 2 * [(name[:3], name[4:]) for name in AGENTS]
     # another recipe makes another reward, but the true one stays what it was
     trained.clear()
-    other = ArtifactStore(tmp_path / "work", recipe(extraction={"total_timesteps": 11}), VARIANT)
+    other = MazeStore(tmp_path / "work", recipe(extraction={"total_timesteps": 11}), VARIANT)
     measure_training(other, UNIT, tmp_path / "curves")
     assert trained == [("PPO", True), ("SAC", True)]
 
@@ -170,7 +174,7 @@ def test_the_training_table_holds_means_and_their_ratio() -> None:
         for agent, share in (("PPO-reward", ours), ("PPO-true", true))
         for metric, value in (("success_rate", share), ("return", 100 * share), ("cpu_seconds", 12.0))
     ]
-    results.append(result("training", "PPO-reward/PPO-true", "return_ratio", 0.5))
+    results.append(replace(result("training", "PPO-reward", "return_ratio", 0.5), reference="PPO-true"))
     lines = summary(results).splitlines()
     assert lines[2] == (
         "| umaze | PPO | 2 | 0.375 | 0.750 | 0.500 [0.500, 0.500] | 37.5 | 75.0 | 0.500 [0.500, 0.500] | 12 | 12 |"
@@ -211,9 +215,9 @@ def test_learning_curves_are_drawn_as_far_as_all_of_them_go(tmp_path: Path) -> N
     steps = np.arange(1.0, 6.0) * 1000
     for seed, (slope, last) in enumerate(((1.0, 5), (2.0, 5), (4.0, 4))):
         curve = np.stack([steps, slope * steps, np.zeros(5)], axis=1)[:last]
-        unit = Unit("umaze", seed, UNIT.goal)
+        unit = MazeUnit("umaze", seed, UNIT.goal)
         write_curves(curve_path(tmp_path, unit), {("PPO", pay): curve for pay in ("reward", "true")})
-    axes = figures.retraining(ends, tmp_path).axes[0]
+    axes = retraining(ends, tmp_path).axes[0]
     assert [line.get_label() for line in axes.lines] == ["paid ρ", "paid the true reward"]
     assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
     assert axes.lines[0].get_ydata().tolist() == [2000, 4000, 6000, 8000]  # the median's slope is 2

@@ -15,7 +15,7 @@ from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, experiments,
 from rrpolicy.experiments import Task
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
-from rrpolicy.experiments.zoo_build import ZooBuild
+from rrpolicy.experiments.zoo_build import MazeZooBuild
 from rrpolicy.testing import check_agent, check_reward
 
 BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert-3-1", "reward-3-1"))
@@ -219,7 +219,7 @@ def test_a_stopped_build_goes_on(built: Path, tmp_path: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in entry.rglob("*.*")}
     (entry / "expert-3-1" / "card.json").unlink()  # as if stopped while the expert was being made
     said: list[str] = []
-    build = ZooBuild(Task.create(ENV_ID), [GOAL], RECIPE, folder=folder, date="2026-01-02", log=said.append)
+    build = MazeZooBuild(Task.create(ENV_ID), [GOAL], RECIPE, folder=folder, date="2026-01-02", log=said.append)
     cards = build.run()
     assert [card["name"] for card in cards] == [BASE, EXPERT, REWARD]
     assert [line for line in said if "building" in line] == [f"{EXPERT}: building"]
@@ -230,7 +230,7 @@ def test_a_stopped_build_goes_on(built: Path, tmp_path: Path) -> None:
 
 def test_a_build_with_a_bad_goal_builds_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"goal \(2, 2\) lies in a wall"):
-        ZooBuild(Task.create(ENV_ID), [GOAL, (2.0, 2.0)], RECIPE, folder=tmp_path).run()
+        MazeZooBuild(Task.create(ENV_ID), [GOAL, (2.0, 2.0)], RECIPE, folder=tmp_path).run()
     assert not list(tmp_path.iterdir())
 
 

@@ -14,17 +14,16 @@ from helpers.recipes import toml
 from PIL import Image
 from typer.testing import CliRunner
 
-from rrpolicy import zoo
+from rrpolicy import experiments, zoo
 from rrpolicy.cli import app
 from rrpolicy.common.stats import auroc, share
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments.demos import ImagesDemo
 from rrpolicy.experiments.demos.robot import robots_of_the_zoo
-from rrpolicy.experiments.image_scores import rho_rows
 from rrpolicy.experiments.images import ArtifactStore
-from rrpolicy.experiments.images.zoo_build import NOISE_SEED, REMOVED, ImageZooBuild, unit_of
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.recipes import recipe_of
+from rrpolicy.experiments.zoo_build import NOISE_SEED, REMOVED, ImageZooBuild, image_unit
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import FASHION_MNIST_CLASSES, LabelledImages, load_images
 from rrpolicy.images.grid import FRAME, PAPER, tiled
@@ -64,7 +63,7 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="module", autouse=True)
 def coarse() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rrpolicy.experiments.demos.images.DPI", 30)
+        patch.setattr("rrpolicy.experiments.report.DPI", 30)
         yield
 
 
@@ -76,7 +75,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def image_zoo(folder: Path, data: Path, seed: int = 1, **changes: Any) -> ImageZooBuild:
     store = ArtifactStore(folder.parent / "work", RECIPE, data)
-    return ImageZooBuild(unit_of(seed), store, folder, **{"date": "2026-01-02", **changes})
+    return ImageZooBuild(image_unit(seed), store, folder=folder, **{"date": "2026-01-02", **changes})
 
 
 @pytest.fixture(scope="module")
@@ -240,8 +239,8 @@ def test_a_finished_build_has_nothing_to_do_and_a_stopped_one_does_not_train_aga
 
 
 def test_another_seed_is_a_reason_to_build(built: Path, data: Path) -> None:
-    assert image_zoo(built, data)._entries.finished("reward", "image-reward")
-    assert not image_zoo(built, data, seed=2)._entries.finished("reward", "image-reward")
+    assert image_zoo(built, data).entries.finished("reward", "image-reward")
+    assert not image_zoo(built, data, seed=2).entries.finished("reward", "image-reward")
 
 
 def test_the_command(tiny_zoo: Path, data: Path, tmp_path: Path) -> None:
@@ -309,15 +308,25 @@ def test_without_real_images_the_base_s_own_samples_are_scored(
     assert {metric for agent, metric in rows if agent == "rho"} - {"auroc"} == {f"mean_{name}" for name in repeated}
 
 
+def test_the_demo_command_takes_images_like_an_environment(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rrpolicy.images.data.FASHION_MNIST_FOLDER", tmp_path / "gone")
+    run("demo", "--env", "FashionMNIST", "--n-episodes", 5, "--out", tmp_path / "demo")
+    assert {"results.json", "samples.png", "index.html"} <= {path.name for path in (tmp_path / "demo").iterdir()}
+    refused = run("demo", "--env", "FashionMNIST", "--goal", "1,1", "--out", tmp_path, code=1)
+    assert "--from-scratch and --recipe are not" in refused.stderr
+
+
 def test_one_kind_of_images_has_no_auroc(data: Path) -> None:
     images = load_images(data, "test", 8)
-    assert [row["metric"] for row in rho_rows(np.arange(32.0), images, ["sneaker"])] == [
+    assert [row["metric"] for row in experiments.separation_rows(np.arange(32.0), images, ["sneaker"])] == [
         "mean_t-shirt",
         "mean_trouser",
         "mean_pullover",
         "mean_dress",
     ]
-    assert rho_rows(np.arange(32.0), images, REMOVED)[0]["metric"] == "auroc"
+    assert experiments.separation_rows(np.arange(32.0), images, REMOVED)[0]["metric"] == "auroc"
 
 
 def test_faults_of_the_demo_are_one_line_and_remove_nothing(

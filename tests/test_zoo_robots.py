@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from rrpolicy import DiffusionAgent, RelativeReward, experiments, zoo
 from rrpolicy.cli import app
-from rrpolicy.experiments import Task
-from rrpolicy.experiments.locomotion.zoo_build import unit_of
+from rrpolicy.experiments import DEFAULT_RECIPE, Task
+from rrpolicy.experiments.scoring import with_episodes
+from rrpolicy.experiments.zoo_build import robot_unit
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,9 +112,9 @@ def test_a_finished_build_has_nothing_to_do_and_a_stopped_one_does_not_train_aga
 
 def test_other_data_or_a_wish_are_reasons_to_build(built: Path) -> None:
     kinds = {"base": "agent", "expert": "agent", "reward": "reward"}
-    assert all(robot_zoo(built)._entries.finished(name, kind) for name, kind in kinds.items())
-    assert not any(robot_zoo(built, case="mixture")._entries.finished(name, kind) for name, kind in kinds.items())
-    assert robot_zoo(built, n_episodes=3)._with_episodes()["evaluation"] == {"n_eval_episodes": 3}
+    assert all(robot_zoo(built).entries.finished(name, kind) for name, kind in kinds.items())
+    assert not any(robot_zoo(built, case="mixture").entries.finished(name, kind) for name, kind in kinds.items())
+    assert with_episodes(robots.RECIPE, 3)["evaluation"] == {"n_eval_episodes": 3}
 
 
 def test_the_command(built: Path, tmp_path: Path) -> None:
@@ -142,9 +143,11 @@ def test_the_command(built: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_build_does_not_know_is_refused() -> None:
-    with pytest.raises(ValueError, match="env must be one of Hopper-v5, HalfCheetah-v5, Walker2d-v5, got 'Ant-v5'"):
-        unit_of("Ant-v5", "noisy")
+    with pytest.raises(ValueError, match=r"recipe 'default' does not say how demonstrations in Ant-v5 are made"):
+        robot_unit("Ant-v5", DEFAULT_RECIPE)
     result = CliRunner().invoke(app, ["zoo", "build", ENV_ID, "--case", "none"])
     assert result.exit_code == 1 and "case must be one of noisy, replay, mixture, got 'none'" in result.stderr
     result = CliRunner().invoke(app, ["zoo", "build", "Ant-v5"])
-    assert result.exit_code == 2 and "is needed in a maze; robots are Hopper-v5" in result.stderr
+    assert result.exit_code == 1 and "no recipe for 'Ant-v5', there are fashion_mnist, halfcheetah" in result.stderr
+    result = CliRunner().invoke(app, ["zoo", "build", "PointMaze_UMaze-v3"])
+    assert result.exit_code == 2 and "is needed in a maze" in result.stderr

@@ -21,9 +21,10 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.evaluation import RESULTS_FILE, evaluate
 from rrpolicy.evaluation.video import record_video
-from rrpolicy.experiments import DEFAULT_ENV_ID, Task, plain_row
-from rrpolicy.experiments.demos import Demo
+from rrpolicy.experiments import DEFAULT_ENV_ID, FASHION_MNIST, Task, plain_row
+from rrpolicy.experiments.demos import N_SAMPLES, Demo, ImagesDemo
 from rrpolicy.experiments.recipes import check_section, with_steps
+from rrpolicy.experiments.results import flat_rows
 from rrpolicy.experiments.runs import TrainingRun, clear
 from rrpolicy.rewards.maps import reward_map
 
@@ -62,24 +63,38 @@ def demo(
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Train base and expert, too.")] = False,
     n_episodes: Annotated[
         int | None,
-        typer.Option("--n-episodes", min=1, help="Episodes, seed-matched between agents; default: 48, of a robot 16."),
+        typer.Option(
+            "--n-episodes",
+            min=1,
+            help="Episodes of each agent; default: 48, of a robot 16. Images: samples, 512.",
+        ),
     ] = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
 ) -> None:
     """
-    Extract and draw a maze's reward, or take a robot's from the zoo; then run base, steered base and expert.
+    See it happen: a maze's reward extracted and drawn, a robot's or an image pair's; then base, steered base, expert.
 
-    In a maze base and expert come from the zoo, or are trained with --from-scratch (implied by --maze-map), and the
-    discriminator runs, too. Leaves results.json, hero.png, a video of each agent; in a maze heat_map.png and archives.
+    Base and expert come from the zoo, or are trained with --from-scratch (implied by --maze-map, and for a robot of
+    your own recipe that the zoo has not). Leaves results.json, hero.png, a video of each agent; in a maze heat_map.png
+    and archives; of images a page.
 
     \b
     Examples:
       rrpolicy demo --out runs/demo
       rrpolicy demo --env Hopper-v5 --out runs/hopper
+      rrpolicy demo --env FashionMNIST --out runs/images
       rrpolicy demo --env PointMaze_Medium-v3 --goal 6,6 --seed 1 --out runs/medium
       rrpolicy demo --maze-map maze.txt --goal 1,5 --out runs/mine
     """
+    if env == FASHION_MNIST:
+        if goal or maze_map or from_scratch or recipe:
+            raise ValueError(
+                f"--env {FASHION_MNIST} is about images: --goal, --maze-map, --from-scratch and --recipe are not"
+            )
+        with sole_use(out):
+            ImagesDemo(out, seed, n_samples=n_episodes or N_SAMPLES, log=echo).run()
+        return
     task = Task.create(env, maze_map, goal)
     values = recipe_for(task, recipe)
     with sole_use(out):
@@ -196,13 +211,13 @@ def extract(
     task = task_in_card(expert, needed=False) or task_in_card(base, needed=False)
     values = with_steps(recipe_for(task, recipe), "extraction", total_timesteps)
     data = [load_dataset(one) for one in dataset or []]
-    training, held_out = experiments.split_data(data, seed) if data else (None, None)
-    if task is not None and task.is_maze and task.goal is not None:
+    training, held_out = experiments.split_data(data, seed, values) if data else (None, None)
+    if task is not None and task.goal is not None:
         check_section(values, "map", reward_map)
     with sole_use(out):
         reward = experiments.extract(weak, strong, training, values, seed, progress).reward
-        rows = experiments.explained_rows(reward, weak, strong, held_out, values, seed)
-        if task is not None and task.is_maze and task.goal is not None:
+        rows = flat_rows(experiments.explained_rows(reward, weak, strong, held_out, values, seed))
+        if task is not None and task.goal is not None:
             error = experiments.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
             rows.append(plain_row("reward", "goal_error_cells", error))
         card = {

@@ -37,7 +37,7 @@ from rrpolicy.common.stats import auroc
 from rrpolicy.common.typing import Array
 from rrpolicy.common.version import __version__
 from rrpolicy.experiments import plain_row
-from rrpolicy.experiments.image_scores import estimate_row
+from rrpolicy.experiments.results import estimate_row
 from rrpolicy.images.audit import write_audit
 from rrpolicy.images.audited import UNLABELLED
 from rrpolicy.images.evidence import Evidence

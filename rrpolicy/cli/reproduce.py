@@ -99,11 +99,11 @@ def locomotion(
     ] = None,
     robot: Annotated[
         list[str] | None,
-        typer.Option("--robot", metavar="NAME", help=f"Only this of {', '.join(robots.ROBOTS)}; repeatable."),
+        typer.Option("--robot", metavar="NAME", help="Only this: a recipe with demonstrations; repeatable."),
     ] = None,
     case: Annotated[
         list[str] | None,
-        typer.Option("--case", metavar="NAME", help=f"Only these data, of {', '.join(robots.CASES)}; repeatable."),
+        typer.Option("--case", metavar="NAME", help="Only these data, such as noisy, replay, mixture; repeatable."),
     ] = None,
     seed: Seeds = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, one kind of data, 16 episodes.")] = False,
@@ -112,8 +112,9 @@ def locomotion(
     progress: options.Progress = True,
 ) -> None:
     """
-    Three robots, three seeds, a recipe for each robot: data, base, expert, reward with closed-loop rounds, episodes.
+    Robots, a recipe for each, three seeds: data, base, expert, reward with closed-loop rounds, episodes.
 
+    The paper's three robots, or those of your own recipes with --robot.
     Data are collected where the recipe says how and kept; those of a SAC run (case replay) come from rrpolicy collect
     --from-training, and units without data are left out. Started again, the run goes on with the next unit.
 
@@ -126,7 +127,7 @@ def locomotion(
     chosen = robots.variant_named(variant)
     units = [] if figures_only else robots.select(robot, case, seed, quick)
     changes = {"evaluation": {"n_eval_episodes": QUICK_EPISODES}} if quick else {}
-    recipes = {name: {**recipe_of(env_id), **changes} for name, env_id in robots.ROBOTS.items()}
+    recipes = {unit.robot: {**recipe_of(unit.robot), **changes} for unit in units}
     demonstrations = robots.Demonstrations(data or work / "data", agents)
     run = robots.reproduction(units, recipes, file, work, demonstrations, chosen, progress, echo)
     if results := run.run():

@@ -15,16 +15,14 @@ from rrpolicy.cli.options import recipe_for
 from rrpolicy.cli.program import echo
 from rrpolicy.common.files import write_json, write_text
 from rrpolicy.evaluation import table, write_results
-from rrpolicy.experiments import Task
-from rrpolicy.experiments.image_scores import FASHION_MNIST
+from rrpolicy.experiments import FASHION_MNIST, Task
 from rrpolicy.experiments.images import ArtifactStore
-from rrpolicy.experiments.images import zoo_build as images
-from rrpolicy.experiments.locomotion import CASES, ROBOTS, Demonstrations
-from rrpolicy.experiments.locomotion.units import of_case
-from rrpolicy.experiments.locomotion.zoo_build import SEED, RobotZooBuild, unit_of
+from rrpolicy.experiments.locomotion import Demonstrations
+from rrpolicy.experiments.locomotion.spec import of_case
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
-from rrpolicy.experiments.zoo_build import ZooBuild
+from rrpolicy.experiments.zoo_build import SEED, ImageZooBuild, MazeZooBuild, RobotZooBuild, image_unit, robot_unit
 
+IMAGES_RECIPE = "fashion_mnist"
 HEADLINES = (  # of an entry in the list: agent, metric, form
     ("agent", "success_rate", "success {:.2f}"),
     ("agent", zoo.SCORE, "score {:.1f}"),
@@ -106,8 +104,9 @@ def build(
         Any, typer.Option("--goals", parser=options.parse_cells, metavar="R,C;R,C", help="Maze: one expert for each.")
     ] = None,
     case: Annotated[
-        str, typer.Option("--case", metavar="NAME", help=f"Robot: which data, of {', '.join(CASES)}.")
-    ] = next(iter(CASES)),
+        str | None,
+        typer.Option("--case", metavar="NAME", help="Robot: which data of its recipe; default: the first."),
+    ] = None,
     agents: Annotated[
         Path | None,
         typer.Option("--agents", metavar="DIR", help="Robot: folder of pretrained SB3 agents; default: from the hub."),
@@ -159,21 +158,21 @@ def build(
     given = {name: value for name, value in given.items() if value is not None}
     given["log"] = echo
     if env == FASHION_MNIST:
-        values = recipe_of(images.RECIPE) if recipe is None else read_recipe(recipe)
+        values = recipe_of(IMAGES_RECIPE) if recipe is None else read_recipe(recipe)
         store = ArtifactStore(work or Path("runs/images"), values, data)
-        images.ImageZooBuild(images.unit_of(seed), store, n_samples=n_episodes, **given).run(force)
+        ImageZooBuild(image_unit(seed), store, n_samples=n_episodes, **given).run(force)
         return
     given["n_episodes"] = n_episodes
-    if env in ROBOTS.values():
-        values = of_case(recipe_of(env) if recipe is None else read_recipe(recipe), case)
-        work = work or Path("runs/locomotion")
-        demonstrations = Demonstrations(data or work / "data", agents)
-        RobotZooBuild(unit_of(env, case, seed), values, work, demonstrations, **given).run(force)
-        return
-    if not goals:
-        others = f"robots are {', '.join(ROBOTS.values())}; images are {FASHION_MNIST}"
-        raise typer.BadParameter(f"is needed in a maze; {others}", param_hint="--goals")
     task = Task.create(env)
-    for goal in goals:  # before the base is trained
-        task.with_goal(goal)
-    ZooBuild(task, goals, recipe_for(task, recipe), seed, progress_bar=progress, **given).run(force)
+    if task.is_maze:
+        if not goals:
+            raise typer.BadParameter("is needed in a maze", param_hint="--goals")
+        for goal in goals:  # before the base is trained
+            task.with_goal(goal)
+        MazeZooBuild(task, goals, recipe_for(task, recipe), seed, progress_bar=progress, **given).run(force)
+        return
+    values = recipe_of(env) if recipe is None else read_recipe(recipe)
+    unit = robot_unit(task.env_id, values, case, seed)
+    work = work or Path("runs/locomotion")
+    demonstrations = Demonstrations(data or work / "data", agents)
+    RobotZooBuild(unit, of_case(values, unit.case), work, demonstrations, **given).run(force)

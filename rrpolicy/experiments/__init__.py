@@ -1,10 +1,13 @@
 """The steps of the main job, one home for command line, demo and zoo: all their numbers come from the same code.
 
-`task` says where, `recipes` with which numbers, `steps` does it, `scores` measures it; `runs` and `zoo_build` keep it.
+`task` says where, `recipes` with which numbers, `steps` does it, `scoring` measures it; `runs` and `zoo_build` keep it.
+`spec`, `runner`, `results`, `store` and `report` are what the paper's experiments (`maze2d`, `locomotion`, `images`)
+share.
 """
 
 from rrpolicy.experiments.recipes import DEFAULT_RECIPE, Recipe, section, total_timesteps
-from rrpolicy.experiments.scores import explained_rows, plain_row, split_data
+from rrpolicy.experiments.results import plain_row
+from rrpolicy.experiments.scoring import environments, explained_rows, sample_rows, separation_rows, split_data
 from rrpolicy.experiments.steps import (
     collect_base,
     collect_expert,
@@ -13,7 +16,6 @@ from rrpolicy.experiments.steps import (
     extract_on_policy,
     fine_tuned,
     map_reward,
-    maze_normalizer,
     new_agent,
     new_extractor,
     save_agent,
@@ -21,17 +23,26 @@ from rrpolicy.experiments.steps import (
     train_base,
     train_expert,
 )
-from rrpolicy.experiments.task import DEFAULT_ENV_ID, POINT_MAZE, Task, observations_for_plans
+from rrpolicy.experiments.task import (
+    DEFAULT_ENV_ID,
+    FASHION_MNIST,
+    POINT_MAZE,
+    Task,
+    maze_normalizer,
+    observations_for_plans,
+)
 
 __all__ = [
     "DEFAULT_ENV_ID",
     "DEFAULT_RECIPE",
+    "FASHION_MNIST",
     "POINT_MAZE",
     "Recipe",
     "Task",
     "collect_base",
     "collect_expert",
     "discriminate",
+    "environments",
     "explained_rows",
     "extract",
     "extract_on_policy",
@@ -42,8 +53,10 @@ __all__ = [
     "new_extractor",
     "observations_for_plans",
     "plain_row",
+    "sample_rows",
     "save_agent",
     "section",
+    "separation_rows",
     "split_data",
     "steer",
     "total_timesteps",

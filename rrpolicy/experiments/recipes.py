@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
+import gymnasium as gym
+
 from rrpolicy.common.arguments import whole
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import check_depth, read_small
@@ -37,6 +39,35 @@ def folders() -> list[Path]:
     """Where recipes are looked for: ``$RRPOLICY_RECIPES`` first, then those of the package."""
     own = os.environ.get(FOLDER_VARIABLE)
     return [*([Path(own)] if own else []), Path(__file__).resolve().parents[1] / "recipes"]
+
+
+def all_recipes() -> dict[str, Recipe]:
+    """Every recipe by its name; of equal names that of the user's folder."""
+    paths = [path for folder in reversed(folders()) for path in sorted(folder.glob("*.toml"))]
+    return {path.stem: read_recipe(path) for path in paths}
+
+
+def environment_of(recipe: Recipe) -> str:
+    """
+    The environment that a recipe is for: the first of its ``environments``, of a pattern the newest that is registered.
+
+    :raises ValueError: when it names none, or none that is registered
+    """
+    patterns = recipe.get("environments") or []
+    for pattern in patterns:
+        found = [name for name in gym.registry if fnmatchcase(name, pattern)]
+        if found:
+            return max(found, key=lambda name: gym.registry[name].version or 0)
+        if not any(letter in pattern for letter in "*?["):
+            return str(pattern)  # of a package that is still to be imported, "my_package:MyEnv-v0"
+    raise ValueError(f"recipe{_of(recipe)}: environments are {patterns}, none of them is registered")
+
+
+def cases_of(recipe: Recipe) -> list[str]:
+    """Kinds of demonstrations that a recipe says how to make: tables of its section ``[data]`` with base and expert."""
+    data = recipe.get("data", {})
+    tables = data.items() if isinstance(data, Mapping) else ()
+    return [name for name, case in tables if isinstance(case, Mapping) and {"base", "expert"} <= set(case)]
 
 
 def recipe_of(name: str, default: Recipe | None = None) -> Recipe:
@@ -72,6 +103,9 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         values = tomllib.loads(read_small(source, MAX_RECIPE_BYTES).decode())
         check_depth(values, "it")
+        names = values.get("environments", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"environments is {printable(names)}, wanted a list of texts")
     except (OSError, RecursionError, ValueError) as error:
         raise ValueError(at(source, f"not a TOML file: {error}")) from error
     return {"name": source.stem, **values}

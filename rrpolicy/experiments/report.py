@@ -1,22 +1,38 @@
-"""What tables of results are made of: the values of a metric, means and ratios as text, and Markdown."""
+"""What reports of experiments share: values of a metric, means, ratios and intervals as text, Markdown, and drawing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from rrpolicy.common.stats import mean_ratio
+from rrpolicy.common.files import atomic_write
+from rrpolicy.common.stats import bootstrap_interval, mean_ratio
 from rrpolicy.common.typing import Array
+from rrpolicy.evaluation.plots import DPI, INK
 from rrpolicy.experiments.results import Result
 
-Key = tuple[str, str]  # agent, metric
+Key = tuple[str, str]  # agent, metric, of a number that has neither reference nor level nor step
 NOTHING = "–"
 
 
-def values_of(results: Iterable[Result], key: Key) -> list[float]:
+def of_metric(results: Iterable[Result], key: Key, reference: str = "") -> list[Result]:
+    """The results of one metric, one for each unit, without those at noise levels or steps."""
+    return [one for one in results if one.measured == (*key, reference, None, None)]
+
+
+def plain(results: Iterable[Result]) -> list[Result]:
+    """Those that are about one agent alone: without reference, noise level and step."""
+    return [one for one in results if one.measured == (one.agent, one.metric, "", None, None)]
+
+
+def values_of(results: Iterable[Result], key: Key, reference: str = "") -> list[float]:
     """The values of one metric, a number for each unit."""
-    return [one.value for one in results if (one.agent, one.metric) == key]
+    return [one.value for one in of_metric(results, key, reference)]
 
 
 def mean(results: Iterable[Result], key: Key, digits: int = 3) -> str:
@@ -30,12 +46,9 @@ def paired_ratio(first: Array, second: Array) -> dict[str, float]:
     return mean_ratio(first, second).columns()
 
 
-def ratio(results: Iterable[Result], first: Key, second: Key) -> str:
+def ratio(results: Sequence[Result], first: Key, second: Key) -> str:
     """Of the means of two metrics over units that have both, with its 95 % interval."""
-    by_key: dict[Key, dict[tuple[str, str, int], float]] = {first: {}, second: {}}
-    for one in results:
-        if (one.agent, one.metric) in by_key:
-            by_key[one.agent, one.metric][one.unit] = one.value
+    by_key = {key: {one.unit: one.value for one in of_metric(results, key)} for key in (first, second)}
     units = [unit for unit in by_key[first] if unit in by_key[second]]
     above, below = (np.array([by_key[key][unit] for unit in units]) for key in (first, second))
     number = paired_ratio(above, below)
@@ -44,6 +57,63 @@ def ratio(results: Iterable[Result], first: Key, second: Key) -> str:
     return f"{number['mean']:.3f} [{number['ci_low']:.3f}, {number['ci_high']:.3f}]"
 
 
+def interval_of(results: Sequence[Result], rate: bool = False) -> tuple[float, float, float]:
+    """
+    Mean with its 95 % interval: over units where there are several, over episodes where there is one.
+
+    :param results: of one metric, at least one
+    :param rate: of successes; where all units have the same rate of 0 or 1, their episodes give the interval
+    """
+    values = [one.value for one in results]
+    sample = np.repeat(values, [one.n for one in results]) if rate and min(values) == max(values) else np.array(values)
+    alone = results[0].ci_low, results[0].ci_high
+    low, high = bootstrap_interval(sample, rate=rate) if len(results) > 1 else alone
+    return float(np.mean(values)), low, high
+
+
 def markdown(heading: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table, a text for each cell."""
     return "".join(f"| {' | '.join(line)} |\n" for line in (heading, ["---"] * len(heading), *lines))
+
+
+# ---------------------------------------------------------------------- drawing
+
+
+def draw_interval(
+    axes: Axes, height: float, number: tuple[float, float, float], colour: str, text: str, size: int = 8
+) -> None:
+    """
+    Draw a dot with its interval and its number above.
+
+    :param height: where on the y-axis
+    :param number: mean and the two ends of its interval
+    :param text: the number as it is written
+    :param size: of the dot, points
+    """
+    mean, low, high = number
+    axes.plot((low, high), (height, height), color=colour, linewidth=0.6 * size, alpha=0.4, solid_capstyle="round")
+    dot = {"marker": "o", "markersize": size, "markeredgecolor": "white", "zorder": 3}
+    axes.plot(mean, height, color=colour, clip_on=False, **dot)  # type: ignore[arg-type]
+    place = {"xytext": (0, size - 1), "textcoords": "offset points", "ha": "center"}
+    axes.annotate(text, (mean, height), fontsize=min(size, 10), color=INK, **place)  # type: ignore[arg-type]
+
+
+def name_rows(axes: Axes, names: Sequence[str], top: float = 0.2) -> None:
+    """Write the names of rows, the first on top, each at its whole number on the y-axis."""
+    axes.set_yticks(range(len(names)), list(reversed(names)))
+    axes.set_ylim(-0.5, len(names) - top)
+
+
+def light(axes: Axes, grid: Literal["x", "y", "both"], size: int = 9) -> None:
+    """Leave little else than the data: a pale grid, two spines, labels of this size."""
+    axes.grid(True, axis=grid, color="#e6e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=size)
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a picture in one step."""
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, dpi=DPI, facecolor="white")
+    return path

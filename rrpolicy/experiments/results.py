@@ -9,17 +9,91 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rrpolicy.common.faults import FileFault
 from rrpolicy.common.locks import lock
 from rrpolicy.common.messages import printable
+from rrpolicy.common.stats import Measure
 from rrpolicy.common.tables import read_table
-from rrpolicy.evaluation import Row
+from rrpolicy.evaluation import ROW_KEYS, Row
 
 UNIT_DONE = ("unit", "cpu_seconds")  # agent and metric of a unit's last row
+Log = Callable[[str], None]
+
+
+# ---------------------------------------------------------------------- rows of a unit
+
+
+def plain_row(agent: str, metric: str, value: float) -> Row:
+    """A row for a number that has no spread."""
+    return {"agent": agent, "metric": metric, "mean": value, "ci_low": value, "ci_high": value, "n": 1}
+
+
+def estimate_row(agent: str, metric: str, estimate: Measure) -> Row:
+    """A row for a number that brings its own interval."""
+    return dict(zip(ROW_KEYS, (agent, metric, *estimate), strict=True))
+
+
+def flat_rows(rows: Iterable[Row]) -> list[Row]:
+    """Rows as ``results.json`` and cards have them: reference and level, which only a CSV has columns for, in names."""
+    return [
+        {
+            **{name: row[name] for name in ROW_KEYS},
+            "agent": "-".join([row["agent"], *([row["reference"]] if row.get("reference") else [])]),
+            "metric": row["metric"] + ("" if row.get("level") is None else f"_t{row['level']}"),
+        }
+        for row in rows
+    ]
+
+
+@dataclass
+class Recorder:
+    """
+    Rows of a unit with the CPU-seconds of the step that made them.
+
+    Beside the keys of ``results.json`` a row may have ``reference``, ``level`` and ``step``, see :class:`Result`.
+
+    :param log: called with what is being done
+    """
+
+    log: Log = lambda text: None
+    entries: list[tuple[Row, float]] = field(default_factory=list)
+    total: float = 0.0
+    _started: float = field(default_factory=time.process_time)
+
+    def start(self, what: str) -> None:
+        """From here on time belongs to this step."""
+        self.log(what)
+        self._started = time.process_time()
+
+    def rows(self, rows: Iterable[Row], cpu_seconds: float | None = None) -> None:
+        """
+        Enter rows; those that hold no number (a correlation with a constant) are left out.
+
+        :param cpu_seconds: default: since :meth:`start`
+        """
+        spent = time.process_time() - self._started
+        seconds = spent if cpu_seconds is None else cpu_seconds
+        self.entries += [(row, seconds) for row in rows if math.isfinite(row["mean"])]
+        self.total += seconds
+        self._started = time.process_time()
+
+    def times(self, **cpu_seconds: float) -> None:
+        """Enter what making something took, which may have been in another process."""
+        for agent, seconds in cpu_seconds.items():
+            self.rows([plain_row(agent, "cpu_seconds", seconds)], seconds)
+
+    def done(self) -> None:
+        """Enter the row that says the unit is done."""
+        self.entries.append((plain_row(*UNIT_DONE, self.total), self.total))
+
+
+# ---------------------------------------------------------------------- the CSV
 
 
 @dataclass(frozen=True)
@@ -31,7 +105,7 @@ class Result:
     :param case: which pair there: a goal as ``row-column``, a kind of data; empty for a base
     :param seed: of the unit
     :param variant: ablation or control; empty for the experiment itself
-    :param agent: what was measured: an agent, the reward, a reference, or ``a-b`` for a paired difference
+    :param agent: what was measured: an agent, the reward, or something that needs no reward
     :param metric: what of it
     :param value: the number
     :param ci_low: of its 95 % interval, equal to the value where there is none
@@ -40,6 +114,11 @@ class Result:
     :param cpu_seconds: spent in the step that made it
     :param version: of the library
     :param recipe: digest of the recipe
+    :param reference: what the number is relative to: the other agent of a paired difference or ratio, or classes that
+        it is about; empty for none
+    :param level: noise level; None for none
+    :param step: environment steps of training after which it was measured; None for none
+    :param commit: of the code, see `store.code_commit`; empty when unknown
     """
 
     task: str
@@ -55,25 +134,29 @@ class Result:
     cpu_seconds: float
     version: str
     recipe: str
+    reference: str = ""
+    level: int | None = None
+    step: int | None = None
+    commit: str = ""
+
+    @property
+    def measured(self) -> tuple[str, str, str, int | None, int | None]:
+        """Agent, metric, reference, level and step: what the number is about."""
+        return self.agent, self.metric, self.reference, self.level, self.step
 
     @property
     def unit(self) -> tuple[str, str, int]:
         return self.task, self.case, self.seed
 
-    def row(self) -> Row:
-        """As in ``results.json``."""
-        return {
-            "agent": self.agent,
-            "metric": self.metric,
-            "mean": self.value,
-            "ci_low": self.ci_low,
-            "ci_high": self.ci_high,
-            "n": self.n,
-        }
 
-
-_FIELDS = tuple(field.name for field in fields(Result))
-_NUMBERS = {"seed": int, "n": int, "value": float, "ci_low": float, "ci_high": float, "cpu_seconds": float}
+OLD_COLUMNS = (  # of files before 2026-11-29, which `migrate` rewrites
+    *("seed", "variant", "agent", "metric", "value", "ci_low", "ci_high", "n", "cpu_seconds", "version", "recipe"),
+)
+_COLUMNS = (
+    *("task", "case", "seed", "variant", "agent", "reference", "metric", "level", "step"),
+    *("value", "ci_low", "ci_high", "n", "cpu_seconds", "version", "commit", "recipe"),
+)
+_FLOATS, _WHOLE, _MAYBE = ("value", "ci_low", "ci_high", "cpu_seconds"), ("seed", "n"), ("level", "step")
 
 
 def columns(names: Sequence[str]) -> tuple[str, ...]:
@@ -82,7 +165,7 @@ def columns(names: Sequence[str]) -> tuple[str, ...]:
 
     :param names: what its task and case are called, e.g. ``maze`` and ``goal``
     """
-    return (*names, *_FIELDS[len(names) :])
+    return (*names, *_COLUMNS[len(names) :])
 
 
 def append_unit(path: Path, results: Sequence[Result], names: Sequence[str]) -> None:
@@ -120,6 +203,8 @@ def read_csv(path: Path, names: Sequence[str]) -> list[Result]:
     if not path.exists():
         return []
     lines = read_table(path)
+    if lines and tuple(lines[0]) == (*names, *OLD_COLUMNS):
+        raise FileFault(path, f"has the columns of an earlier version: python -m rrpolicy.experiments.migrate {path}")
     if lines and tuple(lines[0]) != columns(names):
         wanted = ", ".join(columns(names))
         raise FileFault(path, f"is no results file: its columns are {printable(lines[0])}, wanted {wanted}")
@@ -145,18 +230,26 @@ def finished_units(results: Iterable[Result], variant: str) -> set[tuple[str, st
 
 
 def _texts(result: Result) -> list[str]:
-    return [f"{value:.6g}" if isinstance(value, float) else str(value) for value in astuple(result)]
+    return [_text(getattr(result, name)) for name in _COLUMNS]
+
+
+def _text(value: object) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _parsed(line: list[str]) -> Result | None:
     """None for what is left of a line."""
-    if len(line) != len(_FIELDS):
+    if len(line) != len(_COLUMNS):
         return None
+    texts = dict(zip(_COLUMNS, line, strict=True))
     try:
-        return Result(**{name: _NUMBERS.get(name, str)(text) for name, text in zip(_FIELDS, line, strict=True)})
+        numbers: dict[str, Any] = {name: float(texts[name]) for name in _FLOATS}
+        numbers |= {name: int(texts[name]) for name in _WHOLE}
+        numbers |= {name: int(texts[name]) if texts[name] else None for name in _MAYBE}
     except ValueError:
         return None
+    return Result(**{**texts, **numbers})
 
 
 def _last_of_each(results: Iterable[Result]) -> list[Result]:
-    return list({(one.agent, one.metric): one for one in results}.values())
+    return list({one.measured: one for one in results}.values())

@@ -9,64 +9,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from tqdm.auto import tqdm
 
 from rrpolicy.common.locks import file_lock
 from rrpolicy.common.version import __version__
-from rrpolicy.experiments.recorder import Log, Recorder
-from rrpolicy.experiments.results import Result, append_unit, finished_units, read_csv
+from rrpolicy.experiments.results import Log, Recorder, Result, append_unit, finished_units
+from rrpolicy.experiments.spec import Experiment, OneUnit
+from rrpolicy.experiments.store import code_commit
 
 WAIT_SECONDS = 1.0  # between two looks at what others are doing
 
 
-class Work(Protocol):
-    """The smallest piece that is kept when a run is stopped."""
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """Task, case and seed as they stand in the CSV."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Fit for a file."""
-        ...
-
-
-Unit = TypeVar("Unit", bound=Work)
-Measured = TypeVar("Measured", bound=Work, contravariant=True)
-
-
-class Experiment(Protocol[Measured]):
-    """What is measured of a unit."""
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """What task and case are called in the CSV."""
-        ...
-
-    @property
-    def variant(self) -> str:
-        """Ablation or control; empty for the experiment itself."""
-        ...
-
-    def digest(self, unit: Measured) -> str:
-        """Of the recipe that the unit is made with."""
-        ...
-
-    def blocked(self, unit: Measured) -> bool:
-        """Whether something that the unit needs is being made by another process."""
-        ...
-
-    def measure(self, unit: Measured, log: Log) -> Recorder:
-        """The unit's rows, closed."""
-        ...
-
-
 @dataclass
-class Reproduction(Generic[Unit]):
+class Reproduction(Generic[OneUnit]):
     """
     A resumable run of an experiment over its units.
 
@@ -78,8 +35,8 @@ class Reproduction(Generic[Unit]):
     :param log: told what happens
     """
 
-    units: Sequence[Unit]
-    experiment: Experiment[Unit]
+    units: Sequence[OneUnit]
+    experiment: Experiment[OneUnit]
     out: Path
     work: Path
     progress_bar: bool = False
@@ -110,13 +67,13 @@ class Reproduction(Generic[Unit]):
     # ------------------------------------------------------------------ units
 
     def _results(self) -> list[Result]:
-        return read_csv(self.out, self.experiment.names)
+        return self.experiment.read_results(self.out)
 
-    def _unfinished(self, units: Sequence[Unit]) -> list[Unit]:
+    def _unfinished(self, units: Sequence[OneUnit]) -> list[OneUnit]:
         finished = finished_units(self._results(), self.experiment.variant)
         return [unit for unit in units if (*unit.key, self.experiment.digest(unit)) not in finished]
 
-    def _attempt(self, unit: Unit) -> bool:
+    def _attempt(self, unit: OneUnit) -> bool:
         """Do a unit unless it is done or in other hands."""
         if self.experiment.blocked(unit):
             return False
@@ -129,27 +86,31 @@ class Reproduction(Generic[Unit]):
             self._bar.update()
         return True
 
-    def _show(self, unit: Unit) -> Log:
+    def _show(self, unit: OneUnit) -> Log:
         return lambda text: self._bar.set_postfix_str(f"{unit}: {text}")
 
-    def _rows(self, unit: Unit, recorder: Recorder) -> list[Result]:
+    def _rows(self, unit: OneUnit, recorder: Recorder) -> list[Result]:
         task, case, seed = unit.key
         variant, recipe = self.experiment.variant, self.experiment.digest(unit)
         return [
             Result(
-                task,
-                case,
-                seed,
-                variant,
-                row["agent"],
-                row["metric"],
-                float(row["mean"]),
-                float(row["ci_low"]),
-                float(row["ci_high"]),
-                int(row["n"]),
-                seconds,
-                __version__,
-                recipe,
+                task=task,
+                case=case,
+                seed=seed,
+                variant=variant,
+                agent=row["agent"],
+                metric=row["metric"],
+                value=float(row["mean"]),
+                ci_low=float(row["ci_low"]),
+                ci_high=float(row["ci_high"]),
+                n=int(row["n"]),
+                cpu_seconds=seconds,
+                version=__version__,
+                recipe=recipe,
+                reference=row.get("reference", ""),
+                level=row.get("level"),
+                step=row.get("step"),
+                commit=code_commit(),
             )
             for row, seconds in recorder.entries
         ]

@@ -30,7 +30,7 @@ from rrpolicy.data.reference_scores import reference_score
 from rrpolicy.data.writers import save_minari
 from rrpolicy.evaluation import RESULTS_FILE, Row, write_results
 from rrpolicy.experiments.recipes import Recipe
-from rrpolicy.experiments.scores import plain_row
+from rrpolicy.experiments.results import plain_row
 from rrpolicy.experiments.task import Task
 
 AGENT, CHECKPOINT, PROGRESS, RUN = "agent.zip", "checkpoint.zip", "progress.csv", "run.json"
@@ -146,9 +146,7 @@ class TrainingRun:
             robots = [reference_score(name) for name in (home, self.task.env_id)]
             if None not in robots and robots[0] != robots[1]:  # widths do not tell HalfCheetah from Walker2d
                 raise ValueError(f"the dataset was recorded in {home}, env is {self.task.env_id}")
-            rows = one.metadata.get("maze")
-            if self.task.is_maze and rows is not None and tuple(rows) != self.task.maze.rows:
-                raise ValueError(f"the dataset was collected in the maze {rows}, env has {list(self.task.maze.rows)}")
+            self.task.check_walls(one.metadata.get("maze"))
 
     def _check_same(self) -> None:
         """The checkpoint must go on with what it began with."""

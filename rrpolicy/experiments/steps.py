@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
@@ -25,7 +24,6 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.envs.controller import PDController
 from rrpolicy.envs.maze import MazeGeometry
-from rrpolicy.envs.simulator import MAX_SPEED
 from rrpolicy.experiments.recipes import Recipe, build, section, total_timesteps, without_steps
 from rrpolicy.experiments.task import Task
 from rrpolicy.rewards.discriminator import DiscriminatorReward
@@ -62,14 +60,6 @@ def _collect(task: Task, recipe: Recipe, count: str, **arguments: Any) -> Trajec
     return build(collect_point_maze, "data", recipe, **{**values, **arguments})
 
 
-def maze_normalizer(maze: MazeGeometry) -> Normalizer:
-    """Normaliser of a maze's geometry: one scale for x and y, equal for every data set of the maze."""
-    left, right, bottom, top = maze.extent
-    reach = max(right - left, top - bottom) / 2
-    high = np.array([reach, reach, MAX_SPEED, MAX_SPEED])
-    return Normalizer.from_bounds((-high, high), (-np.ones(2), np.ones(2)))
-
-
 # ---------------------------------------------------------------------- agents
 
 
@@ -85,7 +75,7 @@ def new_agent(
     arguments = {**section(recipe, "agent"), **without_steps(section(recipe, part))}
     if isinstance(arguments.get("controller"), Mapping):
         arguments["controller"] = PDController.from_dict(arguments["controller"])
-    arguments["normalizer"] = maze_normalizer(task.maze) if normalizer is None and task.is_maze else normalizer
+    arguments["normalizer"] = task.normalizer() if normalizer is None else normalizer
     env = task.make()
     try:
         agent = build(_agent, "agent", recipe, **{"policy": "MlpPolicy", **arguments, "env": env, "seed": seed})
@@ -189,7 +179,8 @@ def extract_on_policy(
     given = {name: value for name, value in values.items() if name not in ("n_rounds", "total_timesteps")}
     rounds = build(Rounds, "rounds", recipe, **given)
     extractor = extract(base, expert, data, recipe, seed)
-    steps = total_timesteps(recipe, "rounds") if "rounds" in recipe else total_timesteps(recipe, "extraction") // 3
+    own = "total_timesteps" in values
+    steps = total_timesteps(recipe, "rounds") if own else total_timesteps(recipe, "extraction") // 3
     generator = torch.Generator().manual_seed(seed + 1)
     events = as_events(data, base, expert, seed)
 

@@ -15,10 +15,13 @@ from rrpolicy.common.kinds import PlaceFields
 from rrpolicy.common.messages import printable
 from rrpolicy.common.schema import checked
 from rrpolicy.common.typing import Array
+from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.point_maze import DEFAULT_ENV_ID, check_point_maze, make_point_maze
+from rrpolicy.envs.simulator import MAX_SPEED
 
 POINT_MAZE = "PointMaze_"
+FASHION_MNIST = "FashionMNIST"  # what the zoo calls its image pair, which has no environment
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,25 @@ class Task:
             raise ValueError(f"env must be a PointMaze, got {self.env_id!r}")
         return check_point_maze(self.env_id)
 
+    @property
+    def acts_deterministically(self) -> bool:
+        """How agents act where the recipe does not say: in mazes by their mode, elsewhere by drawing."""
+        return self.is_maze
+
+    def normalizer(self) -> Normalizer | None:
+        """A maze's own, equal for every data set of the maze; None where it is fitted to data."""
+        return maze_normalizer(self.maze) if self.is_maze else None
+
+    def check_walls(self, rows: Sequence[str] | None) -> None:
+        """
+        Compare the maze that data were collected in with this one.
+
+        :param rows: of the data's maze; None for data that do not tell
+        :raises ValueError: when they are other rows
+        """
+        if self.is_maze and rows is not None and tuple(rows) != self.maze.rows:
+            raise ValueError(f"the dataset was collected in the maze {rows}, env has {list(self.maze.rows)}")
+
     def make(self, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
         """
         Make the real environment.
@@ -125,6 +147,14 @@ class Task:
             if value is not None:
                 raise ValueError(f"{name} is for PointMaze environments, env is {self.env_id!r}")
         return make_by_id(self.env_id, render_mode, **kwargs)
+
+
+def maze_normalizer(maze: MazeGeometry) -> Normalizer:
+    """Normaliser of a maze's geometry: one scale for x and y, equal for every data set of the maze."""
+    left, right, bottom, top = maze.extent
+    reach = max(right - left, top - bottom) / 2
+    high = np.array([reach, reach, MAX_SPEED, MAX_SPEED])
+    return Normalizer.from_bounds((-high, high), (-np.ones(2), np.ones(2)))
 
 
 def observations_for_plans(maze: MazeGeometry, n: int, seed: int = 0) -> Array:

@@ -20,6 +20,7 @@ from rrpolicy.common.learner import Learner
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import Row
 from rrpolicy.experiments.recipes import Recipe
+from rrpolicy.experiments.results import flat_rows
 from rrpolicy.experiments.task import Task
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.reward import ImageReward
@@ -105,7 +106,7 @@ class Entries:
             "name": f"{self.group}/{name}",
             "kind": made.kind,
             **({"environment": None} if task is None else task.to_card()),
-            "results": rows,
+            "results": flat_rows(rows),
             "date": self.date,
             "version": __version__,
             "recipe": self.recipe.get("name"),

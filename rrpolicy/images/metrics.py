@@ -3,14 +3,15 @@ How well a score separates two kinds is `common.stats.auroc`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rrpolicy.common.stats import Measure, normal_mean
+from rrpolicy.common.stats import Measure, auroc, normal_mean
 from rrpolicy.common.typing import Array
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.targets import value_targets
@@ -29,6 +30,24 @@ def label_means(scores: Any, labels: Any, class_names: Sequence[str]) -> dict[st
     if values.ndim != 1 or numbers.shape != values.shape:
         raise ValueError(f"scores and labels have shapes {values.shape} and {numbers.shape}, wanted (n,) both")
     return {class_names[label]: normal_mean(values[numbers == label]) for label in np.unique(numbers)}
+
+
+def separation(scores: Any, labels: Any, class_names: Sequence[str], unwanted: Collection[str]) -> dict[str, Measure]:
+    """
+    How scores separate classes: AUROC of wanted over unwanted images, and the mean score of each class.
+
+    :param scores: (n,)
+    :param labels: (n,) indices of ``class_names``
+    :param unwanted: class names
+    :return: ``auroc``, where both kinds are there, and ``mean_<class>`` of classes with at least two images
+    :raises ValueError: for an unwanted class that is not among the names
+    """
+    if unknown := sorted(set(unwanted) - set(class_names)):
+        raise ValueError(f"unwanted has {unknown[0]!r}, classes are {', '.join(class_names)}")
+    wanted = np.array([class_names[label] not in unwanted for label in labels], dtype=bool)
+    found = {"auroc": auroc(scores, wanted)} if wanted.any() and not wanted.all() else {}
+    means = label_means(scores, labels, class_names)
+    return found | {f"mean_{name}": mean for name, mean in means.items() if math.isfinite(mean.low)}
 
 
 def brightness(images: Any) -> Array:

@@ -7,11 +7,15 @@ rewards, has a file of its own and is offered here, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rrpolicy.common.typing import Array
+from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.sampling import Solver, SolverName, sample_model
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
@@ -24,12 +28,15 @@ __all__ = [
     "Coverage",
     "epic_distance",
     "explained_by_level",
+    "explained_by_name",
     "explained_fraction",
     "explained_when_guided",
+    "split_episodes",
     "state_reward",
 ]
 
 CHUNK = 2048
+LEVELS = (0, 0.1, 0.25, 0.5, 0.75, 1)  # at which noised events are looked at, in parts of the noisiest
 
 
 def explained_fraction(
@@ -107,3 +114,46 @@ def explained_when_guided(
         visit=lambda x_t, t: visited.append((x_t.clone(), t)),
     )
     return {int(t[0]): explained_fraction(reward, base, expert, x_t, t) for x_t, t in visited}
+
+
+def explained_by_name(
+    reward: RelativeReward,
+    base: ScoreModel,
+    expert: ScoreModel,
+    groups: Sequence[Tensor],
+    seed: int = 0,
+    **steering: Any,
+) -> dict[tuple[str, int], Array]:
+    """
+    R² of ∇ρ for the score difference, of each head on noised events and on the x_t that guided sampling visits.
+
+    :param groups: clean events (n, *event_shape) each, disjoint, whose spread gives an interval
+    :param seed: of the noise
+    :param steering: arguments of :func:`explained_when_guided`
+    :return: (name, noise level) -> R² of each group; names are ``r2_<head>_noised`` and ``r2_guided``
+    """
+    last = base.process.n_diffusion_steps - 1
+    levels = sorted({round(part * last) for part in LEVELS})
+    found: dict[str, list[Mapping[int, float]]] = {
+        f"r2_{head}_noised": [explained_by_level(reward, base, expert, x0, levels, head, seed) for x0 in groups]
+        for head in reward.heads
+    }
+    found["r2_guided"] = [explained_when_guided(reward, base, expert, x0, seed=seed, **steering) for x0 in groups]
+    return {
+        (name, level): np.array([group[level] for group in by_level])
+        for name, by_level in found.items()
+        for level in sorted(by_level[0])
+    }
+
+
+def split_episodes(
+    data: Sequence[TrajectoryDataset], held_out: float = 0.1, seed: int = 0
+) -> tuple[list[TrajectoryDataset], list[TrajectoryDataset]]:
+    """
+    What to extract from and what to score on: disjoint episodes. One episode alone serves as both.
+
+    :param held_out: share of the episodes that is scored on
+    :param seed: of the choice
+    """
+    pairs = [one.split(held_out, seed) if one.n_episodes > 1 else (one, one) for one in data]
+    return [train for train, _ in pairs], [rest for _, rest in pairs]

@@ -22,8 +22,9 @@ ROBOTS_HEADER = """
 ## Robots
 
 Numbers are D4RL's normalised scores (0 a random policy, 100 the expert), mean over seed-matched episodes with its 95 %
-interval. The base is steered as its robot's recipe says, and at scales 1 and 2; below stands the share of the way
-from the base to the expert that it makes. Cards also hold returns, paired differences and how the data were collected.
+interval; returns for environments that D4RL has no references for. The base is steered as its robot's recipe says, and
+at scales 1 and 2; below stands the share of the way from the base to the expert that it makes. Cards also hold returns,
+paired differences and how the data were collected.
 
 """
 ROBOT_COLUMNS = (
@@ -69,7 +70,7 @@ def table(root: Path | None = None) -> str:
     """
     cards = entries(root)
     images = [card for card in cards if is_image(card)]
-    robots = [card for card in cards if any(row["metric"] == SCORE for row in card["results"])]
+    robots = [card for card in cards if card not in images and _is_robot(card)]
     mazes = [card for card in cards if card not in images and card not in robots]
     page = HEADER + _markdown(COLUMNS, map(_maze_cells, mazes))
     page += ROBOTS_HEADER + _markdown(ROBOT_COLUMNS, map(_robot_cells, robots)) if robots else ""
@@ -101,7 +102,10 @@ def _robot_cells(card: Mapping[str, Any]) -> list[str]:
     for agent in ("data", "agent", "steered", "steered-1", "steered-2", "discriminator"):
         share = rows.get((agent, "gap_closed")) if agent.startswith("steered") else None
         below = f"<br>{_cell(share, interval=False)} of the gap" if share else ""
-        cells.append(_cell(rows.get((agent, SCORE)), interval=True, digits=1) + below)
+        number = rows.get((agent, SCORE)) or rows.get(
+            (agent, "return")
+        )  # environments without references have no scores
+        cells.append(_cell(number, interval=True, digits=1) + below)
     video = f"[video](agents/{card['name']}/{card['video']})" if card.get("video") else ""
     return [*cells, video, _size(card)]
 
@@ -114,6 +118,11 @@ def _image_cells(card: Mapping[str, Any]) -> list[str]:
     cells = [_cell(rows.get(key), interval=True, digits=3) for key in shown]
     picture = f"[picture](agents/{card['name']}/{card['picture']})" if card.get("picture") else ""
     return [f"`{card['name']}`", _escaped(", ".join(card.get("unwanted") or ())), *cells, picture, _size(card)]
+
+
+def _is_robot(card: Mapping[str, Any]) -> bool:
+    """Whether an entry has a kind of demonstrations, or a normalised score."""
+    return bool(card.get("case")) or any(row["metric"] == SCORE for row in card["results"])
 
 
 def _by_key(card: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:

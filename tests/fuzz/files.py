@@ -41,9 +41,8 @@ from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.evaluation import RESULTS_FILE, read_results, table, write_results
 from rrpolicy.evaluation.plots import plot_learning_curve
 from rrpolicy.experiments import Task
-from rrpolicy.experiments.maze2d.kept_curves import read_curves, write_curves
-from rrpolicy.experiments.maze2d.kept_maps import read_map
-from rrpolicy.experiments.maze2d.units import Unit
+from rrpolicy.experiments.maze2d.artifacts import read_curves, read_map, write_curves
+from rrpolicy.experiments.maze2d.spec import MazeUnit
 from rrpolicy.experiments.recipes import read_recipe
 from rrpolicy.experiments.results import UNIT_DONE, Result, append_unit, read_csv
 from rrpolicy.images.codec import PixelCodec
@@ -404,7 +403,7 @@ def progress() -> Target:
 
 
 def maps() -> Target:
-    unit = Unit("umaze", 1, (1.0, 1.0))
+    unit = MazeUnit("umaze", 1, (1.0, 1.0))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, grid=np.zeros((5, 5), np.float16), maximum=np.ones(2))
     mutator: Mutator = partial(several, ((1.0, zip_file), (1.0, anything)))

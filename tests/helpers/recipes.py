@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rrpolicy.experiments import Task
-from rrpolicy.experiments.zoo_build import ZooBuild
+from rrpolicy.experiments.zoo_build import MazeZooBuild
 
 ENV_ID = "PointMaze_UMaze-v3"
 NETWORK = {"width": 16, "n_blocks": 1, "n_fourier_features": 4}
@@ -40,6 +40,7 @@ RECIPE: dict[str, Any] = {
     "discriminator": {"total_timesteps": 10, "batch_size": 16, "window_kwargs": NETWORK},
     "map": {"points_per_cell": 4},
     "steering": {"scale": 1.0},
+    "scores": {"n_groups": 2},
     "evaluation": {"n_eval_episodes": 2},
 }
 
@@ -71,5 +72,5 @@ def build_zoo(folder: Path) -> Path:
     """A zoo with a base, an expert and a reward, made in about a second."""
     (folder / "recipes").mkdir(parents=True)
     (folder / "recipes" / "tiny.toml").write_text(toml(), encoding="utf-8")
-    ZooBuild(Task.create(ENV_ID), [GOAL], RECIPE, folder=folder, date="2026-01-02").run()
+    MazeZooBuild(Task.create(ENV_ID), [GOAL], RECIPE, folder=folder, date="2026-01-02").run()
     return folder

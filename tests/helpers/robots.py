@@ -12,10 +12,10 @@ from stable_baselines3 import SAC
 from helpers.agents import shorten
 from helpers.recipes import NETWORK, toml
 from rrpolicy import zoo
-from rrpolicy.experiments import Task, scores
+from rrpolicy.experiments import Task
 from rrpolicy.experiments.locomotion import Demonstrations
-from rrpolicy.experiments.locomotion.zoo_build import RobotZooBuild, unit_of
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
+from rrpolicy.experiments.zoo_build import RobotZooBuild, robot_unit
 
 ENV_ID = "Hopper-v5"
 BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert", "reward"))
@@ -58,6 +58,7 @@ RECIPE: dict[str, Any] = {
     "discriminator": {**SMALL, "window_kwargs": NETWORK},
     "steering": {"scale": 1.0},
     "cloning": {"n_steps": 10},
+    "scores": {"n_groups": 2},
     "evaluation": {"n_eval_episodes": 2},
 }
 
@@ -72,10 +73,9 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch, "Hopper-v5", 12)
         patch.setattr(Task, "make", short_hopper)
-        patch.setattr(scores, "N_GROUPS", 2)
         patch.setattr("rrpolicy.experiments.locomotion.film.SECONDS", 0.4)
         patch.setattr("rrpolicy.experiments.demos.robot.WHEN", (0.0, 0.08, 0.16))
-        patch.setattr("rrpolicy.experiments.demos.robot_picture.DPI", 30)
+        patch.setattr("rrpolicy.experiments.report.DPI", 30)
         yield
 
 
@@ -96,7 +96,7 @@ def robot_zoo(folder: Path, **changes: Any) -> RobotZooBuild:
     (folder / "recipes" / "hopper.toml").write_text(toml(RECIPE), encoding="utf-8")
     work = folder.parent / "work"
     arguments: dict[str, Any] = {"folder": folder, "date": "2026-01-02", **changes}
-    unit = unit_of(ENV_ID, arguments.pop("case", "noisy"))
+    unit = robot_unit(ENV_ID, RECIPE, arguments.pop("case", "noisy"))
     return RobotZooBuild(unit, RECIPE, work, Demonstrations(work / "data", agents), **arguments)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rrpolicy.evaluation import Row
-from rrpolicy.experiments.demos.images import ImagesDemo
+from rrpolicy.experiments.demos.images import N_SAMPLES, ImagesDemo
 from rrpolicy.experiments.demos.maze import maze_demo
 from rrpolicy.experiments.demos.robot import robot_demo
 from rrpolicy.experiments.demos.stage import Stage
 
-__all__ = ["Demo", "ImagesDemo"]
+__all__ = ["N_SAMPLES", "Demo", "ImagesDemo"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,4 @@ class Demo(Stage):
             raise ValueError(f"n_episodes is {self.n_episodes}, it must be at least 1")
         if self.task.is_maze:
             return maze_demo(self, self.from_scratch)
-        if self.from_scratch:
-            raise ValueError(f"--from-scratch is for mazes, env is {self.task.env_id!r}")
-        return robot_demo(self)
+        return robot_demo(self, self.from_scratch)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rrpolicy import zoo
-from rrpolicy.common.files import atomic_write
+from rrpolicy import experiments, zoo
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import RESULTS_FILE, Row, table, write_results
-from rrpolicy.evaluation.plots import DPI, FAINT, INK
+from rrpolicy.evaluation.plots import FAINT, INK
 from rrpolicy.experiments.demos.stage import timed
-from rrpolicy.experiments.image_scores import FASHION_MNIST, judged_rows, rho_rows
+from rrpolicy.experiments.report import save_figure
 from rrpolicy.experiments.runs import clear
+from rrpolicy.experiments.task import FASHION_MNIST
 from rrpolicy.images.audit import PAGE_FILE, write_audit
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages, load_images
@@ -34,6 +34,7 @@ SAMPLES = "samples.png"
 PRODUCTS = (RESULTS_FILE, SAMPLES, PAGE_FILE)
 SCALES = (1.0, 2.0)
 N_SCORED = 2000  # real images at most
+N_SAMPLES = 512
 N_SHOWN = 64  # samples of each model in the picture
 
 
@@ -51,7 +52,7 @@ class ImagesDemo:
     out: Path
     seed: int = 0
     data: Path | None = None
-    n_samples: int = 512
+    n_samples: int = N_SAMPLES
     log: Callable[[str], None] = lambda text: None
 
     def run(self) -> list[Row]:
@@ -82,7 +83,7 @@ class ImagesDemo:
             scored, whose = real, "held-out real images"
         with timed(f"one forward pass on each of {len(scored)} {whose}", self.log):
             rho = reward.predict(scored.images)
-        rows += rho_rows(rho, scored, card["unwanted"])
+        rows += experiments.separation_rows(rho, scored, card["unwanted"])
         write_results(rows, self.out)
         self._show(scored, rho, rows, samples, classifier, card["unwanted"])
         written = ", ".join(sorted(PRODUCTS))
@@ -101,7 +102,7 @@ class ImagesDemo:
         for name, (model, steering) in models.items():
             with timed(f"{self.n_samples} samples of {name}", self.log):
                 samples[name] = sample_images(model, self.n_samples, seed=self.seed, **card["sampling"], **steering)
-            rows += judged_rows(name, samples[name], classifier, card["unwanted"])
+            rows += experiments.sample_rows(name, samples[name], classifier, card["unwanted"])
             write_results(rows, self.out)
         return samples, rows
 
@@ -185,6 +186,5 @@ def plot_samples(
     figure.supxlabel(
         f"equal places start from equal noise; framed: {' or '.join(unwanted)}, says the judge", fontsize=9, color=FAINT
     )
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished, dpi=DPI, facecolor="white")
+    save_figure(figure, path)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ class Stage:
     @property
     def deterministic(self) -> bool:
         """How agents act: as the recipe says; where it does not, robots with noise, as in their experiment."""
-        return bool(experiments.section(self.recipe, "evaluation").get("deterministic", self.task.is_maze))
+        return bool(
+            experiments.section(self.recipe, "evaluation").get("deterministic", self.task.acts_deterministically)
+        )
 
     def clear(self) -> None:
         """Make the folder, without what an earlier demo left there."""
@@ -57,8 +59,8 @@ class Stage:
     @contextmanager
     def environments(self, task: Task, n_episodes: int) -> Iterator[list[gym.Env]]:
         """Copies of the real environment, closed in the end."""
-        with ExitStack() as stack:
-            yield [stack.enter_context(closing(task.make())) for _ in range(min(n_episodes, MAX_ENVS))]
+        with experiments.environments(task, min(n_episodes, MAX_ENVS)) as envs:
+            yield envs
 
     def evaluate(
         self, agents: Mapping[str, Predictor], envs: Sequence[gym.Env], n_episodes: int

@@ -11,17 +11,18 @@ from rrpolicy.experiments.images.measures import measure_unit, sample_sheet
 from rrpolicy.experiments.images.units import Unit
 from rrpolicy.experiments.images.variants import MAIN, Variant
 from rrpolicy.experiments.images.workshop import ArtifactStore
-from rrpolicy.experiments.recorder import Log, Recorder
-from rrpolicy.experiments.results import Result, read_csv
+from rrpolicy.experiments.results import Log, Recorder, Result
 from rrpolicy.experiments.runner import Reproduction
+from rrpolicy.experiments.spec import Experiment
 from rrpolicy.experiments.store import digest
 
-NAMES = ("removed", "expert")
 N_SHOWN = 32  # samples of each generator on a sheet
 
 
-class ImageExperiment:
+class ImageExperiment(Experiment[Unit]):
     """
+    The image experiment.
+
     :param recipe: every number
     :param out: the CSV; sheets of samples go into the folder of its name beside it
     :param work: folder of archives
@@ -29,13 +30,13 @@ class ImageExperiment:
     :param variant: ablation
     """
 
-    names = NAMES
+    names = ("removed", "expert")
 
     def __init__(
         self, recipe: Recipe, out: Path, work: Path, data: Path | None = None, variant: Variant = MAIN
     ) -> None:
         recipe = variant.applied(recipe)
-        self.variant = variant.name
+        super().__init__(variant.name)
         self._digest = digest([recipe, None if data is None else str(data.resolve())])
         self._out = out
         self._shop = ArtifactStore(work, recipe, data)
@@ -84,4 +85,4 @@ def reproduction(
 
 def read_results(path: Path) -> list[Result]:
     """What the CSV of the image experiment holds; raises as :func:`read_csv` does."""
-    return read_csv(path, NAMES)
+    return ImageExperiment.read_results(path)

@@ -26,6 +26,7 @@ from rrpolicy.experiments.images.summary import (
 )
 from rrpolicy.experiments.images.units import CONTROL, Unit
 from rrpolicy.experiments.images.variants import GRADIENTS_ONLY
+from rrpolicy.experiments.report import plain
 from rrpolicy.experiments.results import Result
 
 LEVELS, CLASSES, SAMPLES = "levels.png", "classes.png", "samples.png"
@@ -51,7 +52,7 @@ def draw(results: Sequence[Result], out: Path) -> list[Path]:
     makers: dict[str, tuple[bool, Callable[[], Figure]]] = {
         LEVELS: (bool(per_level(results)), lambda: levels(results)),
         CLASSES: (any(class_means(main, task) for task in tasks_of(main)), lambda: classes(main)),
-        SAMPLES: (any(one.metric == HARMFUL for one in main), lambda: samples(main)),
+        SAMPLES: (any(one.metric == HARMFUL for one in plain(main)), lambda: samples(main)),
     }
     return [_save(make(), out.with_suffix("") / name) for name, (there, make) in makers.items() if there]
 

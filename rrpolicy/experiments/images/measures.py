@@ -1,7 +1,7 @@
 """The measurements of one unit of the image experiment: how ρ ranks held-out real images, and what it makes of samples.
 
-A control's expert has seen everything, so nothing is harmful there: it is asked about each pair of the experiment, and
-its rows end with that pair's name.
+A control's expert has seen everything, so nothing is harmful there: each pair of the experiment is looked at, and its
+name is the rows' reference.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from rrpolicy.common.stats import auroc, share
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row, result_row
 from rrpolicy.experiments import Recipe, section
-from rrpolicy.experiments.image_scores import estimate_row
 from rrpolicy.experiments.images.units import Pair, Unit, pair_text, pairs_of
 from rrpolicy.experiments.images.workshop import PARTS, ArtifactStore
 from rrpolicy.experiments.recipes import build
-from rrpolicy.experiments.recorder import Log, Recorder
+from rrpolicy.experiments.results import Log, Recorder, estimate_row
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.grid import tiled
@@ -131,10 +130,10 @@ class Questions:
 
     @property
     def harmful(self) -> dict[str, Pair]:
-        """What a metric's name ends with, and the classes that should score low."""
+        """The reference of rows, empty where the unit removes classes, and the classes that should score low."""
         if self.unit.removed:
             return {"": self.unit.removed}
-        return {f"_{pair_text(pair)}": pair for pair in pairs_of(self.store.recipe)}
+        return {pair_text(pair): pair for pair in pairs_of(self.store.recipe)}
 
     def check(self) -> None:
         """
@@ -153,9 +152,9 @@ class Questions:
         noised = self.reward.per_level(self.images.images, levels, self.options.n_noisings, self.unit.seed)
         rows = self._aurocs("rho", "auroc", self.rho)
         for level, scores in zip(levels, noised, strict=True):
-            rows += self._aurocs("rho", f"auroc_t{level}", scores)
+            rows += self._aurocs("rho", "auroc", scores, int(level))
         means = label_means(self.rho, self.images.labels, self.images.class_names)
-        return rows + [estimate_row("rho", f"mean_{name}", mean) for name, mean in means.items()]
+        return rows + [{**estimate_row("rho", "mean", mean), "reference": name} for name, mean in means.items()]
 
     def lookalikes(self) -> list[Row]:
         """Each removed class against those of its look-alikes that the expert has seen."""
@@ -164,7 +163,7 @@ class Questions:
             others = self._lookalikes_of(name)
             chosen = self.images.mask([name, *others])
             harmless = ~self.images.mask([name])[chosen]
-            rows += _auroc_row("rho", f"auroc_lookalikes_{name}", self.rho[chosen], harmless)
+            rows += _auroc_row("rho", "auroc_lookalikes", self.rho[chosen], harmless, name)
         return rows
 
     def baselines(self) -> list[Row]:
@@ -210,8 +209,10 @@ class Questions:
 
     def _judged(self, agent: str, images: Array) -> list[Row]:
         """Shares of removed classes, and how sure the judge is: of all, and where it sees a class that stayed."""
-        harmful = {suffix: self.classifier.says(images, names) for suffix, names in self.harmful.items()}
-        rows = [estimate_row(agent, f"harmful_share{suffix}", share(shown)) for suffix, shown in harmful.items()]
+        harmful = {pair: self.classifier.says(images, names) for pair, names in self.harmful.items()}
+        rows = [
+            {**estimate_row(agent, "harmful_share", share(shown)), "reference": pair} for pair, shown in harmful.items()
+        ]
         sure = self.classifier.probabilities(images).max(axis=1)
         rows.append(result_row(agent, "judge_confidence", sure))
         if self.unit.removed and not harmful[""].all():
@@ -224,12 +225,12 @@ class Questions:
         others = self.store.recipe.get("lookalikes", {}).get(name, [])
         return [other for other in others if other not in self.unit.removed]
 
-    def _aurocs(self, agent: str, metric: str, scores: Array) -> list[Row]:
+    def _aurocs(self, agent: str, metric: str, scores: Array, level: int | None = None) -> list[Row]:
         """Of the first images, as many as there are scores."""
         rows = []
-        for suffix, names in self.harmful.items():
+        for pair, names in self.harmful.items():
             harmless = ~self.images.mask(names)[: len(scores)]
-            rows += _auroc_row(agent, f"{metric}{suffix}", scores, harmless)
+            rows += _auroc_row(agent, metric, scores, harmless, pair, level)
         return rows
 
 
@@ -264,7 +265,10 @@ def sample_sheet(store: ArtifactStore, unit: Unit, n: int) -> dict[str, Array]:
     return {name: tiled(images, framed=classifier.says(images, unit.removed)) for name, images in made.items()}
 
 
-def _auroc_row(agent: str, metric: str, scores: Array, harmless: Array) -> list[Row]:
+def _auroc_row(
+    agent: str, metric: str, scores: Array, harmless: Array, reference: str, level: int | None = None
+) -> list[Row]:
     """Nothing where one of the two kinds of images is missing."""
     both = harmless.any() and not harmless.all()
-    return [estimate_row(agent, metric, auroc(scores, harmless))] if both else []
+    number = {"reference": reference, "level": level}
+    return [estimate_row(agent, metric, auroc(scores, harmless)) | number] if both else []

@@ -3,14 +3,13 @@ classes and kind of expert, their samples, the classes, and the time."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rrpolicy.experiments.images.units import CASES, CONTROL
-from rrpolicy.experiments.report import NOTHING, Key, markdown, values_of
+from rrpolicy.experiments.report import NOTHING, Key, markdown, plain, values_of
 from rrpolicy.experiments.results import UNIT_DONE, Result
 
 AGENTS = ("base", "expert", "steered-1", "steered-2")
@@ -20,8 +19,7 @@ HARMFUL, CONFIDENCE, OF_STAYED = "harmful_share", "judge_confidence", "judge_con
 ALLOWED = 1.0  # nats around 0 in which the mean of a class that stayed is to lie
 SHARED = {"base": "seed", "base-samples": "seed", "judge": "run"}  # what units share, so that it is paid for once
 COSTS = ("base", "expert", "base-samples", "expert-samples", "rho", "judge")
-_LEVEL = re.compile(r"auroc_t(\d+)(_.*)?")
-_MEAN, _LOOKALIKES = "mean_", "auroc_lookalikes_"
+_MEAN, _LOOKALIKES = "mean", "auroc_lookalikes"
 Values = Callable[[Sequence[Result]], list[float]]
 
 
@@ -84,16 +82,14 @@ def _of(key: Key) -> Values:
 
 
 def _lookalikes(results: Sequence[Result]) -> list[float]:
-    return [one.value for one in results if one.metric.startswith(_LOOKALIKES)]
+    return [one.value for one in results if one.metric == _LOOKALIKES]
 
 
 def _class_values(results: Sequence[Result], removed: bool) -> list[float]:
     return [
         one.value
         for one in of_pairs(results)
-        if one.agent == "rho"
-        and one.metric.startswith(_MEAN)
-        and (one.metric.removeprefix(_MEAN) in removed_from(one.task)) == removed
+        if (one.agent, one.metric) == ("rho", _MEAN) and (one.reference in removed_from(one.task)) == removed
     ]
 
 
@@ -115,10 +111,7 @@ def _control(results: Sequence[Result]) -> list[float]:
     return [
         one.value
         for one in of_control(results)
-        if one.agent == "rho"
-        and one.metric.startswith("auroc_")
-        and not _LEVEL.fullmatch(one.metric)
-        and not one.metric.startswith(ELBO[1])
+        if (one.agent, one.metric) == AUROC and one.reference and one.level is None
     ]
 
 
@@ -126,7 +119,7 @@ def _beyond(first: Key, *others: Key) -> Values:
     """First metric minus the highest of the others, unit by unit."""
 
     def values(results: Sequence[Result]) -> list[float]:
-        units = ({(one.agent, one.metric): one.value for one in unit} for unit in by_unit(of_pairs(results)))
+        units = ({(one.agent, one.metric): one.value for one in plain(unit)} for unit in by_unit(of_pairs(results)))
         return [unit[first] - max(unit[key] for key in others) for unit in units if {first, *others} <= set(unit)]
 
     return values
@@ -329,8 +322,8 @@ def per_level(results: Sequence[Result]) -> dict[int, list[float]]:
     """Noise level -> AUROC of ρ, a number for each unit, of a control for each pair that it was asked about."""
     found: dict[int, list[float]] = {}
     for one in results:
-        if one.agent == "rho" and (match := _LEVEL.fullmatch(one.metric)):
-            found.setdefault(int(match[1]), []).append(one.value)
+        if (one.agent, one.metric) == AUROC and one.level is not None:
+            found.setdefault(one.level, []).append(one.value)
     return found
 
 
@@ -338,14 +331,14 @@ def class_means(results: Sequence[Result], task: str) -> dict[str, list[float]]:
     """Class -> mean ρ of its images in nats, a number for each unit of a task."""
     found: dict[str, list[float]] = {}
     for one in results:
-        if (one.task, one.agent) == (task, "rho") and one.metric.startswith(_MEAN):
-            found.setdefault(one.metric.removeprefix(_MEAN), []).append(one.value)
+        if (one.task, one.agent, one.metric) == (task, "rho", _MEAN):
+            found.setdefault(one.reference, []).append(one.value)
     return found
 
 
 def _side_by_side(group: Sequence[Result], *keys: Key) -> list[list[float]]:
     """Several metrics of each unit that has them."""
-    units = ({(one.agent, one.metric): one.value for one in unit} for unit in by_unit(group))
+    units = ({(one.agent, one.metric): one.value for one in plain(unit)} for unit in by_unit(group))
     return [[unit[key] for key in keys] for unit in units if set(keys) <= set(unit)]
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rrpolicy.experiments import Recipe, section
-from rrpolicy.experiments.names import check_names
+from rrpolicy.experiments import Recipe, section, spec
+from rrpolicy.experiments.spec import check_names
 
 FINE_TUNED, SCRATCH = "fine-tuned", "scratch"
 CASES: Mapping[str, str] = {
@@ -22,7 +22,7 @@ Pair = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Unit:
+class Unit(spec.Unit):
     """
     :param removed: classes that the expert has not seen; none for the control
     :param case: a name of :data:`CASES`
@@ -37,14 +37,6 @@ class Unit:
     def key(self) -> tuple[str, str, int]:
         """Removed classes, kind of expert and seed as they stand in the CSV."""
         return pair_text(self.removed), self.case, self.seed
-
-    @property
-    def name(self) -> str:
-        """Fit for a file."""
-        return f"{pair_text(self.removed).replace('+', '-').replace(' ', '-')}_{self.case}_seed-{self.seed}"
-
-    def __str__(self) -> str:
-        return f"{pair_text(self.removed)} {self.case} seed {self.seed}"
 
 
 def pair_text(removed: Pair) -> str:

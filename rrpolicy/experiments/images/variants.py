@@ -3,29 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
-from rrpolicy.experiments import Recipe
-from rrpolicy.experiments.names import check_names
-
-
-@dataclass(frozen=True)
-class Variant:
-    """
-    :param name: in the CSV; empty for the experiment itself
-    :param about: what it shows, one line
-    :param recipe: entries of the recipe's sections that are changed
-    """
-
-    name: str = ""
-    about: str = "the experiment itself"
-    recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def applied(self, recipe: Recipe) -> Recipe:
-        """The recipe with this variant's changes."""
-        return {**recipe, **{name: {**recipe.get(name, {}), **changes} for name, changes in self.recipe.items()}}
-
+from rrpolicy.experiments.spec import Variant, variant_of
 
 MAIN = Variant()
 GRADIENTS_ONLY = "gradients-only"
@@ -47,5 +26,4 @@ def variant_named(name: str | None) -> Variant:
     :param name: of :data:`VARIANTS`; None for the experiment itself
     :raises ValueError: for another name
     """
-    check_names("variant", None if name is None else [name], VARIANTS)
-    return MAIN if name is None else VARIANTS[name]
+    return variant_of(VARIANTS, name, MAIN)

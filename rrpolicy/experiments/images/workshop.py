@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rrpolicy.experiments import Recipe, section, total_timesteps
+from rrpolicy.experiments import section, store, total_timesteps
 from rrpolicy.experiments.images.samples import Samples
 from rrpolicy.experiments.images.units import FINE_TUNED, Unit
 from rrpolicy.experiments.recipes import build, without_steps
-from rrpolicy.experiments.store import Kept, being_made, digest, load_or_create
+from rrpolicy.experiments.store import Kept, being_made, load_or_create
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import SIZE, LabelledImages, Split, load_images
@@ -42,17 +42,13 @@ _SECTIONS: dict[str, tuple[str, ...]] = {  # of the recipe, by which archives ar
 
 
 @dataclass
-class ArtifactStore:
+class ArtifactStore(store.ArtifactStore):
     """
-    What is trained, drawn and extracted for the units, each made once and kept in a folder.
+    What is trained, drawn and extracted for the units; see `store.ArtifactStore`, beside that:
 
-    :param folder: of the archives
-    :param recipe: every number, a variant's changes included
     :param data: folder of images, see `images.data.load_images`; None for Fashion-MNIST where Debian puts it
     """
 
-    folder: Path
-    recipe: Recipe
     data: Path | None = None
     _images: dict[Split, LabelledImages] = field(default_factory=dict, repr=False)
     _at_hand: dict[Path, Any] = field(default_factory=dict, repr=False)  # what was loaded, with its CPU-seconds
@@ -223,6 +219,4 @@ class ArtifactStore:
 
     def _path(self, folder: str, name: str, sections: tuple[str, ...]) -> Path:
         """By what it was made with, a folder of the user's own images included."""
-        made_with: dict[str, Any] = {part: self.recipe.get(part) for part in sections}
-        source = None if self.data is None else str(self.data.resolve())
-        return self.folder / folder / f"{name}-{digest([made_with, source])}.zip"
+        return self.path(folder, name, sections, None if self.data is None else str(self.data.resolve()))

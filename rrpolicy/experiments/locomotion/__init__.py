@@ -1,27 +1,39 @@
 """The paper's second experiment: robots that walk badly, steered by what others do better.
 
-`units` lists what is to be done, `variants` ablations, sweeps and uses, `data` the demonstrations; `workshop` keeps
-what was trained, `pairs` measures a unit, `use` ρ as a reward; `experiment` ties them together, `summary` and
-`figures` show what there is.
+`spec` lists units and variants; `artifacts` are data sets and what is trained; `measure` chooses what is measured of a
+unit: `measure_pair` agents, sweeps and transfer, `measure_learning` who learns from rewards, `measure_use` ρ as a
+reward; `film` draws robots at work, `report` makes tables and figures.
 """
 
-from rrpolicy.experiments.locomotion.data import Demonstrations
-from rrpolicy.experiments.locomotion.experiment import LocomotionExperiment, read_results, reproduction
-from rrpolicy.experiments.locomotion.figures import draw
-from rrpolicy.experiments.locomotion.summary import summary
-from rrpolicy.experiments.locomotion.units import CASES, ROBOTS, Unit, select
-from rrpolicy.experiments.locomotion.variants import MAIN, VARIANTS, Variant, variant_named
+from rrpolicy.experiments.locomotion.artifacts import Demonstrations, RobotStore
+from rrpolicy.experiments.locomotion.measure import LocomotionExperiment, reproduction
+from rrpolicy.experiments.locomotion.report import draw, summary
+from rrpolicy.experiments.locomotion.spec import (
+    CASES,
+    MAIN,
+    PAPER,
+    VARIANTS,
+    RobotUnit,
+    RobotVariant,
+    known_robots,
+    select,
+    variant_named,
+)
+
+read_results = LocomotionExperiment.read_results
 
 __all__ = [
     "CASES",
     "MAIN",
-    "ROBOTS",
+    "PAPER",
     "VARIANTS",
     "Demonstrations",
     "LocomotionExperiment",
-    "Unit",
-    "Variant",
+    "RobotStore",
+    "RobotUnit",
+    "RobotVariant",
     "draw",
+    "known_robots",
     "read_results",
     "reproduction",
     "select",

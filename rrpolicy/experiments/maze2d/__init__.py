@@ -1,23 +1,26 @@
 """The paper's first experiment: 32 goals in four mazes, one recipe.
 
-`units` lists what is to be done, `variants` the ablations and controls, `workshop` keeps what was trained. `pairs`
-measures a unit, `training` agents that learn from its reward, `peers` other methods; `experiment` ties them together.
-`kept_maps` and `kept_curves` are what lies beside the CSV, `figures` and `summary` (with `comparisons`) show it.
+`spec` lists units and variants; `artifacts` is what a unit leaves; `measure` measures a unit, with `measure_reward`
+(scores of a reward), `measure_training` (agents that learn from it) and `measure_peers` (other methods); `report`
+makes the tables, `figures` the figures.
 """
 
-from rrpolicy.experiments.maze2d.experiment import MazeExperiment, read_results, reproduction
+from rrpolicy.experiments.maze2d.artifacts import MazeStore
 from rrpolicy.experiments.maze2d.figures import draw
-from rrpolicy.experiments.maze2d.summary import summary
-from rrpolicy.experiments.maze2d.units import MAZES, Unit, select
-from rrpolicy.experiments.maze2d.variants import MAIN, VARIANTS, Variant, variant_named
+from rrpolicy.experiments.maze2d.measure import MazeExperiment, reproduction
+from rrpolicy.experiments.maze2d.report import summary
+from rrpolicy.experiments.maze2d.spec import MAIN, MAZES, VARIANTS, MazeUnit, MazeVariant, select, variant_named
+
+read_results = MazeExperiment.read_results
 
 __all__ = [
     "MAIN",
     "MAZES",
     "VARIANTS",
     "MazeExperiment",
-    "Unit",
-    "Variant",
+    "MazeStore",
+    "MazeUnit",
+    "MazeVariant",
     "draw",
     "read_results",
     "reproduction",

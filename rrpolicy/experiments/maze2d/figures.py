@@ -1,30 +1,25 @@
-"""Figures of the maze experiment, made from the CSV and what lies beside it alone: the sheet of heat maps with the true
-goals, agents compared with intervals, the order of cells beside what needs no reward, and learning curves."""
+"""Figures of the maze experiment, made from the CSV and what lies beside it alone: heat maps with the true goals,
+agents compared with intervals, the order of cells beside what needs no reward, and learning curves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rrpolicy.common.files import atomic_write
 from rrpolicy.common.typing import Array
-from rrpolicy.evaluation import bootstrap_interval
-from rrpolicy.evaluation.plots import COLOURS, DPI, FAINT, GOAL, HEAT, INK, OTHERS, WALL_EDGE, draw_maze_axes
-from rrpolicy.experiments.maze2d.kept_curves import Curves, curve_path, read_curves
-from rrpolicy.experiments.maze2d.kept_maps import map_path, read_map
-from rrpolicy.experiments.maze2d.summary import NEAR, OWN
-from rrpolicy.experiments.maze2d.units import MAZES, Unit, goal_text
-from rrpolicy.experiments.report import values_of
+from rrpolicy.evaluation.plots import COLOURS, FAINT, GOAL, HEAT, INK, OTHERS, WALL_EDGE, draw_maze_axes
+from rrpolicy.experiments.maze2d.artifacts import Curves, curve_path, map_path, read_curves, read_map
+from rrpolicy.experiments.maze2d.report import NEAR, OWN
+from rrpolicy.experiments.maze2d.spec import AGENTS, MAZES, MazeUnit, goal_text
+from rrpolicy.experiments.report import draw_interval, interval_of, light, name_rows, plain, save_figure, values_of
 from rrpolicy.experiments.results import UNIT_DONE, Result
 from rrpolicy.rewards.maps import RewardMap
 
 HEAT_MAPS, STEERING, ORDER, RETRAINING = "heat_maps.png", "steering.png", "order.png", "retraining.png"
-AGENTS = ("base", "discriminator", "steered", "expert")
 ORDERS = ("euclidean", "occupancy", "reward")
 _COLOURS = {**COLOURS, "reward": COLOURS["steered"], "euclidean": COLOURS["base"], "occupancy": OTHERS[0]}
 _PAID = {"reward": ("paid ρ", COLOURS["steered"]), "true": ("paid the true reward", COLOURS["expert"])}
@@ -46,21 +41,21 @@ def draw(results: Sequence[Result], out: Path, seed: int | None = None) -> list[
     :param seed: of the sheet of heat maps; None for the lowest there is
     :return: the files
     """
-    main = [one for one in results if not one.variant]
+    main = [one for one in plain(results) if not one.variant]
     folder, written = out.with_suffix(""), []
     found = [one for one in main if (one.agent, one.metric) == OWN]
     if found:
         chosen = min(one.seed for one in found) if seed is None else seed
-        written.append(_save(heat_maps(main, out, chosen), folder / HEAT_MAPS))
+        written.append(save_figure(heat_maps(main, out, chosen), folder / HEAT_MAPS))
     for name, metrics, agents in (
         (STEERING, ("success_rate", "return"), AGENTS),
         (ORDER, ("spearman_path", "topology_pairs_rate", "detour_pairs_rate"), ORDERS),
     ):
         if any(one.metric in metrics for one in main):
-            written.append(_save(comparison(main, metrics, agents), folder / name))
+            written.append(save_figure(comparison(main, metrics, agents), folder / name))
     trained = [one for one in results if one.variant == "training" and one.case]
     if trained:
-        written.append(_save(retraining(trained, folder / "curves"), folder / RETRAINING))
+        written.append(save_figure(retraining(trained, folder / "curves"), folder / RETRAINING))
     return written
 
 
@@ -138,7 +133,7 @@ def retraining(results: Sequence[Result], folder: Path) -> Figure:
                 _band(axes, [curves[algorithm, pay] for curves in kept[maze]], label, colour)
             axes.set_title(maze if algorithm == algorithms[0] else "", fontsize=11, color=INK)
             axes.set_xlabel(f"thousand decisions (n = {len(kept[maze])})", fontsize=9, color=FAINT)
-            _light(axes, "both")
+            light(axes, "both")
         line[0].set_ylabel(f"{algorithm}: return", fontsize=10, color=INK)
     panels[0, 0].set_ylim(bottom=0)
     panels[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
@@ -151,17 +146,17 @@ def retraining(results: Sequence[Result], folder: Path) -> Figure:
 # ---------------------------------------------------------------------- panels
 
 
-def _units(results: Iterable[Result], maze: str, seed: int) -> list[Unit]:
+def _units(results: Iterable[Result], maze: str, seed: int) -> list[MazeUnit]:
     """Units that have a map, in the experiment's order of goals."""
     there = {one.case for one in results if one.task == maze and one.seed == seed and (one.agent, one.metric) == OWN}
     return [unit for unit in _goals(maze, seed) if unit.key[1] in there]
 
 
-def _goals(maze: str, seed: int) -> list[Unit]:
-    return [Unit(maze, seed, goal) for goal in MAZES[maze].goals]
+def _goals(maze: str, seed: int) -> list[MazeUnit]:
+    return [MazeUnit(maze, seed, goal) for goal in MAZES[maze].goals]
 
 
-def _panel(axes: Axes, drawn: RewardMap, unit: Unit) -> None:
+def _panel(axes: Axes, drawn: RewardMap, unit: MazeUnit) -> None:
     axes.imshow(drawn.filled, extent=drawn.maze.extent, cmap=HEAT, interpolation="bilinear", zorder=1)
     draw_maze_axes(axes, drawn.maze, unit.goal, floor=None)
     for text in list(axes.texts):  # the numbers of cells are too small to be read here
@@ -188,30 +183,15 @@ def _intervals(axes: Axes, results: Sequence[Result], agents: Sequence[str], met
         own = [one for one in results if one.agent == agent]
         if not own:
             continue
-        values, rate = [one.value for one in own], metric.endswith("rate")
-        # where all units have the same rate of 0 or 1, it is their episodes that say how sure that is
-        alike = rate and min(values) == max(values)
-        sample = np.repeat(values, [one.n for one in own]) if alike else values
-        low, high = bootstrap_interval(sample, rate=rate) if len(own) > 1 else (own[0].ci_low, own[0].ci_high)
-        mean, colour = float(np.mean(values)), _COLOURS[agent]
-        axes.plot((low, high), (height, height), color=colour, linewidth=5, alpha=0.4, solid_capstyle="round")
-        axes.plot(mean, height, marker="o", markersize=8, markeredgecolor="white", color=colour, clip_on=False)
-        axes.annotate(
-            f"{mean:.2f}" if abs(mean) < 10 else f"{mean:.0f}",
-            (mean, height),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=INK,
-        )
-    axes.set_yticks(range(len(agents)), list(reversed(agents)))
-    axes.set_ylim(-0.5, len(agents) - 0.2)
+        number = interval_of(own, rate=metric.endswith("rate"))
+        text = f"{number[0]:.2f}" if abs(number[0]) < 10 else f"{number[0]:.0f}"
+        draw_interval(axes, height, number, _COLOURS[agent], text)
+    name_rows(axes, agents)
     if metric != "return":
         axes.set_xlim(min(-0.04, axes.get_xlim()[0]), 1.04)
     counts = sorted({len([one for one in results if one.agent == agent]) for agent in agents} - {0})
     axes.set_xlabel(f"{_LABELS[metric]} (n = {', '.join(map(str, counts))})", fontsize=9, color=FAINT)
-    _light(axes, "x")
+    light(axes, "x")
 
 
 def _band(axes: Axes, curves: Sequence[Array], label: str, colour: str) -> None:
@@ -222,17 +202,3 @@ def _band(axes: Axes, curves: Sequence[Array], label: str, colour: str) -> None:
     values = np.array([np.interp(at, curve[:, 0], curve[:, 1]) for curve in curves])
     axes.fill_between(at / 1000, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
     axes.plot(at / 1000, np.median(values, axis=0), color=colour, linewidth=2, label=label)
-
-
-def _light(axes: Axes, grid: Literal["x", "both"]) -> None:
-    """Little else than the data."""
-    axes.grid(True, axis=grid, color="#e6e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=9)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished, dpi=DPI, facecolor="white")
-    return path

@@ -15,19 +15,17 @@ from typing import Any
 import numpy as np
 
 from rrpolicy.common.archive import read_archive
-from rrpolicy.common.locks import file_lock
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.data.reference_scores import normalized_score
+from rrpolicy.data.reference_scores import normalized_score, reference_score
 from rrpolicy.evaluation import Evaluation, Row, paired_difference, result_row
-from rrpolicy.experiments import section
-from rrpolicy.experiments.locomotion.pairs import SCORE, comparisons, run
-from rrpolicy.experiments.locomotion.units import Unit
-from rrpolicy.experiments.locomotion.workshop import ArtifactStore
-from rrpolicy.experiments.recipes import build
-from rrpolicy.experiments.recorder import Log, Recorder
+from rrpolicy.experiments.locomotion.artifacts import RobotStore
+from rrpolicy.experiments.locomotion.measure_pair import SCORE, comparisons, metric_of, run
+from rrpolicy.experiments.locomotion.spec import RobotUnit
+from rrpolicy.experiments.recipes import build, section
 from rrpolicy.experiments.report import paired_ratio
-from rrpolicy.experiments.store import digest
+from rrpolicy.experiments.results import Log, Recorder
+from rrpolicy.experiments.store import create_once
 from rrpolicy.rl.finetune import FinetuneSettings, SquashedReward, finetune, rho_of
 from rrpolicy.rl.policies import POLICY_KINDS, MeanAction, load_policy, save_policy
 from rrpolicy.rl.td3bc import OfflineSettings, train_offline
@@ -38,7 +36,7 @@ _MAKES_THE_REWARD = ("agent", "base", "expert", "extraction", "rounds", "steerin
 Makers = dict[str, Callable[[], Mapping[str, Predictor]]]
 
 
-def measure_finetuning(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
+def measure_finetuning(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """
     SAC from the base's data, paid ρ or the true reward, beside the base; their true scores on the way.
 
@@ -61,7 +59,7 @@ def measure_finetuning(store: ArtifactStore, unit: Unit, log: Log = lambda text:
     return recorder
 
 
-def measure_offline(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
+def measure_offline(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """
     TD3+BC on the base's data and on those of both, beside the base.
 
@@ -83,15 +81,23 @@ def measure_offline(store: ArtifactStore, unit: Unit, log: Log = lambda text: No
     return recorder
 
 
-def _pair(store: ArtifactStore, unit: Unit) -> Makers:
+def _pair(store: RobotStore, unit: RobotUnit) -> Makers:
     """The two diffusers, between which others are placed."""
     return {"base": lambda: {"base": store.base(unit)[0]}, "expert": lambda: {"expert": store.expert(unit)[0]}}
 
 
-def _curve_rows(name: str, unit: Unit, curve: list[tuple[int, list[float]]]) -> list[Row]:
+def _curve_rows(name: str, unit: RobotUnit, curve: list[tuple[int, list[float]]]) -> list[Row]:
     """True scores after so many environment steps; 0 is the clone of the base's data."""
+    known = reference_score(unit.env_id) is not None
     return [
-        result_row(name, f"{SCORE}@{steps}", normalized_score(unit.env_id, np.array(returns)))
+        {
+            **(
+                result_row(name, SCORE, normalized_score(unit.env_id, np.array(returns)))
+                if known
+                else result_row(name, "return", np.array(returns))
+            ),
+            "step": steps,
+        }
         for steps, returns in curve
     ]
 
@@ -99,16 +105,22 @@ def _curve_rows(name: str, unit: Unit, curve: list[tuple[int, list[float]]]) -> 
 def _against_true(results: Mapping[str, Evaluation]) -> list[Row]:
     """Who was paid ρ against who was paid the true reward, as a difference and as a part."""
     ours, true = results[OURS], results[TRUE]
+    names, metric = {"agent": OURS, "reference": TRUE}, metric_of(ours)
     return [
-        {"agent": f"{OURS}-{TRUE}", "metric": SCORE, **paired_difference(ours, true, SCORE)},
-        {"agent": f"{OURS}/{TRUE}", "metric": "score_ratio", **paired_ratio(ours.values(SCORE), true.values(SCORE))},
+        {**names, "metric": metric, **paired_difference(ours, true, metric)},
+        {
+            "agent": OURS,
+            "reference": TRUE,
+            "metric": "score_ratio",
+            **paired_ratio(ours.values(metric), true.values(metric)),
+        },
     ]
 
 
 # ---------------------------------------------------------------------- archives
 
 
-def _finetuned(store: ArtifactStore, unit: Unit, name: str, settings: FinetuneSettings) -> Path:
+def _finetuned(store: RobotStore, unit: RobotUnit, name: str, settings: FinetuneSettings) -> Path:
     """The archive of a policy, whose card holds its cost and its curve."""
     reward = store.reward(unit)[0] if name == OURS else None
     data, made_with = store.data(unit), [asdict(settings)]
@@ -127,7 +139,7 @@ def _finetuned(store: ArtifactStore, unit: Unit, name: str, settings: FinetuneSe
 
 
 def _offline(
-    store: ArtifactStore, unit: Unit, name: str, data: list[TrajectoryDataset], settings: OfflineSettings
+    store: RobotStore, unit: RobotUnit, name: str, data: list[TrajectoryDataset], settings: OfflineSettings
 ) -> Path:
     """The archive of a policy, whose card holds its cost."""
 
@@ -141,12 +153,7 @@ def _offline(
     return _made(store, unit, name, [asdict(settings)], make)
 
 
-def _made(store: ArtifactStore, unit: Unit, name: str, made_with: list[Any], make: Callable[[Path], None]) -> Path:
+def _made(store: RobotStore, unit: RobotUnit, name: str, made_with: list[Any], make: Callable[[Path], None]) -> Path:
     """An archive by what it was made with, the collection of its data included where the recipe tells it."""
-    key = digest([*made_with, section(store.recipe, "data").get(unit.case)])
-    path = store.folder / unit.name / f"{name}-{key}.zip"
-    if not path.exists():
-        with file_lock(path.with_suffix(".lock")):
-            if not path.exists():
-                make(path)
-    return path
+    data = section(store.recipe, "data").get(unit.case)
+    return create_once(store.path(unit.name, name, (), *made_with, data), make)

@@ -1,25 +1,22 @@
-"""The locomotion experiment as :class:`Reproduction` runs it: each robot with its own recipe, data from one place."""
+"""The locomotion experiment: which unit is measured how; each robot has its own recipe, data come from one place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rrpolicy.experiments import Recipe
-from rrpolicy.experiments.locomotion.data import Demonstrations
-from rrpolicy.experiments.locomotion.finetuning import measure_finetuning, measure_offline
-from rrpolicy.experiments.locomotion.pairs import measure_pair, measure_sweep, measure_transfer
-from rrpolicy.experiments.locomotion.units import CASES, Unit, of_case
-from rrpolicy.experiments.locomotion.use import reward_correlation
-from rrpolicy.experiments.locomotion.variants import MAIN, Part, Variant
-from rrpolicy.experiments.locomotion.workshop import ArtifactStore
-from rrpolicy.experiments.recorder import Log, Recorder
-from rrpolicy.experiments.results import Result, read_csv
+from rrpolicy.experiments.locomotion.artifacts import Demonstrations, RobotStore
+from rrpolicy.experiments.locomotion.measure_learning import measure_finetuning, measure_offline
+from rrpolicy.experiments.locomotion.measure_pair import measure_pair, measure_sweep, measure_transfer
+from rrpolicy.experiments.locomotion.measure_use import reward_correlation
+from rrpolicy.experiments.locomotion.spec import MAIN, Part, RobotUnit, RobotVariant, known_cases, of_case
+from rrpolicy.experiments.recipes import Recipe
+from rrpolicy.experiments.results import Log, Recorder
 from rrpolicy.experiments.runner import Reproduction
+from rrpolicy.experiments.spec import Experiment
 from rrpolicy.experiments.store import digest
 
-NAMES = ("robot", "data")
-_OTHER_PARTS: Mapping[Part, Callable[[ArtifactStore, Unit, Log], Recorder]] = {  # than the pair itself
+_OTHER_PARTS: Mapping[Part, Callable[[RobotStore, RobotUnit, Log], Recorder]] = {  # than the pair itself
     "sweep": measure_sweep,
     "transfer": measure_transfer,
     "use": reward_correlation,
@@ -28,53 +25,53 @@ _OTHER_PARTS: Mapping[Part, Callable[[ArtifactStore, Unit, Log], Recorder]] = { 
 }
 
 
-class LocomotionExperiment:
+class LocomotionExperiment(Experiment[RobotUnit]):
     """
+    The locomotion experiment.
+
     :param recipes: of each robot
     :param work: folder of archives
     :param demonstrations: where data come from
     :param variant: ablation, sweep or use
     """
 
-    names = NAMES
+    names = ("robot", "data")
 
     def __init__(
-        self, recipes: Mapping[str, Recipe], work: Path, demonstrations: Demonstrations, variant: Variant = MAIN
+        self, recipes: Mapping[str, Recipe], work: Path, demonstrations: Demonstrations, variant: RobotVariant = MAIN
     ) -> None:
         applied = {
-            (robot, case): variant.applied(of_case(recipe, case)) for robot, recipe in recipes.items() for case in CASES
+            (robot, case): variant.applied(of_case(recipe, case))
+            for robot, recipe in recipes.items()
+            for case in known_cases(recipe)
         }
-        self.variant = variant.name
+        super().__init__(variant.name)
         self._variant = variant
         self._digests = {key: digest(recipe) for key, recipe in applied.items()}
-        self._shops = {key: ArtifactStore(work, demonstrations, recipe) for key, recipe in applied.items()}
+        self._stores = {key: RobotStore(work, recipe, demonstrations) for key, recipe in applied.items()}
 
-    def digest(self, unit: Unit) -> str:
+    def digest(self, unit: RobotUnit) -> str:
         """Of the robot's recipe for the unit's kind of data."""
         return self._digests[unit.robot, unit.case]
 
-    def blocked(self, unit: Unit) -> bool:
-        """Nothing is shared by two units but data, for which they wait."""
-        return False
-
-    def measure(self, unit: Unit, log: Log) -> Recorder:
+    def measure(self, unit: RobotUnit, log: Log) -> Recorder:
         """Everything that is reported of a unit."""
-        store = self._shops[unit.robot, unit.case]
+        store = self._stores[unit.robot, unit.case]
         if self._variant.part in _OTHER_PARTS:
             return _OTHER_PARTS[self._variant.part](store, unit, log)
         return measure_pair(store, unit, self._variant.agents, log)
 
 
 def reproduction(
-    units: Sequence[Unit],
+    units: Sequence[RobotUnit],
     recipes: Mapping[str, Recipe],
     out: Path,
     work: Path,
     demonstrations: Demonstrations,
-    variant: Variant = MAIN,
+    variant: RobotVariant = MAIN,
     progress_bar: bool = False,
     log: Callable[[str], None] = lambda text: None,
-) -> Reproduction[Unit]:
+) -> Reproduction[RobotUnit]:
     """
     A run of the locomotion experiment, over the units that have data.
 
@@ -93,8 +90,3 @@ def reproduction(
             log(f"{unit}: no data in {demonstrations.folder}, left out")
     experiment = LocomotionExperiment(recipes, work, demonstrations, variant)
     return Reproduction(there, experiment, out, work, progress_bar, log)
-
-
-def read_results(path: Path) -> list[Result]:
-    """What the CSV of the locomotion experiment holds; raises as :func:`read_csv` does."""
-    return read_csv(path, NAMES)

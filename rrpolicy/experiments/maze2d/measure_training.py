@@ -14,27 +14,25 @@ from typing import Any
 import numpy as np
 
 from rrpolicy.common.archive import read_archive
-from rrpolicy.common.locks import file_lock
 from rrpolicy.evaluation import Evaluation, Row
-from rrpolicy.experiments import plain_row
-from rrpolicy.experiments.maze2d.episodes import NETWORKS_AT_ONCE, environments, n_episodes
-from rrpolicy.experiments.maze2d.kept_curves import curve_path, read_progress, write_curves
-from rrpolicy.experiments.maze2d.units import Unit
-from rrpolicy.experiments.maze2d.workshop import ArtifactStore
-from rrpolicy.experiments.recorder import Log, Recorder
+from rrpolicy.experiments.maze2d.artifacts import MazeStore, curve_path, read_progress, write_curves
+from rrpolicy.experiments.maze2d.spec import MazeUnit
 from rrpolicy.experiments.report import paired_ratio
-from rrpolicy.experiments.store import digest
+from rrpolicy.experiments.results import Log, Recorder, plain_row
+from rrpolicy.experiments.scoring import environments, n_episodes
+from rrpolicy.experiments.store import create_once
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.transforms import AveragedReward
 from rrpolicy.rl import on_reward
 from rrpolicy.rl.on_reward import evaluate_trained, train_on_reward
 from rrpolicy.rl.policies import ACTION_REPEAT, POLICY_KINDS, ActionRepeat, load_policy, save_policy
 
+MAX_ENVS = 8  # a small network gains nothing from larger batches, and a maze takes tens of megabytes
 _MAKES_THE_REWARD = ("data", "agent", "base", "expert", "extraction")  # sections of the recipe
 _PAID = "exp(-sqrt(2 (max - rho)))"  # DistanceReward's form: a policy that was paid another one is not taken for this
 
 
-def measure_training(store: ArtifactStore, unit: Unit, curves: Path, log: Log = lambda text: None) -> Recorder:
+def measure_training(store: MazeStore, unit: MazeUnit, curves: Path, log: Log = lambda text: None) -> Recorder:
     """
     Train and run everybody, and compare them episode by episode.
 
@@ -47,7 +45,7 @@ def measure_training(store: ArtifactStore, unit: Unit, curves: Path, log: Log = 
     recorder.start("extracting the reward")
     paid: Mapping[str, RelativeReward | None] = {"reward": store.reward(unit)[0], "true": None}
     learned = {}
-    with environments(unit, store.recipe, NETWORKS_AT_ONCE) as envs:
+    with environments(unit.task, min(n_episodes(store.recipe), MAX_ENVS), reward_type="dense") as envs:
         for algorithm in on_reward.SETTINGS:
             results = {}
             for pay, reward in paid.items():
@@ -72,7 +70,8 @@ def _ratios(algorithm: str, ours: Evaluation, true: Evaluation) -> list[Row]:
     """Success and return of who was paid ρ, in parts of what the true reward makes of the same algorithm."""
     return [
         {
-            "agent": f"{algorithm}-reward/{algorithm}-true",
+            "agent": f"{algorithm}-reward",
+            "reference": f"{algorithm}-true",
             "metric": name,
             **paired_ratio(ours.values(metric), true.values(metric)),
         }
@@ -80,7 +79,7 @@ def _ratios(algorithm: str, ours: Evaluation, true: Evaluation) -> list[Row]:
     ]
 
 
-def _trained(store: ArtifactStore, unit: Unit, algorithm: str, pay: str, reward: RelativeReward | None) -> Path:
+def _trained(store: MazeStore, unit: MazeUnit, algorithm: str, pay: str, reward: RelativeReward | None) -> Path:
     """The archive of a trained policy, whose card holds its cost and its learning curve."""
     settings = on_reward.SETTINGS[algorithm]
     made_with: list[Any] = [settings.n_envs, settings.total_timesteps, settings.arguments]
@@ -88,15 +87,14 @@ def _trained(store: ArtifactStore, unit: Unit, algorithm: str, pay: str, reward:
     if reward is not None:  # what the true reward makes does not depend on the recipe
         made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, _PAID]
         made_with += AveragedReward(reward).levels
-    folder = store.folder / unit.name / "training" / f"{algorithm}-{pay}-{digest(made_with)}"
-    path = folder / "policy.zip"
-    with file_lock(folder / "lock"):
-        if not path.exists():
-            started = time.process_time()
-            model = train_on_reward(reward, unit.task.maze, unit.goal, algorithm, seed=unit.seed, out=folder)
-            seconds = time.process_time() - started
-            curve = read_progress(folder / "progress.csv").tolist()
-            save_policy(
-                ActionRepeat(model), path, {"cpu_seconds": seconds, "decisions": model.num_timesteps, "curve": curve}
-            )
-    return path
+
+    def make(path: Path) -> None:
+        started = time.process_time()
+        folder = path.with_suffix("")
+        model = train_on_reward(reward, unit.task.maze, unit.goal, algorithm, seed=unit.seed, out=folder)
+        seconds = time.process_time() - started
+        curve = read_progress(folder / "progress.csv").tolist()
+        card = {"cpu_seconds": seconds, "decisions": model.num_timesteps, "curve": curve}
+        save_policy(ActionRepeat(model), path, card)
+
+    return create_once(store.path(f"{unit.name}/training", f"{algorithm}-{pay}", (), *made_with), make)

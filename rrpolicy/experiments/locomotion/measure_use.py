@@ -12,14 +12,11 @@ from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.transitions import episode_returns, finished
 from rrpolicy.evaluation import Row
-from rrpolicy.experiments import plain_row
-from rrpolicy.experiments.locomotion.units import Unit
-from rrpolicy.experiments.locomotion.workshop import ArtifactStore
-from rrpolicy.experiments.recorder import Log, Recorder
+from rrpolicy.experiments.locomotion.artifacts import RobotStore
+from rrpolicy.experiments.locomotion.spec import RobotUnit
+from rrpolicy.experiments.results import Log, Recorder, plain_row
+from rrpolicy.experiments.scoring import Scoring
 from rrpolicy.rewards.relative_reward import RelativeReward
-
-N_SCORED = 8192  # windows, and steps
-LEAST_SCORED = 4  # of an episode, behind its mean
 
 
 class Scored(NamedTuple):
@@ -34,7 +31,7 @@ class Scored(NamedTuple):
     episode: Array
 
 
-def reward_correlation(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
+def reward_correlation(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """
     Rank correlations over held-out base and expert data, for ρ and for the discriminator: of windows and, where there
     is a step head, of single steps. Knowing an expert is enough for some correlation over the data of both; base data
@@ -42,15 +39,24 @@ def reward_correlation(store: ArtifactStore, unit: Unit, log: Log = lambda text:
     """
     recorder = Recorder(log)
     recorder.start("scoring data")
-    data = store.sources(unit)[1]
+    data, scoring = store.sources(unit)[1], Scoring.of(store.recipe)
     for name, reward in (("reward", store.reward(unit)[0]), ("discriminator", store.discriminator(unit)[0])):
-        recorder.rows(correlations(name, reward, data, unit.seed))
-        recorder.rows(correlations(f"{name}-in-base", reward, data[:1], unit.seed))
+        recorder.rows(correlations(name, reward, data, unit.seed, scoring.n_scored, scoring.least_scored))
+        recorder.rows(
+            correlations(f"{name}-in-base", reward, data[:1], unit.seed, scoring.n_scored, scoring.least_scored)
+        )
     recorder.done()
     return recorder
 
 
-def correlations(name: str, reward: RelativeReward, datasets: Sequence[TrajectoryDataset], seed: int) -> list[Row]:
+def correlations(
+    name: str,
+    reward: RelativeReward,
+    datasets: Sequence[TrajectoryDataset],
+    seed: int,
+    n_scored: int = 8192,
+    least_scored: int = 4,
+) -> list[Row]:
     """
     Spearman's rank correlation of ρ with the reward of the same steps, and of its mean over an episode with the return,
     for which episodes count that were recorded to their end.
@@ -59,6 +65,8 @@ def correlations(name: str, reward: RelativeReward, datasets: Sequence[Trajector
     :param reward: its window head scores windows, its step head steps; what it lacks is left out
     :param datasets: with true rewards
     :param seed: chooses windows and steps
+    :param n_scored: windows, and steps
+    :param least_scored: of an episode, behind its mean
     :raises ValueError: when the data hold no rewards, or the reward scores no windows of trajectories
     """
     data = TrajectoryDataset.concatenate(datasets)
@@ -66,12 +74,12 @@ def correlations(name: str, reward: RelativeReward, datasets: Sequence[Trajector
     returns, rows = episode_returns(data), []
     scores = {"window": window_scores, "step": step_scores}
     for kind in (kind for kind in scores if kind in reward.heads):
-        scored = scores[kind](reward, data, seed)
+        scored = scores[kind](reward, data, seed, n_scored)
         rows.append(
             {**plain_row(name, f"spearman_{kind}_reward", spearman(scored.rho, scored.true)), "n": len(scored.rho)}
         )
         counts = np.bincount(scored.episode, minlength=len(returns))
-        known = whole & (counts >= LEAST_SCORED)
+        known = whole & (counts >= least_scored)
         if known.any():
             sums = np.bincount(scored.episode, scored.rho, minlength=len(returns))
             metric = "spearman_episode_return" if kind == "window" else "spearman_episode_return_of_steps"
@@ -80,39 +88,41 @@ def correlations(name: str, reward: RelativeReward, datasets: Sequence[Trajector
     return rows
 
 
-def window_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int) -> Scored:
+def window_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int, n: int) -> Scored:
     """
     Random windows.
 
     :param reward: with a window head
     :param data: with rewards
     :param seed: chooses them
+    :param n: at most
     :raises ValueError: when the data hold no rewards, or the reward scores no windows of trajectories
     """
     layout = reward.layout
     if data.rewards is None or layout is None:
         raise ValueError("data without rewards, or a reward without windows, cannot be compared")
     starts = np.asarray(data.window_starts(layout, padding=False))
-    chosen = np.random.default_rng(seed).permutation(starts)[:N_SCORED]
+    chosen = np.random.default_rng(seed).permutation(starts)[:n]
     windows = data.windows(layout, chosen)
     steps = data.rewards[chosen[:, None] + np.arange(layout.span - layout.past)]
     rho = reward.predict(windows.observations, windows.actions if layout.plan_actions else None)
     return Scored(rho, steps.mean(axis=1), _episodes(data, chosen))
 
 
-def step_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int) -> Scored:
+def step_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int, n: int) -> Scored:
     """
     Random steps: what is paid for an observation and the action taken there, as an environment pays ρ.
 
     :param reward: with a step head
     :param data: with rewards
     :param seed: chooses them
+    :param n: at most
     :raises ValueError: when the data hold no rewards, or the reward scores no steps of trajectories
     """
     layout = reward.layout
     if data.rewards is None or layout is None:
         raise ValueError("data without rewards, or a reward without steps, cannot be compared")
-    chosen = np.random.default_rng(seed).permutation(len(data))[:N_SCORED]
+    chosen = np.random.default_rng(seed).permutation(len(data))[:n]
     rho = reward.predict(data.observations[chosen], data.actions[chosen] if layout.plan_actions else None)
     return Scored(rho, data.rewards[chosen], _episodes(data, chosen))
 

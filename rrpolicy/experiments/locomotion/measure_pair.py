@@ -6,20 +6,18 @@ The share of the gap that is closed is (agent - base) / (expert - base), episode
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 from rrpolicy import experiments
 from rrpolicy.agents.blended_planner import BlendedPlanner
 from rrpolicy.common.typing import Predictor
-from rrpolicy.data.reference_scores import normalized_score
+from rrpolicy.data.reference_scores import normalized_score, reference_score
 from rrpolicy.evaluation import Evaluation, Row, evaluate, paired_difference, result_row
-from rrpolicy.experiments import DEFAULT_RECIPE, section
-from rrpolicy.experiments.locomotion.data import PARTS, returns
-from rrpolicy.experiments.locomotion.units import Unit
-from rrpolicy.experiments.locomotion.workshop import ArtifactStore
-from rrpolicy.experiments.recorder import Log, Recorder
+from rrpolicy.experiments.locomotion.artifacts import PARTS, RobotStore, returns
+from rrpolicy.experiments.locomotion.spec import RobotUnit
 from rrpolicy.experiments.report import paired_ratio
+from rrpolicy.experiments.results import Log, Recorder
+from rrpolicy.experiments.scoring import environments, n_episodes
 from rrpolicy.rl.cloning import clone_behaviour
 
 SCORE = "normalized_score"
@@ -28,7 +26,7 @@ ACTS_WITH_MEAN = ("cloning",)  # it has one spread for all states, with which it
 BLENDS = (0.25, 0.5, 1.0)  # parts of the exact score difference; 1 is the ceiling
 
 
-def measure_pair(store: ArtifactStore, unit: Unit, wanted: tuple[str, ...], log: Log = lambda text: None) -> Recorder:
+def measure_pair(store: RobotStore, unit: RobotUnit, wanted: tuple[str, ...], log: Log = lambda text: None) -> Recorder:
     """
     Data, training and episodes of a pair.
 
@@ -49,15 +47,17 @@ def measure_pair(store: ArtifactStore, unit: Unit, wanted: tuple[str, ...], log:
     return recorder
 
 
-def data_rows(name: str, unit: Unit, episode_returns: Any) -> list[Row]:
+def data_rows(name: str, unit: RobotUnit, episode_returns: Any) -> list[Row]:
     """Return and score of data, where their episodes are known."""
     if not len(episode_returns):
         return []
-    scores = normalized_score(unit.env_id, episode_returns)
-    return [result_row(name, "return", episode_returns), result_row(name, SCORE, scores)]
+    rows = [result_row(name, "return", episode_returns)]
+    if reference_score(unit.env_id) is not None:
+        rows.append(result_row(name, SCORE, normalized_score(unit.env_id, episode_returns)))
+    return rows
 
 
-def _makers(store: ArtifactStore, unit: Unit, recorder: Recorder) -> dict[str, Callable[[], Mapping[str, Predictor]]]:
+def _makers(store: RobotStore, unit: RobotUnit, recorder: Recorder) -> dict[str, Callable[[], Mapping[str, Predictor]]]:
     """How to come by everybody, made only when wanted: a name and what runs under it."""
 
     def trained(name: str, made: tuple[Any, float]) -> Any:
@@ -92,43 +92,50 @@ def _makers(store: ArtifactStore, unit: Unit, recorder: Recorder) -> dict[str, C
 
 
 def run(
-    store: ArtifactStore, unit: Unit, makers: Mapping[str, Callable[[], Mapping[str, Predictor]]], recorder: Recorder
+    store: RobotStore, unit: RobotUnit, makers: Mapping[str, Callable[[], Mapping[str, Predictor]]], recorder: Recorder
 ) -> dict[str, Evaluation]:
     """Everybody in the same episodes of the real environment; their rows go into the ledger."""
-    values = {**section(DEFAULT_RECIPE, "evaluation"), **section(store.recipe, "evaluation")}
-    n_episodes, results = int(values["n_eval_episodes"]), {}
-    with ExitStack() as stack:
-        envs = [unit.task.make() for _ in range(min(n_episodes, MAX_ENVS))]
-        for env in envs:
-            stack.callback(env.close)
+    count, results = n_episodes(store.recipe), {}
+    with environments(unit.task, min(count, MAX_ENVS)) as envs:
         for what, make in makers.items():
             recorder.start(f"making {what}")
             for name, agent in make().items():
                 recorder.start(f"episodes of {name}")
                 mean = name in ACTS_WITH_MEAN
-                results[name] = evaluate(agent, envs, n_episodes, seed=unit.seed * 1000, deterministic=mean)
+                results[name] = evaluate(agent, envs, count, seed=unit.seed * 1000, deterministic=mean)
                 recorder.rows(results[name].rows(name))
     return results
 
 
 def comparisons(results: Mapping[str, Evaluation], low: str, high: str) -> list[Row]:
-    """Everybody against the agent ``low``, and in parts of the way from it to ``high``."""
+    """
+    Everybody against the agent ``low``, and in parts of the way from it to ``high``.
+
+    In normalised scores, or in returns where the environment has none.
+    """
     rows: list[Row] = []
     if low not in results:
         return rows
+    metric = metric_of(results[low])
     for name, result in results.items():
         if name != low:
-            rows.append({"agent": f"{name}-{low}", "metric": SCORE, **paired_difference(result, results[low], SCORE)})
+            number = paired_difference(result, results[low], metric)
+            rows.append({"agent": name, "reference": low, "metric": metric, **number})
         if high in results and name not in (low, high):
-            gains = (one.values(SCORE) - results[low].values(SCORE) for one in (result, results[high]))
+            gains = (one.values(metric) - results[low].values(metric) for one in (result, results[high]))
             rows.append({"agent": name, "metric": "gap_closed", **paired_ratio(*gains)})
     return rows
+
+
+def metric_of(result: Evaluation) -> str:
+    """The normalised score, or the return where the environment has none."""
+    return "return" if result.normalized_scores is None else SCORE
 
 
 # ---------------------------------------------------------------------- other ways to steer, other bases
 
 
-def measure_sweep(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
+def measure_sweep(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """The same base and ρ with one option of steering changed at a time."""
     recorder = Recorder(log)
     base, reward = store.base(unit)[0], store.reward(unit)[0]
@@ -149,7 +156,7 @@ def measure_sweep(store: ArtifactStore, unit: Unit, log: Log = lambda text: None
     return recorder
 
 
-def measure_transfer(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
+def measure_transfer(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """
     ρ of the pair steers bases that it has never seen; their gain stands beside that of the pair's own base.
 
@@ -167,12 +174,13 @@ def measure_transfer(store: ArtifactStore, unit: Unit, log: Log = lambda text: N
             **({} if base is own else {f"{name}-exact": BlendedPlanner(base, expert, weak=own)}),
         }
     results = run(store, unit, makers, recorder)
-    own_gain = results["base-steered"].values(SCORE) - results["base"].values(SCORE)
+    metric = metric_of(results["base"])
+    own_gain = results["base-steered"].values(metric) - results["base"].values(metric)
     for name, base in bases.items():
         led = [one for one in (f"{name}-steered", f"{name}-exact") if one in results]
         recorder.rows(comparisons({one: results[one] for one in (name, *led, "expert")}, name, "expert"))
         for one in led if base is not own else ():
-            gain = results[one].values(SCORE) - results[name].values(SCORE)
+            gain = results[one].values(metric) - results[name].values(metric)
             recorder.rows([{"agent": one, "metric": "gain_kept", **paired_ratio(gain, own_gain)}])
     recorder.done()
     return recorder

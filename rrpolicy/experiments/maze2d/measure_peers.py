@@ -12,12 +12,13 @@ import numpy as np
 
 from rrpolicy.common.typing import Predictor
 from rrpolicy.evaluation import evaluate
-from rrpolicy.experiments import plain_row, section
-from rrpolicy.experiments.maze2d.episodes import NETWORKS_AT_ONCE, environments, n_episodes
-from rrpolicy.experiments.maze2d.pairs import N_COVERAGE, epic_rows, order_rows, recovery_rows
-from rrpolicy.experiments.maze2d.units import Unit
-from rrpolicy.experiments.maze2d.workshop import ArtifactStore
-from rrpolicy.experiments.recorder import Log, Recorder
+from rrpolicy.experiments.maze2d.artifacts import MazeStore
+from rrpolicy.experiments.maze2d.measure_reward import epic_rows, order_rows, recovery_rows
+from rrpolicy.experiments.maze2d.measure_training import MAX_ENVS
+from rrpolicy.experiments.maze2d.spec import MazeUnit
+from rrpolicy.experiments.recipes import section
+from rrpolicy.experiments.results import Log, Recorder, plain_row
+from rrpolicy.experiments.scoring import Scoring, environments, n_episodes
 from rrpolicy.rewards.epic import Coverage
 from rrpolicy.rewards.maps import reward_map
 from rrpolicy.rewards.maze_metrics import cell_rewards
@@ -27,7 +28,7 @@ from rrpolicy.rl.cloning import clone_behaviour
 CLONING = "cloning"
 
 
-def measure_peers(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
+def measure_peers(store: MazeStore, unit: MazeUnit, log: Log = lambda text: None) -> Recorder:
     """
     Train every peer on the expert's data of a pair, score its reward and run its policy, deterministic.
 
@@ -38,7 +39,7 @@ def measure_peers(store: ArtifactStore, unit: Unit, log: Log = lambda text: None
     """
     recorder = Recorder(log)
     recorder.start("data")
-    base_data, data = store.data(Unit(unit.maze, unit.seed))[0], store.data(unit)[0]
+    base_data, data = store.data(MazeUnit(unit.maze, unit.seed))[0], store.data(unit)[0]
     agents: dict[str, Predictor] = {}
     for name in PEERS:
         recorder.start(f"training {name}")
@@ -46,7 +47,7 @@ def measure_peers(store: ArtifactStore, unit: Unit, log: Log = lambda text: None
         peer = train_peer(name, data, unit.task.maze, unit.goal, seed=unit.seed)
         _add_cost(recorder, name, time.process_time() - started, peer.environment_steps)
         recorder.start(f"scoring the reward of {name}")
-        coverage = Coverage.from_dataset(base_data, N_COVERAGE, unit.seed)
+        coverage = Coverage.from_dataset(base_data, Scoring.of(store.recipe).n_coverage, unit.seed)
         _add_reward(recorder, store, name, peer, unit, coverage)
         agents[name] = peer.agent
     recorder.start(f"training {CLONING}")
@@ -64,7 +65,7 @@ def _add_cost(recorder: Recorder, name: str, seconds: float, environment_steps: 
 
 
 def _add_reward(
-    recorder: Recorder, store: ArtifactStore, name: str, peer: Peer, unit: Unit, coverage: Coverage
+    recorder: Recorder, store: MazeStore, name: str, peer: Peer, unit: MazeUnit, coverage: Coverage
 ) -> None:
     """The same as of our reward: where its map is highest, the order of its cells, its distance to the true one."""
     maze = unit.task.maze
@@ -72,12 +73,12 @@ def _add_reward(
     recorder.rows(recovery_rows(name, drawn, unit.goal))
     recorder.rows(order_rows(name, cell_rewards(drawn), maze, unit.goal))
     rewards = {"epic_distance": lambda states: np.asarray(peer.reward.predict(states), dtype=np.float64)}
-    recorder.rows(epic_rows(name, rewards, unit, coverage))
+    recorder.rows(epic_rows(name, rewards, unit, coverage, Scoring.of(store.recipe)))
 
 
-def _run(recorder: Recorder, store: ArtifactStore, agents: dict[str, Predictor], unit: Unit) -> None:
+def _run(recorder: Recorder, store: MazeStore, agents: dict[str, Predictor], unit: MazeUnit) -> None:
     """Success and return in the real environment under the true dense reward, everybody in the same episodes."""
-    with environments(unit, store.recipe, NETWORKS_AT_ONCE) as envs:
+    with environments(unit.task, min(n_episodes(store.recipe), MAX_ENVS), reward_type="dense") as envs:
         for name, agent in agents.items():
             recorder.start(f"episodes of {name}")
             result = evaluate(agent, envs, n_episodes(store.recipe), seed=unit.seed * 1000, deterministic=True)

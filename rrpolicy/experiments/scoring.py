@@ -1,0 +1,147 @@
+"""Scores of what a recipe makes, as rows: how well a reward explains two models, what samples show, and episodes.
+
+Every command, demo, experiment and zoo build takes its numbers from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from rrpolicy import zoo
+from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.common.stats import share
+from rrpolicy.common.typing import Array
+from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.evaluation import Row, result_row
+from rrpolicy.experiments.recipes import DEFAULT_RECIPE, Recipe, build, section
+from rrpolicy.experiments.results import estimate_row
+from rrpolicy.experiments.steps import steer
+from rrpolicy.experiments.task import Task
+from rrpolicy.images.classifier import ImageClassifier
+from rrpolicy.images.data import LabelledImages
+from rrpolicy.images.metrics import separation
+from rrpolicy.rewards.events import as_events
+from rrpolicy.rewards.metrics import explained_by_name, split_episodes
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """
+    The recipe's section ``[scores]``: how an extracted reward is scored.
+
+    :param held_out: share of the episodes that is scored on and not extracted from
+    :param n_groups: disjoint groups of held-out events, whose spread gives the interval of R²
+    :param group_size: events in each
+    :param n_plans: plans of a maze's base that are looked at for walls
+    :param n_coverage: transitions of the base's data over which rewards in a maze are compared by EPIC
+    :param n_canonical: samples behind the canonical form of EPIC; rewards of states lose nothing in it
+    :param n_scored: windows, and steps, of data whose ρ is compared with the true reward
+    :param least_scored: windows or steps of an episode behind its mean
+    """
+
+    held_out: float = 0.1
+    n_groups: int = 8
+    group_size: int = 128
+    n_plans: int = 1000
+    n_coverage: int = 1024
+    n_canonical: int = 16
+    n_scored: int = 8192
+    least_scored: int = 4
+
+    @classmethod
+    def of(cls, recipe: Recipe | None) -> Scoring:
+        """:raises ValueError: for an entry that is not known"""
+        return build(cls, "scores", recipe, **(recipe or {}).get("scores", {}))
+
+
+def split_data(
+    data: Sequence[TrajectoryDataset], seed: int, recipe: Recipe | None = None
+) -> tuple[list[TrajectoryDataset], list[TrajectoryDataset]]:
+    """What to extract from and what to score on, see `metrics.split_episodes`; the recipe may say how much."""
+    return split_episodes(data, Scoring.of(recipe).held_out, seed)
+
+
+def explained_rows(
+    reward: RelativeReward,
+    base: DiffusionAgent,
+    expert: DiffusionAgent,
+    data: Sequence[TrajectoryDataset] | None,
+    recipe: Recipe,
+    seed: int = 0,
+) -> list[Row]:
+    """
+    R² of ∇ρ for the score difference per noise level, with intervals over groups of events, see
+    `metrics.explained_by_name`; the level is a key of its own.
+
+    :param data: held-out data; None for samples of the two agents
+    """
+    scoring, generator = Scoring.of(recipe), torch.Generator().manual_seed(seed + 1)
+    events = as_events(data, base, expert, seed + 1).draw(scoring.n_groups * scoring.group_size, generator)
+    steering = steer(base, reward, recipe)
+    found = explained_by_name(
+        reward,
+        base,
+        expert,
+        events.split(scoring.group_size),
+        seed,
+        n_sampling_steps=steering.planning.n_sampling_steps,
+        scale=steering.scale,
+        max_shift=steering.max_shift,
+        solver=steering.planning.sampler,
+    )
+    return [{**result_row("reward", name, values), "level": level} for (name, level), values in found.items()]
+
+
+def sample_rows(agent: str, samples: Array, classifier: ImageClassifier, unwanted: Sequence[str]) -> list[Row]:
+    """
+    Share of unwanted samples, with Wilson's interval, and the classifier's mean confidence.
+
+    :param agent: whose samples
+    :param samples: uint8 (n, H, W, C)
+    :param unwanted: class names
+    """
+    sure = classifier.probabilities(samples).max(axis=1)
+    harmful = share(classifier.says(samples, list(unwanted)))
+    return [estimate_row(agent, zoo.HARMFUL, harmful), result_row(agent, "judge_confidence", sure)]
+
+
+def separation_rows(rho: Array, data: LabelledImages, unwanted: Sequence[str]) -> list[Row]:
+    """What `metrics.separation` says of scores (n,) in nats of n labelled images."""
+    found = separation(rho, data.labels, data.class_names, unwanted)
+    return [estimate_row("rho", metric, estimate) for metric, estimate in found.items()]
+
+
+# ---------------------------------------------------------------------- episodes
+
+
+def n_episodes(recipe: Recipe) -> int:
+    """Episodes of each agent: the recipe's, or the default."""
+    values = {**section(DEFAULT_RECIPE, "evaluation"), **section(recipe, "evaluation")}
+    return int(values["n_eval_episodes"])
+
+
+def with_episodes(recipe: Recipe, n_episodes: int | None) -> Recipe:
+    """The recipe, with another number of episodes where one is given."""
+    if n_episodes is None:
+        return recipe
+    values = section({**DEFAULT_RECIPE, **recipe}, "evaluation")
+    return {**recipe, "evaluation": {**values, "n_eval_episodes": n_episodes}}
+
+
+@contextmanager
+def environments(task: Task, n: int, **kwargs: Any) -> Iterator[list[gym.Env]]:
+    """
+    Copies of the real environment, closed in the end.
+
+    :param n: how many
+    :param kwargs: of the environment
+    """
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(task.make(**kwargs))) for _ in range(n)]
