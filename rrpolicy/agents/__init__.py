@@ -2,8 +2,9 @@
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.agents.model_planner import ModelPlanner
 from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.agents.planning import Planner
 from rrpolicy.agents.policy import DiffusionPolicy
 
-__all__ = ["DiffusionAgent", "DiffusionPolicy", "GuidedPlanner", "Planner", "PlanningOptions"]
+__all__ = ["DiffusionAgent", "DiffusionPolicy", "GuidedPlanner", "ModelPlanner", "Planner", "PlanningOptions"]

@@ -34,7 +34,7 @@ class GuidedPlanner(Planner):
     """
     Plans with the base's denoiser plus scale · ∇ρ, and keeps the best of ``n_candidates`` plans by ρ.
 
-    :param agent: the base agent
+    :param agent: the base: a `DiffusionAgent`, a `ModelPlanner` or any other `Planner`
     :param reward: ρ over the base's windows, or any function or module of (x_t, t), see `RewardFunction`
     :param scale: guidance strength; 0 is the base
     :param n_candidates: plans per environment of which the one with the highest ρ is kept
@@ -52,7 +52,7 @@ class GuidedPlanner(Planner):
 
     def __init__(
         self,
-        agent: DiffusionAgent,
+        agent: Planner,
         reward: RelativeReward | RewardFunction,
         scale: float = 1.0,
         n_candidates: int = 1,
@@ -82,7 +82,8 @@ class GuidedPlanner(Planner):
         }
         self.planning = replace(agent.planning, **{name: value for name, value in wanted.items() if value is not None})
         self._check_planning()
-        self._acting_generator = torch.Generator().manual_seed(0 if agent.seed is None else agent.seed)
+        self._pinned = torch.tensor(agent.layout.pinned)
+        self._acting_generator = torch.Generator().manual_seed(getattr(agent, "seed", None) or 0)
         self._n_steered, self._n_bound = 0, 0
 
     @property
@@ -109,12 +110,12 @@ class GuidedPlanner(Planner):
     # ------------------------------------------------------------------ hooks
 
     def _denoiser(self) -> Denoiser:
-        own = None if isinstance(self.reward, RelativeReward) else self.agent.pinned
-        base = self.agent.averaged.eps
+        own = None if isinstance(self.reward, RelativeReward) else self._pinned
+        base = self.agent._denoiser()
         return guided(base, self.reward, self.process, self.scale, self.max_shift, self._count_bound, own)
 
     def _count_bound(self, bound: Tensor) -> None:
-        self._n_steered += len(bound) * int((~self.agent.pinned).sum())  # pinned entries are never changed
+        self._n_steered += len(bound) * int((~self._pinned).sum())  # pinned entries are never changed
         self._n_bound += int(bound.sum())
 
     def _value(self, plans: Tensor) -> Tensor:
@@ -128,8 +129,13 @@ class GuidedPlanner(Planner):
 
         :param path: file; ``.zip`` is added when missing
         :param card: facts about the planner
-        :raises ValueError: for a reward or a sampler of the user's own, which no archive holds
+        :raises ValueError: for a base, a reward or a sampler of the user's own, which no archive holds
         """
+        if not isinstance(self.agent, DiffusionAgent):
+            raise ValueError(
+                f"agent is a {type(self.agent).__name__}, which no archive holds: save the reward, reward.save(path), "
+                "and steer your own agent with what is loaded, GuidedPlanner(agent, reward)"
+            )
         if not isinstance(self.reward, RelativeReward):
             raise ValueError(
                 f"reward is a {getattr(self.reward, '__name__', type(self.reward).__name__)}, which no archive holds: "
@@ -190,17 +196,18 @@ class GuidedPlanner(Planner):
         return planner
 
 
-def _check_space(agent: DiffusionAgent, reward: RelativeReward | RewardFunction) -> None:
+def _check_space(agent: Planner, reward: RelativeReward | RewardFunction) -> None:
     if not isinstance(reward, RelativeReward):
-        check_reward_function(reward, tuple(agent.event_shape), agent.process.n_diffusion_steps)
+        check_reward_function(reward, agent.layout.event_shape, agent.process.n_diffusion_steps)
         return
     pairs: list[tuple[str, Any, Any]] = [
-        ("event shape", tuple(agent.event_shape), reward.event_shape),
+        ("event shape", agent.layout.event_shape, reward.event_shape),
         ("n_diffusion_steps", agent.process.n_diffusion_steps, reward.process.n_diffusion_steps),
-        ("schedule", agent.process.schedule, reward.process.schedule),
         ("layout", agent.layout, reward.layout),
         ("normalizer", agent.normalizer, reward.normalizer),
     ]
+    if not agent.process.same_levels(reward.process):
+        pairs.insert(2, ("schedule", agent.process.schedule, reward.process.schedule))
     for field, mine, other in pairs:
         if mine != other:
             raise ValueError(f"agent and reward differ in {field}: the agent has {mine}, the reward has {other}")

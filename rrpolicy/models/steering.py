@@ -37,7 +37,7 @@ def steer(model: ForeignModel, reward: RelativeReward, scale: float = 1.0, input
         raise ValueError(
             f"the model has events of shape {model.event_shape}, the reward of {tuple(reward.event_shape)}"
         )
-    if reward.process.to_dict() != model.process.to_dict():
+    if not reward.process.same_levels(model.process):
         raise ValueError(f"the model has the noise levels {model.process}, the reward {reward.process}")
     return SteeredModule(model, reward, scale, inputs)
 

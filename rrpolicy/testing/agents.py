@@ -284,9 +284,8 @@ def _guidance_units(agent: Any) -> None:
     x_t = torch.randn(4, *agent.layout.event_shape, generator=torch.Generator().manual_seed(0))
     t = torch.linspace(0, agent.process.n_diffusion_steps - 1, 4).long()
     with torch.no_grad():
-        wanted = guided(
-            agent.agent.eps, agent.reward, agent.process, agent.scale, agent.max_shift, pinned=agent.agent.pinned
-        )(x_t, t)
+        base, pinned = agent.agent._denoiser(), torch.tensor(agent.layout.pinned)
+        wanted = guided(base, agent.reward, agent.process, agent.scale, agent.max_shift, pinned=pinned)(x_t, t)
         seen = agent._denoiser()(x_t, t)
     demand("units", torch.allclose(seen, wanted, rtol=1e-3, atol=1e-4), "guidance is not ε - scale·σ·∇ρ")
 
