@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import imageio_ffmpeg
@@ -19,7 +19,7 @@ from rrpolicy.cli.options import recipe_for
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments import DEFAULT_RECIPE, Task
 from rrpolicy.experiments.demos import Demo
-from rrpolicy.experiments.locomotion.film import moments
+from rrpolicy.experiments.locomotion.film import film, moments
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 
 AGENTS = ("base", "steered", "expert")
@@ -76,6 +76,32 @@ def test_bad_wishes_are_refused_before_anything_is_removed(tmp_path: Path, monke
     with pytest.raises(ValueError, match="the zoo has none"):
         Demo(Task(ENV_ID), tmp_path, DEFAULT_RECIPE).run()
     assert (tmp_path / "results.json").exists()
+
+
+class Painter(gym.Env):
+    """No simulation of MuJoCo: it paints itself."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
+    observation_space = action_space = gym.spaces.Box(-1.0, 1.0, (3,))
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, **arguments: Any) -> Any:
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+    def render(self) -> Any:
+        return np.full((32, 32, 3), 9, np.uint8)
+
+
+def test_what_is_no_mujoco_simulation_draws_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Task, "make", lambda self, render_mode=None: Painter(render_mode))
+    strip = moments(Kicking(), Task("Painter-v0"), (0.0, 0.1))
+    assert [one.travelled for one in strip] == [None, None] and strip[1].picture.shape == (32, 32, 3)
+    assert film(Kicking(), Task("Painter-v0"), tmp_path / "a.mp4").n_frames > 5
 
 
 class Kicking:

@@ -285,3 +285,23 @@ def test_data_sets_are_written_over_each_other(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file, wanted a folder"):
         write_dataset(DATA, tmp_path / "file", TASK)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "fault"),
+    [
+        ("rounds", {"n_plans": 0}, r"recipe 'tiny' section \[rounds\]: n_plans is 0"),
+        ("rounds", {"n_walks": 3}, r"recipe 'tiny' section \[rounds\]: .*n_walks"),
+        ("scores", {"n_sets": 3}, r"recipe 'tiny' section \[scores\]: .*n_sets"),
+    ],
+)
+def test_sizes_of_rounds_and_scores_are_checked(
+    base: DiffusionAgent, section: str, values: dict[str, Any], fault: str
+) -> None:
+    changed = {**RECIPE, section: values}
+    reward = experiments.new_extractor(base, base, RECIPE).reward
+    with pytest.raises(ValueError, match=fault):
+        if section == "rounds":
+            experiments.extract_on_policy(base, base, [DATA, DATA], changed)
+        else:
+            experiments.explained_rows(reward, base, base, [DATA], changed)

@@ -162,5 +162,6 @@ def _draw_moment(axes: Axes, moment: Moment | None) -> None:
         axes.set_box_aspect(1)
         return
     axes.imshow(moment.picture)
-    text = f"fell after {moment.seconds:.1f} s" if moment.fallen else f"{moment.travelled:.1f} m"
+    travelled = "" if moment.travelled is None else f"{moment.travelled:.1f} m"
+    text = f"fell after {moment.seconds:.1f} s" if moment.fallen else travelled
     axes.text(0.04, 0.04, text, transform=axes.transAxes, fontsize=8, color=INK)

@@ -1,11 +1,11 @@
 """Robots seen at work: a video of their first seconds in real time, and single pictures of one episode.
 
-Both are drawn by the library's own renderer, so neither a display nor OpenGL is needed.
+MuJoCo simulations are drawn by the library's own renderer, so neither a display nor OpenGL is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,13 @@ class Moment:
     """
     :param seconds: of the robot's own time since the episode began
     :param picture: (h, w, 3) uint8
-    :param travelled: metres forward since then
+    :param travelled: metres forward since then; None where nothing moves along a track
     :param fallen: whether this was the end of the episode
     """
 
     seconds: float
     picture: Array
-    travelled: float
+    travelled: float | None
     fallen: bool
 
 
@@ -50,18 +50,18 @@ def film(agent: Predictor, task: Task, path: Path, seed: int = 0, deterministic:
     """
     with closing(task.make()) as env:
         rate = _steps_per_second(env)
-        every = max(round(rate / MAX_FPS), 1)
-        return record_video(
-            agent,
-            env,
-            path,
-            round(SECONDS * rate),
-            seed,
-            round(rate / every),
-            deterministic,
-            steps_per_frame=every,
-            size=SIZE,
-        )
+    every = max(round(rate / MAX_FPS), 1)
+    return record_video(
+        agent,
+        task.make,
+        path,
+        round(SECONDS * rate),
+        seed,
+        round(rate / every),
+        deterministic,
+        steps_per_frame=every,
+        size=SIZE,
+    )
 
 
 def moments(
@@ -78,16 +78,17 @@ def moments(
     :param size: of a picture in pixels, even
     """
     taken: list[Moment] = []
-    with closing(task.make()) as env:
-        scene, rate = SceneRenderer.from_env(env, (size, size)), _steps_per_second(env)
+    env, draw = _drawn(task, size)
+    with closing(env):
+        rate = _steps_per_second(env)
         wanted = {round(one * rate) for one in seconds}
         observation, _ = env.reset(seed=seed)
         state, step, fallen, over = None, 0, False, False
         start = _position(env)
         while True:
             if step in wanted or fallen:
-                picture = scene.render(env.unwrapped.data)  # type: ignore[attr-defined]
-                taken.append(Moment(step / rate, picture, _position(env) - start, fallen))
+                travelled = None if start is None else (_position(env) or 0.0) - start
+                taken.append(Moment(step / rate, draw(), travelled, fallen))
             if fallen or over or step >= max(wanted):
                 return taken
             action, state = agent.predict(observation[None], state, np.array([step == 0]), deterministic)
@@ -99,6 +100,18 @@ def _steps_per_second(env: gym.Env) -> float:
     return float(env.unwrapped.metadata["render_fps"])
 
 
-def _position(env: gym.Env) -> float:
-    """Metres along the track."""
-    return float(env.unwrapped.data.qpos[0])  # type: ignore[attr-defined]
+def _drawn(task: Task, size: int) -> tuple[gym.Env, Callable[[], Array]]:
+    """An environment and what draws it: the library's renderer for MuJoCo simulations, others draw themselves."""
+    env = task.make()
+    if _position(env) is not None:
+        scene = SceneRenderer.from_env(env, (size, size))
+        return env, lambda: scene.render(env.unwrapped.data)  # type: ignore[attr-defined]
+    env.close()
+    env = task.make("rgb_array")
+    return env, lambda: np.asarray(env.render())
+
+
+def _position(env: gym.Env) -> float | None:
+    """Metres along the track; None for what is no MuJoCo simulation."""
+    data = getattr(env.unwrapped, "data", None)
+    return None if data is None else float(data.qpos[0])
