@@ -52,7 +52,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(zoo.FOLDER_VARIABLE, "")
         patch.setattr(on_reward, "SETTINGS", on_reward.SETTINGS)
-        patch.setattr(folders, "_MARGIN", folders._MARGIN)
+        patch.setattr(folders, "MARGIN", folders.MARGIN)
         yield prepare(tmp_path_factory.mktemp("world"))
 
 
@@ -171,7 +171,7 @@ def test_pictures_are_written_all_or_none(tmp_path: Path, monkeypatch: pytest.Mo
 def test_room_is_looked_for_before_anything_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "agent.zip").write_bytes(bytes(1000))
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(folders, "_MARGIN", 0)
+    monkeypatch.setattr(folders, "MARGIN", 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=500))
     folders.check_space(tmp_path, 1500, instead_of=("agent.zip", "gone.zip"))
     with pytest.raises(OSError, match="1500 bytes are free, wanted 1501") as fault:

@@ -194,6 +194,23 @@ class TrainingFields(Fields):
     seed: Seed | None
 
 
+class AgentTrainingFields(TrainingFields):
+    """Those of a `DiffusionAgent`."""
+
+    first_action_weight: Positive = 1.0
+    padding: bool = True
+
+
+class LearnerFields(Fields):
+    """What every learner's archive says."""
+
+    num_timesteps: Annotated[int, Field(ge=0, le=2**48)]  # from which can be counted on
+    total_timesteps: Count
+    best_step: Count | None = None
+    best_loss: Number | None = None
+    tensorboard_run: Annotated[str, Field(pattern=r"^[a-z-]{1,40}_[0-9]{1,9}$")] | None = None
+
+
 class ImageTrainingFields(TrainingFields):
     """Arguments of what learns from images, of which a whole batch passes through a convolutional network."""
 

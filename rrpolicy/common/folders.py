@@ -18,7 +18,7 @@ from pathlib import Path
 from rrpolicy.common.locks import LOCKS, lock, lock_where_possible
 
 UNFINISHED = re.compile(r"\..*unfinished-\d+-\d+(\.[^.]*)?")  # hidden names
-_MARGIN = 2**20  # bytes of a file system that are left alone
+MARGIN = 2**20  # bytes of a file system that are left alone
 _COUNTER = itertools.count()
 _STEM_LENGTH = 40  # of the target's name: names of files are limited to 255 bytes
 
@@ -78,8 +78,8 @@ def check_space(folder: str | Path, n_bytes: int, instead_of: Iterable[str] = ()
     place = next(one for one in (folder, *folder.parents) if one.exists())
     free = shutil.disk_usage(place).free
     free += sum((folder / name).stat().st_size for name in instead_of if (folder / name).is_file())
-    if free < n_bytes + _MARGIN:
-        raise OSError(errno.ENOSPC, f"{free} bytes are free, wanted {n_bytes + _MARGIN}", str(folder))
+    if free < n_bytes + MARGIN:
+        raise OSError(errno.ENOSPC, f"{free} bytes are free, wanted {n_bytes + MARGIN}", str(folder))
 
 
 def make_folder(folder: Path) -> list[Path]:

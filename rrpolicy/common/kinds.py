@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rrpolicy.common.fields import (
+    AgentTrainingFields,
     BoxFields,
     ControllerFields,
     Count,
@@ -18,6 +19,7 @@ from rrpolicy.common.fields import (
     ImageTrainingFields,
     LatentCodecFields,
     Layout,
+    LearnerFields,
     Levels,
     Name,
     NetArchFields,
@@ -42,23 +44,6 @@ from rrpolicy.common.schema import Fields, check_depth, checked, plain
 
 MAX_PLACES = 2**12  # of a map over which a network attends
 MAX_NUMBERS = 2**25  # of a batch of windows
-
-
-class LearnerFields(Fields):
-    """What every learner's archive says."""
-
-    num_timesteps: Annotated[int, Field(ge=0, le=2**48)]  # from which can be counted on
-    total_timesteps: Count
-    best_step: Count | None = None
-    best_loss: Number | None = None
-    tensorboard_run: Annotated[str, Field(pattern=r"^[a-z-]{1,40}_[0-9]{1,9}$")] | None = None
-
-
-class AgentTrainingFields(TrainingFields):
-    """Those of a `DiffusionAgent`."""
-
-    first_action_weight: Positive = 1.0
-    padding: bool = True
 
 
 class AgentFields(LearnerFields):

@@ -222,7 +222,7 @@ def prepare(folder: Path) -> Path:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
     quick = on_reward.Settings(PPO, 4, 8, {"n_steps": 2, "batch_size": 8, "n_epochs": 1})
     on_reward.SETTINGS = {"PPO": quick}
-    folders._MARGIN = 0  # the disks are smaller than that
+    folders.MARGIN = 0  # the disks are smaller than that
     build_zoo(folder / "zoo")
     (folder / "tiny.toml").write_text(toml(recipe(extraction={"total_timesteps": 30})), encoding="utf-8")
     for i, name in enumerate(("base", "expert")):
