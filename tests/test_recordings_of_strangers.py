@@ -97,9 +97,8 @@ def test_settings_of_others_are_shown_briefly(tmp_path: Path) -> None:
     assert len(str(caught.value)) <= 400 and str(caught.value).isprintable()
 
 
-def test_what_could_not_be_opened_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded, "MAX_MANIFEST_BYTES", 2000)
-    with pytest.raises(ValueError, match=r"a manifest of .* bytes, wanted at most 2000"):
-        record_mixtures(tmp_path, about={"base": "x" * 2000})
+def test_what_could_not_be_opened_is_not_recorded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"a manifest of .* bytes, wanted at most {recorded.MAX_MANIFEST_BYTES}"):
+        record_mixtures(tmp_path, about={"base": "x" * recorded.MAX_MANIFEST_BYTES})
     assert not list(tmp_path.iterdir())
     assert isinstance(record_mixtures(tmp_path), RecordedPairs)

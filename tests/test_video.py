@@ -14,7 +14,7 @@ from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs import PDController, make_point_maze
 from rrpolicy.envs.render import GOAL, PLAN
-from rrpolicy.evaluation.video import _plan_ahead, record_video
+from rrpolicy.evaluation.video import plan_ahead, record_video
 
 
 def read(path: Path) -> tuple[dict, list[np.ndarray]]:
@@ -107,10 +107,10 @@ def test_the_plan_ahead_loses_what_has_been_executed(planner: DiffusionAgent) ->
     plans = np.random.default_rng(0).normal(size=(1, 4, 2)).astype(np.float32) * 0.1
     positions = planner.planned_observations(plans[0])[:, ::-1]
     for age, first in ((1, 1), (3, 1), (4, 2), (6, 2), (7, 3), (9, 3)):
-        ahead = _plan_ahead(planner, (plans, np.array([age])))
+        ahead = plan_ahead(planner, (plans, np.array([age])))
         assert ahead is not None
         np.testing.assert_array_equal(ahead, positions[first:])
-    assert _plan_ahead(planner, None) is None and _plan_ahead(Still(), (plans, np.array([1]))) is None
+    assert plan_ahead(planner, None) is None and plan_ahead(Still(), (plans, np.array([1]))) is None
 
 
 def test_steps_run_over_several_episodes(maze: gym.Env, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def _moments(
         while not over and total != n_steps:
             start = np.array([step == 0])
             action, state = agent.predict(stack_observations([observation]), state, start, deterministic)
-            plan = _plan_ahead(agent, state)
+            plan = plan_ahead(agent, state)
             if total % every == 0 or step == 0:
                 yield _Moment(observation, step, plan, bool(success_in(info)))
             observation, _, terminated, truncated, info = env.step(action[0])
@@ -169,7 +169,7 @@ def _moments(
         seed += 1
 
 
-def _plan_ahead(agent: Predictor, state: State | None) -> Array | None:
+def plan_ahead(agent: Predictor, state: State | None) -> Array | None:
     """Positions (n, 2) that the first environment's plan has still to visit, if the agent plans x and y."""
     if not isinstance(agent, Planner) or state is None or not {0, 1} <= set(agent.layout.columns):
         return None
