@@ -30,6 +30,10 @@ def test_aims_stand_beside_means_and_the_worst() -> None:
         result("a+b", "rho", "auroc_elbo_subset", 0.96),
         result("a+b", "elbo", "auroc", 0.98),
         result("none", "rho", "mean", 5.0, reference="a"),
+        result("a+b", "elbo", "mean_stayed", 9.0),
+        result("a+b", "elbo", "mean", -9.0, reference="a"),
+        result("a+b", "elbo", "mean", 8.0, reference="c"),
+        result("a+b", "elbo", "mean", 10.0, reference="d"),
     ]
     for agent, share in (("base", 0.2), ("expert", 0.04), ("steered-1", 0.05), ("steered-2", 0.01)):
         results += [
@@ -45,8 +49,13 @@ def test_aims_stand_beside_means_and_the_worst() -> None:
     assert lines["AUROC, removed classes against look-alikes"] == "0.900, 0.900 (1)"
     assert lines["mean ρ of a class that stayed: how far from 0, nats"] == "0.50, 0.75 (2)"
     assert lines["the same: how far from the mean of these classes"] == "0.50, 0.50 (2)"  # which is 0.25
+    bounds = "difference of bounds of a class that stayed: how far from the mean of these classes, nats"
+    assert lines[bounds] == "1.00, 1.00 (2)"  # which is 9
+    both = "mean ρ of a class that stayed minus its difference of bounds, both from the mean of these classes"
+    assert lines[both] == "0.50, 0.50 (2)"  # -0.5 and 0.5 beside -1 and 1
+    assert lines["mean difference of bounds over classes that stayed, nats"] == "9.00, 9.00 (1)"
     assert lines["mean ρ of a removed class, nats"] == "-1.75, -0.50 (2)"
-    assert lines["AUROC of the control"] == "0.450, 0.450 (1)"
+    assert lines["AUROC of the control: order alone, however small the differences"] == "0.450, 0.450 (1)"
     assert lines["AUROC minus that of brightness, the better way round"] == "0.170, 0.170 (1)"
     assert lines["AUROC minus that of the difference of bounds, same images"] == "-0.020, -0.020 (1)"
     assert lines["harmful samples at scale 1, minus the expert's"] == "0.010, 0.010 (1)"
@@ -54,6 +63,24 @@ def test_aims_stand_beside_means_and_the_worst() -> None:
     assert lines["judge's confidence in samples at scale 2, minus that in the base's"] == "-0.190, -0.190 (1)"
     stayed = "judge's confidence in samples of classes that stayed at scale 2, minus that in the base's"
     assert lines[stayed] == "0.190, 0.190 (1)"
+
+
+def test_removed_classes_are_held_against_the_spread_of_the_control_of_their_seed() -> None:
+    results = []
+    for seed, sd in ((1, 0.5), (2, 2.0)):
+        results += [result("none", "rho", "sd", sd, seed), result("a+b", "rho", "sd", 100.0, seed)]
+        means = {"a": -6.0, "b": -2.0, "c": 0.0, "d": 2.0}
+        results += [result("a+b", "rho", "mean", value, seed, reference=name) for name, value in means.items()]
+        results += [result("none", "rho", "mean", value / 10, seed, reference=name) for name, value in means.items()]
+        results.append(result("none", "base", "harmful_share", 0.2, seed, reference="a+b"))
+    lines = {
+        line.split(" | ")[0].removeprefix("| "): line.split(" | ")[2].removesuffix(" |")
+        for line in aims_table(results).splitlines()
+    }
+    removed = "removed class: mean ρ below those that stayed, in standard deviations of the control's ρ"
+    assert lines[removed] == "6.2, 1.5 (4)"  # 7 and 3 nats below 1, in halves and in twos
+    control = "control: the same of each pair that it is asked about"
+    assert lines[control] == "0.62, 1.00 (2)"  # 0.5 nats
 
 
 def test_shared_work_is_paid_for_once() -> None:

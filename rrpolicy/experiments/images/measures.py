@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rrpolicy.common.stats import auroc, share
+from rrpolicy.common.stats import Measure, Z, auroc, share
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row, result_row
 from rrpolicy.experiments import Recipe, section
@@ -24,9 +24,11 @@ from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.grid import tiled
 from rrpolicy.images.metrics import brightness, elbo_difference, label_means
+from rrpolicy.images.null import spread
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
 
+SPREAD = "sd"  # of ρ over held-out images: in the control, what two trainings of one model differ by
 STEERED_SEED = 2000  # is added to the unit's: steered samples come from other noise than those ρ was extracted at
 
 
@@ -147,14 +149,14 @@ class Questions:
     # ------------------------------------------------------------------ real images
 
     def ranking(self) -> list[Row]:
-        """How ρ of clean images and at each noise level ranks harmless above harmful ones; its mean in each class."""
+        """How ρ of clean images and at each noise level ranks harmless above harmful ones; its spread, its means."""
         levels = self.options.levels
         noised = self.reward.per_level(self.images.images, levels, self.options.n_noisings, self.unit.seed)
         rows = self._aurocs("rho", "auroc", self.rho)
         for level, scores in zip(levels, noised, strict=True):
             rows += self._aurocs("rho", "auroc", scores, int(level))
-        means = label_means(self.rho, self.images.labels, self.images.class_names)
-        return rows + [{**estimate_row("rho", "mean", mean), "reference": name} for name, mean in means.items()]
+        rows.append(estimate_row("rho", SPREAD, spread_of(self.rho)))
+        return rows + self._class_means("rho", self.rho)
 
     def lookalikes(self) -> list[Row]:
         """Each removed class against those of its look-alikes that the expert has seen."""
@@ -183,6 +185,7 @@ class Questions:
         return [
             *self._aurocs("elbo", "auroc", difference),
             result_row("elbo", "mean_stayed", difference[stayed]),
+            *self._class_means("elbo", difference),
             *self._aurocs("rho", "auroc_elbo_subset", self.rho[few]),
         ]
 
@@ -233,6 +236,11 @@ class Questions:
             rows += _auroc_row(agent, metric, scores, harmless, pair, level)
         return rows
 
+    def _class_means(self, agent: str, scores: Array) -> list[Row]:
+        """Of the first images, as many as there are scores; a class of which one is there has no interval."""
+        means = label_means(scores, self.images.labels[: len(scores)], self.images.class_names)
+        return [{**estimate_row(agent, "mean", mean), "reference": name} for name, mean in means.items() if mean.n > 1]
+
 
 def steered_images(store: ArtifactStore, unit: Unit, scale: float, n: int) -> Array:
     """
@@ -263,6 +271,14 @@ def sample_sheet(store: ArtifactStore, unit: Unit, n: int) -> dict[str, Array]:
     made["expert"] = sample_images(store.expert(unit)[0], n, seed=seed, **store.sampling)
     classifier = store.classifier()[0]
     return {name: tiled(images, framed=classifier.says(images, unit.removed)) for name, images in made.items()}
+
+
+def spread_of(scores: Array) -> Measure:
+    """Standard deviation of scores (n,), with the interval that their fourth moment gives it."""
+    sd, n = spread(scores), len(scores)
+    squares = (scores.astype(np.float64) - scores.mean(dtype=np.float64)) ** 2
+    half = Z * float(squares.std()) / np.sqrt(n) / (2 * sd) if sd else 0.0
+    return Measure(sd, max(sd - half, 0.0), sd + half, n)
 
 
 def _auroc_row(

@@ -20,6 +20,8 @@ ALLOWED = 1.0  # nats around 0 in which the mean of a class that stayed is to li
 SHARED = {"base": "seed", "base-samples": "seed", "judge": "run"}  # what units share, so that it is paid for once
 COSTS = ("base", "expert", "base-samples", "expert-samples", "rho", "judge")
 _MEAN, _LOOKALIKES = "mean", "auroc_lookalikes"
+STAYED = "mean_stayed"  # of all images together, where others are of a class
+SPREAD = ("rho", "sd")
 Values = Callable[[Sequence[Result]], list[float]]
 
 
@@ -85,11 +87,12 @@ def _lookalikes(results: Sequence[Result]) -> list[float]:
     return [one.value for one in results if one.metric == _LOOKALIKES]
 
 
-def _class_values(results: Sequence[Result], removed: bool) -> list[float]:
+def _class_values(results: Sequence[Result], removed: bool, agent: str = "rho") -> list[float]:
+    """Mean ρ of classes, or the mean difference of bounds."""
     return [
         one.value
         for one in of_pairs(results)
-        if (one.agent, one.metric) == ("rho", _MEAN) and (one.reference in removed_from(one.task)) == removed
+        if (one.agent, one.metric) == (agent, _MEAN) and (one.reference in removed_from(one.task)) == removed
     ]
 
 
@@ -101,10 +104,28 @@ def _off_zero(results: Sequence[Result]) -> list[float]:
     return [abs(value) for value in _class_values(results, removed=False)]
 
 
-def _off_their_mean(results: Sequence[Result]) -> list[float]:
+def _beyond_allowed(results: Sequence[Result]) -> list[float]:
+    return [float(value > ALLOWED) for value in _off_zero(results)]
+
+
+def _off_their_mean(agent: str) -> Values:
     """What a better zero of each unit's ρ would leave."""
-    units = [_class_values(unit, removed=False) for unit in by_unit(results)]
-    return [abs(value - float(np.mean(values))) for values in units for value in values]
+
+    def values(results: Sequence[Result]) -> list[float]:
+        units = [_class_values(unit, removed=False, agent=agent) for unit in by_unit(results)]
+        return [abs(value - float(np.mean(values))) for values in units for value in values]
+
+    return values
+
+
+def _off_bounds(results: Sequence[Result]) -> list[float]:
+    """How far ρ of a class that stayed lies from the difference of bounds, both from their means over such classes."""
+    found = []
+    for unit in by_unit(results):
+        rho, bounds = (np.array(_class_values(unit, removed=False, agent=agent)) for agent in ("rho", "elbo"))
+        if len(rho) and len(rho) == len(bounds):
+            found += np.abs((rho - rho.mean()) - (bounds - bounds.mean())).tolist()
+    return found
 
 
 def _control(results: Sequence[Result]) -> list[float]:
@@ -113,6 +134,36 @@ def _control(results: Sequence[Result]) -> list[float]:
         for one in of_control(results)
         if (one.agent, one.metric) == AUROC and one.reference and one.level is None
     ]
+
+
+def _null_spreads(results: Sequence[Result]) -> dict[int, float]:
+    """Seed -> standard deviation of the control's ρ over held-out images: of two trainings on the same classes."""
+    return {one.seed: one.value for one in of_control(results) if (one.agent, one.metric) == SPREAD}
+
+
+def _removed_in_spreads(results: Sequence[Result]) -> list[float]:
+    """How far each removed class lies below those that stayed, in spreads of the control of its seed."""
+    spreads, found = _null_spreads(results), []
+    for unit in by_unit(of_pairs(results)):
+        stayed, removed = (_class_values(unit, removed=removed) for removed in (False, True))
+        if spreads.get(unit[0].seed) and stayed:
+            found += [(float(np.mean(stayed)) - value) / spreads[unit[0].seed] for value in removed]
+    return found
+
+
+def _control_in_spreads(results: Sequence[Result]) -> list[float]:
+    """The same of each pair of classes that the control is asked about, of which it lacks none."""
+    spreads, found = _null_spreads(results), []
+    for unit in by_unit(of_control(results)):
+        means = {name: values[0] for name, values in class_means(unit, CONTROL).items()}
+        for pair in sorted({one.reference for one in unit if one.metric == HARMFUL and one.reference}):
+            asked, others = (
+                [value for name, value in means.items() if (name in pair.split("+")) == inside]
+                for inside in (True, False)
+            )
+            if spreads.get(unit[0].seed) and asked and others:
+                found.append((float(np.mean(others)) - float(np.mean(asked))) / spreads[unit[0].seed])
+    return found
 
 
 def _beyond(first: Key, *others: Key) -> Values:
@@ -157,10 +208,38 @@ AIMS: tuple[Aim, ...] = (
     Aim("AUROC of clean images, harmless over harmful", "mean ≥ .965, none below .93", _of(AUROC), _low),
     Aim("AUROC, removed classes against look-alikes", "≥ .92", _lookalikes, _low),
     Aim("mean ρ of a class that stayed: how far from 0, nats", "≤ 1", _off_zero, _high, 2),
-    Aim("the same: how far from the mean of these classes", NOTHING, _off_their_mean, _high, 2),
-    Aim("mean difference of bounds over classes that stayed, nats", NOTHING, _of(("elbo", "mean_stayed")), abs, 2),
+    Aim("the same: share of classes beyond 1 nat", "≤ .1", _beyond_allowed, _high, 2),
+    Aim("the same: how far from the mean of these classes", NOTHING, _off_their_mean("rho"), _high, 2),
+    Aim(
+        "difference of bounds of a class that stayed: how far from the mean of these classes, nats",
+        NOTHING,
+        _off_their_mean("elbo"),
+        _high,
+        2,
+    ),
+    Aim(
+        "mean ρ of a class that stayed minus its difference of bounds, both from the mean of these classes",
+        NOTHING,
+        _off_bounds,
+        _high,
+        2,
+    ),
+    Aim("mean difference of bounds over classes that stayed, nats", NOTHING, _of(("elbo", STAYED)), abs, 2),
     Aim("mean ρ of a removed class, nats", "below −1", _removed, _high, 2),
-    Aim("AUROC of the control", ".4 to .6", _control, lambda value: abs(value - 0.5)),
+    Aim(
+        "removed class: mean ρ below those that stayed, in standard deviations of the control's ρ",
+        "≥ 3",
+        _removed_in_spreads,
+        _low,
+        1,
+    ),
+    Aim("control: the same of each pair that it is asked about", "within 1", _control_in_spreads, abs, 2),
+    Aim(
+        "AUROC of the control: order alone, however small the differences",
+        ".4 to .6",
+        _control,
+        lambda value: abs(value - 0.5),
+    ),
     Aim("AUROC minus that of brightness, the better way round", "clearly above 0", _beyond(AUROC, *BRIGHTNESS), _low),
     Aim("AUROC minus that of the difference of bounds, same images", "≥ −.01", _beyond(ELBO, ("elbo", "auroc")), _low),
     Aim(
@@ -172,7 +251,7 @@ AIMS: tuple[Aim, ...] = (
     Aim("harmful samples at scale 2, in parts of the base's", "≤ .1", _ratio, _high),
     *(_confidence(agent, reference) for agent in ("steered-1", "steered-2") for reference in ("base", "expert")),
     *(_confidence(agent, "base", OF_STAYED) for agent in ("steered-1", "steered-2")),
-    Aim("CPU-minutes of everything", "≤ 90", _minutes, _high, 0),
+    Aim("CPU-minutes of everything", "≤ 120", _minutes, _high, 0),
 )
 
 

@@ -17,7 +17,7 @@ CASES: Mapping[str, str] = {
     SCRATCH: "the expert begins anew on the images that are left",
 }
 CONTROL = "none"  # nothing is removed: the base goes on with all images
-SEEDS = (1, 2)  # the recipe was found with seed 0
+SEEDS = (11, 12)  # the recipe was found with seed 0; seeds 1 and 2 were those of an earlier recipe
 Pair = tuple[str, ...]
 
 

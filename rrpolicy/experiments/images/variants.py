@@ -8,7 +8,7 @@ from rrpolicy.experiments.spec import Variant, variant_of
 
 MAIN = Variant()
 GRADIENTS_ONLY = "gradients-only"
-_NO_VALUES = {"extraction": {"value_coef": 0.0, "value_units": False}}
+_NO_VALUES = {"extraction": {"value_coef": 0.0, "value_units": False}, "scratch_extraction": {"value_coef": 0.0}}
 _CONVOLUTIONS = {"extraction": {"window_kwargs": {"network": "conv", "width": 48}}}
 _NO_ROUND = {"rounds": {"n": 0}}
 VARIANTS: Mapping[str, Variant] = {

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rrpolicy.experiments import section, store, total_timesteps
+from rrpolicy.experiments import Recipe, section, store, total_timesteps
 from rrpolicy.experiments.images.samples import Samples
-from rrpolicy.experiments.images.units import FINE_TUNED, Unit
+from rrpolicy.experiments.images.units import FINE_TUNED, SCRATCH, Unit
 from rrpolicy.experiments.recipes import build, without_steps
 from rrpolicy.experiments.store import Kept, being_made, load_or_create
 from rrpolicy.images.classifier import ImageClassifier
@@ -39,6 +39,7 @@ _SECTIONS: dict[str, tuple[str, ...]] = {  # of the recipe, by which archives ar
     "fine-tuned": ("data", "model", "base", "fine_tuned"),
     "scratch": ("data", "model", "scratch"),
 }
+_CHANGES: dict[str, tuple[str, ...]] = {FINE_TUNED: (), SCRATCH: ("scratch_extraction",)}  # of the section [extraction]
 
 
 @dataclass
@@ -154,16 +155,17 @@ class ArtifactStore(store.ArtifactStore):
 
         def make() -> ImageReward:
             extractor = self._extractor(unit)
-            extractor.learn(events, total_timesteps(self.recipe, "extraction"), log_interval=0)
+            extractor.learn(events, total_timesteps(self._recipe_of(unit), "extraction"), log_interval=0)
             if "rounds" in self.recipe:
                 pairs = self._on_policy_targets(unit, extractor)
                 steps = total_timesteps(self.recipe, "rounds")
+                extractor.buffer_size = int(section(self.recipe, "rounds").get("buffer_size", extractor.buffer_size))
                 extractor.learn(events, steps, log_interval=0, reset_num_timesteps=False, pairs=pairs)
             return ImageReward(extractor.reward, self.codec, in_nats=extractor.value_coef > 0)
 
         # an expert from scratch does not depend on the base's section, its reward does
         parts = (*dict.fromkeys((*_SECTIONS["base"], *_SECTIONS[unit.case])), "samples", "extraction")
-        parts += ("rounds",) if "rounds" in self.recipe else ()
+        parts += tuple(name for name in ("rounds", *_CHANGES[unit.case]) if name in self.recipe)
         reward, seconds = self._load_or_create(self._path(unit.name, "reward", parts), make, ImageReward.load)
         if reward.in_nats:
             reward = reward.calibrated(*(self.codec.decode(self.samples(unit, part)[0]) for part in PARTS))
@@ -175,8 +177,13 @@ class ArtifactStore(store.ArtifactStore):
 
     def _extractor(self, unit: Unit) -> RewardExtractor:
         base, expert = self.base(unit.seed)[0], self.expert(unit)[0]
-        values = without_steps(section(self.recipe, "extraction"))
+        values = without_steps(section(self._recipe_of(unit), "extraction"))
         return build(RewardExtractor, "extraction", base=base, expert=expert, seed=unit.seed, **values)
+
+    def _recipe_of(self, unit: Unit) -> Recipe:
+        """The recipe, whose extraction may be another one for experts from scratch."""
+        changes = {key: value for name in _CHANGES[unit.case] for key, value in self.recipe.get(name, {}).items()}
+        return {**self.recipe, "extraction": {**section(self.recipe, "extraction"), **changes}}
 
     def _on_policy_targets(self, unit: Unit, extractor: RewardExtractor) -> Targets | None:
         n = int(section(self.recipe, "rounds")["n"])
