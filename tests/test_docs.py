@@ -4,8 +4,11 @@ The blocks of a page share one namespace and run in an empty folder. A block tha
 ``<!-- not executed: REASON -->`` and is counted here.
 """
 
+import ast
+import pkgutil
 import re
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,21 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
         assert base + 0.8 < steered < expert + 0.5 and (tmp_path / "steered.mp4").is_file()
     if page.name == "quickstart.md":
         assert namespace["result"].success_rate == 1 and namespace["heat_map"].same_cell((2, 3))
+
+
+def test_what_the_docs_import_from_a_package_is_in_its_all() -> None:
+    missing = []
+    for page in EVERY_PAGE:
+        for block in markdown.blocks(page):
+            if block.language != "python":
+                continue
+            for node in ast.walk(ast.parse(block.text)):
+                if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "rrpolicy":
+                    module = import_module(str(node.module))
+                    known = getattr(module, "__all__", dir(module))
+                    modules = {found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))}
+                    missing += [f"{node.module}.{one.name}" for one in node.names if one.name not in {*known, *modules}]
+    assert missing == []
 
 
 def test_blocks_that_do_not_run_are_known() -> None:
