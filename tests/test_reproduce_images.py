@@ -27,7 +27,7 @@ from rrpolicy.experiments.images import (
     variant_named,
     with_pairs,
 )
-from rrpolicy.experiments.images.measures import Questions, sample_sheet
+from rrpolicy.experiments.images.measure import Questions, sample_sheet
 from rrpolicy.experiments.images.samples import Samples
 from rrpolicy.experiments.recipes import read_recipe
 from rrpolicy.experiments.results import Result
@@ -249,8 +249,8 @@ def test_a_unit_that_was_stopped_trains_nothing_twice(
     rows = values(done, TUNED)
     for learner in ("training.ImageDiffusion", "classifier.ImageClassifier"):
         monkeypatch.setattr(f"rrpolicy.images.{learner}.learn", pytest.fail)
-    monkeypatch.setattr("rrpolicy.experiments.images.workshop.RewardExtractor.learn", pytest.fail)
-    monkeypatch.setattr("rrpolicy.experiments.images.workshop.sample_events", pytest.fail)
+    monkeypatch.setattr("rrpolicy.experiments.images.artifacts.RewardExtractor.learn", pytest.fail)
+    monkeypatch.setattr("rrpolicy.experiments.images.artifacts.sample_events", pytest.fail)
     reproduction([TUNED], RECIPE, tmp_path / "r.csv", done / "work", photos).run()  # its rows were lost
     again = values(tmp_path, TUNED)
     assert {key: value for key, value in again.items() if key[0] != "unit"} == pytest.approx(
@@ -386,7 +386,7 @@ def test_samples_of_removed_classes_are_framed(done: Path, photos: Path, monkeyp
     north, south = (np.concatenate([np.full((4, 8, 1), a), np.full((4, 8, 1), b)]) for a, b in ((190, 20), (20, 190)))
     south[:, 4:] = north[:, 4:] = 20  # a lit quarter on the left
     drawn = np.stack([north, south]).astype(np.uint8)
-    monkeypatch.setattr("rrpolicy.experiments.images.measures.sample_images", lambda *_, **__: drawn)
+    monkeypatch.setattr("rrpolicy.experiments.images.measure.sample_images", lambda *_, **__: drawn)
     sheet = sample_sheet(ArtifactStore(done / "work", RECIPE, photos), TUNED, 2)
     assert list(sheet) == ["base", "steered, scale 1", "steered, scale 2", "expert"]
     frames = sheet["base"][0, [0, 10]]  # the upper left corners of two images of 8 pixels, each within a line

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from rrpolicy.experiments.images import draw, summary
-from rrpolicy.experiments.images.summary import aims_table, total_seconds
+from rrpolicy.experiments.images.aims import aims_table
+from rrpolicy.experiments.images.rows import total_seconds
 from rrpolicy.experiments.results import Result
 
 

@@ -24,7 +24,7 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.evaluation import Evaluation, Row, evaluate
 from rrpolicy.experiments.images import ArtifactStore as ImageStore
 from rrpolicy.experiments.images import Unit as ImageUnit
-from rrpolicy.experiments.images.units import FINE_TUNED
+from rrpolicy.experiments.images.spec import FINE_TUNED
 from rrpolicy.experiments.locomotion.artifacts import PARTS, Demonstrations, RobotStore, returns
 from rrpolicy.experiments.locomotion.film import film
 from rrpolicy.experiments.locomotion.measure_pair import comparisons, data_rows, run

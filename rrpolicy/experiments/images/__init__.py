@@ -1,15 +1,24 @@
-"""The paper's third experiment on a small scale: images, and what an expert that never saw some classes thinks of them.
+"""The paper's third experiment on a small scale: rewards of image models whose expert never saw some classes.
 
-`units` lists what is to be done, `variants` ablations; `workshop` keeps what was trained, `samples` what it drew;
-`measures` asks everything about a unit; `experiment` ties them together, `summary` and `figures` show what there is.
+`spec` lists units and variants; `artifacts` keeps what was trained, `samples` what it drew; `measure` measures a unit
+and `experiment` runs it; `rows` selects results, `aims` and `summary` put them into tables, `figures` draws them.
 """
 
+from rrpolicy.experiments.images.artifacts import ArtifactStore
 from rrpolicy.experiments.images.experiment import ImageExperiment, read_results, reproduction
 from rrpolicy.experiments.images.figures import draw
+from rrpolicy.experiments.images.spec import (
+    CASES,
+    CONTROL,
+    MAIN,
+    VARIANTS,
+    Unit,
+    Variant,
+    select,
+    variant_named,
+    with_pairs,
+)
 from rrpolicy.experiments.images.summary import summary
-from rrpolicy.experiments.images.units import CASES, CONTROL, Unit, select, with_pairs
-from rrpolicy.experiments.images.variants import MAIN, VARIANTS, Variant, variant_named
-from rrpolicy.experiments.images.workshop import ArtifactStore
 
 __all__ = [
     "CASES",

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rrpolicy.experiments import Recipe
+from rrpolicy.experiments.images.artifacts import ArtifactStore
 from rrpolicy.experiments.images.figures import draw_samples, sheet_path
-from rrpolicy.experiments.images.measures import measure_unit, sample_sheet
-from rrpolicy.experiments.images.units import Unit
-from rrpolicy.experiments.images.variants import MAIN, Variant
-from rrpolicy.experiments.images.workshop import ArtifactStore
+from rrpolicy.experiments.images.measure import measure_unit, sample_sheet
+from rrpolicy.experiments.images.spec import MAIN, Unit, Variant
 from rrpolicy.experiments.results import Log, Recorder, Result
 from rrpolicy.experiments.runner import Reproduction
 from rrpolicy.experiments.spec import Experiment

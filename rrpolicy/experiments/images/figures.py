@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rrpolicy.common.files import atomic_write
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation.plots import COLOURS, DPI, FAINT, INK, OTHERS
-from rrpolicy.experiments.images.summary import (
+from rrpolicy.experiments.images.rows import (
     AGENTS,
     ALLOWED,
     HARMFUL,
@@ -24,8 +24,7 @@ from rrpolicy.experiments.images.summary import (
     removed_from,
     tasks_of,
 )
-from rrpolicy.experiments.images.units import CONTROL, Unit
-from rrpolicy.experiments.images.variants import GRADIENTS_ONLY
+from rrpolicy.experiments.images.spec import CONTROL, GRADIENTS_ONLY, Unit
 from rrpolicy.experiments.report import plain
 from rrpolicy.experiments.results import Result
 

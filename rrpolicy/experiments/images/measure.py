@@ -16,8 +16,8 @@ from rrpolicy.common.stats import Measure, Z, auroc, share
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row, result_row
 from rrpolicy.experiments import Recipe, section
-from rrpolicy.experiments.images.units import Pair, Unit, pair_text, pairs_of
-from rrpolicy.experiments.images.workshop import PARTS, ArtifactStore
+from rrpolicy.experiments.images.artifacts import PARTS, ArtifactStore
+from rrpolicy.experiments.images.spec import Pair, Unit, pair_text, pairs_of
 from rrpolicy.experiments.recipes import build
 from rrpolicy.experiments.results import Log, Recorder, estimate_row
 from rrpolicy.images.classifier import ImageClassifier

@@ -1,6 +1,7 @@
 """What the image experiment consists of: classes that an expert never saw, two kinds of experts, two seeds.
 
 A unit is a base and an expert with everything that is measured of them; the control's expert has seen all classes.
+Variants share models and samples with the experiment and extract another reward.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rrpolicy.experiments import Recipe, section, spec
-from rrpolicy.experiments.spec import check_names
+from rrpolicy.experiments.spec import Variant, check_names, variant_of
 
 FINE_TUNED, SCRATCH = "fine-tuned", "scratch"
 CASES: Mapping[str, str] = {
@@ -100,3 +101,28 @@ def select(
         if pair != CONTROL or case == FINE_TUNED
     )
     return list(dict.fromkeys(units))
+
+
+# ---------------------------------------------------------------------- variants
+
+MAIN = Variant()
+GRADIENTS_ONLY = "gradients-only"
+_NO_VALUES = {"extraction": {"value_coef": 0.0, "value_units": False}, "scratch_extraction": {"value_coef": 0.0}}
+_CONVOLUTIONS = {"extraction": {"window_kwargs": {"network": "conv", "width": 48}}}
+_NO_ROUND = {"rounds": {"n": 0}}
+VARIANTS: Mapping[str, Variant] = {
+    one.name: one
+    for one in (
+        Variant(GRADIENTS_ONLY, "without value matching", _NO_VALUES),
+        Variant("convolutions", "ρ's network is a plain one and starts from nothing", _CONVOLUTIONS),
+        Variant("no-round", "as many gradient steps, none of them where ρ leads the base", _NO_ROUND),
+    )
+}
+
+
+def variant_named(name: str | None) -> Variant:
+    """
+    :param name: of :data:`VARIANTS`; None for the experiment itself
+    :raises ValueError: for another name
+    """
+    return variant_of(VARIANTS, name, MAIN)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rrpolicy.experiments import Recipe, section, store, total_timesteps
 from rrpolicy.experiments.images.samples import Samples
-from rrpolicy.experiments.images.units import FINE_TUNED, SCRATCH, Unit
+from rrpolicy.experiments.images.spec import FINE_TUNED, SCRATCH, Unit
 from rrpolicy.experiments.recipes import build, without_steps
 from rrpolicy.experiments.store import Kept, being_made, load_or_create
 from rrpolicy.images.classifier import ImageClassifier
