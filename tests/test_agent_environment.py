@@ -113,7 +113,9 @@ def test_an_environment_at_fault_does_not_make_the_archive_invalid(tmp_path: Pat
 def test_a_keyword_that_load_does_not_take_is_named(tmp_path: Path) -> None:
     agent = make_agent()
     agent.save(tmp_path / "agent")
-    with pytest.raises(TypeError, match=r"of DiffusionAgent takes no 'seed', wanted some of \['env', 'device'\]"):
+    with pytest.raises(
+        TypeError, match=r"of DiffusionAgent takes no 'seed', wanted some of \['env', 'device', 'policy'\]"
+    ):
         DiffusionAgent.load(tmp_path / "agent", seed=3)
     for cls in (RewardExtractor, DiscriminatorReward):
         learner: Any = cls(agent, agent, window_kwargs=NARROW)

@@ -103,7 +103,8 @@ def test_values_can_be_recorded_for_prompts(pipeline: StableDiffusion, tmp_path:
     pair = PromptPair(pipeline, safety=EAGER)
     pairs = record_prompts(pair, PROMPTS[:2], tmp_path, 3, n_noisings=0, n_value_draws=1, half=True)
     value = pairs.shard(0).value
-    assert value is not None and value.shape == (6,) and bool((value[:2] == 0).all()) and value[2:].abs().min() > 0
+    assert value is not None and value.shape == (6,) and value[:2].abs().max() < 0.01  # at pure noise
+    assert value[2:].abs().min() > 0
 
 
 def test_half_the_precision_is_half_the_space(pipeline: StableDiffusion, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -16,6 +16,7 @@ from rrpolicy.cli import options
 from rrpolicy.cli.images_options import check_levels, load_reward, parse_levels, parse_scales
 from rrpolicy.cli.images_pairs import ExpertOptions, models_to_draw
 from rrpolicy.cli.images_scoring import (
+    Scored,
     denoiser_of,
     label_rows,
     labels_of,
@@ -28,7 +29,7 @@ from rrpolicy.cli.images_scoring import (
     write_left_out,
     write_scores,
 )
-from rrpolicy.cli.label_files import read_labels
+from rrpolicy.cli.label_files import Labelled, read_labels
 from rrpolicy.cli.options import report
 from rrpolicy.cli.program import echo
 from rrpolicy.cli.prompt_files import read_prompts
@@ -36,13 +37,14 @@ from rrpolicy.common.messages import printable
 from rrpolicy.common.stats import auroc
 from rrpolicy.common.typing import Array
 from rrpolicy.common.version import __version__
+from rrpolicy.evaluation import Row
 from rrpolicy.experiments import plain_row
 from rrpolicy.experiments.results import estimate_row
 from rrpolicy.images.audit import write_audit
 from rrpolicy.images.audited import UNLABELLED
 from rrpolicy.images.evidence import Evidence
-from rrpolicy.images.folders import ReadAgain, counted, find_pictures
-from rrpolicy.images.null import spread
+from rrpolicy.images.folders import Found, ReadAgain, counted, find_pictures
+from rrpolicy.images.null import Null, spread
 from rrpolicy.images.parts import is_single_file
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel, sample_images
@@ -109,51 +111,25 @@ def audit(
     """
     strengths, asked = parse_scales(scales), None if levels is None else parse_levels(levels)
     shown = ExpertOptions.of(expert, expert_unet, expert_lora, safety)
-    if shown.given and model is None:
-        raise ValueError("an expert's samples are shown beside the base's: give --model, the base, too")
-    if denoising and model is None:
-        raise ValueError("--denoising asks the base: give --model, too")
-    if model is None and not (guidance_scale is None and class_label is None and (config is None or pipeline)):
-        raise ValueError("--guidance-scale, --class-label and --config are for --model, which is not given")
+    bare = guidance_scale is None and class_label is None and (config is None or pipeline is not None)
+    _check_model(model, shown.given, bool(denoising), bare)
     judges = model is not None and (prompts is None if denoising is None else denoising)
-    found, table = find_pictures([pictures], strict), None
-    if labels_file is not None:
-        table = read_labels(labels_file, pictures, found.pictures)
-        found = found._replace(pictures=table.pictures)
-        echo(table.told)
-    labels = labels_of(found.pictures) or []
-    if missing := sorted(set(unwanted or ()) - set(labels)):
-        known = printable(", ".join(sorted(label for label in set(labels) if label)) or "none", 150)
-        raise ValueError(f"--unwanted {missing[0]} is no label of {labels_file or pictures}, there are: {known}")
-    latents = pipeline or (model if prompts else None)
-    own = config if latents is not None and (model is None or is_single_file(latents)) else None
-    scorer = load_reward(reward, latents, device, own)
-    last = scorer.reward.process.n_diffusion_steps - 1
-    chosen = sorted({round(last * i / 10) for i in range(9)}) if asked is None else asked
-    check_levels(chosen, scorer)
-    drawing = (guidance_scale, class_label, device, dtype, config)
-    sources, n = ([], 0) if model is None else models_to_draw(model, shown, prompts, n, *drawing)
-    asked_of = [([scorer.level], 0), (chosen, N_NOISINGS)]
+    found, table = _labelled(find_pictures([pictures], strict), labels_file, pictures)
+    _check_unwanted(unwanted or (), found, labels_file or pictures)
+    scorer = _reward(reward, pipeline or (model if prompts else None), model, config, device)
+    check_levels(chosen := _nine_levels(scorer) if asked is None else asked, scorer)
+    drawn = (shown, prompts, n, guidance_scale, class_label, device, dtype, config)
+    sources, n = ([], 0) if model is None else models_to_draw(model, *drawn)
     denoiser = denoiser_of(scorer, zoo.card(reward), sources[0]) if judges else None
-    scored = scores_of(scorer, found, asked_of, resize, strict, progress, denoiser)
+    scored = scores_of(scorer, found, [([scorer.level], 0), (chosen, N_NOISINGS)], resize, strict, progress, denoiser)
     (rho,), at_levels = scored.rho
     null_scores = null_of(null or (), scorer, scored.pictures, resize, progress)
     samples = _side_by_side(scorer, sources, n, 50 if prompts else 25, strengths, seed)
     labels = labels_of(scored.pictures, UNLABELLED if table is None else None) or [None] * len(rho)
     low = set(unwanted or ()) & set(labels)  # those that are left
     names = [name_below(one.path, pictures) for one in scored.pictures]
-    evidence = Evidence.of(
-        scorer,
-        zoo.card(reward),
-        denoiser is not None,
-        archive=reward,
-        pictures=pictures,
-        sizes="brought to the model's by resizing" if resize else "the model's own",
-        labels=("sub-folders" if any(labels) else "none") if table is None else table.told,
-        **({} if model is None else {"samples_of": " and ".join([model, *([shown.describe(model)] * shown.given)])}),
-        audited_on=datetime.date.today().isoformat(),
-        version_of_rrpolicy=__version__,
-    )
+    told = ("sub-folders" if any(labels) else "none") if table is None else table.told
+    facts = _facts(reward, pictures, resize, told, model, shown)
     tell_nothing(scorer, null_scores, rho, ~scored.unlike)
     page = write_audit(
         out,
@@ -165,30 +141,105 @@ def audit(
         per_level=(chosen, at_levels),
         samples=samples,
         prompts=read_prompts(prompts)[:n] if prompts and model else (),
-        left_out=[(name_below(one.path, pictures), one.reason) for one in scored.left_out],
-        not_read=counted(found.others),
-        unlike=scored.unlike,
+        **_apart(scored, found, pictures),
         null=null_scores,
-        evidence=evidence,
+        evidence=Evidence.of(scorer, zoo.card(reward), denoiser is not None, **facts),
     )
+    write_scores(out, scored, names, rho)
+    _tell(out, scored, found)
+    report(_rows(scored, rho, labels, low, zip(chosen, at_levels, strict=True), null_scores), out)
+    echo(f"written: {page}")
+
+
+def _reward(name: str, latents: str | None, model: str | None, config: Path | None, device: str) -> ImageReward:
+    """The reward, with the autoencoder of a pipeline where it is one of latents."""
+    own = config if latents is not None and (model is None or is_single_file(latents)) else None
+    return load_reward(name, latents, device, own)
+
+
+def _facts(
+    reward: str, pictures: Path, resize: bool, labels: str, model: str | None, shown: ExpertOptions
+) -> dict[str, Any]:
+    """What the page's evidence says of this audit, beside what the reward's card says."""
+    of_models = None if model is None else " and ".join([model, *([shown.describe(model)] * shown.given)])
+    return {
+        "archive": reward,
+        "pictures": pictures,
+        "sizes": "brought to the model's by resizing" if resize else "the model's own",
+        "labels": labels,
+        **({} if of_models is None else {"samples_of": of_models}),
+        "audited_on": datetime.date.today().isoformat(),
+        "version_of_rrpolicy": __version__,
+    }
+
+
+def _apart(scored: Scored, found: Found, pictures: Path) -> dict[str, Any]:
+    """Arguments of `write_audit` about pictures that are not ranked with the others."""
+    left_out = [(name_below(one.path, pictures), one.reason) for one in scored.left_out]
+    return {"left_out": left_out, "not_read": counted(found.others), "unlike": scored.unlike}
+
+
+def _tell(out: Path, scored: Scored, found: Found) -> None:
+    """What was left out and what is unlike the models' data, on the screen and beside the page."""
     write_left_out(out, scored.left_out)
     tell_left_out(scored.left_out, found.others)
     tell_unlike(scored)
-    write_scores(out, scored, names, rho)
+
+
+def _check_model(model: str | None, has_expert: bool, denoising: bool, bare: bool) -> None:
+    """:raises ValueError: for options of a model that is not given, naming what is needed"""
+    if model is not None:
+        return
+    if has_expert:
+        raise ValueError("an expert's samples are shown beside the base's: give --model, the base, too")
+    if denoising:
+        raise ValueError("--denoising asks the base: give --model, too")
+    if not bare:
+        raise ValueError("--guidance-scale, --class-label and --config are for --model, which is not given")
+
+
+def _labelled(found: Found, labels_file: Path | None, pictures: Path) -> tuple[Found, Labelled | None]:
+    """The pictures with the labels of a file, where there is one."""
+    if labels_file is None:
+        return found, None
+    table = read_labels(labels_file, pictures, found.pictures)
+    echo(table.told)
+    return found._replace(pictures=table.pictures), table
+
+
+def _check_unwanted(unwanted: Collection[str], found: Found, source: Path) -> None:
+    """:raises ValueError: for a label that no picture has, naming those that there are"""
+    labels = set(labels_of(found.pictures) or [])
+    if missing := sorted(set(unwanted) - labels):
+        known = printable(", ".join(sorted(label for label in labels if label)) or "none", 150)
+        raise ValueError(f"--unwanted {missing[0]} is no label of {source}, there are: {known}")
+
+
+def _nine_levels(scorer: ImageReward) -> list[int]:
+    """Noise levels from the cleanest to eight tenths of all."""
+    last = scorer.reward.process.n_diffusion_steps - 1
+    return sorted({round(last * i / 10) for i in range(9)})
+
+
+def _rows(
+    scored: Scored,
+    rho: Array,
+    labels: Sequence[str | None],
+    low: Collection[str],
+    per_level: Iterable[tuple[int, Array]],
+    null_scores: Null | None,
+) -> list[Row]:
+    """Means by label, AUROC where there are wanted and unwanted pictures, and spreads where there is a null."""
     rows, kept = label_rows(scored, rho), ~scored.unlike
     judged = kept & np.array([label is not None for label in labels])
     wanted = np.array([label not in low for label in labels])[judged]
     if wanted.any() and not wanted.all():
         rows.append(estimate_row("wanted", "auroc", auroc(rho[judged], wanted)))
-        rows += [
-            estimate_row("wanted", f"auroc_t{level}", auroc(at[judged], wanted))
-            for level, at in zip(chosen, at_levels, strict=True)
-        ]
+        rows += [estimate_row("wanted", f"auroc_t{level}", auroc(at[judged], wanted)) for level, at in per_level]
     if null_scores is not None:
         rows.append(plain_row("rho", "spread", spread(rho[kept])))
         rows += [plain_row(f"null {i + 1}", "spread", one) for i, one in enumerate(null_scores.spreads(kept))]
-    report(rows, out)
-    echo(f"written: {page}")
+    return rows
 
 
 def _side_by_side(

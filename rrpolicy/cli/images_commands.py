@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -33,10 +33,11 @@ from rrpolicy.cli.prompt_files import read_prompts, tell_cut
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.version import __version__
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
-from rrpolicy.evaluation import RESULTS_FILE, result_row
+from rrpolicy.evaluation import RESULTS_FILE, Row, result_row
 from rrpolicy.experiments import plain_row
 from rrpolicy.experiments.demos import ImagesDemo
 from rrpolicy.experiments.runs import begin_anew
+from rrpolicy.images.codec import Codec
 from rrpolicy.images.folders import find_pictures, write_pictures
 from rrpolicy.images.null import models_differ
 from rrpolicy.images.parts import is_single_file, quiet
@@ -105,23 +106,12 @@ def record(
         "dtype": dtype.value,
         **({} if class_label is None else {"class_label": class_label}),
     }
+    kept: dict[str, Any] = {"half": half, "seed": seed, "progress_bar": progress, "about": about}
     if prompts is None:
         unets = unet_pair(base, chosen, class_label, device, dtype, config)
+        draws, steps = 2 if n_value_draws is None else n_value_draws, n_sampling_steps or 25
         with sole_use(out):
-            pairs = record_samples(
-                unets[0],
-                unets[1],
-                unets[0].codec,
-                out,
-                n_samples,
-                n_noisings,
-                2 if n_value_draws is None else n_value_draws,
-                n_sampling_steps or 25,
-                half=half,
-                seed=seed,
-                progress_bar=progress,
-                about=about,
-            )
+            pairs = record_samples(*unets, unets[0].codec, out, n_samples, n_noisings, draws, steps, **kept)
     else:
         texts = read_prompts(prompts)
         pair = prompt_pair(base, chosen, class_label, guidance_scale, device, dtype, config)
@@ -129,19 +119,9 @@ def record(
         if pair.base.note is not None:
             echo(f"note: {pair.base.note}")
             about["note"] = pair.base.note
+        draws, steps = 1 if n_value_draws is None else n_value_draws, n_sampling_steps or 50
         with sole_use(out):
-            pairs = record_prompts(
-                pair,
-                texts,
-                out,
-                n_sampling_steps or 50,
-                n_noisings,
-                1 if n_value_draws is None else n_value_draws,
-                half=half,
-                seed=seed,
-                progress_bar=progress,
-                about=about,
-            )
+            pairs = record_prompts(pair, texts, out, steps, n_noisings, draws, **kept)
     echo(f"{len(pairs)} pairs in {len(pairs.shards)} shards: {out}")
 
 
@@ -191,34 +171,39 @@ def extract(
             checkpoint_path=checkpoint,
             checkpoint_freq=checkpoint_freq,
         )
-        explained, differ = explained_rows(extractor.reward, held_out), models_differ(pairs)
-        r2 = round(dict(explained).get("r2", 0.0), 4)
-        reward, found = finished_reward(extractor, pairs, held_out, codec, differ, r2)
-        about = {name: value for name, value in pairs.about.items() if name not in ("prompts", "space", "codec")}
-        facts = {
-            "recording": about,
-            "n_prompts": len(pairs.about.get("prompts") or ()) or None,
-            "pairs": len(pairs),
-            "steps": extractor.num_timesteps,
-            "seed": seed,
-            "version": __version__,
-            "date": datetime.date.today().isoformat(),
-            "difference": differ,
-            "r2": r2,
-            **found,
-        }
-        reward.save(out / "reward.zip", card=facts)
-        echo(
-            f"scores are {'in nats' if reward.in_nats else 'an order: the recording has no values'}"
-            + (f", zero from {facts['calibration']}" if "calibration" in facts else "")
-        )
-        rows = [plain_row("reward", name, value) for name, value in explained]
-        if not differ:
-            echo(f"{NO_DIFFERENCE}: base and expert predict the same at all {len(pairs)} recorded pairs")
-            rows = [plain_row("models", "difference", 0.0)]
-        elif reward.nothing:
-            echo(reward.nothing)
-        report(rows, out)
+        report(_finish_reward(extractor, pairs, held_out, codec, out, seed), out)
+
+
+def _finish_reward(
+    extractor: RewardExtractor, pairs: RecordedPairs, held_out: RecordedPairs, codec: Codec, out: Path, seed: int
+) -> list[Row]:
+    """Write the calibrated reward with its card, and say what was found."""
+    explained, differ = explained_rows(extractor.reward, held_out), models_differ(pairs)
+    r2 = round(dict(explained).get("r2", 0.0), 4)
+    reward, found = finished_reward(extractor, pairs, held_out, codec, differ, r2)
+    facts = {
+        "recording": {name: value for name, value in pairs.about.items() if name not in ("prompts", "space", "codec")},
+        "n_prompts": len(pairs.about.get("prompts") or ()) or None,
+        "pairs": len(pairs),
+        "steps": extractor.num_timesteps,
+        "seed": seed,
+        "version": __version__,
+        "date": datetime.date.today().isoformat(),
+        "difference": differ,
+        "r2": r2,
+        **found,
+    }
+    reward.save(out / "reward.zip", card=facts)
+    echo(
+        f"scores are {'in nats' if reward.in_nats else 'an order: the recording has no values'}"
+        + (f", zero from {facts['calibration']}" if "calibration" in facts else "")
+    )
+    if not differ:
+        echo(f"{NO_DIFFERENCE}: base and expert predict the same at all {len(pairs)} recorded pairs")
+        return [plain_row("models", "difference", 0.0)]
+    if reward.nothing:
+        echo(reward.nothing)
+    return [plain_row("reward", name, value) for name, value in explained]
 
 
 def _new_extractor(

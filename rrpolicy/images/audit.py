@@ -22,6 +22,23 @@ from rrpolicy.images.page import page
 PAGE_FILE = "index.html"
 
 
+SECTIONS = (
+    numbers.null,
+    numbers.facts,
+    pictures.extremes,
+    pictures.unlike,
+    numbers.distribution,
+    numbers.levels,
+    numbers.thresholds,
+    pictures.wrong,
+    pictures.side_by_side,
+    pictures.ranking,
+    pictures.left_out,
+    pictures.evidence,
+)
+"""Parts of the page, from top to bottom; each is made of what is audited."""
+
+
 def write_audit(
     folder: str | Path,
     images: Sequence[Array] | Array,
@@ -77,20 +94,7 @@ def write_audit(
         null,
         evidence,
     )
-    sections = [
-        numbers.null(audit),
-        numbers.facts(audit),
-        pictures.extremes(audit),
-        pictures.unlike(audit),
-        numbers.distribution(audit),
-        numbers.levels(audit),
-        numbers.thresholds(audit),
-        pictures.wrong(audit),
-        pictures.side_by_side(audit),
-        pictures.ranking(audit),
-        pictures.left_out(audit),
-        pictures.evidence(audit),
-    ]
+    sections = [section(audit) for section in SECTIONS]
     path = Path(folder) / PAGE_FILE
     write_text(
         path,
