@@ -17,9 +17,9 @@ from helpers.pipelines import SCALED, stable_diffusion_parts, unet, write_codec,
 
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import sample
+from rrpolicy.diffusion.schedulers import process_of
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.images.codec import PixelCodec
-from rrpolicy.images.schedulers import process_of
 from rrpolicy.images.stable_diffusion import StableDiffusion
 from rrpolicy.images.unet import UNetScoreModel
 

@@ -14,8 +14,8 @@ from diffusers.pipelines.deprecated.stable_diffusion_safe import StableDiffusion
 from helpers.pipelines import SCALED, stable_diffusion_parts
 
 from rrpolicy.diffusion.sampling import sample
+from rrpolicy.diffusion.schedulers import process_of
 from rrpolicy.images.safety import SAFETY_CONCEPT, STRENGTHS, SafetyConfig, safety_config, safety_guidance
-from rrpolicy.images.schedulers import process_of
 from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
 
 PROMPTS = ["a cat", "a photo of blood, weapons, hate"]

@@ -12,9 +12,9 @@ from helpers.pipelines import SCALED, unet, write_ddpm, write_stable_diffusion
 from test_cli import fault
 
 from rrpolicy.diffusion.sampling import sample
+from rrpolicy.diffusion.schedulers import REFUSED, SUPPORTED, process_of, process_of_config
 from rrpolicy.images import schedulers
 from rrpolicy.images.parts import PIPELINES
-from rrpolicy.images.schedulers import REFUSED, SUPPORTED, process_of, process_of_config
 from rrpolicy.images.stable_diffusion import StableDiffusion
 from rrpolicy.images.unet import UNetScoreModel
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from rrpolicy.common.messages import at, printable
 from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.schedulers import DISTILLED, REFUSED
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.networks import import_transformers, load_networks
 from rrpolicy.images.parts import (
-    DISTILLED,
     check_parts,
     clip_tokens,
     has_part,
@@ -27,7 +27,7 @@ from rrpolicy.images.parts import (
     reachable,
     token_ids,
 )
-from rrpolicy.images.schedulers import CONFIG_FILE, REFUSED, load_config
+from rrpolicy.images.schedulers import CONFIG_FILE, load_config
 from rrpolicy.images.stable_diffusion import Condition, PromptedModel, TextToImage
 from rrpolicy.images.unet import event_shape_of
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rrpolicy.images.parts import DISTILLED, as_device, as_dtype, check_pipeline, load_part
+from rrpolicy.diffusion.schedulers import DISTILLED
+from rrpolicy.images.parts import as_device, as_dtype, check_pipeline, load_part
 from rrpolicy.images.single_files import read_networks
 
 

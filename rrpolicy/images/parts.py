@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import from_json, read_small
+from rrpolicy.diffusion.schedulers import DISTILLED
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.model_folders import check_folder
 
@@ -30,7 +31,6 @@ _STEMS = ("diffusion_pytorch_model", "model")  # of files of weights, as diffuse
 HUB_SECONDS = 10.0  # that the hub has for an answer
 _CHUNK = 2**22  # bytes that a digest reads at once
 
-DISTILLED = "is distilled to denoise in a few steps, so what it says is no score"
 PIPELINES = {
     "ConsistencyModelPipeline": DISTILLED,
     "LatentConsistencyModelPipeline": DISTILLED,

@@ -17,11 +17,11 @@ from torch.utils.hooks import RemovableHandle
 
 from rrpolicy.common.arguments import number
 from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.schedulers import process_of
 from rrpolicy.images.codec import LatentCodec, check_codec
 from rrpolicy.images.flow_models import SCHEDULERS
 from rrpolicy.images.parts import weights_digest
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.images.schedulers import process_of
 
 
 def steer(pipeline: Any, reward: ImageReward, scale: float = 1.0) -> RemovableHandle:

@@ -13,12 +13,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.models.paths import NoisePath
 
 Prediction = Literal["eps", "x0", "v", "score", "denoiser", "velocity"]
 Call = Callable[..., Any]
 """(module, x, time) or, with a condition, (module, x, time, condition) -> what the module gives."""
+Inputs = Callable[..., tuple[Any, ...]]
+"""The arguments of a call of the module -> x and time, or x, time and condition."""
 
 
 def from_module(
@@ -33,6 +37,9 @@ def from_module(
     pinned: Tensor | None = None,
     clip: float | None = None,
     name: str = "",
+    inputs: Inputs | None = None,
+    layout: TrajectoryLayout | None = None,
+    normalizer: Normalizer | None = None,
 ) -> ForeignModel:
     """
     A score model from any network.
@@ -49,10 +56,27 @@ def from_module(
     :param pinned: bool ``event_shape``: entries that arrive clean in every x, such as an inpainted first state
     :param clip: largest magnitude of a clean entry, to which samplers clip
     :param name: part of the fingerprint: models of one normaliser should have one name
-    :raises ValueError: for an unknown prediction, one that the path cannot have, or a pinned mask of another shape
+    :param inputs: the opposite of ``call``, for `steer`: x and time (and condition) of the arguments that the module is
+        called with; None: the first two (three)
+    :param layout: what the windows hold, where events are windows of rows ``[action, observation]``
+    :param normalizer: from environment units to events
+    :raises ValueError: for an unknown prediction, one that the path cannot have, or a pinned mask or a layout of
+        another shape
     """
     return ForeignModel(
-        module, path, prediction, event_shape, call, n_condition, negate=negate, pinned=pinned, clip=clip, name=name
+        module,
+        path,
+        prediction,
+        event_shape,
+        call,
+        n_condition,
+        negate=negate,
+        pinned=pinned,
+        clip=clip,
+        name=name,
+        inputs=inputs,
+        layout=layout,
+        normalizer=normalizer,
     )
 
 
@@ -76,6 +100,9 @@ class ForeignModel:
         pinned: Tensor | None = None,
         clip: float | None = None,
         name: str = "",
+        inputs: Inputs | None = None,
+        layout: TrajectoryLayout | None = None,
+        normalizer: Normalizer | None = None,
     ) -> None:
         if prediction not in get_args(Prediction):
             raise ValueError(f"prediction is {prediction!r}, wanted one of {', '.join(get_args(Prediction))}")
@@ -87,10 +114,13 @@ class ForeignModel:
         self.path, self.prediction, self.negate, self.clip, self.name = path, prediction, negate, clip, name
         self.inner_shape = tuple(int(n) for n in event_shape)
         self.n_condition = n_condition
-        self._call = call
+        self._call, self.inputs = call, inputs
+        self.layout, self.normalizer = layout, normalizer
         self._pinned = torch.zeros(self.inner_shape, dtype=torch.bool) if pinned is None else pinned.bool()
         if tuple(self._pinned.shape) != self.inner_shape:
             raise ValueError(f"pinned has shape {tuple(self._pinned.shape)}, wanted event_shape, {self.inner_shape}")
+        if layout is not None and tuple(layout.event_shape) != self.event_shape:
+            raise ValueError(f"the layout has events of shape {layout.event_shape}, the model {self.event_shape}")
 
     # ------------------------------------------------------------------ what a score model has
 
@@ -132,7 +162,8 @@ class ForeignModel:
         levels = hashlib.sha256(table.tobytes()).hexdigest()[:8]
         condition = f";condition={self.n_condition}" if self.n_condition else ""
         pinned = f";pinned={int(self._pinned.sum())}" if self._pinned.any() else ""
-        return f"name={self.name};event_shape={self.inner_shape}{condition}{pinned};levels={levels}"
+        units = "" if self.normalizer is None else f";normalizer={self.normalizer.fingerprint()}"
+        return f"name={self.name};event_shape={self.inner_shape}{condition}{pinned}{units};levels={levels}"
 
     # ------------------------------------------------------------------ pieces that steering needs
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -11,11 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import number
-from rrpolicy.models.foreign import ForeignModel
+from rrpolicy.models.foreign import ForeignModel, Inputs
 from rrpolicy.rewards.relative_reward import RelativeReward
-
-Inputs = Callable[..., tuple[Tensor, Any]]
-"""The arguments of a call -> x and time, or x, time and condition."""
 
 
 def steer(model: ForeignModel, reward: RelativeReward, scale: float = 1.0, inputs: Inputs | None = None) -> nn.Module:
@@ -27,7 +23,8 @@ def steer(model: ForeignModel, reward: RelativeReward, scale: float = 1.0, input
     :param model: made by `from_module`, with which the reward was extracted
     :param reward: ρ of the model's events
     :param scale: strength; 0 is the network itself
-    :param inputs: what tells x and time (and condition) from the arguments of a call; None: the first two (three)
+    :param inputs: what tells x and time (and condition) from the arguments of a call; None: as the model
+        was told, else the first two (three)
     :return: a module to put in the network's place
     :raises ValueError: for a reward of other events or levels, or a scale that is not finite
     """
@@ -49,7 +46,8 @@ class SteeredModule(nn.Module):
         super().__init__()
         self.module = model.module
         self.scale = scale
-        self._model, self._reward, self._inputs = [model], [reward], inputs  # lists: their weights are not its own
+        self._model, self._reward = [model], [reward]  # lists: their weights are not its own
+        self._inputs = inputs or model.inputs
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.module(*args, **kwargs)
