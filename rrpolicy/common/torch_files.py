@@ -22,11 +22,12 @@ MAX_MEMBERS = 4096
 _DTYPES = {"Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4"}
 
 
-def read_weights(data: bytes) -> dict[str, Tensor]:
+def read_weights(data: bytes, group: str | None = None) -> dict[str, Tensor]:
     """
     Named tensors that ``torch.save`` wrote.
 
     :param data: the file's content, torch's zip format
+    :param group: key of the tensors in a file that holds several groups and other values; the others are not read
     :return: CPU tensors in the order of the file
     :raises ValueError: for another format, anything but named tensors, or tensors that the file does not hold
     """
@@ -38,9 +39,11 @@ def read_weights(data: bytes) -> dict[str, Tensor]:
     if members.get(f"{folder}byteorder", b"little") != b"little":
         raise ValueError("its numbers are not little-endian")
     root = traced(members[pickles[0]])
-    entries = root.items if isinstance(root, Node) and root.name == "collections OrderedDict" else root
-    if not isinstance(entries, dict):
-        raise ValueError(f"it holds a {type(root).__name__}, wanted named tensors")
+    entries = _entries(root)
+    if group is not None:
+        if group not in entries:
+            raise ValueError(f"it has no {group!r}, its keys are {printable(sorted(entries))}")
+        entries = _entries(entries[group])
     weights, room = {}, len(data)
     for name, node in entries.items():
         weights[name] = _tensor(name, node, members, folder)
@@ -48,6 +51,15 @@ def read_weights(data: bytes) -> dict[str, Tensor]:
         if room < 0:
             raise ValueError(f"its tensors hold more bytes than the file's {len(data)}")
     return weights
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    if isinstance(value, Node) and value.name == "collections OrderedDict":
+        return value.items
+    if not isinstance(value, dict):
+        kind = f"what {printable(value.name)} would build" if isinstance(value, Node) else f"a {type(value).__name__}"
+        raise ValueError(f"it holds {kind}, wanted named tensors")
+    return value
 
 
 def _tensor(name: str, node: Any, members: dict[str, bytes], folder: str) -> Tensor:

@@ -28,7 +28,7 @@ class ExactNetwork(nn.Module):
 
     :param path: x = a·x0 + b·ε at the times of this path
     :param prediction: as `from_module` names them
-    :param shift: events are (x - shift) / scale, as if the network had a normaliser
+    :param pinned: entries of an event that arrive without noise
     """
 
     def __init__(
@@ -39,10 +39,12 @@ class ExactNetwork(nn.Module):
         weights: Tensor = BASE_WEIGHTS,
         variance: float = 0.1,
         negate: bool = False,
+        pinned: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.path, self.prediction, self.negate = path, prediction, negate
         self.means, self.weights, self.variance = means, weights, variance
+        self.pinned = torch.zeros(means.shape[1:], dtype=torch.bool) if pinned is None else pinned
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         level, share = self.path.at(time)
@@ -52,11 +54,12 @@ class ExactNetwork(nn.Module):
             return value.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
         a, b = at(self.path.a), at(self.path.b)
-        variance = a**2 * self.variance + b**2
-        flat, means = x.flatten(1), self.means.flatten(1).to(x.dtype)
-        difference = flat[:, None] - a.flatten()[:, None, None] * means[None]
-        logits = -0.5 * (difference**2).sum(dim=2) / variance.view(-1, 1) + self.weights.log().to(x.dtype)
-        mean = a * (torch.softmax(logits, dim=1) @ means).view_as(x)
+        own_a, own_b = torch.where(self.pinned, 1.0, a), torch.where(self.pinned, 0.0, b)
+        variance = own_a**2 * self.variance + own_b**2
+        means = self.means.to(x.dtype)
+        difference = (x[:, None] - own_a[:, None] * means[None]) ** 2 / variance[:, None]
+        logits = -0.5 * difference.flatten(2).sum(dim=2) + self.weights.log().to(x.dtype)
+        mean = own_a * (torch.softmax(logits, dim=1) @ means.flatten(1)).view_as(x)
         eps = b * (x - mean) / variance
         x0 = (x - b * eps) / a
         output = {"eps": eps, "x0": x0, "denoiser": x0, "score": -eps / b, "v": (eps - b * x) / a}.get(self.prediction)
