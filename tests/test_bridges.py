@@ -380,3 +380,58 @@ def test_a_pair_of_any_condition_has_it_as_a_pinned_entry() -> None:
     torch.testing.assert_close(got, Guided()(x[:, :2], t, given), rtol=2e-3, atol=2e-3)
     with pytest.raises(ValueError, match="either one condition"):
         classifier_free_pair(Guided(), TABLE, "eps", (2,))
+
+
+# ---------------------------------------------------------------------- diffusers itself
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("kind", ["DDPM", "DDIM", "EulerDiscrete"])
+def test_schedulers_of_diffusers_see_the_same_event(kind: str, prediction: str) -> None:
+    scheduler = getattr(diffusers, f"{kind}Scheduler")(
+        num_train_timesteps=50, beta_start=0.001, beta_end=0.2, prediction_type=prediction
+    )
+    if kind != "EulerDiscrete":
+        scheduler.register_to_config(clip_sample=False)
+    torch.manual_seed(0)
+    unet = diffusers.UNet1DModel(
+        sample_size=32,
+        in_channels=2,
+        out_channels=2,
+        time_embedding_type="positional",
+        block_out_channels=(32, 32),
+        down_block_types=("DownBlock1D", "DownBlock1D"),
+        up_block_types=("UpBlock1D", "UpBlock1D"),
+    )
+    model = from_diffusers(unet, scheduler, (2, 32))
+    scheduler.set_timesteps(50)
+    timestep = scheduler.timesteps[20]
+    level = int(timestep)
+    x_t, t = torch.randn(3, 2, 32), torch.full((3,), level)
+    alpha, sigma = model.process.levels(x_t, t)
+    given = x_t / alpha if kind == "EulerDiscrete" else x_t
+    inputs = scheduler.scale_model_input(given, timestep)
+    with torch.no_grad():
+        step = scheduler.step(unet(inputs, timestep).sample, timestep, given)
+    wanted = (x_t - sigma * model.eps(x_t, t)) / alpha
+    torch.testing.assert_close(step.pred_original_sample, wanted, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["DDIM", "DPMSolverMultistep", "EulerDiscrete"])
+def test_a_steered_network_reaches_the_expert_in_a_sampler_of_diffusers(kind: str) -> None:
+    scheduler = getattr(diffusers, f"{kind}Scheduler")(num_train_timesteps=100, beta_start=0.001, beta_end=0.15)
+    if kind == "DDIM":
+        scheduler.register_to_config(clip_sample=False)
+    path = path_of_scheduler(scheduler)[0]
+    base, expert = (
+        from_diffusers(WithSample(network(path, "eps", (2, 4), weights)), scheduler, (2, 4))
+        for weights in (BASE, EXPERT)
+    )
+    module = steered(base, expert)
+    scheduler.set_timesteps(30)
+    x = torch.randn(1500, 2, 4, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(module(scheduler.scale_model_input(x, timestep), timestep).sample, timestep, x).prev_sample
+    distance = (x[:, None] - means(2, 4)).flatten(2).norm(dim=2)
+    assert abs(float((distance.argmin(dim=1) == 1).float().mean()) - 0.75) < 0.05
+    torch.testing.assert_close(x.mean(dim=0), (EXPERT.view(2, 1, 1) * means(2, 4)).sum(dim=0), rtol=0, atol=0.12)
