@@ -21,6 +21,7 @@ N_EVENTS = 1024
 N_LEVELS = 8
 MAX_RATIO = 1.3  # of the error of a model that fits to that of the linear predictor, on average over levels
 MAX_COVARIANCE = 1024  # entries of an event beyond which only their variances are used
+SHRINKAGES = (0.0, 0.03, 0.1, 0.3)  # of a covariance to its diagonal, of which the best is taken
 
 
 @dataclass(frozen=True)
@@ -111,17 +112,32 @@ def _measure(model: ScoreModel, events: Tensor, seed: int) -> ScoreModelCheck:
 
 
 class _LinearPredictor:
-    """The best linear predictor of ε, whose error is tr(α²C (α²C + σ²)⁻¹) / d."""
+    """
+    The best linear predictor of ε, σ(α²C + σ²)⁻¹(x - αμ), as far as a finite number of events tells the covariance C.
+
+    C is fitted to one half of the events, more or less shrunk to its diagonal, and the error is that on the other half:
+    tr((1 - σ²M)² + σ²α² M C' M) / d with M = (α²C + σ²)⁻¹.
+    """
 
     def __init__(self, events: Tensor) -> None:
         centred = (events - events.mean(dim=0)).double()
-        small = centred.shape[1] <= min(MAX_COVARIANCE, len(centred) // 4)
-        covariance = centred.T @ centred / len(centred)
-        self._variances = torch.linalg.eigvalsh(covariance).clamp(min=0) if small else covariance.diagonal()
+        self._variances = (centred**2).mean(dim=0)
+        self._fits: list[tuple[Tensor, Tensor]] = []
+        if centred.shape[1] > MAX_COVARIANCE:
+            return
+        fitted, other = (half.T @ half / len(half) for half in (centred[::2], centred[1::2]))
+        for shrinkage in SHRINKAGES:
+            values, vectors = torch.linalg.eigh((1 - shrinkage) * fitted + shrinkage * fitted.diagonal().diag())
+            spread = ((vectors.T @ other) * vectors.T).sum(dim=1)
+            self._fits.append((values.clamp(min=0), spread))
 
     def error(self, alpha: float, sigma: float) -> float:
         signal = alpha**2 * self._variances
-        return float((signal / (signal + sigma**2)).mean())
+        errors = [(signal / (signal + sigma**2)).mean()]
+        for values, spread in self._fits:
+            inverse = 1 / (alpha**2 * values + sigma**2)
+            errors.append(((1 - sigma**2 * inverse) ** 2 + (sigma * alpha * inverse) ** 2 * spread).mean())
+        return float(torch.stack(errors).min())
 
 
 def _advice(model: ScoreModel, events: Tensor, seed: int) -> str:
@@ -162,14 +178,19 @@ def _alternatives(model: ScoreModel, events: Tensor) -> Iterator[tuple[str, Scor
 
 
 def _rescaled(events: Tensor, free: Tensor) -> Iterator[tuple[str, Tensor]]:
-    mean, std = events.mean(dim=0), events.std(dim=0).clamp(min=1e-6)
-    low, high = events.amin(dim=0), events.amax(dim=0)
-    span = (high - low).clamp(min=1e-6)
-    yield "standardising the events (a normaliser was forgotten)", torch.where(free, (events - mean) / std, events)
-    yield (
-        "scaling the events to [-1, 1] (a normaliser was forgotten)",
-        torch.where(free, 2 * (events - low) / span - 1, events),
-    )
+    """Events in the units of the usual normalisers, fitted to each entry, or to columns or channels of windows."""
+    n = events.ndim
+    kept = [(), (n - 1,), (1,)] if n > 2 else [()]  # axes along which a normaliser's numbers differ
+    for axes in kept:
+        over = tuple(axis for axis in range(n) if axis not in axes) if axes else (0,)
+        mean, std = events.mean(dim=over, keepdim=True), events.std(dim=over, keepdim=True).clamp(min=1e-6)
+        low, high = events.amin(dim=over, keepdim=True), events.amax(dim=over, keepdim=True)
+        span = (high - low).clamp(min=1e-6)
+        for name, scaled in (
+            ("standardising the events", (events - mean) / std),
+            ("scaling the events to [-1, 1]", 2 * (events - low) / span - 1),
+        ):
+            yield f"{name} (a normaliser was forgotten)", torch.where(free, scaled, events)
 
 
 def _with(model: ForeignModel, prediction: Prediction, negate: bool, backwards: bool) -> ForeignModel:

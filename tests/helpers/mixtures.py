@@ -28,6 +28,7 @@ class ExactNetwork(nn.Module):
 
     :param path: x = a·x0 + b·ε at the times of this path
     :param prediction: as `from_module` names them
+    :param variance: of a component, or of each of its entries
     :param pinned: entries of an event that arrive without noise
     """
 
@@ -37,7 +38,7 @@ class ExactNetwork(nn.Module):
         prediction: str,
         means: Tensor = BASE_MEANS,
         weights: Tensor = BASE_WEIGHTS,
-        variance: float = 0.1,
+        variance: float | Tensor = 0.1,
         negate: bool = False,
         pinned: Tensor | None = None,
     ) -> None:
