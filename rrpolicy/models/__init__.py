@@ -17,6 +17,7 @@ from rrpolicy.models.diffusers import from_diffusers, from_diffusion_policy
 from rrpolicy.models.foreign import ForeignModel, from_module
 from rrpolicy.models.paths import NoisePath, edm, flow, ve, vp
 from rrpolicy.models.steering import SteeredModule, steer
+from rrpolicy.models.units import at_ratios, in_units_of
 
 __all__ = [
     "ForeignModel",
@@ -24,6 +25,7 @@ __all__ = [
     "ScoreModelCheck",
     "SteeredModule",
     "affine",
+    "at_ratios",
     "check_pair",
     "check_score_model",
     "classifier_free_pair",
@@ -37,6 +39,7 @@ __all__ = [
     "from_flow_matching",
     "from_k_diffusion",
     "from_module",
+    "in_units_of",
     "load_diffuser",
     "steer",
     "ve",

@@ -6,6 +6,7 @@ called. Nothing else in the library knows that the model is not its own.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -125,9 +126,19 @@ class ForeignModel:
     # ------------------------------------------------------------------ what a score model has
 
     @property
+    def levels(self) -> NoisePath:
+        """The path of the events that :meth:`eps` takes."""
+        return self.path
+
+    @property
+    def steerable(self) -> bool:
+        """Whether events are what the network takes, so that `steer` can give it back."""
+        return True
+
+    @property
     def process(self) -> DiffusionProcess:
         """Noise levels."""
-        return self.path.process
+        return self.levels.process
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -156,9 +167,19 @@ class ForeignModel:
         eps = self.eps_from_output(x, t, self._output(x, t, condition))
         return self.joined(eps, torch.zeros_like(condition))
 
+    def with_path(self, path: NoisePath) -> ForeignModel:
+        """
+        The same network at other levels of its path.
+
+        :param path: such as ``model.path.between(0.01, 100)``
+        """
+        other = copy.copy(self)
+        other.path = path
+        return other
+
     def fingerprint(self) -> str:
         """Equal for models that share name, event shape, condition and noise levels."""
-        table = torch.stack([self.path.a, self.path.b]).numpy().round(6)
+        table = torch.stack([self.levels.a, self.levels.b]).numpy().round(6)
         levels = hashlib.sha256(table.tobytes()).hexdigest()[:8]
         condition = f";condition={self.n_condition}" if self.n_condition else ""
         pinned = f";pinned={int(self._pinned.sum())}" if self._pinned.any() else ""

@@ -69,6 +69,18 @@ class NoisePath:
         table = (self.a / self.c) ** 2
         return DiffusionProcess.from_alphas_cumprod(table.tolist(), "eps")
 
+    def between(self, lowest: float, highest: float) -> NoisePath:
+        """
+        The levels whose ratios of noise to signal b / a lie within bounds.
+
+        :param lowest: least ratio
+        :param highest: largest one
+        :raises ValueError: where fewer than two are left
+        """
+        kept = (self.b / self.a >= lowest) & (self.b / self.a <= highest)
+        tables = (self.times, self.a, self.b, self.da, self.db)
+        return NoisePath(self.kind, *(None if table is None else table[kept] for table in tables))  # type: ignore[arg-type]
+
     def at(self, time: Tensor) -> tuple[Tensor, Tensor]:
         """
         Levels between which times lie, and how far: for networks that are called at times between the levels.

@@ -26,10 +26,14 @@ def steer(model: ForeignModel, reward: RelativeReward, scale: float = 1.0, input
     :param inputs: what tells x and time (and condition) from the arguments of a call; None: as the model
         was told, else the first two (three)
     :return: a module to put in the network's place
-    :raises ValueError: for a reward of other events or levels, or a scale that is not finite
+    :raises ValueError: for a reward of other events or levels, a scale that is not finite, or a model in other units
     """
     if not math.isfinite(number("scale", scale)):
         raise ValueError(f"scale is {scale}, it must be finite")
+    if not model.steerable:
+        raise ValueError(
+            "the model is one of in_units_of, whose events are not its network's: steer the pair's other one"
+        )
     if tuple(reward.event_shape) != model.event_shape:
         raise ValueError(
             f"the model has events of shape {model.event_shape}, the reward of {tuple(reward.event_shape)}"
