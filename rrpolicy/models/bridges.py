@@ -87,12 +87,17 @@ def from_flow_matching(
     """
     A score model of a velocity field that torchcfm's or flow_matching's classes trained: noise is at time 0.
 
+    Noise and events must have been drawn independently of each other. Pairs chosen by minibatch optimal transport or
+    Schrödinger bridges (torchcfm's classes with those names) make a velocity that tells no score; nothing in the network
+    shows it, and `check_score_model` rarely does.
+
     :param module: velocity network
     :param event_shape: of an event
     :param order: how it is called: ``"x, t"`` (flow_matching), ``"t, x"`` (torchcfm's U-Net, `torchdyn`), or ``"cat"``,
         the time as a last column of x (torchcfm's MLP)
-    :param scheduler: of flow_matching's ``AffineProbPath``; None: a straight path (``CondOTScheduler``, all of torchcfm
-        but its variance-preserving class, with ``sigma`` 0 or small)
+    :param scheduler: of flow_matching's ``AffineProbPath``; None: a straight path (flow_matching's
+        ``CondOTScheduler``, torchcfm's ``ConditionalFlowMatcher`` and ``TargetConditionalFlowMatcher`` with ``sigma`` 0
+        or small)
     :param noise_at: 1 for velocities that point to the noise, at time 1 (openpi, SmolVLA)
     :param options: as `from_module` takes them
     :raises ValueError: for an unknown order
