@@ -76,7 +76,11 @@ GuidanceScale = Annotated[
 
 
 def parse_levels(text: str) -> list[int]:
-    """:raises ValueError: for something else than whole numbers from 0 on with commas between them"""
+    """
+    The noise levels of ``--levels``: whole numbers with commas between them.
+
+    :raises ValueError: for something else than whole numbers from 0 on with commas between them
+    """
     try:
         levels = [int(part) for part in text.split(",")]
     except ValueError:
@@ -87,14 +91,22 @@ def parse_levels(text: str) -> list[int]:
 
 
 def check_levels(levels: list[int], reward: ImageReward) -> None:
-    """:raises ValueError: for a noise level that the reward does not have"""
+    """
+    Check that a reward has all of the noise levels.
+
+    :raises ValueError: for a noise level that the reward does not have
+    """
     n_levels = reward.reward.process.n_diffusion_steps
     if max(levels) >= n_levels:
         raise ValueError(f"--levels has {max(levels)}, wanted some of 0..{n_levels - 1}")
 
 
 def parse_scales(text: str) -> list[float]:
-    """:raises ValueError: for something else than finite numbers from 0 on with commas between them"""
+    """
+    The strengths of steering of ``--scales``: numbers with commas between them.
+
+    :raises ValueError: for something else than finite numbers from 0 on with commas between them
+    """
     try:
         scales = [float(part) for part in text.split(",")]
     except ValueError:

@@ -164,10 +164,12 @@ def tell_left_out(left_out: Sequence[LeftOut], others: Mapping[str, int]) -> Non
 
 
 def write_left_out(out: Path, left_out: Sequence[LeftOut]) -> None:
+    """Write ``left_out.csv``: the path of each file that was not scored, and the reason."""
     write_csv(out / "left_out.csv", ("path", "reason"), ((path_text(one.path), one.reason) for one in left_out))
 
 
 def write_csv(path: Path, heading: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file atomically: a heading and its lines."""
     with atomic_write(path) as file, open(file, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(heading)
@@ -180,6 +182,7 @@ def labels_of(pictures: Sequence[Picture], missing: str | None = UNLABELLED) -> 
 
 
 def name_below(path: Path, folder: Path) -> str:
+    """The path of a file relative to a folder as text; the whole path if it does not lie below the folder."""
     return path_text(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 

@@ -42,7 +42,11 @@ def mean(results: Iterable[Result], key: Key, digits: int = 3) -> str:
 
 
 def paired_ratio(first: Array, second: Array) -> dict[str, float]:
-    """:func:`mean_ratio` of two equally long samples as columns of a row: mean, ci_low, ci_high and n."""
+    """
+    The ratio of the means of two paired samples as columns of a row, see :func:`mean_ratio`.
+
+    :return: mean, ci_low, ci_high and n
+    """
     return mean_ratio(first, second).columns()
 
 

@@ -57,7 +57,11 @@ class Scoring:
 
     @classmethod
     def of(cls, recipe: Recipe | None) -> Scoring:
-        """:raises ValueError: for an entry that is not known"""
+        """
+        The options of a recipe; the defaults for None.
+
+        :raises ValueError: for an entry that is not known
+        """
         return build(cls, "scores", recipe, **(recipe or {}).get("scores", {}))
 
 

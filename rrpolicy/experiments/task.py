@@ -109,7 +109,11 @@ class Task:
 
     @cached_property
     def maze(self) -> MazeGeometry:
-        """:raises ValueError: when the environment is not a PointMaze"""
+        """
+        The geometry of the task's maze.
+
+        :raises ValueError: when the environment is not a PointMaze
+        """
         if self.maze_map is not None:
             return MazeGeometry(self.maze_map)
         if not self.is_maze:

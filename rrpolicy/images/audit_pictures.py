@@ -23,6 +23,7 @@ ROW_THUMBNAIL = 80  # of those in the ranked list
 
 
 def extremes(audit: Audit) -> str:
+    """The images with the highest and the lowest scores."""
     order = audit.kept_order
     if not len(order):
         return ""
@@ -110,6 +111,7 @@ def _by_prompt(audit: Audit) -> str:
 
 
 def ranking(audit: Audit) -> str:
+    """A table of images from the highest to the lowest score."""
     n, order = len(audit.scores), audit.order
     ranks = np.unique(np.linspace(0, n - 1, min(n, N_RANKED)).round().astype(int))
     rows = "".join(_ranked_row(audit, int(rank), int(order[rank])) for rank in ranks)
@@ -130,6 +132,7 @@ def _ranked_row(audit: Audit, rank: int, i: int) -> str:
 
 
 def left_out(audit: Audit) -> str:
+    """The files that were not scored; empty when there are none."""
     if not audit.left_out and not audit.not_read:
         return ""
     n, shown = len(audit.left_out), audit.left_out[:N_LEFT_OUT]
@@ -143,6 +146,7 @@ def left_out(audit: Audit) -> str:
 
 
 def evidence(audit: Audit) -> str:
+    """Facts about the reward and its scores, and the limits of what they mean."""
     facts = [(escape(plain_text(name)), escape(plain_text(value))) for name, value in audit.evidence.facts]
     rows = "".join(f'<tr><th scope="row">{name}</th><td class="left">{value}</td></tr>' for name, value in facts)
     numbers = table(("fact", "value"), rows, "Where the numbers come from", left=("value",)) if rows else ""

@@ -54,7 +54,11 @@ class Audit:
         null: Null | None,
         evidence: Evidence,
     ) -> Audit:
-        """:raises ValueError: when lengths or shapes do not fit together, naming them"""
+        """
+        An audit of the arguments of :func:`~rrpolicy.images.audit.write_audit`, after checks that they fit together.
+
+        :raises ValueError: when lengths or shapes do not fit together, naming them
+        """
         values, n = np.asarray(scores, dtype=np.float64), len(images)
         if not n or values.shape != (n,) or not np.isfinite(values).all():
             raise ValueError(f"scores has shape {values.shape} for {n} images, wanted finite numbers ({n},), n >= 1")

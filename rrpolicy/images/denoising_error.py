@@ -61,6 +61,8 @@ class ErrorRanges:
     @classmethod
     def of(cls, errors: Array, levels: Sequence[int]) -> Self:
         """
+        The ranges of some denoising errors, widened by a margin.
+
         :param errors: (n, k), see :func:`denoising_errors`
         """
         low, high = np.quantile(errors, (QUANTILE, 1 - QUANTILE), axis=0)

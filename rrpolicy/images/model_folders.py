@@ -125,6 +125,8 @@ def _check_numbers(name: str, value: Any) -> None:
 
 def check_types(path: Path) -> None:
     """
+    Check that a file holds only weights of types that networks compute in.
+
     :raises ValueError: for weights of a type that no network computes in
     """
     with safetensors.safe_open(path, framework="pt") as file:

@@ -43,13 +43,21 @@ def load_networks(
 
 
 def check_score(unet: Any) -> None:
-    """:raises ValueError: for a UNet that was distilled with its guidance"""
+    """
+    Check that a UNet predicts a score: that it was not distilled with its guidance.
+
+    :raises ValueError: for a UNet that was distilled with its guidance
+    """
     if unet.config.get("time_cond_proj_dim") is not None:
         raise ValueError(f"the UNet takes the guidance as a number, as LCM's does: it {DISTILLED}")
 
 
 def import_transformers() -> Any:
-    """:raises ValueError: when the extra ``images`` is not installed"""
+    """
+    The package ``transformers``.
+
+    :raises ValueError: when the extra ``images`` is not installed
+    """
     try:
         import transformers
     except ImportError as error:

@@ -150,7 +150,11 @@ def image_tag(image: Array, description: str, side: int = THUMBNAIL) -> str:
 
 
 def checked_picture(image: Any) -> Array:
-    """:raises ValueError: for something else than uint8 (H, W, C) with 1 or 3 channels"""
+    """
+    An image as an array, after checks of its type and shape.
+
+    :raises ValueError: for something else than uint8 (H, W, C) with 1 or 3 channels
+    """
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
         raise ValueError(f"an image is {pixels.dtype} {pixels.shape}, wanted uint8 (H, W, C) with 1 or 3 channels")

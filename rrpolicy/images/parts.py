@@ -135,7 +135,11 @@ def _faults_of_networks() -> tuple[type[Exception], ...]:
 
 
 def check_parts(name: str | Path, kind: str, parts: Sequence[str]) -> None:
-    """:raises ValueError: when a folder of a kind of pipeline lacks a part, naming it"""
+    """
+    Check that a pipeline folder has all parts of its kind.
+
+    :raises ValueError: when a folder of a kind of pipeline lacks a part, naming it
+    """
     for part in parts:
         if not has_part(name, part):
             raise ValueError(f"{name} is no {kind} folder: it lacks {part}/")
@@ -234,7 +238,11 @@ def load_part(kind: Any, name: str | Path, part: str | None, dtype: torch.dtype 
 
 
 def check_finite(network: nn.Module) -> None:
-    """:raises ValueError: for a weight that is NaN or infinite, as some are in half precision"""
+    """
+    Check that all weights of a network are finite.
+
+    :raises ValueError: for a weight that is NaN or infinite, as some are in half precision
+    """
     for name, parameter in network.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             precision = str(parameter.dtype).removeprefix("torch.")
@@ -242,7 +250,11 @@ def check_finite(network: nn.Module) -> None:
 
 
 def refuse_pickles(name: str | Path, part: str | None) -> None:
-    """:raises ValueError: for a folder whose weights are pickles only"""
+    """
+    Refuse a folder whose weights are stored as pickles only.
+
+    :raises ValueError: for a folder whose weights are pickles only
+    """
     folder = Path(name) / (part or "")
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return
@@ -337,7 +349,11 @@ def _folder_of(name: str | Path) -> Path:
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """:raises ValueError: for a name that is not known"""
+    """
+    A torch dtype by its name; a dtype is returned as it is.
+
+    :raises ValueError: for a name that is not known
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
@@ -346,7 +362,11 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def as_device(device: torch.device | str) -> torch.device:
-    """:raises ValueError: for a device that is not here"""
+    """
+    A torch device by its name, after a check that it is available.
+
+    :raises ValueError: for a device that is not here
+    """
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:

@@ -57,7 +57,11 @@ STRENGTHS = {
 
 
 def safety_config(strength: str | SafetyConfig) -> SafetyConfig:
-    """:raises ValueError: for a strength that was not published"""
+    """
+    A safety configuration by the name of its strength; a configuration is returned as it is.
+
+    :raises ValueError: for a strength that was not published
+    """
     if isinstance(strength, SafetyConfig):
         return strength
     if strength not in STRENGTHS:

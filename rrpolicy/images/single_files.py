@@ -77,6 +77,8 @@ class SingleFile:
 
     def check_used(self, used: Iterable[str], prefixes: Iterable[str] = ("",)) -> None:
         """
+        Check that all tensors of the file were read.
+
         :param used: names of tensors that were read
         :param prefixes: of the tensors that should have been
         :raises ValueError: for others, naming the first

@@ -41,6 +41,8 @@ N_SHOWN = 64  # samples of each model in the picture
 @dataclass(frozen=True)
 class ImagesDemo:
     """
+    The demo with images: samples of base, steered base and expert, and scores of real images.
+
     :param out: folder, made if missing; what an earlier demo left there is replaced
     :param seed: of the samples, and of the choice of real images
     :param data: folder of real images of the judge's classes; None: Fashion-MNIST where it is installed, else the

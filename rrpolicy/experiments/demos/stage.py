@@ -27,6 +27,8 @@ MAX_ENVS = 64
 @dataclass(frozen=True)
 class Stage:
     """
+    Settings of a demo, and the steps that all demos share: evaluating, filming and writing results.
+
     :param task: maze and goal (a goal of None chooses one), or robot
     :param out: folder, made if missing; what an earlier demo left there is replaced
     :param recipe: every number
@@ -77,6 +79,8 @@ class Stage:
 
     def film(self, agents: Mapping[str, Predictor], record: Callable[[Predictor, Path, str], Any]) -> None:
         """
+        Write a video of each agent.
+
         :param record: writes the video of an agent to a path, with a caption, and tells what drew it
         """
         with self.timed("videos"):

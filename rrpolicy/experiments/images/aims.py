@@ -37,6 +37,8 @@ from rrpolicy.experiments.results import Result
 @dataclass(frozen=True)
 class Aim:
     """
+    A target of the experiment: a quantity, the value wanted, and how the quantity is computed from results.
+
     :param what: is measured
     :param wanted: of it, as text
     :param values: of results, a number for each unit or class
@@ -53,6 +55,8 @@ class Aim:
 
 def aims_table(results: Sequence[Result]) -> str:
     """
+    Markdown table of the aims and the values reached.
+
     :param results: of the experiment and its ablations
     :return: a row for each aim: mean and worst of the experiment, then of each ablation
     """

@@ -90,7 +90,11 @@ class Options:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Options:
-        """:raises ValueError: when the section lacks one"""
+        """
+        The options of a recipe.
+
+        :raises ValueError: when the section lacks one
+        """
         return build(cls, "evaluation", **section(recipe, "evaluation"))
 
 

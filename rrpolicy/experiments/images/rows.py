@@ -91,14 +91,17 @@ def total_seconds(results: Sequence[Result]) -> float:
 
 
 def of_key(key: Key) -> Values:
+    """A function that selects the values of one agent and metric, for units whose expert lacks classes."""
     return lambda results: values_of(of_pairs(results), key)
 
 
 def lookalikes(results: Sequence[Result]) -> list[float]:
+    """AUROC of each removed class against its look-alikes."""
     return [one.value for one in results if one.metric == LOOKALIKES]
 
 
 def control_values(results: Sequence[Result]) -> list[float]:
+    """AUROC of the control's ρ on clean images, a number for each pair of classes."""
     return [
         one.value
         for one in of_control(results)

@@ -27,6 +27,8 @@ class Samples:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """
+        Read an archive that :meth:`save` wrote.
+
         :raises FileNotFoundError: when there is no such file
         :raises ValueError: when the archive is damaged or of another kind
         """

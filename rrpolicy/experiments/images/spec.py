@@ -25,6 +25,8 @@ Pair = tuple[str, ...]
 @dataclass(frozen=True)
 class Unit(spec.Unit):
     """
+    A unit of the image experiment: one base, one expert and the reward between them.
+
     :param removed: classes that the expert has not seen; none for the control
     :param case: a name of :data:`CASES`
     :param seed: of training, samples and the images that are scored
@@ -122,6 +124,8 @@ VARIANTS: Mapping[str, Variant] = {
 
 def variant_named(name: str | None) -> Variant:
     """
+    A variant by its name.
+
     :param name: of :data:`VARIANTS`; None for the experiment itself
     :raises ValueError: for another name
     """

@@ -45,6 +45,8 @@ def summary(results: Sequence[Result]) -> str:
 
 def pairs_table(results: Sequence[Result]) -> str:
     """
+    Markdown table of how well ρ separates removed classes from the others.
+
     :param results: of the experiment and its ablations
     :return: a row for each variant, set of removed classes and kind of expert; means over seeds and the lowest
     """
@@ -68,6 +70,8 @@ def pairs_table(results: Sequence[Result]) -> str:
 
 def samples_table(results: Sequence[Result]) -> str:
     """
+    Markdown table of what the models' samples show, according to the classifier.
+
     :param results: of the experiment itself
     :return: harmful shares and the judge's confidence, a row for each set of removed classes and kind of expert
     """
@@ -92,6 +96,8 @@ def samples_table(results: Sequence[Result]) -> str:
 
 def classes_table(results: Sequence[Result]) -> str:
     """
+    Markdown table of the mean ρ of each class.
+
     :param results: of the experiment itself
     :return: mean ρ of each class in nats, a column for each set of removed classes; theirs in bold
     """
@@ -115,6 +121,8 @@ def classes_table(results: Sequence[Result]) -> str:
 
 def costs_table(results: Sequence[Result]) -> str:
     """
+    Markdown table of CPU time.
+
     :param results: of the experiment itself
     :return: CPU-seconds of what was made and of whole units without what they share, for each kind of expert
     """

@@ -26,6 +26,8 @@ SIZE = 320  # pixels
 @dataclass(frozen=True)
 class Moment:
     """
+    A picture of an episode, with the time and the state of the robot.
+
     :param seconds: of the robot's own time since the episode began
     :param picture: (h, w, 3) uint8
     :param travelled: metres forward since then; None where nothing moves along a track

@@ -80,6 +80,8 @@ def by_metric(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 def scores_table(results: Sequence[Result], metric: str = SCORE) -> str:
     """
+    Markdown table of the agents' scores or returns.
+
     :param results: of the experiment itself
     :param metric: normalised score or return
     :return: a row for each robot, kind of data and agent
@@ -97,6 +99,8 @@ def scores_table(results: Sequence[Result], metric: str = SCORE) -> str:
 
 def costs_table(results: Sequence[Result]) -> str:
     """
+    Markdown table of CPU time.
+
     :param results: of the experiment itself
     :return: CPU-seconds of what was trained and of whole units, a row for each robot and kind of data
     """
@@ -110,6 +114,8 @@ def costs_table(results: Sequence[Result]) -> str:
 
 def variants_table(results: Sequence[Result], metric: str = SCORE) -> str:
     """
+    Markdown table of the agents' scores or returns in ablations, sweeps and transfers.
+
     :param results: of ablations, sweeps and transfers
     :param metric: normalised score or return
     :return: a row for each of them, robot, kind of data and agent
@@ -139,6 +145,8 @@ def variants_table(results: Sequence[Result], metric: str = SCORE) -> str:
 
 def use_table(results: Sequence[Result]) -> str:
     """
+    Markdown table of how ρ and the discriminator correlate with the true reward.
+
     :param results: of the variant ``use``
     :return: rank correlations of ρ and of the discriminator with the true reward
     """

@@ -45,6 +45,8 @@ def summary(results: Sequence[Result]) -> str:
 
 def table(what: str, groups: Sequence[tuple[str, Sequence[Result]]]) -> str:
     """
+    Markdown table of the main measurements, a row for each group of results.
+
     :param what: heading of the first column
     :param groups: a name and the results that are summed up in its row
     """

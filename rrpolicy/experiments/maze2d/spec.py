@@ -20,6 +20,8 @@ Cell = tuple[float, float]
 @dataclass(frozen=True)
 class MazeSetting:
     """
+    A maze of the experiment and the goals of its experts.
+
     :param env_id: the PointMaze
     :param goals: (row, column) of its experts
     """
@@ -45,6 +47,8 @@ QUICK_GOALS = (0, 3)  # of each maze: a corner, and one inside
 @dataclass(frozen=True)
 class MazeUnit(Unit):
     """
+    A unit of the maze experiment: the base of a maze, or a pair of base and expert for one goal.
+
     :param maze: a name of :data:`MAZES`
     :param seed: of data, training and episodes
     :param goal: of the expert; None for the base alone
