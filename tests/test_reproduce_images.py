@@ -124,8 +124,8 @@ def test_units_are_chosen() -> None:
     everything = select(RECIPE)
     assert len(everything) == 2 * (2 * 2 + 1) and [unit.seed for unit in everything[::5]] == [13, 14]
     assert [str(unit) for unit in select(RECIPE, quick=True)] == [
-        "north west+north east fine-tuned seed 11",
-        "none fine-tuned seed 11",
+        "north west+north east fine-tuned seed 13",
+        "none fine-tuned seed 13",
     ]
     assert select(RECIPE, ["south west"], ["scratch"], [7, 7]) == [Unit(("south west",), "scratch", 7)]
     assert select(RECIPE, ["none"], ["scratch"]) == []  # nothing was ever removed from the control

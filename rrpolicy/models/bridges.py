@@ -88,8 +88,8 @@ def from_flow_matching(
     A score model of a velocity field that torchcfm's or flow_matching's classes trained: noise is at time 0.
 
     Noise and events must have been drawn independently of each other. Pairs chosen by minibatch optimal transport or
-    Schrödinger bridges (torchcfm's classes with those names) make a velocity that tells no score; nothing in the network
-    shows it, and `check_score_model` rarely does.
+    Schrödinger bridges (torchcfm's classes with those names) make a velocity that tells no score; nothing in the
+    network shows it, and `check_score_model` rarely does.
 
     :param module: velocity network
     :param event_shape: of an event
