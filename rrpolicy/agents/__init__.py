@@ -6,5 +6,15 @@ from rrpolicy.agents.model_planner import ModelPlanner
 from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.agents.planning import Planner
 from rrpolicy.agents.policy import DiffusionPolicy
+from rrpolicy.agents.refining import Rounds, refine
 
-__all__ = ["DiffusionAgent", "DiffusionPolicy", "GuidedPlanner", "ModelPlanner", "Planner", "PlanningOptions"]
+__all__ = [
+    "DiffusionAgent",
+    "DiffusionPolicy",
+    "GuidedPlanner",
+    "ModelPlanner",
+    "Planner",
+    "PlanningOptions",
+    "Rounds",
+    "refine",
+]

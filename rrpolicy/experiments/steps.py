@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import torch
-from stable_baselines3.common.vec_env import DummyVecEnv
-from torch import Tensor
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.options import grouped
-from rrpolicy.agents.planning import CHUNK, Planner
+from rrpolicy.agents.refining import Rounds, refine
 from rrpolicy.common.arguments import whole
-from rrpolicy.data.collect import collect, collect_point_maze
+from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.envs.controller import PDController
@@ -27,10 +22,8 @@ from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.experiments.recipes import Recipe, build, section, total_timesteps, without_steps
 from rrpolicy.experiments.task import Task
 from rrpolicy.rewards.discriminator import DiscriminatorReward
-from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.maps import RewardMap, reward_map
-from rrpolicy.rewards.on_policy import Sampler, Visit, learn_on_policy
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 MAX_SHIFT = 0.5  # bound on guidance of the recipes that name none, with which their published numbers were made
@@ -181,65 +174,16 @@ def extract_on_policy(
     extractor = extract(base, expert, data, recipe, seed)
     own = "total_timesteps" in values
     steps = total_timesteps(recipe, "rounds") if own else total_timesteps(recipe, "extraction") // 3
-    generator = torch.Generator().manual_seed(seed + 1)
-    events = as_events(data, base, expert, seed)
-
-    def samplers(index: int) -> Iterator[Sampler]:
-        planner = steer(base, extractor.reward, recipe)
-        if make_env is None:
-            starts = events.draw(2 * rounds.n_plans, generator)
-        else:
-            starts = rounds.visited_starts(base, planner, make_env, seed + 1000 * (index + 1), generator)
-        others = starts[rounds.n_plans :].chunk(2)
-        for agent, own in ((planner, starts[: rounds.n_plans]), *zip((base, expert), others, strict=True)):
-            for part in own.split(CHUNK):  # sampled in one go each, so that a plan can be told from its x_t
-                yield partial(_sample_plans, agent, part, generator)
-
-    return learn_on_policy(extractor, data, steps, n_rounds, samplers, generator)
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """
-    Sizes of an on-policy round.
-
-    :param n_plans: plans of the steered base, and as many of base and expert together
-    :param n_visited: environment steps of base and steered base each, in closed loop
-    :param n_envs: environments in which they are collected
-    """
-
-    n_plans: int = 4096
-    n_visited: int = 6000
-    n_envs: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("n_plans", "n_visited", "n_envs"):
-            whole(name, getattr(self, name), 2 if name == "n_plans" else 1)
-
-    def visited_starts(
-        self,
-        base: DiffusionAgent,
-        planner: Planner,
-        make_env: Callable[[], gym.Env],
-        seed: int,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Starts (2 n_plans, H, D) of plans, pinned at states that the steered base and the base visit."""
-        visited = []
-        for agent in (planner, base):
-            envs = DummyVecEnv([make_env] * self.n_envs)
-            try:
-                visited.append(collect(agent, envs, self.n_visited, seed))
-            finally:
-                envs.close()
-        data = TrajectoryDataset.concatenate(visited)
-        chosen = torch.randint(len(data), (2 * self.n_plans,), generator=generator).numpy()
-        known = data.windows(base.layout, chosen).observations[:, : base.layout.n_observation_rows]
-        return base.pinned_at(known)
-
-
-def _sample_plans(agent: Planner, starts: Tensor, generator: torch.Generator, visit: Visit) -> Tensor:
-    return agent.sample_at(starts, generator, visit)
+    return refine(
+        extractor,
+        data,
+        make_env,
+        n_rounds=n_rounds,
+        total_timesteps=steps,
+        rounds=rounds,
+        steer=lambda reward: steer(base, reward, recipe),
+        seed=seed,
+    )
 
 
 def discriminate(
