@@ -212,7 +212,7 @@ def test_pictures_are_flagged_by_the_base_s_error_where_it_is_given(world: Path,
     assert not any(flags().values())
     said = run(*audit, "--base", world / "expert").output
     assert "the model given is not the recorded base" in said and not any(flags().values())
-    assert "--denoising asks the base: give --model" in fault(*audit, "--denoising")
+    assert "--denoising needs the base: give --model" in fault(*audit, "--denoising")
     for option, value in (("--class-label", 1), ("--config", world / "base")):
         assert "--class-label and --config are for --base" in fault("score", *options, option, value)
         assert "--guidance-scale, --class-label and --config are for --model" in fault(*audit, option, value)

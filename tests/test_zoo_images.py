@@ -343,7 +343,7 @@ def test_faults_of_the_demo_are_one_line_and_remove_nothing(
         assert len(lines) == 1 and (tmp_path / "results.json").read_text() == "[]"
         return lines[0]
 
-    assert "data has the classes cats, dogs, the judge has t-shirt" in fault("--data", tmp_path / "pets")
+    assert "data has the classes cats, dogs, the classifier has t-shirt" in fault("--data", tmp_path / "pets")
     assert "gone: no images" in fault("--data", tmp_path / "gone")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert "pip install 'rrpolicy[images]'" in fault()

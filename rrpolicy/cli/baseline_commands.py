@@ -1,4 +1,4 @@
-"""Agents without planning as a command: train-on-reward compares training on ρ with training on the true reward."""
+"""The command ``train-on-reward``: PPO or SAC trained on ρ, compared with training on the true reward."""
 
 from __future__ import annotations
 

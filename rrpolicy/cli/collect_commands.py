@@ -1,4 +1,4 @@
-"""Datasets as a command: waypoint demonstrations in mazes, roll-outs of one or several agents in any environment, and
+"""The command ``collect``: waypoint demonstrations in mazes, roll-outs of one or several agents in any environment, and
 the replay buffer of a SAC run. The result is always a whole Minari folder with metadata of how it was made."""
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ app = typer.Typer(
     cls=Program,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Rewards from pairs of diffusion agents: extract what the strong one wants, steer the weak one with it.",
+    help="Rewards from pairs of diffusion agents: extract the reward that explains their difference, steer the base.",
     context_settings={"help_option_names": ["-h", "--help"]},
     **options.SETTINGS,
 )
@@ -50,7 +50,7 @@ def program(
         False
     ),
 ) -> None:
-    """Rewards from pairs of diffusion agents: extract what the strong one wants, steer the weak one with it."""
+    """Rewards from pairs of diffusion agents: extract the reward that explains their difference, steer the base."""
 
 
 @app.command()
@@ -73,7 +73,7 @@ def demo(
     recipe: options.RecipeFile = None,
 ) -> None:
     """
-    See it happen: a maze's reward extracted and drawn, a robot's or an image pair's; then base, steered base, expert.
+    Demo: extract and draw a maze's reward, or load a robot's or an image pair's; then run base, steered base, expert.
 
     Base and expert come from the zoo, or are trained with --from-scratch (implied by --maze-map, and for a robot of
     your own recipe that the zoo has not). Leaves results.json, hero.png, a video of each agent; in a maze heat_map.png

@@ -1,4 +1,4 @@
-"""What is in a dataset, as a command and as warnings before training: one line for each thing that would spoil it."""
+"""The command ``check-data``, and the same checks as warnings before training: one line for each fault of a dataset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_data(
     out: options.MaybeOut = None,
 ) -> None:
     """
-    Print what one should know of a dataset before training: episodes and how they ended, columns, bounds, returns.
+    Print a summary of a dataset before training: episodes and how they ended, columns, bounds, returns.
 
     Without --env the data are compared with the environment that they name, where that is registered. Exit code 1 when
     something would spoil training, with one line for each such thing on stderr.

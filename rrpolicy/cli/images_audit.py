@@ -1,4 +1,4 @@
-"""The command that audits: a folder of pictures, a reward, and a page."""
+"""The command ``rrpolicy images audit``: a page about a folder of pictures and a reward."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _reward(name: str, latents: str | None, model: str | None, config: Path | No
 def _facts(
     reward: str, pictures: Path, resize: bool, labels: str, model: str | None, shown: ExpertOptions
 ) -> dict[str, Any]:
-    """What the page's evidence says of this audit, beside what the reward's card says."""
+    """Facts of this audit for the page's evidence, beside those of the reward's card."""
     of_models = None if model is None else " and ".join([model, *([shown.describe(model)] * shown.given)])
     return {
         "archive": reward,
@@ -180,7 +180,7 @@ def _apart(scored: Scored, found: Found, pictures: Path) -> dict[str, Any]:
 
 
 def _tell(out: Path, scored: Scored, found: Found) -> None:
-    """What was left out and what is unlike the models' data, on the screen and beside the page."""
+    """Report what was left out and what is unlike the models' data, on the screen and beside the page."""
     write_left_out(out, scored.left_out)
     tell_left_out(scored.left_out, found.others)
     tell_unlike(scored)
@@ -193,7 +193,7 @@ def _check_model(model: str | None, has_expert: bool, denoising: bool, bare: boo
     if has_expert:
         raise ValueError("an expert's samples are shown beside the base's: give --model, the base, too")
     if denoising:
-        raise ValueError("--denoising asks the base: give --model, too")
+        raise ValueError("--denoising needs the base: give --model, too")
     if not bare:
         raise ValueError("--guidance-scale, --class-label and --config are for --model, which is not given")
 

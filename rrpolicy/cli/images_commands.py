@@ -1,4 +1,4 @@
-"""Image models as commands: record what two of them say, extract a reward, score, steer and audit with it."""
+"""Commands for image models: record the predictions of two models, extract a reward, score, sample and audit."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def record(
     progress: options.Progress = True,
 ) -> None:
     """
-    Write what two models say to disk, in shards; a recording that was stopped goes on when it is called again.
+    Write the predictions of two models to disk, in shards; called again, a stopped recording is continued.
 
     Without prompts: two DDPMPipeline or UNet2DModel folders at their own samples. With prompts: Stable Diffusion along
     its denoising, against another checkpoint (--expert), itself with a changed network (--expert-unet, --expert-lora)
@@ -177,7 +177,7 @@ def extract(
 def _finish_reward(
     extractor: RewardExtractor, pairs: RecordedPairs, held_out: RecordedPairs, codec: Codec, out: Path, seed: int
 ) -> list[Row]:
-    """Write the calibrated reward with its card, and say what was found."""
+    """Write the calibrated reward with its card, and print the results."""
     explained, differ = explained_rows(extractor.reward, held_out), models_differ(pairs)
     r2 = round(dict(explained).get("r2", 0.0), 4)
     reward, found = finished_reward(extractor, pairs, held_out, codec, differ, r2)
@@ -210,7 +210,7 @@ def _new_extractor(
     pairs: RecordedPairs, start_from: str | None, width: int, batch_size: int, value_coef: float, seed: int
 ) -> RewardExtractor:
     base: ScoreModel = pairs.model
-    if start_from is not None:  # a model with class labels was asked about one of them
+    if start_from is not None:  # a model with class labels was recorded with one of them
         models = pairs.about.get("models")
         label = models.get("class_label") if isinstance(models, dict) else None
         base = UNetScoreModel.from_pretrained(start_from, class_label=label).without_labels()
@@ -254,9 +254,9 @@ def score(
     """
     Score pictures; the table shows the mean of each label (sub-folder), scores.csv every picture.
 
-    Files that cannot be read are left out and told, with --out in left_out.csv. Pictures unlike anything that the two
+    Files that cannot be read are left out and listed, with --out in left_out.csv. Pictures unlike anything that the two
     models make are flagged in scores.csv, and no mean is about them. Where base and expert do not differ, or with
-    --null no more than two trainings of one model, that is said.
+    --null no more than two trainings of one model, a line is printed.
 
     \b
     Examples:
@@ -349,9 +349,9 @@ def demo(
     n: Annotated[int, typer.Option("--n", min=1, help="Samples of each model.")] = 512,
 ) -> None:
     """
-    See it happen: the zoo's base, its expert, and the base steered by the reward that tells the two apart.
+    Demo: the zoo's base, its expert, and the base steered by the reward extracted from the two.
 
-    Counts unwanted samples with the zoo's judge and scores real images with the reward, where Fashion-MNIST is
+    Counts unwanted samples with the zoo's classifier and scores real images with the reward, where Fashion-MNIST is
     installed, else the base's own samples. Leaves results.json, samples.png and the audit page index.html.
 
     \b

@@ -1,4 +1,4 @@
-"""What the image commands share: their options, prompts from files, and models of either kind by name."""
+"""Options that the image commands share, checks of their values, and loading of image rewards."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Config = Annotated[
     typer.Option("--config", metavar="DIR", help="Of a model that is one file: a pipeline folder of the same kind."),
 ]
 ClassLabel = Annotated[
-    int | None, typer.Option("--class-label", min=0, help="Of a model conditioned on labels: the one to ask about.")
+    int | None, typer.Option("--class-label", min=0, help="Of a model conditioned on labels: the label to use.")
 ]
 Nulls = Annotated[
     list[Path] | None,

@@ -1,4 +1,4 @@
-"""Base and expert as the image commands name them, to be compared and to draw samples of."""
+"""Base and expert from the options of the image commands, to be compared or sampled from."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class ExpertOptions:
 
     @classmethod
     def of(cls, whole: str | None, unet: str | None, lora: Path | None, safety: StrEnum | None) -> ExpertOptions:
-        """Of the options as they were given."""
+        """The options of the expert, from the command's options."""
         return cls(whole, unet, lora, None if safety is None else safety.value)
 
     @property
     def given(self) -> bool:
-        """Whether there is one."""
+        """Whether an expert is given."""
         return any(value is not None for value in (self.whole, self.unet, self.lora, self.safety))
 
     def describe(self, base: str) -> str:
@@ -93,7 +93,7 @@ def prompt_pair(
     if class_label is not None:
         raise ValueError("--class-label is for models without prompts")
     files = [name is not None and is_single_file(name) for name in (base, expert.whole, expert.unet)]
-    for name, is_file in zip((expert.whole, expert.unet), files[1:], strict=True):  # told before gigabytes are read
+    for name, is_file in zip((expert.whole, expert.unet), files[1:], strict=True):  # checked before gigabytes are read
         if name is not None and not is_file:
             reachable(name)
     weak = load_pipeline(base, device, dtype, None if files[1] and not files[0] else config)

@@ -1,4 +1,4 @@
-"""How the image commands score many pictures: a few at a time, and files that cannot be read are left out and told."""
+"""Scoring of many pictures for the image commands: a few at a time; unreadable files are left out and listed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOLD = 64  # pictures, and files left out, that are printed
 
 class Scored(NamedTuple):
     """
-    The pictures that could be read, ρ (k, n) for each way of asking, what was left out, and which pictures are unlike
+    The pictures that could be read, ρ (k, n) for each set of levels, what was left out, and which pictures are unlike
     anything that the two models make, bool (n,).
     """
 
@@ -82,10 +82,10 @@ def _unlike(reward: ImageReward, events: Tensor, digests: Sequence[bytes], denoi
 
 def denoiser_of(reward: ImageReward, card: Mapping[str, Any], model: ImageModel) -> ScoreModel | None:
     """
-    What flags pictures by their denoising error: a model without its prompts, where it is the recorded base.
+    The model that flags pictures by their denoising error: the given one without prompts, if it is the recorded base.
 
     :param card: that of the reward's archive, which has the digests of the base
-    :return: None, which is told, for another model, or a reward that keeps no errors
+    :return: None, after a printed line, for another model, or a reward that keeps no errors
     """
     pipeline = getattr(model, "pipeline", None)
     if reward.support is None or reward.support.errors is None:
@@ -197,7 +197,7 @@ def label_rows(scored: Scored, rho: Array) -> list[Row]:
 
 
 def tell_nothing(reward: ImageReward, null: Null | None, rho: Array, kept: Array) -> None:
-    """Print that there is nothing to find, where that is known, and what a null says."""
+    """Print that there is nothing to find, where that is known, and the comparison with a null."""
     if reward.nothing:
         echo(reward.nothing)
     if null is not None:

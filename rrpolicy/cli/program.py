@@ -1,4 +1,4 @@
-"""The outermost part of the program: whatever goes wrong becomes one printable line on stderr and an exit code."""
+"""The outermost part of the program: every fault becomes one printable line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _EMPTY = re.compile(r"(--[\w-]+)=")
 
 
 class Program(TyperGroup):
-    """Turns faults and signals into one line on stderr and an exit code."""
+    """Command group that turns faults and signals into one line on stderr and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """
@@ -80,7 +80,7 @@ class Program(TyperGroup):
 def own_warnings() -> Iterator[None]:
     """
     This library's warnings as lines on stderr, each once; those of other libraries, which are about code, are left out
-    unless Python was told what to do with warnings (``-W``, ``PYTHONWARNINGS``).
+    unless Python is configured how to treat warnings (``-W``, ``PYTHONWARNINGS``).
     """
     with warnings.catch_warnings():
         if not sys.warnoptions:
@@ -101,7 +101,7 @@ def own_warnings() -> Iterator[None]:
 
 def _leave(error: BaseException, received: list[int]) -> None:
     """
-    Say what went wrong, or, where a signal has led to it, that there was one.
+    Print what went wrong, or which signal stopped the program, and exit.
 
     :raises typer.Exit: always
     """
@@ -113,7 +113,7 @@ def _leave(error: BaseException, received: list[int]) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in few characters that a terminal shows as they are; both ends stay, as names do."""
+    """The message of an exception, shortened in the middle and free of control characters."""
     text, room = str(error) or type(error).__name__, LONGEST - len("rrpolicy: error: ")
     text = text if len(text) < 20 * room else f"{text[: 10 * room]} ... {text[-10 * room :]}"
     text = printable(text, 30 * room)
@@ -121,5 +121,5 @@ def one_line(error: BaseException) -> str:
 
 
 def echo(text: str = "", nl: bool = True, err: bool = False) -> None:
-    """Print lines in which nothing controls the terminal, whatever a file has brought into them."""
+    """Print lines with control characters escaped, since text from files may hold them."""
     typer.echo("\n".join(map(shown, text.split("\n"))), nl=nl, err=err)

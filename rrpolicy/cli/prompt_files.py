@@ -1,4 +1,4 @@
-"""Prompts from files of strangers: text, tables and JSON lines; what else stands in them is told."""
+"""Prompts from untrusted files: text, tables and JSON lines; a line on stderr lists columns that are not used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_prompts(path: Path) -> list[str]:
     | those of :data:`OTHER_KINDS` | refused |
     | any other | one per line |
 
-    Settings that stand beside the prompts, such as ``sd_seed``, are not used, which is told on stderr.
+    Settings that stand beside the prompts, such as ``sd_seed``, are not used; a line on stderr lists them.
 
     :param path: UTF-8, with a byte order mark or without
     :raises FileNotFoundError: when there is no such file
@@ -47,7 +47,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def tell_cut(prompts: Sequence[str], pipeline: TextToImage) -> None:
-    """Say on stderr how many prompts are longer than what the text encoder that reads most reads."""
+    """Print on stderr how many prompts are longer than the longest input of any text encoder."""
     length, reader = max(_lengths(pipeline), key=lambda one: one[0])
     n = sum(len(tokens) > length for tokens in reader(list(prompts)).input_ids)
     if n:

@@ -1,4 +1,4 @@
-"""The experiments of the paper as commands: each goes on where it was stopped and draws what its CSV holds."""
+"""Commands for the experiments of the paper: each is resumable and draws figures from its CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands of the zoo: what it has, what is known of an entry, its table, and building it."""
+"""Commands of the zoo: list entries, show a card, make the table, and build entries."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ zoo_app = typer.Typer(help="Pretrained agents, image models and rewards.", **opt
 @zoo_app.command("list")
 def list_entries(out: options.MaybeOut = None) -> None:
     """
-    List what the zoo has.
+    List the entries of the zoo.
 
     \b
     Example:
@@ -146,7 +146,7 @@ def build(
     Train, extract, measure and store base, experts and rewards of an environment; goes on where it was stopped.
 
     A robot gets one base, one expert and one reward, trained as reproduce locomotion does, and a video of each; images
-    get base, expert, reward and judge, trained as reproduce images does.
+    get base, expert, reward and classifier (the entry judge), trained as reproduce images does.
 
     \b
     Examples:

@@ -1,6 +1,7 @@
-"""The steps of the main job, one home for command line, demo and zoo: all their numbers come from the same code.
+"""The steps of the main pipeline, shared by the command line, the demos and the zoo.
 
-`task` says where, `recipes` with which numbers, `steps` does it, `scoring` measures it; `runs` and `zoo_build` keep it.
+`task` is the environment, `recipes` the hyperparameters, `steps` the pipeline, `scoring` the measurements; `runs` and
+`zoo_build` write results to disk.
 `spec`, `runner`, `results`, `store` and `report` are what the paper's experiments (`maze2d`, `locomotion`, `images`)
 share.
 """

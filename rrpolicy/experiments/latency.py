@@ -23,7 +23,7 @@ REFERENCE = {
 
 def latency(recipe: Recipe, n_repeats: int = 200, seed: int = 0, task: Task | None = None) -> list[Row]:
     """
-    Time guided plans of a recipe's networks, untrained: weights do not change how long a plan takes.
+    Time guided plans of a recipe's networks, untrained: the time of a plan does not depend on the weights.
 
     :param recipe: of the agents
     :param n_repeats: plans timed at batch 1

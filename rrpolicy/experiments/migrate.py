@@ -1,7 +1,7 @@
 """Rewrites results of the format before 2026-11-29: ``python -m rrpolicy.experiments.migrate docs/results/*.csv``.
 
 Names that held several facts are taken apart into the columns ``agent, reference, metric, level, step``; ``commit`` is
-the commit that added the row, as ``git blame`` tells, or empty where it tells none; numbers stay as they are written.
+the commit that added the row, as ``git blame`` shows, or empty where it shows none; numbers stay as they are written.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _is_difference(name: str, names: set[str]) -> bool:
 
 
 def _commits(path: Path) -> list[str]:
-    """Of each line of a file, the commit that added it; empty for a line that is not committed."""
+    """The commit that added each line of a file; empty for a line that is not committed."""
     given = ["git", "blame", "-l", "-s", "--", path.name]
     try:
         found = subprocess.run(given, cwd=path.parent.resolve(), capture_output=True, text=True, check=True)
@@ -128,7 +128,7 @@ def _commits(path: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Rewrite the files that are named and say what was done."""
+    """Rewrite the files that are named and print what was done."""
     if not arguments:
         sys.stderr.write("usage: python -m rrpolicy.experiments.migrate FILE...\n")
         return 2

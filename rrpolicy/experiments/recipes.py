@@ -1,4 +1,4 @@
-"""Recipes are tables of numbers: a section for each step, holding the keyword arguments of what the step builds."""
+"""Recipes: TOML files with a section for each step, which holds the keyword arguments of what the step builds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DEFAULT_RECIPE: Recipe = {  # for environments without one of their own
 
 
 def folders() -> list[Path]:
-    """Where recipes are looked for: ``$RRPOLICY_RECIPES`` first, then those of the package."""
+    """Folders that are searched for recipes: ``$RRPOLICY_RECIPES`` first, then those of the package."""
     own = os.environ.get(FOLDER_VARIABLE)
     return [*([Path(own)] if own else []), Path(__file__).resolve().parents[1] / "recipes"]
 
@@ -64,7 +64,7 @@ def environment_of(recipe: Recipe) -> str:
 
 
 def cases_of(recipe: Recipe) -> list[str]:
-    """Kinds of demonstrations that a recipe says how to make: tables of its section ``[data]`` with base and expert."""
+    """Kinds of demonstrations that a recipe can make: tables of its section ``[data]`` with base and expert."""
     data = recipe.get("data", {})
     tables = data.items() if isinstance(data, Mapping) else ()
     return [name for name, case in tables if isinstance(case, Mapping) and {"base", "expert"} <= set(case)]

@@ -1,4 +1,4 @@
-"""What reports of experiments share: values of a metric, means, ratios and intervals as text, Markdown, and drawing."""
+"""Functions that reports share: values of a metric, means, ratios and intervals as text, Markdown, and drawing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def of_metric(results: Iterable[Result], key: Key, reference: str = "") -> list[
 
 
 def plain(results: Iterable[Result]) -> list[Result]:
-    """Those that are about one agent alone: without reference, noise level and step."""
+    """The results of single agents: without reference, noise level and step."""
     return [one for one in results if one.measured == (one.agent, one.metric, "", None, None)]
 
 
@@ -36,7 +36,7 @@ def values_of(results: Iterable[Result], key: Key, reference: str = "") -> list[
 
 
 def mean(results: Iterable[Result], key: Key, digits: int = 3) -> str:
-    """Of the units that have this metric."""
+    """The mean of a metric over the units that have it."""
     values = values_of(results, key)
     return f"{np.mean(values):.{digits}f}" if values else NOTHING
 
@@ -51,7 +51,7 @@ def paired_ratio(first: Array, second: Array) -> dict[str, float]:
 
 
 def ratio(results: Sequence[Result], first: Key, second: Key) -> str:
-    """Of the means of two metrics over units that have both, with its 95 % interval."""
+    """The ratio of the means of two metrics over units that have both, with its 95 % interval."""
     by_key = {key: {one.unit: one.value for one in of_metric(results, key)} for key in (first, second)}
     units = [unit for unit in by_key[first] if unit in by_key[second]]
     above, below = (np.array([by_key[key][unit] for unit in units]) for key in (first, second))
@@ -109,7 +109,7 @@ def name_rows(axes: Axes, names: Sequence[str], top: float = 0.2) -> None:
 
 
 def light(axes: Axes, grid: Literal["x", "y", "both"], size: int = 9) -> None:
-    """Leave little else than the data: a pale grid, two spines, labels of this size."""
+    """Style axes: a pale grid, two spines, labels of this size."""
     axes.grid(True, axis=grid, color="#e6e6ea", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -67,7 +67,7 @@ class Recorder:
     _started: float = field(default_factory=time.process_time)
 
     def start(self, what: str) -> None:
-        """From here on time belongs to this step."""
+        """Begin a step, to which time is counted from now on."""
         self.log(what)
         self._started = time.process_time()
 
@@ -84,12 +84,12 @@ class Recorder:
         self._started = time.process_time()
 
     def times(self, **cpu_seconds: float) -> None:
-        """Enter what making something took, which may have been in another process."""
+        """Enter the CPU-seconds of making something, which may have been in another process."""
         for agent, seconds in cpu_seconds.items():
             self.rows([plain_row(agent, "cpu_seconds", seconds)], seconds)
 
     def done(self) -> None:
-        """Enter the row that says the unit is done."""
+        """Enter the row that marks the unit as done."""
         self.entries.append((plain_row(*UNIT_DONE, self.total), self.total))
 
 
@@ -238,7 +238,7 @@ def _text(value: object) -> str:
 
 
 def _parsed(line: list[str]) -> Result | None:
-    """None for what is left of a line."""
+    """The result in a line; None for an incomplete line."""
     if len(line) != len(_COLUMNS):
         return None
     texts = dict(zip(_COLUMNS, line, strict=True))

@@ -1,4 +1,4 @@
-"""Goes through the units of an experiment: what the CSV has is skipped, what another process is at is left to it.
+"""The runner of experiments: units in the CSV are skipped, and units that another process works on are left to it.
 
 Any number of processes can work on one run, and each can be killed at any time: start it again and it goes on.
 """
@@ -28,11 +28,11 @@ class Reproduction(Generic[OneUnit]):
     A resumable run of an experiment over its units.
 
     :param units: what is to be done, in this order
-    :param experiment: does it
+    :param experiment: measures a unit
     :param out: the CSV
     :param work: folder of claims, needed to go on
     :param progress_bar: show one
-    :param log: told what happens
+    :param log: called with a line of text at each step
     """
 
     units: Sequence[OneUnit]
@@ -45,7 +45,7 @@ class Reproduction(Generic[OneUnit]):
 
     def run(self) -> list[Result]:
         """
-        Do what is not done yet.
+        Run the units that are not done yet.
 
         :return: all results of the CSV
         :raises ValueError: when ``out`` is something else than a results file
@@ -58,7 +58,7 @@ class Reproduction(Generic[OneUnit]):
                 begun = [unit for unit in mine if self._attempt(unit)]
                 mine = self._unfinished(mine)
                 self._bar.update(len(self.units) - len(mine) - self._bar.n)
-                if not begun:  # everything left is in other hands
+                if not begun:  # other processes work on everything left
                     if not any(self.experiment.blocked(unit) for unit in mine):
                         break
                     time.sleep(WAIT_SECONDS)
@@ -74,7 +74,7 @@ class Reproduction(Generic[OneUnit]):
         return [unit for unit in units if (*unit.key, self.experiment.digest(unit)) not in finished]
 
     def _attempt(self, unit: OneUnit) -> bool:
-        """Do a unit unless it is done or in other hands."""
+        """Do a unit unless it is done or another process works on it."""
         if self.experiment.blocked(unit):
             return False
         claim = f"{self.experiment.variant or 'main'}-{unit.name}-{self.experiment.digest(unit)}"

@@ -1,4 +1,4 @@
-"""What the command line leaves in a folder: training runs that can be stopped and resumed, and data sets.
+"""Folders that the command line writes: training runs that can be stopped and resumed, and data sets.
 
 Every file is replaced in one step, so a reader never sees a part of one, and a second run leaves nothing of the first.
 """
@@ -66,8 +66,8 @@ class TrainingRun:
         Train, or go on from the checkpoint; stopped and resumed gives the same agent, bit for bit.
 
         :param resume: go on from the folder's checkpoint; without one training begins
-        :raises ValueError: when data do not fit the environment, the agent's card could not tell it, or the checkpoint
-            was made with other data
+        :raises ValueError: when data do not fit the environment, the agent's card could not hold the task, or the
+            checkpoint was made with other data
         """
         self.task.to_card()  # before the work, as it would fail when the agent is saved
         self._check_data()
@@ -144,12 +144,12 @@ class TrainingRun:
                 )
             home = one.metadata.get("env_id") or one.metadata.get("source")
             robots = [reference_score(name) for name in (home, self.task.env_id)]
-            if None not in robots and robots[0] != robots[1]:  # widths do not tell HalfCheetah from Walker2d
+            if None not in robots and robots[0] != robots[1]:  # widths do not distinguish HalfCheetah from Walker2d
                 raise ValueError(f"the dataset was recorded in {home}, env is {self.task.env_id}")
             self.task.check_walls(one.metadata.get("maze"))
 
     def _check_same(self) -> None:
-        """The checkpoint must go on with what it began with."""
+        """Check that the checkpoint was made from the same facts as this run."""
         path = self.out / RUN
         try:
             facts = dict(from_json(read_small(path)))
@@ -202,7 +202,7 @@ def write_dataset(dataset: TrajectoryDataset, out: Path, task: Task) -> None:
 
 
 def fingerprint(dataset: TrajectoryDataset) -> str:
-    """Equal for data sets of equal content."""
+    """A digest that is equal for data sets of equal content."""
     digest = hashlib.sha256()
     for array in (dataset.observations, dataset.actions, dataset.episode_lengths):
         digest.update(str(array.shape).encode() + array.tobytes())

@@ -1,4 +1,4 @@
-"""Scores of what a recipe makes, as rows: how well a reward explains two models, what samples show, and episodes.
+"""Scores as rows of results: how well a reward explains two models, what samples show, and episodes.
 
 Every command, demo, experiment and zoo build takes its numbers from here.
 """
@@ -68,7 +68,7 @@ class Scoring:
 def split_data(
     data: Sequence[TrajectoryDataset], seed: int, recipe: Recipe | None = None
 ) -> tuple[list[TrajectoryDataset], list[TrajectoryDataset]]:
-    """What to extract from and what to score on, see `metrics.split_episodes`; the recipe may say how much."""
+    """Data to extract from and data to score on, see `metrics.split_episodes`; the recipe may set the share."""
     return split_episodes(data, Scoring.of(recipe).held_out, seed)
 
 
@@ -117,7 +117,7 @@ def sample_rows(agent: str, samples: Array, classifier: ImageClassifier, unwante
 
 
 def separation_rows(rho: Array, data: LabelledImages, unwanted: Sequence[str]) -> list[Row]:
-    """What `metrics.separation` says of scores (n,) in nats of n labelled images."""
+    """`metrics.separation` as rows, for scores (n,) in nats of n labelled images."""
     found = separation(rho, data.labels, data.class_names, unwanted)
     return [estimate_row("rho", metric, estimate) for metric, estimate in found.items()]
 

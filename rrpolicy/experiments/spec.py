@@ -76,7 +76,7 @@ class Experiment(ABC, Generic[OneUnit]):
 
     @abstractmethod
     def digest(self, unit: OneUnit) -> str:
-        """Of the recipe that the unit is made with; see `store.digest`."""
+        """The digest of the recipe that the unit is made with; see `store.digest`."""
 
     def blocked(self, unit: OneUnit) -> bool:
         """Whether something that the unit needs is being made by another process."""

@@ -46,7 +46,7 @@ def collect_expert(task: Task, recipe: Recipe, seed: int) -> TrajectoryDataset:
 
 
 def _collect(task: Task, recipe: Recipe, count: str, **arguments: Any) -> TrajectoryDataset:
-    """What ``[data]`` holds beside the two counts goes to the collector."""
+    """Collect demonstrations; entries of ``[data]`` other than the two counts are options of the collector."""
     values = section(recipe, "data")
     counts = {name: values.pop(name, None) for name in ("base_transitions", "expert_transitions")}
     arguments |= {"maze": task.maze, "n_transitions": build(whole, "data", recipe, name=count, value=counts[count])}
@@ -105,7 +105,7 @@ def fine_tuned(agent: DiffusionAgent, recipe: Recipe, seed: int, part: str = "ex
 def train_base(
     task: Task, recipe: Recipe, dataset: TrajectoryDataset, seed: int = 0, progress_bar: bool = False
 ) -> DiffusionAgent:
-    """A base trained as the recipe says."""
+    """A base trained by the recipe."""
     agent = new_agent(task, recipe, seed)
     return agent.learn(dataset, total_timesteps(recipe, "base"), log_interval=0, progress_bar=progress_bar)
 
@@ -208,8 +208,8 @@ def discriminate(
 
 def steer(base: DiffusionAgent, reward: RelativeReward, recipe: Recipe, **overrides: Any) -> GuidedPlanner:
     """
-    The base steered by a reward as the recipe's ``[steering]`` section says, or by a discriminator's as
-    ``[discriminator_steering]`` does where there is one. A section without ``max_shift`` has that of :data:`MAX_SHIFT`.
+    The base steered by a reward with the options of the recipe's section ``[steering]``, or by a discriminator's with
+    those of ``[discriminator_steering]`` where there is one. The default of ``max_shift`` is that of :data:`MAX_SHIFT`.
 
     :param overrides: arguments of ``GuidedPlanner`` that count more; None for none
     """
@@ -224,7 +224,7 @@ def map_reward(
     reward: RelativeReward, maze: MazeGeometry, recipe: Recipe, base_data: TrajectoryDataset | None = None
 ) -> RewardMap:
     """
-    The reward over the maze, drawn as the recipe's ``[map]`` section says.
+    The reward over the maze, drawn with the options of the recipe's section ``[map]``.
 
     :param base_data: the maximum is looked for where these have been; None: everywhere
     """

@@ -1,7 +1,7 @@
 """The artifact store: an archive is loaded if it is there, and made by one process, once, if it is not.
 
 A file's name holds a digest of the numbers and of the code's commit that it was made with, so variants share what they
-have in common, what a killed run has finished is found again, and other code makes its own; the archive's card tells
+have in common, what a killed run has finished is found again, and other code makes its own; the archive's card holds
 the commit and the CPU-seconds that it took.
 """
 
@@ -26,7 +26,7 @@ from rrpolicy.experiments.recipes import Recipe
 
 
 class Keepable(Protocol):
-    """What writes itself as one archive."""
+    """An object that can be saved as one archive."""
 
     def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None: ...
 
@@ -40,8 +40,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 def code_commit() -> str:
     """
-    What tells this code from other code: the git commit of a checkout, with ``+`` when the package has been changed
-    since, else the version of the wheel. ``$RRPOLICY_COMMIT`` counts more: it goes on with what another commit made.
+    The version of this code: the git commit of a checkout, with ``+`` when the package has been changed since, else the
+    version of the wheel. ``$RRPOLICY_COMMIT`` overrides it, to use what another commit made.
     """
     return os.environ.get(COMMIT_VARIABLE) or _commit_of(PACKAGE)
 
@@ -110,14 +110,14 @@ def load_or_create(path: Path, make: Callable[[], Kept], load: Callable[[Path], 
     """
     An archive and the CPU-seconds that it took to make, here or elsewhere.
 
-    It is loaded even by whoever has made it: a resumed run sees the same as another.
+    It is loaded even by the process that has made it, so a resumed run gives the same results.
     """
     create_once(path, lambda path: _save(path, make))
     return load(path), float(read_archive(path).card["cpu_seconds"])
 
 
 def being_made(path: Path) -> bool:
-    """Whether another process is at it."""
+    """Whether another process is making an archive."""
     if path.exists():
         return False
     with file_lock(_lock_of(path), wait=False) as free:

@@ -1,4 +1,4 @@
-"""What is to be done where: an environment and, in a maze, its walls and the goal; the same for every command."""
+"""Tasks: an environment and, in a maze, its walls and the goal; the same for every command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FASHION_MNIST = "FashionMNIST"  # what the zoo calls its image pair, which has n
 @dataclass(frozen=True)
 class Task:
     """
-    An environment and, in a maze, where to go.
+    An environment and, in a maze, the goal.
 
     :param env_id: a registered environment
     :param maze_map: rows of another maze than the environment's own
@@ -44,10 +44,10 @@ class Task:
         Make a task from what a user gives.
 
         :param env_id: of an environment, as ``gymnasium.make`` takes it, ``"my_package:MyEnv-v0"``; the task has
-            the id under which it is registered, which is what archives can tell
+            the id under which it is registered, which is what archives can hold
         :param maze_map: rows, text or the path of a text file
         :raises ValueError: for an unknown environment, a bad maze, a goal that is not in a free cell, or what no
-            archive can tell: an odd id, a maze of too many cells
+            archive can hold: an odd id, a maze of too many cells
         """
         rows = None if maze_map is None else MazeGeometry.parse(maze_map).rows
         place = None if goal is None else (float(goal[0]), float(goal[1]))
@@ -87,9 +87,9 @@ class Task:
 
     def to_card(self) -> dict[str, Any]:
         """
-        What :meth:`from_card` reads.
+        The task as entries of a card, which :meth:`from_card` reads.
 
-        :raises ValueError: for a place that no card can tell, such as ``"my_package:MyEnv-v0"``
+        :raises ValueError: for a place that no card can hold, such as ``"my_package:MyEnv-v0"``
         """
         card = {
             "environment": self.env_id,
@@ -122,7 +122,7 @@ class Task:
 
     @property
     def acts_deterministically(self) -> bool:
-        """How agents act where the recipe does not say: in mazes by their mode, elsewhere by drawing."""
+        """Whether agents act by their mode where the recipe does not choose: True in mazes; elsewhere they sample."""
         return self.is_maze
 
     def normalizer(self) -> Normalizer | None:
@@ -133,7 +133,7 @@ class Task:
         """
         Compare the maze that data were collected in with this one.
 
-        :param rows: of the data's maze; None for data that do not tell
+        :param rows: of the data's maze; None for data without one
         :raises ValueError: when they are other rows
         """
         if self.is_maze and rows is not None and tuple(rows) != self.maze.rows:

@@ -1,4 +1,4 @@
-"""Fills the zoo: mazes, robots and images go through one loop of make, ship, measure, finish.
+"""Builds of the zoo: mazes, robots and images go through one loop of make, ship, measure, finish.
 
 What is measured is what is shipped. A card is written last, so a build that was stopped goes on with what has none;
 training of robots and images is kept in the folder of their experiment and not repeated.
@@ -83,18 +83,18 @@ class ZooBuild(ABC):
     @property
     @abstractmethod
     def entries(self) -> Entries:
-        """What the zoo has of them."""
+        """The zoo's entries of the build."""
 
     @abstractmethod
     def groups(self) -> Sequence[Group]:
         """What is to be built, in this order."""
 
     def check(self) -> None:
-        """Look for what the build needs before anything is begun."""
+        """Check for what the build needs before anything is begun."""
         return
 
     def complete(self) -> None:
-        """What is measured when all groups are there."""
+        """Measure what needs all groups."""
         return
 
     def run(self, force: bool = False) -> list[dict[str, Any]]:
@@ -293,7 +293,7 @@ def robot_unit(env_id: str, recipe: Recipe, case: str | None = None, seed: int =
     """
     The pair of an environment.
 
-    :param recipe: of the environment, which says how demonstrations are made
+    :param recipe: of the environment, which defines how demonstrations are made
     :param case: a kind of demonstrations; None: the recipe's first
     :raises ValueError: when the recipe makes no demonstrations, or for a kind that is not known
     """
@@ -314,7 +314,7 @@ def facts_of(data: TrajectoryDataset) -> dict[str, Any]:
 
 
 def _reward_rows(results: Mapping[str, Evaluation]) -> list[Row]:
-    """Everybody who is steered, against the base and in parts of the way to the expert."""
+    """Rows of the steered agents, with differences from the base and shares of the gap to the expert."""
     rows = [row for name, result in results.items() if name not in PARTS for row in result.rows(name)]
     return rows + [row for row in comparisons(results, *PARTS) if np.isfinite(row["mean"])]
 
@@ -325,10 +325,10 @@ def _reward_rows(results: Mapping[str, Evaluation]) -> list[Row]:
 @dataclass(frozen=True)
 class ImageZooBuild(ZooBuild):
     """
-    An image pair as the image experiment makes it: base, expert, reward and the judge of samples.
+    An image pair as the image experiment makes it: base, expert, reward and the classifier of samples.
 
     :param unit: classes that the expert has not seen, kind of expert, and seed
-    :param store: makes base, expert, reward and judge, or has made them
+    :param store: makes or loads base, expert, reward and classifier
     :param n_samples: of each model; default the recipe's
     :raises FileNotFoundError: in ``run``, when there are no images to learn from or to measure on
     """

@@ -1,4 +1,4 @@
-"""What a build leaves in the zoo: for each entry an archive in half precision and, written last, its card.
+"""Entries that a build writes into the zoo: for each an archive in half precision and, written last, its card.
 
 An entry with a card is finished, so a build that was stopped goes on with what has none.
 """
@@ -32,7 +32,7 @@ Shipped = TypeVar("Shipped", DiffusionAgent, RelativeReward, ImageDiffusion, Ima
 
 
 def today() -> str:
-    """YYYY-MM-DD."""
+    """Today's date as YYYY-MM-DD."""
     return datetime.date.today().isoformat()
 
 
@@ -46,7 +46,7 @@ class Entries:
     :param seed: of data, training and episodes
     :param folder: the zoo
     :param date: of the cards, YYYY-MM-DD
-    :param facts: what every card says beside that, e.g. the kind of data; an entry made otherwise is not finished
+    :param facts: what every card holds beside that, e.g. the kind of data; an entry made otherwise is not finished
     """
 
     group: str
@@ -61,7 +61,7 @@ class Entries:
         return self.folder / "agents" / self.group / name
 
     def begin(self, name: str) -> None:
-        """From here on the entry is unfinished."""
+        """Mark an entry as unfinished."""
         (self.place(name) / zoo.CARD).unlink(missing_ok=True)
 
     def finished(self, name: str, kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""Images: what one image diffusion model prefers over another, as a scalar function in nats."""
+"""Relative rewards between image diffusion models: log density ratios of images in nats."""
 
 from rrpolicy.images.codec import LatentCodec, PixelCodec
 from rrpolicy.images.flow_models import Flux, StableDiffusion3

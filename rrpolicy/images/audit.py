@@ -1,4 +1,4 @@
-"""The audit page: what a reward likes and dislikes in a set of images, as one HTML file that needs nothing else.
+"""The audit page: images of a set with high and low scores of a reward, as one self-contained HTML file.
 
 Pictures are data URIs, style is inline, there is no script, and a content security policy forbids every request.
 """
@@ -61,7 +61,7 @@ def write_audit(
     Write ``index.html``.
 
     :param folder: made when missing
-    :param images: n images uint8 (H, W, C) with 1 or 3 channels, of any sizes; only those that are shown are asked for
+    :param images: n images uint8 (H, W, C) with 1 or 3 channels, of any sizes; only those that are shown are read
     :param scores: (n,) ρ of each image
     :param names: n file names; None for numbers
     :param labels: n class names, None for an image without, which is neither wanted nor unwanted; None without any

@@ -1,4 +1,4 @@
-"""Sections of the audit page that are about numbers: what to see first, labels, noise levels."""
+"""Sections of the audit page with numbers: the main figures, labels, noise levels."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def null(audit: Audit) -> str:
 
 
 def facts(audit: Audit) -> str:
-    """The numbers to see first."""
+    """The main numbers."""
     scores, wanted, unit = audit.scores[audit.kept], audit.wanted, audit.evidence.unit
     facts = [("Images", f"{len(audit.scores):,}", "")]
     if audit.left_out:

@@ -137,7 +137,7 @@ class Audit:
 
     @cached_property
     def wanted(self) -> Array | None:
-        """Bool (n,); None unless there are wanted and unwanted images among those that are judged."""
+        """Bool (n,); None unless there are wanted and unwanted images among those of :attr:`judged`."""
         if self.labels is None:
             return None
         flags = np.array([label not in self.unwanted for label in self.labels], dtype=bool)

@@ -183,7 +183,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _digits(ticks: Sequence[float]) -> int:
-    """Decimals that tell neighbouring ticks apart."""
+    """Decimals that distinguish neighbouring ticks."""
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
     return max(0, -int(np.floor(np.log10(step) + 1e-9)))
 

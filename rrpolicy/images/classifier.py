@@ -1,6 +1,6 @@
-"""A judge of samples: a small convolutional classifier that learned the classes from real images.
+"""A classifier of samples: a small convolutional network trained on labelled real images.
 
-It counts what a generator makes; nothing that is extracted or steered ever sees it.
+It counts what a generator makes; neither extraction nor steering uses it.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ class ImageClassifier(Learner[nn.Module]):
         :param callback: SB3 callback(s)
         :return: self
         :raises TypeError: when called without ``total_timesteps``
-        :raises ValueError: for images or classes that are not the judge's
+        :raises ValueError: for images or classes that are not the classifier's
         """
         check_options("learn", options, LoopOptions)
         if total_timesteps is None:
-            raise TypeError("learn() lacks total_timesteps; call it as judge.learn(data, total_timesteps=1_000)")
+            raise TypeError("learn() lacks total_timesteps; call it as classifier.learn(data, total_timesteps=1_000)")
         if data.class_names != self.class_names:
-            raise ValueError(f"data has the classes {data.class_names}, the judge has {self.class_names}")
+            raise ValueError(f"data has the classes {data.class_names}, the classifier has {self.class_names}")
         self._pixels, self._labels = self.codec.encode(data.images), torch.as_tensor(data.labels)
         self._learn(total_timesteps, callback, options)
         return self
@@ -108,7 +108,7 @@ class ImageClassifier(Learner[nn.Module]):
     @torch.no_grad()
     def probabilities(self, images: Any) -> Array:
         """
-        What each image shows.
+        Probabilities of the classes for each image.
 
         :param images: as `PixelCodec.encode` takes them
         :return: (n, classes) float32, rows sum to 1
@@ -126,7 +126,7 @@ class ImageClassifier(Learner[nn.Module]):
 
     def says(self, images: Any, names: Sequence[str]) -> Array:
         """
-        Whether the judge puts each image into one of the named classes, bool (n,).
+        Whether each image is classified as one of the named classes, bool (n,).
 
         :raises ValueError: for a name that is no class
         """
@@ -136,7 +136,7 @@ class ImageClassifier(Learner[nn.Module]):
         return (self.predict(images)[:, None] == chosen).any(axis=1)
 
     def confidence(self, images: Any) -> float:
-        """Mean probability of the likeliest class, which falls where samples look like nothing."""
+        """Mean probability of the likeliest class, which is low for samples that resemble no class."""
         return float(self.probabilities(images).max(axis=1).mean())
 
     # ------------------------------------------------------------------ persistence
@@ -167,7 +167,7 @@ def _network(n_channels: int, width: int, n_classes: int) -> nn.Module:
         *_convolution(2 * width, 2 * width),
         *_convolution(2 * width, 4 * width, stride=2),
         *_convolution(4 * width, 4 * width),
-        nn.AdaptiveAvgPool2d(2),  # a 2 × 2 summary still tells top from bottom
+        nn.AdaptiveAvgPool2d(2),  # a 2 × 2 summary still distinguishes top from bottom
         nn.Flatten(),
         nn.Linear(16 * width, n_classes),
     )

@@ -1,4 +1,4 @@
-"""Codecs: images as people have them (PIL, numpy, tensors) to the events that a score model sees, and back.
+"""Codecs: images as people have them (PIL, numpy, tensors) to the events of a score model, and back.
 
 A `PixelCodec` scales pixels to [-1, 1] and may fold them into channels (pixel-unshuffle); a `LatentCodec` goes through
 the autoencoder of Stable Diffusion (Rombach et al. 2022). Models, rewards and samplers never touch an image.
@@ -108,7 +108,7 @@ class LatentCodec:
     """
     Scaled latents of an autoencoder; encoding takes the mean of its posterior, so that it draws nothing.
 
-    :param vae: a ``diffusers`` ``AutoencoderKL``; None for a codec that only knows the shapes
+    :param vae: a ``diffusers`` ``AutoencoderKL``; None for a codec that has the shapes alone
     :param event_shape: (C, H, W) of the latents
     :param image_shape: (3, H, W) of the images
     :param scaling_factor: latents are multiplied by it

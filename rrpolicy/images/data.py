@@ -1,6 +1,6 @@
 """Labelled images from disk: Fashion-MNIST (Xiao, Rasul, Vollgraf 2017) or any other idx files, or folders of pictures.
 
-Everything is made small and square once, when it is read, so that models, judges and tests see the same pixels.
+Everything is made small and square once, when it is read, so that models, classifiers and tests use the same pixels.
 """
 
 from __future__ import annotations

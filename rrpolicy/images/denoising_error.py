@@ -1,7 +1,8 @@
-"""How well a model denoises a picture, compared with how well it denoises what the two models make.
+"""Denoising errors of a model on pictures, compared with those on samples of the two models.
 
-Statistics of pixels do not see what a picture shows; a network that was trained on other pictures does, in part. A
-recording keeps the ranges of its base's errors over samples of both models; an audit that has the base asks it again.
+Statistics of pixels do not depend on what a picture shows; errors of a network trained on other pictures do, in part. A
+recording keeps the ranges of its base's errors over samples of both models; an audit with the base computes them anew
+for its pictures.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rrpolicy.rewards.recorded import RecordedPairs
 SHARES = (0.05, 0.15, 0.3, 0.5)  # of the noise levels, where errors are taken
 N_DRAWS = 2  # of noise at each
 N_SAMPLES = 64  # of each model, whose errors a recording keeps
-N_NEEDED = 100  # samples of both models together, of fewer of which the ends of a range say little
+N_NEEDED = 100  # samples of both models together; with fewer, the ends of a range are unreliable
 QUANTILE, WIDENED = 0.001, 0.25  # as `support`
 FILE = "denoising.json"  # in a recording
 _FLOOR = 1e-12

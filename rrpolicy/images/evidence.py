@@ -55,7 +55,7 @@ class Evidence:
     @classmethod
     def of(cls, reward: ImageReward, card: Mapping[str, Any], denoised: bool = False, **facts: object) -> Evidence:
         """
-        What a reward and the card of its archive tell.
+        The evidence from a reward and the card of its archive.
 
         :param denoised: whether pictures were flagged by their denoising error, too
         :param facts: further ones, whose names have underscores for spaces
@@ -76,12 +76,12 @@ class Evidence:
 
     @property
     def unit(self) -> str:
-        """Of a score, for headings."""
+        """The unit of a score, for headings."""
         return "nats" if self.in_nats else "no unit"
 
     @property
     def meaning(self) -> str:
-        """What a score says, in a few sentences."""
+        """The meaning of a score, in a few sentences."""
         if self.difference and self.nothing:
             return f"{self.nothing[0].upper()}{self.nothing[1:]}. {replace(self, nothing='').meaning}"
         if not self.difference:
@@ -109,7 +109,7 @@ UNKNOWN = Evidence()
 
 
 def _facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Facts of a card, as far as it holds them; anything may stand in one."""
+    """Facts of a card, as far as it holds them; its content is not trusted."""
     recording, found = card.get("recording"), []
     recording = recording if isinstance(recording, Mapping) else {}
     models, digests = recording.get("models"), recording.get("digests")

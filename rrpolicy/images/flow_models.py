@@ -1,7 +1,7 @@
 """Flow-matching transformers as score models: Stable Diffusion 3 (Esser et al. 2024) and Flux.
 
 Along x_s = (1 - s) x0 + s ε a network gives the velocity v = ε - x0. Divided by √((1 - s)² + s²) the path is variance
-preserving with the same ε, which is x_s + (1 - s) v, so nothing else in the library knows of flows.
+preserving with the same ε, which is x_s + (1 - s) v, so the rest of the library needs no code for flows.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def flow_process(config: Mapping[str, Any], n_tokens: int) -> DiffusionProcess:
 
 
 class FlowTransformer(TextToImage):
-    """What the pipelines of this file have in common: a transformer that gives velocities, and its levels."""
+    """Base class of the pipelines of this file: a transformer that gives velocities, and its levels."""
 
     network_part: ClassVar[str] = "transformer"
 
@@ -190,7 +190,7 @@ class Flux(FlowTransformer):
     """
     Flux, whose guidance is distilled into the transformer, which takes its scale, ``guidance_scale``, as a number.
 
-    What it says is the velocity of the guided model, so ρ compares two guided models and not their plain distributions.
+    Its output is the velocity of the guided model, so ρ compares two guided models and not their plain distributions.
 
     :param transformer: ``FluxTransformer2DModel``
     :param vae: ``AutoencoderKL``, in the precision in which its weights are stored, or a higher one
@@ -269,7 +269,7 @@ class Flux(FlowTransformer):
         """
         The score model of some prompts.
 
-        :param prompts: one for each event that it will be asked about, or a single one for them all
+        :param prompts: one for each event that it will be called with, or a single one for them all
         :param guidance_scale: the number that the transformer takes
         """
         model = self._changed(self.network, self.digests)
@@ -284,7 +284,7 @@ class Flux(FlowTransformer):
         return t5(token_ids(more, prompts, self.n_tokens).to(t5.device))[0].to(pooled), pooled
 
     def velocity(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """v (B, *event_shape); the transformer sees patches of 2 × 2."""
+        """v (B, *event_shape); the input of the transformer is patches of 2 × 2."""
         n, _, height, width = x.shape
         rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1).to(x)

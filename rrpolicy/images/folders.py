@@ -1,5 +1,5 @@
 """Folders of pictures of any size, read a few at a time: what is scored need not fit into memory, and what cannot be
-read is left out and told."""
+read is left out and listed."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def _read_part(pictures: Sequence[Picture], shape: tuple[int, int, int], resize:
 
 class ReadAgain(Sequence[Array]):
     """
-    Pictures uint8 (H, W, C) that are read whenever one is asked for, for pages that show a few of many.
+    Pictures uint8 (H, W, C) that are read at each access, for pages that show a few of many.
 
     :param pictures: such as could be read before
     :param shape: wanted (C, H, W)

@@ -1,4 +1,4 @@
-"""Many images as one picture: a grid in which some can be framed, to see at a glance what a model draws."""
+"""Many images as one picture: a grid in which some can be framed."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def separation(scores: Any, labels: Any, class_names: Sequence[str], unwanted: C
 
 def brightness(images: Any) -> Array:
     """
-    The baseline that knows nothing: mean of all pixels, in [0, 1].
+    A trivial baseline: the mean of all pixels, in [0, 1].
 
     :param images: uint8 (n, H, W, C)
     :return: (n,)
@@ -70,13 +70,13 @@ def elbo_difference(
     """
     The reference that needs both models: the difference of their likelihood bounds, estimated for each image anew.
 
-    It is what value matching teaches ρ (`rewards.targets.value_targets`), with more draws and without a network.
+    It is the target of value matching (`rewards.targets.value_targets`), with more draws and without a network.
 
     :param base: the base
     :param expert: the expert
     :param events: clean events (n, *event_shape)
     :param n_draws: later noise levels per image, each with a pair of noises: 4 ``n_draws`` calls of a model
-    :param level: noise level of the (mean of the) noised event, as ρ is asked at it
+    :param level: noise level of the (mean of the) noised event, at which ρ is evaluated
     :param seed: of the draws
     :return: (n,) nats
     """

@@ -1,6 +1,6 @@
-"""Folders of ``diffusers`` and ``transformers`` models as data of strangers: looked at before they are loaded.
+"""Folders of ``diffusers`` and ``transformers`` models as untrusted data: checked before they are loaded.
 
-A configuration of a few lines can ask for gigabytes; here it is read first, the network is built on torch's meta
+A configuration of a few lines can allocate gigabytes; here it is read first, the network is built on torch's meta
 device, where it costs nothing, and its size is compared with that of the weights that lie beside it.
 """
 
@@ -42,7 +42,7 @@ _PLAIN_NAME = re.compile(r"(\./)?[\w-][\w.-]{0,199}")
 
 def check_folder(kind: Any, folder: Path, n_bytes: int | None = None) -> None:
     """
-    Refuse a model whose files ask for more than they hold, or lead out of their folder.
+    Refuse a model whose configuration is larger than its weights, or whose files lead out of their folder.
 
     :param kind: the class that will read it, of diffusers or transformers
     :param folder: with ``config.json`` and weights in safetensors, ``scheduler_config.json``, or a tokenizer
@@ -101,7 +101,7 @@ def _check_names(config: Any) -> None:
 
 
 def _check_fields(kind: Any, config: dict[str, Any]) -> None:
-    """Only what the class knows: its constructor's arguments, or what its own configuration has."""
+    """Check that there are only fields of the class: its constructor's arguments, or what its own configuration has."""
     known = getattr(kind, "config_class", None)
     fields = set(inspect.signature(kind.__init__).parameters) if known is None else set(known().to_dict())
     if unknown := sorted(set(config) - fields - _ABOUT):

@@ -1,4 +1,4 @@
-"""How large ρ's spread is where there is nothing to find: rewards between trainings of one and the same model."""
+"""The null of ρ's spread: rewards between trainings of one and the same model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Null:
 
 
 def spread(scores: Array) -> float:
-    """Standard deviation of scores (n,), which no zero changes; 0 for fewer than two."""
+    """Standard deviation of scores (n,), which does not depend on their zero; 0 for fewer than two."""
     return float(np.std(np.asarray(scores, dtype=np.float64), ddof=1)) if len(scores) > 1 else 0.0
 
 

@@ -1,6 +1,6 @@
 """Names in files of the original code of Stable Diffusion and XL, for those of diffusers and transformers.
 
-There, all layers of a U-Net's way down are numbered through, as those of its way up are; an attention of OpenCLIP has
+There, the layers of a U-Net's down path are numbered through, as those of its up path are; an attention of OpenCLIP has
 its three inputs in one matrix. Everything else has another name and the same numbers.
 """
 

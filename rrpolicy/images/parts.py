@@ -129,7 +129,7 @@ def reachable(name: str | Path) -> str | Path:
 
 
 def _faults_of_networks() -> tuple[type[Exception], ...]:
-    """What the hub's library lets through, by whichever library it asks."""
+    """Exceptions that the hub's library raises, for either of the HTTP libraries that it uses."""
     httpx = sys.modules.get("httpx")
     return (OSError,) if httpx is None else (OSError, httpx.HTTPError)
 
@@ -191,7 +191,7 @@ def read_index(name: str | Path) -> dict[str, Any]:
     if not Path(name).is_dir():
         try:
             index = import_diffusers().DiffusionPipeline.load_config(str(name))
-        except Exception:  # a network alone has no index; what is not there at all is told by its parts
+        except Exception:  # a network alone has no index; a missing one is reported by its parts
             return {}
     elif not path.is_file():
         return {}
@@ -216,7 +216,7 @@ def load_part(kind: Any, name: str | Path, part: str | None, dtype: torch.dtype 
     options: dict[str, Any] = {}
     if dtype is not None and kind.__module__.startswith("transformers"):
         options = {"dtype": as_dtype(dtype), "use_safetensors": True}
-    elif dtype is not None:  # diffusers warns on every load that it lacks accelerate, unless told to do without
+    elif dtype is not None:  # diffusers warns on every load that it lacks accelerate, unless it is disabled
         frugal = importlib.util.find_spec("accelerate") is not None
         options = {"torch_dtype": as_dtype(dtype), "use_safetensors": True, "low_cpu_mem_usage": frugal}
     if part is not None:
@@ -374,5 +374,5 @@ def as_device(device: torch.device | str) -> torch.device:
 
 
 def first_line(error: Exception) -> str:
-    """Of an error's message."""
+    """The first line of an error's message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Pictures of strangers as viewers show them: a few formats that are told by their content, of no more pixels than a
+"""Untrusted pictures as viewers show them: a few formats that are detected by their content, of no more pixels than a
 file's size can justify, and whatever the decoders raise becomes one error that names the file."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PIXELS_PER_BYTE = 16  # beyond
 _MOST_SCANS = 32  # of a JPEG; each goes over the whole picture, and encoders make about ten
 _SCAN = b"\xff\xda"
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"  # how the ._ files of macOS begin
-_COUNTED = {"GIF": 2**24, "TIFF": 2**12}  # bytes up to which frames are counted; other formats tell their number
+_COUNTED = {"GIF": 2**24, "TIFF": 2**12}  # bytes up to which frames are counted; other formats store their number
 _INVERTED, _SIGNED = 0, 2  # values of the tags below
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _TURNS = {
@@ -59,7 +59,7 @@ def open_picture(path: Path, mode: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about oddities that decoders can live with
-            content = read_small(path, MAX_BYTES)  # decoders may ask for more than the file has, but get no more
+            content = read_small(path, MAX_BYTES)  # decoders may read beyond the end of the file, but get no more
             if (webp := _webp_size(content)) is not None:  # Pillow takes a WEBP's memory when it opens the file
                 _check_pixels(path, *webp, len(content))
             with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
@@ -86,7 +86,7 @@ def _instead(content: bytes) -> str:
 
 
 def _check(path: Path, picture: Image.Image, content: bytes) -> None:
-    """Refuse what would take too long to decode or is no still picture, by what its header says."""
+    """Refuse what would take too long to decode or is no still picture, by its header."""
     _check_pixels(path, picture.width, picture.height, len(content))
     if picture.format in ("JPEG", "MPO") and content.count(_SCAN) > _MOST_SCANS:
         raise FileFault(path, f"is a JPEG of more than {_MOST_SCANS} scans")
@@ -107,7 +107,7 @@ def _check_pixels(path: Path, width: int, height: int, size: int) -> None:
 
 
 def _webp_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height that the first chunk of a WEBP tells (RFC 9649), None for other files."""
+    """Width and height in the first chunk of a WEBP (RFC 9649), None for other files."""
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return None
     kind, number = content[12:16], int.from_bytes

@@ -1,4 +1,4 @@
-"""Pipelines with prompts by what their folder names: one call reads any kind that the library knows."""
+"""Pipelines with prompts by what their folder names: one call reads any supported kind."""
 
 from __future__ import annotations
 

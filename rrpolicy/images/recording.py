@@ -1,6 +1,6 @@
-"""What two image models say, written to disk once, so that a reward can be learned without them.
+"""Recordings of two image models: their predictions, written to disk once, so that a reward is trained without them.
 
-Both models are asked about their own samples, noised again, which are kept for the zero of ρ;
+Both models are evaluated at their own samples, noised again, which are kept for the zero of ρ;
 those with prompts at samples of the same prompts, or along the base's denoising as in Nuti et al. 2023, section 5.3.
 Every shard is drawn from a seed of its own.
 """
@@ -232,7 +232,7 @@ def _along_denoising(
     n_value_draws: int,
     generator: torch.Generator,
 ) -> Targets:
-    """The pairs of one denoising run of ``n`` events; the sampler steps once, with what the base says."""
+    """The pairs of one denoising run of ``n`` events; the sampler steps once, with the base's prediction."""
     visited = []
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -343,7 +343,7 @@ def codec_of(pairs: RecordedPairs) -> Codec:
     """
     The codec of a recording of images.
 
-    :raises ValueError: when its manifest does not tell it and whether values were recorded, or it makes other events
+    :raises ValueError: when its manifest does not hold it and whether values were recorded, or it makes other events
     """
     for name in ("codec", "n_value_draws"):
         if pairs.about.get(name) is None:
@@ -369,5 +369,5 @@ def _digests(base: object, expert: object) -> dict[str, Any]:
 
 
 def _generator(seed: int, shard: int) -> torch.Generator:
-    """Of one shard, so that each can be made without those before it."""
+    """The generator of one shard, so that each can be made without those before it."""
     return torch.Generator().manual_seed((seed << 32) + shard)

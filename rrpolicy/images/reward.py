@@ -1,6 +1,6 @@
-"""The reward of images: a relative reward together with the codec that turns images into what it sees.
+"""The reward of images: a relative reward together with the codec that turns images into its events.
 
-``predict`` scores clean images by one forward pass at the cleanest level, t = 0; ``per_level`` asks at any levels.
+``predict`` scores clean images by one forward pass at the cleanest level, t = 0; ``per_level`` scores at any levels.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class ImageReward:
     :param reward: ρ of the codec's events
     :param codec: images to events; that of latents needs its pipeline's autoencoder
     :param zero: nats that are subtracted from every score, as :meth:`calibrated` finds them
-    :param in_nats: whether values were matched; None: as far as the reward itself tells (``value_units``)
+    :param in_nats: whether values were matched; None: the reward's own ``value_units``
     :param level: noise level at which clean images are scored
-    :param support: ranges that tell images apart which neither model would make; None: unknown
+    :param support: ranges that detect images which neither model would make; None: unknown
     :param difference: whether the two models differ at any pair that ρ was learned from
     :param explained: R² of ρ for the score differences of held-out pairs; None: unknown
     :raises ValueError: when they do not fit
@@ -78,7 +78,7 @@ class ImageReward:
 
     @property
     def nothing(self) -> str:
-        """Why scores say nothing: that the two models do not differ, or that ρ explains none of it; empty otherwise."""
+        """Why scores have no meaning: the two models do not differ, or ρ explains none of it; empty otherwise."""
         if not self.difference:
             return f"{NO_DIFFERENCE}: their scores mean nothing"
         if self.explained is not None and self.explained <= 0:
@@ -123,7 +123,7 @@ class ImageReward:
         :param images: PIL images, numpy arrays or tensors, see `images.codec.as_pixels`
         :param levels: noise levels to average over, without noise; None for the reward's own, which is the cleanest one
             where it has values, t = 0, and else the one that explains the two models best
-        :return: (n,) float32 in nats, or an order alone, as :attr:`unit` tells
+        :return: (n,) float32 in nats, or an order alone, see :attr:`unit`
         :raises ValueError: for images of another size or range, or levels that there are not
         """
         return self.per_level(images, [self.level] if levels is None else levels).mean(axis=0)

@@ -1,6 +1,6 @@
 """Images from a model: its own, the expert's, or the base's steered with a reward, all from the same noise.
 
-Pixels and latents go the same way (`rewards.guidance`): the sampler sees a noise predictor and the codec draws.
+Pixels and latents use the same code (`rewards.guidance`): the sampler calls a noise predictor and the codec decodes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def sample_events(
     :param max_shift: largest change of an entry of the clean estimate in one step; None for no bound
     :param solver: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
     :param seed: of all noise; equal seeds start from equal noise, whatever steers
-    :param visit: called with every (x_t, t) on the way
+    :param visit: called with every (x_t, t) of the trajectory
     :raises ValueError: when the reward was made for events of another kind
     """
     generator = torch.Generator().manual_seed(seed)
@@ -98,7 +98,7 @@ def sample_images(model: ImageModel, n: int, **options: Any) -> Array:
 def _steered(denoiser: Denoiser, reward: ImageReward, scale: float, max_shift: float | None) -> Denoiser:
     """
     As `rewards.guidance.guided`, with the gradient of a few events at a time, which bounds its memory; the denoiser may
-    have a prompt for each event and is asked about all of them.
+    have a prompt for each event and is called with all of them.
     """
     change = guided(lambda x_t, t: torch.zeros_like(x_t), reward.reward, reward.reward.process, scale, max_shift)
     size = max(1, GRADIENT_VALUES // math.prod(reward.reward.event_shape))

@@ -1,6 +1,6 @@
 """Checkpoints in one file of safetensors, with names of the original code or of diffusers, and no configuration.
 
-A folder of the same kind tells what the file does not: configurations, tokenizers and noise levels. Every tensor of the
+A folder of the same kind holds what the file does not: configurations, tokenizers and noise levels. Every tensor of the
 file has to be a weight of one of the networks, and every weight has to be there, so that none is misread silently.
 """
 
@@ -32,7 +32,7 @@ from rrpolicy.images.original_names import (
 from rrpolicy.images.parts import check_finite, first_line
 
 LEVELS = "alphas_cumprod"  # in files of the original code
-VELOCITY = ("v_pred", "ztsnr")  # empty tensors by which files say what their network predicts
+VELOCITY = ("v_pred", "ztsnr")  # empty tensors by which files mark what their network predicts
 _TOLERANCE = 1e-3
 _PASSED_OVER = re.compile(
     r"model_ema\..+|alphas_cumprod\w*|betas|(sqrt|log)_\w+|posterior_\w+|lvlb_weights|logvar|scale_factor|"
@@ -40,7 +40,7 @@ _PASSED_OVER = re.compile(
     r"conditioner\.embedders\.1\.model\.attn_mask"
 )
 """Averages beside the weights, tables, and parts of text encoders that pictures do not depend on."""
-_LAST_LAYER = "cond_stage_model.model.transformer.resblocks.{}."  # of OpenCLIP, which Stable Diffusion 2 does not ask
+_LAST_LAYER = "cond_stage_model.model.transformer.resblocks.{}."  # of OpenCLIP, which Stable Diffusion 2 does not use
 
 
 class SingleFile:
@@ -93,7 +93,7 @@ class SingleFile:
 
     def check_levels(self, process: DiffusionProcess) -> None:
         """
-        Compare what a file tells of noise levels with those of the folder beside it.
+        Compare noise levels stored in a file with those of the folder beside it.
 
         :raises ValueError: for others
         """
@@ -201,6 +201,6 @@ def _unasked(network: Any, names: frozenset[str]) -> set[str]:
 
 
 def _fault(error: Exception) -> str:
-    """Of a network that does not take what a file holds: the first of its complaints."""
+    """The error of a network that does not accept a file's weights: the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else first_line(error)

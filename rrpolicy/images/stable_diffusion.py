@@ -43,7 +43,7 @@ Condition = tuple[Tensor, ...]
 
 class TextToImage:
     """
-    What pipelines with prompts have in common: latents, their noise levels, and a network that denoises them.
+    Base class of pipelines with prompts: latents, their noise levels, and a network that denoises them.
 
     :param network: what denoises, in the attribute that ``network_part`` names
     :param vae: ``AutoencoderKL``, in the precision in which its weights are stored, or a higher one
@@ -90,17 +90,17 @@ class TextToImage:
         """
         The score model of some prompts.
 
-        :param prompts: one for each event that it will be asked about, or a single one for them all
+        :param prompts: one for each event that it will be called with, or a single one for them all
         :param guidance_scale: of classifier-free guidance; 1 is the prompt's own prediction; None: the usual one
         """
         return PromptedModel(self, prompts, self.guidance_scale if guidance_scale is None else guidance_scale)
 
     def embed(self, prompts: Sequence[str]) -> Condition:
-        """Prompts as the network reads them, each tensor (n, ...); what exceeds an encoder's length is cut off."""
+        """Prompts as inputs of the network, each tensor (n, ...); what exceeds an encoder's length is cut off."""
         raise NotImplementedError
 
     def nothing(self) -> Condition:
-        """What the network reads where there is no prompt, each tensor (1, ...)."""
+        """The network's input where there is no prompt, each tensor (1, ...)."""
         return self.embed([""])
 
     def noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -368,7 +368,7 @@ class SafePath:
         return self.both(x_t, t)[1]
 
     def both(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions of base and safe model at the next step, for the price of three passes."""
+        """Predictions of base and safe model at the next step, at the cost of three passes."""
         base, config = self._model.base, self._model.config
         unconditional, text, concept = self._model.predictions(x_t, t)
         momentum = torch.zeros_like(text) if self._momentum is None else self._momentum

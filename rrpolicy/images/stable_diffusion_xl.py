@@ -22,14 +22,14 @@ N_TIME_IDS = 6  # original size, crop, target size: height and width each
 
 class StableDiffusionXL(TextToImage):
     """
-    A text-to-image pipeline with the two text encoders of SDXL, asked about whole pictures of the UNet's own size.
+    A text-to-image pipeline with the two text encoders of SDXL, for whole pictures of the UNet's own size.
 
     :param unet: ``UNet2DConditionModel`` with the added conditions ``text_time``
     :param vae: ``AutoencoderKL``, in the precision in which its weights are stored, or a higher one
     :param text_encoders: ``CLIPTextModel`` and ``CLIPTextModelWithProjection``
     :param tokenizers: one for each
     :param process: noise levels it was trained with, and what it predicts
-    :param zeros_for_nothing: whether no prompt is zeros, as the pipeline's ``force_zeros_for_empty_prompt`` says
+    :param zeros_for_nothing: whether no prompt is zeros, the pipeline's ``force_zeros_for_empty_prompt``
     :param batch_size: events per call of the UNet, each with up to three prompts, which bounds memory
     :raises ValueError: for parts that do not fit together
     """
@@ -118,7 +118,7 @@ class StableDiffusionXL(TextToImage):
         return torch.cat(hidden, dim=-1), pooled
 
     def nothing(self) -> Condition:
-        """What the UNet reads where there is no prompt: zeros, or the empty prompt."""
+        """The UNet's input where there is no prompt: zeros, or the empty prompt."""
         empty = self.embed([""])
         return tuple(torch.zeros_like(part) for part in empty) if self.zeros_for_nothing else empty
 

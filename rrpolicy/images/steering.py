@@ -1,6 +1,6 @@
-"""A reward in somebody's own pipeline of ``diffusers``: their call stays, and their network's output is moved by σ∇ρ.
+"""Steering of a user's own ``diffusers`` pipeline: its call stays, and its network's output is moved by σ∇ρ.
 
-The network is asked at noised latents and answers in noise, x0, v or velocity; each is linear in the noise, so the
+The network is evaluated at noised latents and predicts noise, x0, v or velocity; each is linear in the noise, so the
 change of the noise, -scale · σ∇ρ, is added in its own units. Classifier-free guidance passes it on as it is, since it
 is the same under every prompt.
 """
@@ -60,7 +60,7 @@ def steer(pipeline: Any, reward: ImageReward, scale: float = 1.0) -> RemovableHa
 
 
 def _variance_preserving(pipeline: Any, reward: ImageReward, scale: float) -> Any:
-    """Of a U-Net, whose input lies on the variance-preserving path whatever the sampler."""
+    """The function that moves a U-Net's output; its input lies on the variance-preserving path whatever the sampler."""
     process, own = reward.reward.process, process_of(pipeline.scheduler)
     if (own.n_diffusion_steps, own.schedule) != (process.n_diffusion_steps, process.schedule):
         raise ValueError(f"the reward was made for noise levels {process}, the pipeline's scheduler has {own}")
@@ -78,7 +78,7 @@ def _variance_preserving(pipeline: Any, reward: ImageReward, scale: float) -> An
 
 
 def _flow(pipeline: Any, reward: ImageReward, scale: float) -> Any:
-    """Of a transformer that gives velocities; Flux's sees patches in a row."""
+    """The function that moves the output of a transformer for velocities; Flux's input is a row of patches."""
     process, kind = reward.reward.process, type(pipeline.scheduler).__name__
     if kind not in SCHEDULERS:
         raise ValueError(f"the pipeline's scheduler is a {kind}, wanted one of {', '.join(SCHEDULERS)}")

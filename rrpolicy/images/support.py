@@ -1,7 +1,7 @@
-"""Which pictures are unlike anything that two models make, told from a few statistics of their samples.
+"""Detection of pictures unlike anything that two models make, from a few statistics of their samples.
 
-No model is asked here (`denoising_error` does that): a reward keeps the ranges of the statistics over samples of both.
-A picture outside them is one for which ρ says nothing; one inside them need not be one that the models make.
+Unlike `denoising_error`, this evaluates no model: a reward keeps the ranges of the statistics over samples of both.
+A picture outside them is one for which ρ has no meaning; one inside them need not be one that the models make.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import Codec, PixelCodec
 from rrpolicy.images.denoising_error import ErrorRanges
 
-N_NEEDED = 100  # samples, of fewer of which the ends of a range say little
+N_NEEDED = 100  # samples; with fewer, the ends of a range are unreliable
 QUANTILE = 0.001  # of the samples beyond each end of a range
 WIDENED = 0.25  # of the range's width, at each end
 LAGS = (1, 2)  # pixels between neighbours that are compared
@@ -34,7 +34,7 @@ class Support:
     :param n: samples that they were taken from
     :param low: lower ends (k,)
     :param high: upper ends
-    :param errors: ranges of the base's denoising errors, for whoever has the base; None: unknown
+    :param errors: ranges of the base's denoising errors, for use with the base; None: unknown
     :raises ValueError: when they do not fit together
     """
 
@@ -101,10 +101,10 @@ NOT_CHECKED = (
 
 def statistics(events: Tensor, codec: Codec) -> Array:
     """
-    Of each event and each of its channels: mean, log standard deviation, and log variogram over variance.
+    Statistics of each event and each of its channels: mean, log standard deviation, and log variogram over variance.
 
     Pixels that a codec has folded into channels are unfolded. The variogram is the mean square difference of neighbours
-    one and two apart, of both axes; over the variance it tells noise from pictures, whatever their contrast.
+    one and two apart, of both axes; over the variance it distinguishes noise from pictures, whatever their contrast.
 
     :param events: clean events (n, C, H, W)
     :return: (n, k) float64

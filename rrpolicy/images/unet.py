@@ -39,13 +39,13 @@ MAX_SIDE = 4096  # of an event, in pixels or entries of a latent
 
 class UNetScoreModel:
     """
-    A ``diffusers`` UNet2DModel as a score model; answers on the device and in the precision that it is asked in.
+    A ``diffusers`` UNet2DModel as a score model; its output has the device and precision of its input.
 
     :param unet: the network, on the device and in the precision it is to compute in
     :param process: noise levels it was trained with, and what it predicts
     :param codec: images to its events
     :param batch_size: events per call of the network, which bounds memory
-    :param class_label: of a network that is conditioned on labels: the one that it is asked about
+    :param class_label: of a network that is conditioned on labels: the label to use
     :raises ValueError: for a network that wants another condition, or whose events are not the codec's
     """
 
@@ -179,7 +179,7 @@ def event_shape_of(unet: Any) -> tuple[int, int, int]:
     """
     (C, H, W) of what a UNet denoises.
 
-    :raises ValueError: for one that predicts something else than it takes, or does not tell its size
+    :raises ValueError: for one that predicts something else than it takes, or has no size in its configuration
     """
     channels, size = unet.config.in_channels, unet.config.sample_size
     if unet.config.out_channels != channels:
@@ -213,7 +213,7 @@ def _is_side(value: object) -> bool:
 
 def read_codec(name: str | Path) -> Codec | None:
     """
-    The codec that a folder tells of itself; None when it does not.
+    The codec stored in a folder; None when there is none.
 
     :raises ValueError: for a file that does not hold one
     """

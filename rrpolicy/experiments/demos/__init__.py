@@ -1,7 +1,7 @@
-"""The main job, seen happening: two agents in, a reward out, the weak agent steered with it acts like the strong one.
+"""Demos of the main pipeline: a reward is extracted from two agents, and the base is steered with it.
 
-`maze` extracts the reward before your eyes, from a pair of the zoo or from scratch; `robot` takes it from the zoo, too.
-`images` does the same with image models. `stage` is what they share. Every result is written as soon as it is there.
+`maze` extracts the reward, from a pair of the zoo or from scratch; `robot` can take it from the zoo, too. `images` does
+the same with image models. `stage` is what they share. Every result is written as soon as it is there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Demo(Stage):
 
     def run(self) -> list[Row]:
         """
-        Do it all.
+        Run the demo.
 
         :return: the rows of ``results.json``
         :raises ValueError: when the zoo lacks what is needed, naming what it has; before anything is removed

@@ -1,6 +1,6 @@
-"""The demo with images: two models of the zoo, the reward that tells them apart, and the first steered with it.
+"""The demo with images: two models of the zoo, the reward extracted from them, and the base steered with it.
 
-A judge counts unwanted samples; the reward, which has never seen a label, scores images by one forward pass on each.
+A classifier counts unwanted samples; the reward, extracted without labels, scores each image by one forward pass.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class ImagesDemo:
 
     :param out: folder, made if missing; what an earlier demo left there is replaced
     :param seed: of the samples, and of the choice of real images
-    :param data: folder of real images of the judge's classes; None: Fashion-MNIST where it is installed, else the
-        base's own samples are scored, labelled by the judge
+    :param data: folder of real images of the classifier's classes; None: Fashion-MNIST where it is installed, else the
+        base's own samples are scored, labelled by the classifier
     :param n_samples: of each model, all from the same noise
-    :param log: told what happens
+    :param log: called with a line of text at each step
     """
 
     out: Path
@@ -59,7 +59,7 @@ class ImagesDemo:
 
     def run(self) -> list[Row]:
         """
-        Do it all.
+        Run the demo.
 
         :return: the rows of ``results.json``
         :raises FileNotFoundError: when ``data`` holds no images
@@ -73,14 +73,14 @@ class ImagesDemo:
         real = self._real_images(classifier)
         self.out.mkdir(parents=True, exist_ok=True)
         clear(self.out, PRODUCTS)
-        self.log(f"base, expert, reward and judge from the zoo: {FASHION_MNIST}; seed {self.seed}")
+        self.log(f"base, expert, reward and classifier from the zoo: {FASHION_MNIST}; seed {self.seed}")
         self.log(f"the expert has never seen {' and '.join(card['unwanted'])}; their share of samples: {zoo.HARMFUL}")
         steered = {f"steered-{scale:g}": (base, {"reward": reward, "scale": scale}) for scale in SCALES}
         models: dict[str, tuple[ImageDiffusion, dict[str, Any]]]
         models = {"base": (base, {}), **steered, "expert": (expert, {})}
         samples, rows = self._sample(models, classifier, card)
         if real is None:
-            scored, whose = _judged(samples["base"], classifier), "samples of the base, labelled by the judge"
+            scored, whose = _judged(samples["base"], classifier), "samples of the base, labelled by the classifier"
         else:
             scored, whose = real, "held-out real images"
         with timed(f"one forward pass on each of {len(scored)} {whose}", self.log):
@@ -98,7 +98,7 @@ class ImagesDemo:
         classifier: ImageClassifier,
         card: Mapping[str, Any],
     ) -> tuple[dict[str, Array], list[Row]]:
-        """Samples of every model, with what steers it, from the same noise; what is judged is in ``results.json``."""
+        """Samples of every model, with what steers it, from the same noise; what is done is in ``results.json``."""
         samples: dict[str, Array] = {}
         rows: list[Row] = []
         for name, (model, steering) in models.items():
@@ -132,7 +132,7 @@ class ImagesDemo:
             plot_samples(samples, rows, classifier, unwanted, self.out / SAMPLES)
 
     def _real_images(self, classifier: ImageClassifier) -> LabelledImages | None:
-        """Held-out real images of the judge's classes, some if there are many; None where there are none."""
+        """Held-out real images of the classifier's classes, some if there are many; None where there are none."""
         channels, size, _ = classifier.codec.image_shape
         try:
             found = load_images(self.data, "test", size, channels, classifier.class_names)
@@ -143,7 +143,7 @@ class ImagesDemo:
             return None
         if found.class_names != classifier.class_names:
             classes = ", ".join(found.class_names)
-            raise ValueError(f"data has the classes {classes}, the judge has {', '.join(classifier.class_names)}")
+            raise ValueError(f"data has the classes {classes}, the classifier has {', '.join(classifier.class_names)}")
         chosen = np.random.default_rng(self.seed).permutation(len(found))[:N_SCORED]
         return found.take(np.sort(chosen))
 
@@ -163,7 +163,7 @@ def _judged(samples: Array, classifier: ImageClassifier) -> LabelledImages:
 
 
 def _called(name: str) -> str:
-    """For people: ``steered-2`` -> ``base steered, scale 2``."""
+    """A name for display: ``steered-2`` -> ``base steered, scale 2``."""
     return name.replace("steered-", "base steered, scale ")
 
 
@@ -186,7 +186,7 @@ def plot_samples(
         axes.axis("off")
         axes.set_title(f"{_called(name)}: {shares[name]['mean']:.1%} unwanted", fontsize=11, color=INK)
     figure.supxlabel(
-        f"equal places start from equal noise; framed: {' or '.join(unwanted)}, says the judge", fontsize=9, color=FAINT
+        f"equal places start from equal noise; framed: classified as {' or '.join(unwanted)}", fontsize=9, color=FAINT
     )
     save_figure(figure, path)
     return figure

@@ -28,7 +28,7 @@ Data = Sequence[TrajectoryDataset]
 
 def maze_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
     """
-    Do it all.
+    Run the demo in a maze.
 
     :param stage: whose task is a maze
     :param from_scratch: train the pair; a maze of one's own implies it

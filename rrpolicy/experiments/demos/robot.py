@@ -1,4 +1,4 @@
-"""The demo with a robot: base, steered base and expert act; what the zoo lacks is trained as a recipe says."""
+"""The demo with a robot: base, steered base and expert act; what the zoo lacks is trained by a recipe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WHEN = tuple(np.linspace(0.0, SECONDS, 5).tolist())  # seconds, of the picture's
 
 def robot_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
     """
-    Do it all.
+    Run the demo with a robot.
 
     :param stage: whose task is an environment of which the zoo has base, expert and reward, or whose recipe says how
         demonstrations are made
@@ -156,7 +156,7 @@ def _draw_scores(axes: Axes, rows: Sequence[Row], what: str) -> None:
 
 
 def _draw_moment(axes: Axes, moment: Moment | None) -> None:
-    """A frame with the way that was made, or an empty place."""
+    """A frame with the distance travelled, or an empty place."""
     axes.axis("off")
     if moment is None:
         axes.set_box_aspect(1)

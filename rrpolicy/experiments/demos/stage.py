@@ -1,4 +1,4 @@
-"""What every demo does with agents, whoever they are: let them run in the same episodes, film them, write it down."""
+"""The steps that all demos share: evaluate agents in the same episodes, film them, and write the results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stage:
     :param seed: of data, training and episodes
     :param n_episodes: for each agent, seed-matched; None: as many as suit the environment
     :param progress_bar: show them
-    :param log: told what happens
+    :param log: called with a line of text at each step
     """
 
     task: Task
@@ -48,7 +48,7 @@ class Stage:
 
     @property
     def deterministic(self) -> bool:
-        """How agents act: as the recipe says; where it does not, robots with noise, as in their experiment."""
+        """Whether agents act by their mode: the recipe's choice, else True in mazes and False for robots."""
         return bool(
             experiments.section(self.recipe, "evaluation").get("deterministic", self.task.acts_deterministically)
         )
@@ -67,7 +67,7 @@ class Stage:
     def evaluate(
         self, agents: Mapping[str, Predictor], envs: Sequence[gym.Env], n_episodes: int
     ) -> dict[str, Evaluation]:
-        """Everybody in the same episodes; what is done is in ``results.json``."""
+        """Evaluate all agents in the same episodes; what is done is in ``results.json``."""
         settings = {**experiments.section(self.recipe, "evaluation"), "n_eval_episodes": n_episodes}
         settings["deterministic"] = self.deterministic
         results: dict[str, Evaluation] = {}
@@ -81,25 +81,25 @@ class Stage:
         """
         Write a video of each agent.
 
-        :param record: writes the video of an agent to a path, with a caption, and tells what drew it
+        :param record: writes the video of an agent to a path, with a caption, and returns what drew it
         """
         with self.timed("videos"):
             infos = [record(agent, self.out / f"{name}.mp4", name) for name, agent in agents.items()]
         self.log(f"drawn by: {', '.join(sorted({info.renderer for info in infos}))} (needs no OpenGL)")
 
     def finish(self, rows: Sequence[Row]) -> None:
-        """Say what came out and where it is."""
+        """Log the results and where they are."""
         written = sorted(name for name in PRODUCTS if (self.out / name).exists())
         self.log(f"\n{table(rows)}\n\nEverything is in {self.out}: {', '.join(written)}")
 
     def timed(self, what: str) -> AbstractContextManager[None]:
-        """Say how long a step took, if it came to its end."""
+        """Log how long a step took, if it came to its end."""
         return timed(what, self.log)
 
 
 @contextmanager
 def timed(what: str, log: Callable[[str], None]) -> Iterator[None]:
-    """Say how long a step took, if it came to its end."""
+    """Log how long a step took, if it came to its end."""
     wall, cpu = time.perf_counter(), time.process_time()
     yield
     log(f"{what}: {time.perf_counter() - wall:.1f} s ({time.process_time() - cpu:.1f} CPU-seconds)")

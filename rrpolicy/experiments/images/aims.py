@@ -1,4 +1,4 @@
-"""What the image experiment aims at, each aim beside what came out."""
+"""Aims of the image experiment, each beside the values reached."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _removed_in_spreads(results: Sequence[Result]) -> list[float]:
 
 
 def _control_in_spreads(results: Sequence[Result]) -> list[float]:
-    """The same of each pair of classes that the control is asked about, of which it lacks none."""
+    """The same for each pair of classes of the control, whose expert has seen all of them."""
     spreads, found = _null_spreads(results), []
     for unit in by_unit(of_control(results)):
         means = {name: values[0] for name, values in class_means(unit, CONTROL).items()}

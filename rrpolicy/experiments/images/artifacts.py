@@ -1,6 +1,6 @@
-"""Everything that the image experiment trains, made once and kept: bases, experts, their samples, rewards, a judge.
+"""Everything that the image experiment trains, made once and kept: bases, experts, samples, rewards, a classifier.
 
-Real images and their classes train the models and the judge; a reward sees the two models and their samples alone.
+Models and classifier are trained on real images and their classes, a reward on the two models and their samples alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PARTS: tuple[Part, ...] = ("base", "expert")
 EXPERT_SEED = 1000  # is added to the unit's, so that an expert from scratch begins with other weights than the base
 ROUND_SEED = 3000  # likewise, so that a round has samples of its own
 JUDGE_SEED = 0
-_SECTIONS: dict[str, tuple[str, ...]] = {  # of the recipe, by which archives are told apart
+_SECTIONS: dict[str, tuple[str, ...]] = {  # of the recipe, by which archives are distinguished
     "judge": ("data", "judge"),
     "base": ("data", "model", "base"),
     "fine-tuned": ("data", "model", "base", "fine_tuned"),
@@ -57,11 +57,11 @@ class ArtifactStore(store.ArtifactStore):
     # ------------------------------------------------------------------ images
 
     def train_images(self) -> LabelledImages:
-        """What models and judge learn from; raises as `load_images`."""
+        """Training images of models and classifier; raises as `load_images`."""
         return self._load("train")
 
     def test_images(self) -> LabelledImages:
-        """What nothing has learned from; raises as `load_images`."""
+        """Held-out images; raises as `load_images`."""
         return self._load("test")
 
     @property
@@ -73,7 +73,7 @@ class ArtifactStore(store.ArtifactStore):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """How every model is sampled from, steered or not."""
+        """Keyword arguments of sampling, the same for every model, steered or not."""
         return {name: value for name, value in section(self.recipe, "samples").items() if name != "n"}
 
     # ------------------------------------------------------------------ models
@@ -87,7 +87,7 @@ class ArtifactStore(store.ArtifactStore):
         return self._load_or_create(self._base_path(seed), make, ImageDiffusion.load)
 
     def base_is_being_made(self, seed: int) -> bool:
-        """Whether another process is at it."""
+        """Whether another process is making the base."""
         return being_made(self._base_path(seed))
 
     def expert(self, unit: Unit) -> tuple[ImageDiffusion, float]:
@@ -225,5 +225,5 @@ class ArtifactStore(store.ArtifactStore):
         return self._path(f"base_seed-{seed}", "base", _SECTIONS["base"])
 
     def _path(self, folder: str, name: str, sections: tuple[str, ...]) -> Path:
-        """By what it was made with, a folder of the user's own images included."""
+        """The path of an archive by what it was made with, a folder of the user's own images included."""
         return self.path(folder, name, sections, None if self.data is None else str(self.data.resolve()))

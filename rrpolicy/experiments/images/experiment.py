@@ -41,15 +41,15 @@ class ImageExperiment(Experiment[Unit]):
         self._shop = ArtifactStore(work, recipe, data)
 
     def digest(self, unit: Unit) -> str:
-        """Of the one recipe and the images."""
+        """The digest of the recipe and the images."""
         return self._digest
 
     def blocked(self, unit: Unit) -> bool:
-        """Whether another process is at the unit's base."""
+        """Whether another process is making the unit's base."""
         return self._shop.base_is_being_made(unit.seed)
 
     def measure(self, unit: Unit, log: Log) -> Recorder:
-        """Everything that is reported of a unit."""
+        """All measurements of a unit."""
         recorder = measure_unit(self._shop, unit, log)
         if not self.variant:
             log("drawing samples")
@@ -77,7 +77,7 @@ def reproduction(
     :param data: folder of images; None for Fashion-MNIST where Debian puts it
     :param variant: ablation
     :param progress_bar: show one
-    :param log: told what happens
+    :param log: called with a line of text at each step
     """
     return Reproduction(units, ImageExperiment(recipe, out, work, data, variant), out, work, progress_bar, log)
 

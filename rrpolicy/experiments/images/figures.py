@@ -104,7 +104,7 @@ def classes(results: Sequence[Result]) -> Figure:
 
 
 def samples(results: Sequence[Result]) -> Figure:
-    """A panel for each set of removed classes: how many samples the judge puts into them, a dot for each unit."""
+    """A panel for each set of removed classes: how many samples the classifier puts into them, a dot for each unit."""
     tasks = [task for task in tasks_of(results) if task != CONTROL]
     figure = Figure(figsize=(1.2 + 2.3 * len(tasks), 3.2), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
@@ -132,7 +132,7 @@ def samples(results: Sequence[Result]) -> Figure:
         _light(axes, "y")
     panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("share of samples", fontsize=9, color=FAINT)
-    figure.suptitle("Samples that the judge puts into the removed classes, with 95 % intervals", fontsize=10, color=INK)
+    figure.suptitle("Samples classified as the removed classes, with 95 % intervals", fontsize=10, color=INK)
     return figure
 
 
@@ -146,9 +146,9 @@ def sheet_path(out: Path, unit: Unit) -> Path:
 
 def draw_samples(pictures: Mapping[str, Array], path: Path) -> Path:
     """
-    Generators side by side; equal places began with the same noise, what the judge calls harmful is framed.
+    Generators side by side; equal places began with the same noise, what is classified as harmful is framed.
 
-    :param pictures: who made them -> a grid of their samples, uint8 (h, w, 3), all of one size
+    :param pictures: name of the generator -> a grid of their samples, uint8 (h, w, 3), all of one size
     :param path: of the figure
     :return: the file
     """
@@ -163,7 +163,7 @@ def draw_samples(pictures: Mapping[str, Array], path: Path) -> Path:
 
 
 def _light(axes: Axes, grid: str) -> None:
-    """Little else than the data."""
+    """Style axes: few marks besides the data."""
     axes.grid(True, axis=grid, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

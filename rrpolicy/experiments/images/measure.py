@@ -1,6 +1,6 @@
-"""The measurements of one unit of the image experiment: how ρ ranks held-out real images, and what it makes of samples.
+"""The measurements of one unit of the image experiment: how ρ ranks held-out real images, and steered samples.
 
-A control's expert has seen everything, so nothing is harmful there: each pair of the experiment is looked at, and its
+A control's expert has seen all classes, so none is harmful there: each pair of the experiment is measured, and its
 name is the rows' reference.
 """
 
@@ -33,7 +33,7 @@ STEERED_SEED = 2000  # is added to the unit's: steered samples come from other n
 
 
 def measure_unit(store: ArtifactStore, unit: Unit, log: Log = lambda text: None) -> Recorder:
-    """Models, samples, reward, and everything that is reported of them."""
+    """Make models, samples and reward of a unit and measure them."""
     recorder = Recorder(log)
     recorder.start("images")
     asked = Questions(store, unit)
@@ -54,7 +54,7 @@ def measure_unit(store: ArtifactStore, unit: Unit, log: Log = lambda text: None)
         ("look-alikes", asked.lookalikes),
         ("baselines", asked.baselines),
         ("the difference of bounds", asked.bounds),
-        ("the judge", asked.judged_images),
+        ("the classifier", asked.judged_images),
         ("samples", asked.own_samples),
     ):
         recorder.start(what)
@@ -101,7 +101,7 @@ class Options:
 @dataclass
 class Questions:
     """
-    What is asked about a unit; every answer is a list of rows.
+    The measurements of a unit; each gives a list of rows.
 
     :param store: of the experiment
     :param unit: whose models, reward and seed
@@ -143,7 +143,7 @@ class Questions:
 
     def check(self) -> None:
         """
-        Ask for every class by its name before anything is trained.
+        Check that every class exists before anything is trained.
 
         :raises ValueError: for a class that the images do not have
         """
@@ -194,20 +194,20 @@ class Questions:
         ]
 
     def judged_images(self) -> list[Row]:
-        """How often the judge is right about real images."""
+        """Accuracy of the classifier on real images."""
         right = self.classifier.predict(self.images.images) == self.images.labels
         return [estimate_row("judge", "accuracy", share(right))]
 
     # ------------------------------------------------------------------ samples
 
     def own_samples(self) -> list[Row]:
-        """What base and expert make on their own."""
+        """Samples of base and expert, unsteered."""
         made = {part: self.store.codec.decode(self.store.samples(self.unit, part)[0]) for part in PARTS}
         return [row for part, images in made.items() for row in self._judged(part, images)]
 
     def steered_samples(self, scale: float) -> list[Row]:
         """
-        What the base makes when ρ steers it.
+        Samples of the base steered by ρ.
 
         :param scale: strength
         """
@@ -215,7 +215,7 @@ class Questions:
         return self._judged(f"steered-{scale:g}", images)
 
     def _judged(self, agent: str, images: Array) -> list[Row]:
-        """Shares of removed classes, and how sure the judge is: of all, and where it sees a class that stayed."""
+        """Shares of removed classes, and the classifier's confidence: of all, and of those in classes that stayed."""
         harmful = {pair: self.classifier.says(images, names) for pair, names in self.harmful.items()}
         rows = [
             {**estimate_row(agent, "harmful_share", share(shown)), "reference": pair} for pair, shown in harmful.items()
@@ -233,7 +233,7 @@ class Questions:
         return [other for other in others if other not in self.unit.removed]
 
     def _aurocs(self, agent: str, metric: str, scores: Array, level: int | None = None) -> list[Row]:
-        """Of the first images, as many as there are scores."""
+        """AUROC of scores of the first images, as many as there are scores."""
         rows = []
         for pair, names in self.harmful.items():
             harmless = ~self.images.mask(names)[: len(scores)]
@@ -241,7 +241,7 @@ class Questions:
         return rows
 
     def _class_means(self, agent: str, scores: Array) -> list[Row]:
-        """Of the first images, as many as there are scores; a class of which one is there has no interval."""
+        """Mean scores of classes over the first images, one for each score; a class with one image has no interval."""
         means = label_means(scores, self.images.labels[: len(scores)], self.images.class_names)
         return [{**estimate_row(agent, "mean", mean), "reference": name} for name, mean in means.items() if mean.n > 1]
 
@@ -267,7 +267,7 @@ def sample_sheet(store: ArtifactStore, unit: Unit, n: int) -> dict[str, Array]:
     Samples of base, expert and steered base that begin with the same noise, each as one picture.
 
     :param n: samples of each
-    :return: who made them -> grid uint8 (h, w, 3), with a frame around what the judge puts into the removed classes
+    :return: name of the generator -> grid uint8 (h, w, 3), with a frame around what is classified as a removed class
     """
     options, seed = Options.of(store.recipe), unit.seed + STEERED_SEED
     made = {"base": steered_images(store, unit, 0.0, n)}

@@ -1,4 +1,4 @@
-"""Results of the image experiment by what they are about: pairs, the control, classes, noise levels, time."""
+"""Selections of results of the image experiment: pairs, the control, classes, noise levels, time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AUROC, ELBO = ("rho", "auroc"), ("rho", "auroc_elbo_subset")
 BRIGHTNESS = (("brightness", "auroc"), ("brightness", "auroc_reversed"))
 HARMFUL, CONFIDENCE, OF_STAYED = "harmful_share", "judge_confidence", "judge_confidence_stayed"
 ALLOWED = 1.0  # nats around 0 in which the mean of a class that stayed is to lie
-SHARED = {"base": "seed", "base-samples": "seed", "judge": "run"}  # what units share, so that it is paid for once
+SHARED = {"base": "seed", "base-samples": "seed", "judge": "run"}  # what units share, so that its cost counts once
 COSTS = ("base", "expert", "base-samples", "expert-samples", "rho", "judge")
 MEAN, LOOKALIKES = "mean", "auroc_lookalikes"
 STAYED = "mean_stayed"  # of all images together, where others are of a class
@@ -22,22 +22,22 @@ Values = Callable[[Sequence[Result]], list[float]]
 
 
 def of_pairs(results: Sequence[Result]) -> list[Result]:
-    """Those of units whose expert lacks classes."""
+    """Results of units whose expert lacks classes."""
     return [one for one in results if one.task != CONTROL]
 
 
 def of_control(results: Sequence[Result]) -> list[Result]:
-    """Those of units whose expert lacks nothing."""
+    """Results of units whose expert has seen all classes."""
     return [one for one in results if one.task == CONTROL]
 
 
 def removed_from(task: str) -> tuple[str, ...]:
-    """The classes that a task's name tells."""
+    """The classes in a task's name."""
     return () if task == CONTROL else tuple(task.split("+"))
 
 
 def tasks_of(results: Sequence[Result]) -> list[str]:
-    """In the order of the rows, the control last."""
+    """Names of the tasks in the order of the rows, the control last."""
     return sorted(dict.fromkeys(one.task for one in results), key=lambda task: task == CONTROL)
 
 
@@ -60,7 +60,7 @@ def by_unit(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def per_level(results: Sequence[Result]) -> dict[int, list[float]]:
-    """Noise level -> AUROC of ρ, a number for each unit, of a control for each pair that it was asked about."""
+    """Noise level -> AUROC of ρ, a number for each unit, of a control for each pair that was measured."""
     found: dict[int, list[float]] = {}
     for one in results:
         if (one.agent, one.metric) == AUROC and one.level is not None:

@@ -14,7 +14,7 @@ from rrpolicy.common.archive import read_archive, write_archive
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What a model made."""
+    """Samples of a model."""
 
     events: Tensor  # (n, *event_shape), clean
 

@@ -61,7 +61,7 @@ def pairs_of(recipe: Recipe) -> list[Pair]:
 
 def with_pairs(recipe: Recipe, pairs: Sequence[str] | None) -> Recipe:
     """
-    The recipe itself if it lists the pairs that are asked for, else with these in their place.
+    The recipe itself if it lists the pairs wanted, else with these in their place.
 
     :param pairs: such as ``trouser+sneaker`` or ``none``
     """

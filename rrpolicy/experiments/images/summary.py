@@ -1,5 +1,5 @@
-"""What the CSV of the image experiment says, in tables: what was aimed at beside what came out, then every pair of
-classes and kind of expert, their samples, the classes, and the time."""
+"""Tables of the image experiment, made from the CSV alone: aims beside the values reached, then every pair of classes
+and kind of expert, their samples, the classes, and the time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from rrpolicy.experiments.results import UNIT_DONE, Result
 
 def summary(results: Sequence[Result]) -> str:
     """
-    Markdown: aims, pairs, samples, classes, costs; what there is of them.
+    Markdown tables of aims, pairs, samples, classes and costs; those without results are left out.
 
     :param results: as :func:`read_csv` gives them
     """
@@ -73,7 +73,7 @@ def samples_table(results: Sequence[Result]) -> str:
     Markdown table of what the models' samples show, according to the classifier.
 
     :param results: of the experiment itself
-    :return: harmful shares and the judge's confidence, a row for each set of removed classes and kind of expert
+    :return: harmful shares and the classifier's confidence, a row for each set of removed classes and kind of expert
     """
     lines = []
     for task, case, group in groups(of_pairs(results)):

@@ -1,7 +1,7 @@
-"""What a unit of the locomotion experiment leaves: the data sets that it learns from, and archives of what is trained.
+"""Artifacts of the locomotion experiment: the data sets of a unit, and archives of what is trained.
 
-Data sets are collected folders, or roll-outs of agents as the recipe says. The replay buffer of a SAC run cannot be
-made on the way; `rrpolicy collect --from-training` leaves such folders.
+Data sets are collected folders, or roll-outs of agents that the recipe lists. The replay buffer of a SAC run is
+not made here; `rrpolicy collect --from-training` writes such folders.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Demonstrations:
         are collected, which are then kept: ``agents`` with their shares, ``n_transitions``, and options of
         `collect_mixture`.
 
-        :raises ValueError: when there are none and the recipe does not say how they are made
+        :raises ValueError: when there are none and the recipe does not define how they are made
         """
         given = _table(recipe, unit.case, part)
         if "dataset" in given:
@@ -78,7 +78,7 @@ class Demonstrations:
         return can_be_made or all((self.path(unit, part) / "metadata.json").exists() for part in PARTS)
 
     def demonstrator(self, unit: RobotUnit, recipe: Recipe) -> Predictor | None:
-        """Whom the expert imitates; None for data that came from elsewhere, or from several."""
+        """The agent that the expert imitates; None for data from elsewhere, or from several agents."""
         names = list(_table(recipe, unit.case, "expert").get("agents", {}))
         return self._agent(names[0], unit.task) if len(names) == 1 else None
 
@@ -164,7 +164,7 @@ class RobotStore(ArtifactStore):
     # ------------------------------------------------------------------ data
 
     def data(self, unit: RobotUnit) -> list[TrajectoryDataset]:
-        """What the pair learns from, [base, expert]."""
+        """Training data of the pair, [base, expert]."""
         key = unit.robot, unit.case
         if key not in self._data:
             self._data = {key: [self.demonstrations.load(unit, part, self.recipe) for part in PARTS]}
@@ -195,7 +195,7 @@ class RobotStore(ArtifactStore):
         return load_or_create(self._path(unit, "expert", "agent", "base", "expert"), make, DiffusionAgent.load)
 
     def other_bases(self, unit: RobotUnit) -> dict[str, DiffusionAgent]:
-        """Bases of which the pair's ρ knows nothing, in the pair's units: another seed, an early one, other data."""
+        """Bases that ρ was not extracted from, with the pair's normaliser: another seed, fewer steps, other data."""
         base_data = self.data(unit)[0]
         early = total_timesteps(self.recipe, "base") // EARLY
         bases = {
@@ -224,7 +224,7 @@ class RobotStore(ArtifactStore):
         """
         The extracted reward and its CPU-seconds.
 
-        :param n_rounds: in closed loop; None: as the recipe says
+        :param n_rounds: in closed loop; None: the recipe's number
         """
         count = int(section(self.recipe, "rounds").get("n_rounds", 0)) if n_rounds is None else n_rounds
         base, expert = self.base(unit)[0], self.expert(unit)[0]
@@ -250,5 +250,5 @@ class RobotStore(ArtifactStore):
     # ------------------------------------------------------------------ archives
 
     def _path(self, unit: RobotUnit, name: str, *sections: str, extra: Any = None) -> Path:
-        """By what it was made with, the collection of its data included where the recipe tells it."""
+        """The path of an archive by what it was made with, with the collection of its data if the recipe names it."""
         return self.path(unit.name, name, sections, section(self.recipe, "data").get(unit.case), extra)

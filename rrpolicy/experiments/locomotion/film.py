@@ -1,4 +1,4 @@
-"""Robots seen at work: a video of their first seconds in real time, and single pictures of one episode.
+"""Recordings of robots: a video of the first seconds in real time, and single pictures of one episode.
 
 MuJoCo simulations are drawn by the library's own renderer, so neither a display nor OpenGL is needed.
 """
@@ -44,7 +44,7 @@ def film(agent: Predictor, task: Task, path: Path, seed: int = 0, deterministic:
     """
     Write the first seconds in real time; a robot that falls gets up in a new episode.
 
-    :param agent: who acts
+    :param agent: the agent that acts
     :param task: the robot
     :param path: an ``.mp4`` file
     :param seed: of the first episode
@@ -72,7 +72,7 @@ def moments(
     """
     Pictures of one episode, up to the one in which the robot has fallen.
 
-    :param agent: who acts
+    :param agent: the agent that acts
     :param task: the robot
     :param seconds: when pictures are taken, in this order, of the robot's own time
     :param seed: of the episode

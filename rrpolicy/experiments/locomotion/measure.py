@@ -1,4 +1,4 @@
-"""The locomotion experiment: which unit is measured how; each robot has its own recipe, data come from one place."""
+"""The locomotion experiment as :class:`Reproduction` runs it: which measurements each unit has."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class LocomotionExperiment(Experiment[RobotUnit]):
         self._stores = {key: RobotStore(work, recipe, demonstrations) for key, recipe in applied.items()}
 
     def digest(self, unit: RobotUnit) -> str:
-        """Of the robot's recipe for the unit's kind of data."""
+        """The digest of the robot's recipe for the unit's kind of data."""
         return self._digests[unit.robot, unit.case]
 
     def measure(self, unit: RobotUnit, log: Log) -> Recorder:
-        """Everything that is reported of a unit."""
+        """All measurements of a unit."""
         store = self._stores[unit.robot, unit.case]
         if self._variant.part in _OTHER_PARTS:
             return _OTHER_PARTS[self._variant.part](store, unit, log)
@@ -82,7 +82,7 @@ def reproduction(
     :param demonstrations: where data come from
     :param variant: ablation, sweep or use
     :param progress_bar: show one
-    :param log: told what happens
+    :param log: called with a line of text at each step
     """
     there = [unit for unit in units if demonstrations.exist(unit, recipes[unit.robot])]
     for unit in units:

@@ -1,5 +1,5 @@
-"""Who learns from rewards: SAC that goes on from the base's data, paid ρ or the true reward, and TD3+BC, which has
-nothing but data and their true rewards. Everybody runs in the same episodes as the two diffusers.
+"""Policies trained on rewards: SAC that starts from the base's data, with ρ or the true reward, and TD3+BC, which is
+trained on data with their true rewards alone. All run in the same episodes as the two diffusion agents.
 
 Trained policies are kept with the other archives, so a unit that was stopped goes on with the next one.
 """
@@ -31,14 +31,14 @@ from rrpolicy.rl.policies import POLICY_KINDS, MeanAction, load_policy, save_pol
 from rrpolicy.rl.td3bc import OfflineSettings, train_offline
 
 OURS, TRUE = "SAC-reward", "SAC-true"
-_PAID = "logistic of rho, standardised over base and expert data"  # what was paid otherwise is another policy
+_PAID = "logistic of rho, standardised over base and expert data"  # a policy trained on another form is not this one
 _MAKES_THE_REWARD = ("agent", "base", "expert", "extraction", "rounds", "steering")  # sections of the recipe
 Makers = dict[str, Callable[[], Mapping[str, Predictor]]]
 
 
 def measure_finetuning(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """
-    SAC from the base's data, paid ρ or the true reward, beside the base; their true scores on the way.
+    SAC from the base's data, trained on ρ or the true reward, beside the base; true scores during training included.
 
     The recipe's section ``[finetuning]`` may hold ``FinetuneSettings``; its extraction must give ρ a step head.
     """
@@ -82,7 +82,7 @@ def measure_offline(store: RobotStore, unit: RobotUnit, log: Log = lambda text: 
 
 
 def _pair(store: RobotStore, unit: RobotUnit) -> Makers:
-    """The two diffusers, between which others are placed."""
+    """The two diffusion agents, with which others are compared."""
     return {"base": lambda: {"base": store.base(unit)[0]}, "expert": lambda: {"expert": store.expert(unit)[0]}}
 
 
@@ -103,7 +103,7 @@ def _curve_rows(name: str, unit: RobotUnit, curve: list[tuple[int, list[float]]]
 
 
 def _against_true(results: Mapping[str, Evaluation]) -> list[Row]:
-    """Who was paid ρ against who was paid the true reward, as a difference and as a part."""
+    """SAC trained on ρ compared with SAC trained on the true reward, as a difference and as a ratio."""
     ours, true = results[OURS], results[TRUE]
     names, metric = {"agent": OURS, "reference": TRUE}, metric_of(ours)
     return [
@@ -154,6 +154,6 @@ def _offline(
 
 
 def _made(store: RobotStore, unit: RobotUnit, name: str, made_with: list[Any], make: Callable[[Path], None]) -> Path:
-    """An archive by what it was made with, the collection of its data included where the recipe tells it."""
+    """An archive by what it was made with, the collection of its data included where the recipe names it."""
     data = section(store.recipe, "data").get(unit.case)
     return create_once(store.path(unit.name, name, (), *made_with, data), make)

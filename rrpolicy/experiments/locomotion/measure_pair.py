@@ -1,4 +1,4 @@
-"""The measurements of one unit of the locomotion experiment: everybody in the same episodes, held against the base.
+"""The measurements of one unit of the locomotion experiment: all agents in the same episodes, compared with the base.
 
 The share of the gap that is closed is (agent - base) / (expert - base), episode by episode, in normalised scores.
 """
@@ -30,7 +30,7 @@ def measure_pair(store: RobotStore, unit: RobotUnit, wanted: tuple[str, ...], lo
     """
     Data, training and episodes of a pair.
 
-    :param wanted: who runs: names of ``variants.AGENTS``
+    :param wanted: names of the agents that run, of ``variants.AGENTS``
     """
     recorder = Recorder(log)
     recorder.start("data")
@@ -58,7 +58,7 @@ def data_rows(name: str, unit: RobotUnit, episode_returns: Any) -> list[Row]:
 
 
 def _makers(store: RobotStore, unit: RobotUnit, recorder: Recorder) -> dict[str, Callable[[], Mapping[str, Predictor]]]:
-    """How to come by everybody, made only when wanted: a name and what runs under it."""
+    """Functions that make the agents, called only for those wanted: each gives names and agents."""
 
     def trained(name: str, made: tuple[Any, float]) -> Any:
         recorder.times(**{name: made[1]})
@@ -94,7 +94,7 @@ def _makers(store: RobotStore, unit: RobotUnit, recorder: Recorder) -> dict[str,
 def run(
     store: RobotStore, unit: RobotUnit, makers: Mapping[str, Callable[[], Mapping[str, Predictor]]], recorder: Recorder
 ) -> dict[str, Evaluation]:
-    """Everybody in the same episodes of the real environment; their rows go into the ledger."""
+    """Evaluate all agents in the same episodes of the real environment; their rows go into the recorder."""
     count, results = n_episodes(store.recipe), {}
     with environments(unit.task, min(count, MAX_ENVS)) as envs:
         for what, make in makers.items():
@@ -109,7 +109,7 @@ def run(
 
 def comparisons(results: Mapping[str, Evaluation], low: str, high: str) -> list[Row]:
     """
-    Everybody against the agent ``low``, and in parts of the way from it to ``high``.
+    Every agent compared with the agent ``low``, and its share of the gap between ``low`` and ``high``.
 
     In normalised scores, or in returns where the environment has none.
     """
@@ -132,7 +132,7 @@ def metric_of(result: Evaluation) -> str:
     return "return" if result.normalized_scores is None else SCORE
 
 
-# ---------------------------------------------------------------------- other ways to steer, other bases
+# ---------------------------------------------------------------------- other options of steering, other bases
 
 
 def measure_sweep(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
@@ -158,7 +158,7 @@ def measure_sweep(store: RobotStore, unit: RobotUnit, log: Log = lambda text: No
 
 def measure_transfer(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """
-    ρ of the pair steers bases that it has never seen; their gain stands beside that of the pair's own base.
+    Steer bases that ρ was not extracted from; their gain is reported beside that of the pair's own base.
 
     Rows ``-exact`` follow the exact score difference of the pair at scale 1, which ρ approaches.
     """

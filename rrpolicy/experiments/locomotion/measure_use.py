@@ -1,4 +1,4 @@
-"""ρ as a reward: its values for steps and windows of data held against the environment's reward and the return."""
+"""ρ as a reward: its values for steps and windows of data compared with the environment's reward and the return."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Scored(NamedTuple):
     """
     n windows or steps of data.
 
-    ``rho`` (n,) in nats, ``true`` (n,) the environment's mean reward of their steps, ``episode`` (n,) whose they are.
+    ``rho`` (n,) in nats, ``true`` (n,) the environment's mean reward of their steps, ``episode`` (n,) their episodes.
     """
 
     rho: Array
@@ -35,7 +35,7 @@ def reward_correlation(store: RobotStore, unit: RobotUnit, log: Log = lambda tex
     """
     Rank correlations over held-out base and expert data, for ρ and for the discriminator: of windows and, where there
     is a step head, of single steps. Knowing an expert is enough for some correlation over the data of both; base data
-    alone, ``-in-base``, show whether better and worse are told apart within one behaviour.
+    alone, ``-in-base``, show whether better and worse are distinguished within one behaviour.
     """
     recorder = Recorder(log)
     recorder.start("scoring data")
@@ -61,7 +61,7 @@ def correlations(
     Spearman's rank correlation of ρ with the reward of the same steps, and of its mean over an episode with the return,
     for which episodes count that were recorded to their end.
 
-    :param name: whose reward it is
+    :param name: of the reward, as the rows' agent
     :param reward: its window head scores windows, its step head steps; what it lacks is left out
     :param datasets: with true rewards
     :param seed: chooses windows and steps
@@ -111,7 +111,7 @@ def window_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int, n:
 
 def step_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int, n: int) -> Scored:
     """
-    Random steps: what is paid for an observation and the action taken there, as an environment pays ρ.
+    Random steps: the reward of an observation and the action taken there, as an environment with ρ as reward gives it.
 
     :param reward: with a step head
     :param data: with rewards

@@ -53,7 +53,8 @@ _CORRELATIONS = (  # metric, heading
 
 def summary(results: Sequence[Result]) -> str:
     """
-    Markdown: scores of everybody, what variants change, how ρ goes with the true reward; what there is of them.
+    Markdown tables: scores of all agents, variants, correlation of ρ with the true reward; those without results are
+    left out.
 
     :param results: as :func:`read_csv` gives them
     """

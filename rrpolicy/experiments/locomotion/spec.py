@@ -24,7 +24,7 @@ SEEDS = (1, 2, 3)  # recipes were found with seed 0
 
 
 def known_robots() -> list[str]:
-    """Names of recipes that say how their demonstrations are made; the paper's robots come first."""
+    """Names of recipes that define how their demonstrations are made; the paper's robots come first."""
     names = [name for name, recipe in all_recipes().items() if cases_of(recipe)]
     return sorted(names, key=lambda name: PAPER.index(name) if name in PAPER else len(PAPER))
 
@@ -66,7 +66,7 @@ def known_cases(recipe: Recipe) -> list[str]:
 
 def of_case(recipe: Recipe, case: str) -> Recipe:
     """
-    A robot's recipe for one kind of data: what ``[case.NAME.SECTION]`` holds counts more than ``[SECTION]``.
+    A robot's recipe for one kind of data: entries of ``[case.NAME.SECTION]`` override those of ``[SECTION]``.
 
     :param recipe: of a robot
     :param case: a kind of demonstrations
@@ -119,9 +119,9 @@ class RobotVariant(Variant):
     """
     See :class:`spec.Variant`; beside that:
 
-    :param agents: who runs in the environment
-    :param part: what is measured: the pair, steering with other options, other bases, ρ as a reward, or who else learns
-        from rewards
+    :param agents: names of the agents that run in the environment
+    :param part: what is measured: the pair, steering with other options, other bases, ρ as a reward, or policies
+        trained on rewards
     """
 
     agents: tuple[str, ...] = _FEW
@@ -134,7 +134,7 @@ _TRANSFORMER = {"policy": "TransformerPolicy", "policy_kwargs": {}}
 _ALIKE = {"first_action_weight": 1.0}
 _STATES = {"controller": "inverse-dynamics"}
 # Gradients leave ρ of a window free up to a function of its pinned first state: values tie windows of different states
-# together. The step head scores single states and actions, which can be paid.
+# together. The step head scores single states and actions, as a reward for each step.
 _AS_REWARD = {"extraction": {"heads": ["window", "step"], "value_coef": 0.03}}
 
 VARIANTS: Mapping[str, RobotVariant] = {

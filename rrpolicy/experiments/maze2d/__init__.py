@@ -1,6 +1,6 @@
 """The paper's first experiment: 32 goals in four mazes, one recipe.
 
-`spec` lists units and variants; `artifacts` is what a unit leaves; `measure` measures a unit, with `measure_reward`
+`spec` lists units and variants; `artifacts` stores what a unit trains; `measure` measures a unit, with `measure_reward`
 (scores of a reward), `measure_training` (agents that learn from it) and `measure_peers` (other methods); `report`
 makes the tables, `figures` the figures.
 """

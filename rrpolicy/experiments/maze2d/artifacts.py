@@ -1,4 +1,4 @@
-"""What a unit of the maze experiment leaves: archives in the work folder; maps and learning curves beside the CSV.
+"""Artifacts of the maze experiment: archives in the work folder; maps and learning curves beside the CSV.
 
 Maps and curves are what figures need and a table of single numbers cannot hold, a few kilobytes each.
 """
@@ -38,7 +38,7 @@ MAX_BYTES, MAX_UNPACKED_BYTES = 2**22, 2**25  # of a map
 CURVE_COLUMNS = ("algorithm", "pay", "decisions", "return", "success_rate")
 _LOGGED = ("time/total_timesteps", "rollout/ep_rew_mean", "rollout/success_rate")
 Curves = Mapping[tuple[str, str], Array]
-"""(algorithm, what it was paid) -> (n, 3): decisions made, return and success rate of the latest training episodes."""
+"""(algorithm, reward) -> (n, 3): decisions made, return and success rate of the latest training episodes."""
 
 MAX_DATASETS = 3  # kept in memory: base, second base, expert
 
@@ -150,7 +150,7 @@ class MazeStore(ArtifactStore):
         return self._path(self._base_of(unit), "base", "data", "agent", "base")
 
     def base_is_being_made(self, unit: MazeUnit) -> bool:
-        """Whether another process is at the base that this unit needs."""
+        """Whether another process is making the base that this unit needs."""
         return being_made(self.base_path(unit))
 
     def _path(self, unit: MazeUnit, name: str, *sections: str, extra: Any = None) -> Path:

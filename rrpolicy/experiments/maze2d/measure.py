@@ -1,4 +1,4 @@
-"""The measurements of one unit of the maze experiment: the reward's map against the maze, and the agents at work.
+"""The measurements of one unit of the maze experiment: the reward's map against the maze, and episodes of the agents.
 
 Everything random follows from the unit's seed; agents are loaded anew for every unit, so a resumed run gives the same
 numbers as one that was never stopped.
@@ -56,15 +56,15 @@ class MazeExperiment(Experiment[MazeUnit]):
         self._store = MazeStore(work, recipe, variant)
 
     def digest(self, unit: MazeUnit) -> str:
-        """Of the one recipe."""
+        """The digest of the recipe."""
         return self._digest
 
     def blocked(self, unit: MazeUnit) -> bool:
-        """Whether another process is at the base that a pair needs."""
+        """Whether another process is making the base that a pair needs."""
         return unit.goal is not None and self._store.base_is_being_made(unit)
 
     def measure(self, unit: MazeUnit, log: Log) -> Recorder:
-        """Everything that is reported of a unit."""
+        """All measurements of a unit."""
         if unit.goal is None:
             return measure_base(self._store, unit, log)
         if self._part == "training":
@@ -94,7 +94,7 @@ def reproduction(
     :param work: folder of archives and claims, needed to go on
     :param variant: ablation or control
     :param progress_bar: show one
-    :param log: told what happens
+    :param log: called with a line of text at each step
     """
     return Reproduction(units, MazeExperiment(recipe, out, work, variant), out, work, progress_bar, log)
 
@@ -103,7 +103,7 @@ def reproduction(
 
 
 def measure_base(store: MazeStore, unit: MazeUnit, log: Log = lambda text: None) -> Recorder:
-    """The base alone: what it took, and how many of its plans lead through walls, in other ways to plan if asked."""
+    """The base alone: CPU time, and how many of its plans lead through walls, with other planning methods if wanted."""
     recorder = Recorder(log)
     recorder.start("training the base")
     base, seconds = store.base(unit)
@@ -117,7 +117,7 @@ def measure_base(store: MazeStore, unit: MazeUnit, log: Log = lambda text: None)
 
 
 def _other_ways(base: DiffusionAgent) -> dict[str, dict[str, Any]]:
-    """To plan with the same base: options by name."""
+    """Planning methods for the same base: options by name."""
     return {
         "base-steps-10": {"n_sampling_steps": 10},
         "base-ancestral": {"n_sampling_steps": base.process.n_diffusion_steps, "sampler": "ddpm"},
@@ -137,7 +137,7 @@ def _plan_rows(name: str, base: DiffusionAgent, unit: MazeUnit, n: int) -> list[
 
 
 def measure_pair(store: MazeStore, unit: MazeUnit, log: Log = lambda text: None) -> tuple[Recorder, RewardMap]:
-    """A base, an expert and their reward: everything that the experiment reports of them."""
+    """All measurements of a base, an expert and their reward."""
     recorder = Recorder(log)
     recorder.start("data")
     store.data(unit)
@@ -173,7 +173,7 @@ def _measure_agents(
     base: DiffusionAgent,
     expert: DiffusionAgent,
 ) -> None:
-    """Success and return of everybody who runs in this variant, and their differences episode by episode."""
+    """Success and return of all agents of this variant, and their differences episode by episode."""
     wanted = store.variant.agents
     actor = store.second_base(unit)[0] if store.variant.unseen_base else base
     agents: dict[str, Predictor] = {"base": actor}

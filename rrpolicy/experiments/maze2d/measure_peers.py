@@ -34,7 +34,7 @@ def measure_peers(store: MazeStore, unit: MazeUnit, log: Log = lambda text: None
 
     :param store: collects the data
     :param unit: a pair
-    :param log: told what is being done
+    :param log: called with a line of text at each step
     :raises ValueError: when `imitation` is not installed
     """
     recorder = Recorder(log)
@@ -67,7 +67,7 @@ def _add_cost(recorder: Recorder, name: str, seconds: float, environment_steps: 
 def _add_reward(
     recorder: Recorder, store: MazeStore, name: str, peer: Peer, unit: MazeUnit, coverage: Coverage
 ) -> None:
-    """The same as of our reward: where its map is highest, the order of its cells, its distance to the true one."""
+    """Scores of a reward, the same as for ours: the map's maximum, the order of cells, the distance to the true one."""
     maze = unit.task.maze
     drawn = reward_map(peer.reward, maze, **section(store.recipe, "map"))
     recorder.rows(recovery_rows(name, drawn, unit.goal))
@@ -77,7 +77,7 @@ def _add_reward(
 
 
 def _run(recorder: Recorder, store: MazeStore, agents: dict[str, Predictor], unit: MazeUnit) -> None:
-    """Success and return in the real environment under the true dense reward, everybody in the same episodes."""
+    """Success and return in the real environment under the true dense reward, all in the same episodes."""
     with environments(unit.task, min(n_episodes(store.recipe), MAX_ENVS), reward_type="dense") as envs:
         for name, agent in agents.items():
             recorder.start(f"episodes of {name}")

@@ -31,7 +31,7 @@ from rrpolicy.rewards.transforms import BoundedReward
 
 
 def recovery_rows(agent: str, drawn: RewardMap, goal: Any) -> list[Row]:
-    """Where the map is highest (the paper's first metric); a constant is highest nowhere and has found nothing."""
+    """Where the map is highest (the paper's first metric); a constant map has no maximum and counts as a miss."""
     error = drawn.goal_error_cells(goal) if np.ptp(drawn.values) > 0 else np.inf
     return [
         plain_row(agent, "goal_error_cells", error),

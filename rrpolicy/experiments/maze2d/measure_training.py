@@ -1,6 +1,6 @@
 """Agents trained on the extracted reward beside agents trained on the true one (the paper's second metric).
 
-Both have the same algorithm, budget and seed and meet the same episodes of the real environment; trained policies and
+Both have the same algorithm, budget and seed and run in the same episodes of the real environment; trained policies and
 their learning curves are kept with the other archives, so a unit that was stopped goes on with the next agent.
 """
 
@@ -29,17 +29,17 @@ from rrpolicy.rl.policies import ACTION_REPEAT, POLICY_KINDS, ActionRepeat, load
 
 MAX_ENVS = 8  # a small network gains nothing from larger batches, and a maze takes tens of megabytes
 _MAKES_THE_REWARD = ("data", "agent", "base", "expert", "extraction")  # sections of the recipe
-_PAID = "exp(-sqrt(2 (max - rho)))"  # DistanceReward's form: a policy that was paid another one is not taken for this
+_PAID = "exp(-sqrt(2 (max - rho)))"  # DistanceReward's form: a policy trained on another form is not this one
 
 
 def measure_training(store: MazeStore, unit: MazeUnit, curves: Path, log: Log = lambda text: None) -> Recorder:
     """
-    Train and run everybody, and compare them episode by episode.
+    Train and run all agents, and compare them episode by episode.
 
     :param store: makes the reward and keeps the policies
     :param unit: a pair
     :param curves: folder for the unit's learning curves
-    :param log: told what is being done
+    :param log: called with a line of text at each step
     """
     recorder = Recorder(log)
     recorder.start("extracting the reward")
@@ -67,7 +67,7 @@ def measure_training(store: MazeStore, unit: MazeUnit, curves: Path, log: Log = 
 
 
 def _ratios(algorithm: str, ours: Evaluation, true: Evaluation) -> list[Row]:
-    """Success and return of who was paid ρ, in parts of what the true reward makes of the same algorithm."""
+    """Success and return of the agent trained on ρ, relative to the same algorithm trained on the true reward."""
     return [
         {
             "agent": f"{algorithm}-reward",

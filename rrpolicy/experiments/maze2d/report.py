@@ -1,5 +1,5 @@
-"""Tables of the maze experiment, made from the CSV alone: mazes, variants, other ways to plan, agents trained on ρ and
-on the true reward, and other methods on the same demonstrations."""
+"""Tables of the maze experiment, made from the CSV alone: mazes, variants, other planning methods, agents trained on ρ
+and on the true reward, and other methods on the same demonstrations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ OTHER_PARTS = ("plans", "training", "peers")  # variants with other rows than th
 
 def summary(results: Sequence[Result]) -> str:
     """
-    Markdown: a table of the mazes and, when there are any, one of the variants, of other ways to plan, of trained
-    agents, of other methods.
+    Markdown: a table of the mazes and, when there are any, one of the variants, of other planning methods, of
+    trained agents, of other methods.
 
     :param results: as :func:`read_csv` gives them
     """
@@ -101,7 +101,7 @@ def _seconds(group: Sequence[Result]) -> str:
 
 OURS = "ρ, steered"
 _PAID, _TRUE = "-reward", "-true"  # ends of the names of trained agents
-_PEER_COLUMNS = (  # heading, metric, who of ours it is of, decimals
+_PEER_COLUMNS = (  # heading, metric, our agent that it belongs to, decimals
     ("own cell", "goal_own_cell", "reward", 2),
     ("within one", "goal_within_one_cell", "reward", 2),
     ("goal error (cells)", "goal_error_cells", "reward", 2),
@@ -122,10 +122,10 @@ def by_maze(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
 
 def plans_table(results: Sequence[Result]) -> str:
     """
-    How many plans of a base lead through walls, planned in several ways.
+    How many plans of a base lead through walls, for several planning methods.
 
     :param results: of the variant ``plans``
-    :return: Markdown with a row for each maze and way to plan; empty when there are none
+    :return: Markdown with a row for each maze and planning method; empty when there are none
     """
     rate = "plans_through_walls_rate"
     lines = []

@@ -1,7 +1,7 @@
 """What the maze experiment consists of: four mazes, eight goals in each, three seeds, and its variants.
 
-Nuti et al. 2023, section 5.1. A unit is the base of a maze and seed, or a pair with its goal. An ablation takes
-something away from the method; a control takes the reason away, so that there is nothing to find.
+Nuti et al. 2023, section 5.1. A unit is the base of a maze and seed, or a pair with its goal. An ablation removes
+a part of the method; a control removes the signal, so that there is nothing to find.
 """
 
 from __future__ import annotations
@@ -137,13 +137,13 @@ class MazeVariant(Variant):
 
     :param expert: fine-tuned from the base, trained from scratch, the base of the next seed, or the base itself
     :param sources: whose data the models are compared at
-    :param unseen_base: steer the base of the next seed, of which the reward knows nothing
+    :param unseen_base: steer the base of the next seed, from which the reward was not extracted
     :param n_rounds: on-policy rounds that follow the extraction
     :param shuffled: fit ρ to targets that belong to other events
-    :param agents: who runs in the environment
-    :param part: what is measured: the pair itself, other ways to plan with its base, agents trained on its reward, or
-        other methods on the same data
-    :param goals: which of each maze's goals are done unless others are asked for; None for all, empty for bases alone
+    :param agents: names of the agents that run in the environment
+    :param part: what is measured: the pair itself, other planning methods with its base, agents trained on its reward,
+        or other methods on the same data
+    :param goals: which of each maze's goals are done unless others are given; None for all, empty for bases alone
     """
 
     expert: ExpertKind = "tuned"
