@@ -20,6 +20,7 @@ from rrpolicy.common import folders
 from rrpolicy.common.files import atomic_write, naming, write_text
 from rrpolicy.common.progress import ProgressLog
 from rrpolicy.evaluation.ffmpeg import encode
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.runs import begin_anew
 from rrpolicy.images.folders import write_pictures
 from rrpolicy.rl import on_reward
@@ -51,6 +52,7 @@ REPLACE = ["extract", "record-video", "images sample"]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(zoo.FOLDER_VARIABLE, "")
+        patch.setenv(RECIPES_VARIABLE, "")
         patch.setattr(on_reward, "SETTINGS", on_reward.SETTINGS)
         patch.setattr(folders, "MARGIN", folders.MARGIN)
         yield prepare(tmp_path_factory.mktemp("world"))
