@@ -250,13 +250,13 @@ def test_bad_adapters_are_refused_by_name() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["vp", "ve", "edm", "flow", "flow-back"])
 def test_the_reward_is_the_log_ratio_through_every_path(path: str) -> None:
-    """Default settings, 1 500 steps; `edm` has 40 levels of EDM's own spread."""
+    """Default settings, 3 000 steps; `edm` has 40 levels of EDM's own spread."""
     noise_path, prediction = PATHS[path], "eps"
     base, expert = (
         from_module(ExactNetwork(noise_path, prediction, weights=weights), noise_path, prediction, (2,))
         for weights in (BASE_WEIGHTS, EXPERT_WEIGHTS)
     )
-    reward = RewardExtractor(base, expert, seed=0).learn(None, 1500, log_interval=0).reward
+    reward = RewardExtractor(base, expert, seed=0).learn(None, 3000, log_interval=0).reward
     x = torch.cat(
         [exact(noise_path, w).sample(500, torch.Generator().manual_seed(1)) for w in (BASE_WEIGHTS, EXPERT_WEIGHTS)]
     )
