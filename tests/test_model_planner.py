@@ -85,5 +85,7 @@ def test_what_does_not_fit_together_is_named() -> None:
         ModelPlanner(from_module(lambda x, time: x, good.model.path, "eps", (3, 2)), *given)  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="numbers of observation and action"):
         ModelPlanner(good.model, good.action_space, good.action_space, *given[2:])
+    with pytest.raises(ValueError, match=r"no layout of its own: pass layout="):
+        ModelPlanner(good.model, good.observation_space, good.action_space)
     with pytest.raises(ValueError, match="base is a object"):
         ModelPlanner(object(), *given)  # type: ignore[arg-type]

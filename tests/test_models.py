@@ -270,13 +270,15 @@ def test_the_reward_is_the_log_ratio_through_every_path(path: str) -> None:
 
 def test_one_pair_through_two_paths_is_one_pair() -> None:
     """Flow and score networks of the same mixtures, at the same ratios of noise to signal, give the same targets."""
-    targets = []
+    targets, bases = [], []
     for name, prediction in (("ve", "score"), ("flow", "velocity"), ("flow-back", "velocity")):
         pair = [
             from_module(ExactNetwork(PATHS[name], prediction, weights=weights), PATHS[name], prediction, (2,))
             for weights in (BASE_WEIGHTS, EXPERT_WEIGHTS)
         ]
         targets.append(make_targets(*pair, EVENTS, torch.Generator().manual_seed(0), n_value_draws=2))
+        bases.append(pair[0])
+    check_compatible(bases[0], bases[1])
     for other in targets[1:]:
         torch.testing.assert_close(other.eps_difference, targets[0].eps_difference, rtol=0, atol=2e-3)
         assert targets[0].value is not None and other.value is not None

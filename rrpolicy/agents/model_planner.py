@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from rrpolicy.agents.checks import check_columns
 from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.agents.planning import Planner
 from rrpolicy.agents.policy import fingerprint
+from rrpolicy.agents.ranges import LEAST_CLIP
 from rrpolicy.common.spaces import flat_box
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
-from rrpolicy.diffusion.score_model import Denoiser, ScoreModel, check_models
+from rrpolicy.diffusion.score_model import (
+    Denoiser,
+    ScoreModel,
+    check_models,
+    clip_of,
+    layout_of,
+    normalizer_of,
+    pinned_mask,
+)
 from rrpolicy.envs.controller import Controller
 
 
@@ -26,8 +38,8 @@ class ModelPlanner(Planner):
     :param model: predicts the noise of normalised windows (H, D)
     :param observation_space: a flat Box, the environment's
     :param action_space: a flat Box, the environment's
-    :param layout: what stands where in a window; its pinned entries are those of the model
-    :param normalizer: environment units to the model's
+    :param layout: what stands where in a window; its pinned entries are those of the model; None: the model's own
+    :param normalizer: environment units to the model's; None: the model's own
     :param planning: options; None for the defaults
     :param controller: follows planned observations where the layout plans no actions
     :param seed: of the noise that plans are sampled from
@@ -39,8 +51,8 @@ class ModelPlanner(Planner):
         model: ScoreModel,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        layout: TrajectoryLayout,
-        normalizer: Normalizer,
+        layout: TrajectoryLayout | None = None,
+        normalizer: Normalizer | None = None,
         planning: PlanningOptions | None = None,
         controller: Controller | None = None,
         seed: int = 0,
@@ -48,15 +60,17 @@ class ModelPlanner(Planner):
         check_models(model, model)
         self.observation_space = flat_box(observation_space, "observation")
         self.action_space = flat_box(action_space, "action")
-        self.model, self.layout, self.process, self.seed = model, layout, model.process, seed
+        self.layout = _given("layout", layout, layout_of(model))
+        self._normalizer = _given("normalizer", normalizer, normalizer_of(model))
+        self.model, self.process, self.seed = model, model.process, seed
         self.controller = controller
         self.device = torch.device("cpu")
-        self._normalizer = normalizer
         self._check_fit()
-        clip = getattr(model, "clip", None)
-        options = PlanningOptions() if planning is None else planning
-        self.planning = options.settled(layout.longest_execution, 5.0 if clip is None else clip)
+        own, options = clip_of(model), PlanningOptions() if planning is None else planning
+        clip = LEAST_CLIP[self.normalizer.mode] if own is None else own
+        self.planning = options.settled(self.layout.longest_execution, clip)
         self._check_planning()
+        check_columns(controller, self.layout)
         self._acting_generator = torch.Generator().manual_seed(seed)
 
     def _check_fit(self) -> None:
@@ -65,8 +79,7 @@ class ModelPlanner(Planner):
             raise ValueError(
                 f"the model has events of shape {tuple(model.event_shape)}, the layout {layout.event_shape}"
             )
-        pinned = getattr(model, "pinned", None)
-        mine = np.zeros(layout.event_shape, dtype=bool) if pinned is None else pinned.numpy()
+        mine = pinned_mask(model).numpy()
         if not np.array_equal(mine, layout.pinned):
             raise ValueError(
                 f"the model has {int(mine.sum())} pinned entries, the layout {int(layout.pinned.sum())} or others: "
@@ -101,3 +114,10 @@ class ModelPlanner(Planner):
 
     def _denoiser(self) -> Denoiser:
         return self.model.eps
+
+
+def _given(name: str, value: Any, own: Any) -> Any:
+    """:raises ValueError: where neither the caller nor the model has it"""
+    if value is None and own is None:
+        raise ValueError(f"the model has no {name} of its own: pass {name}=...")
+    return own if value is None else value

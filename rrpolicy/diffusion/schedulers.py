@@ -51,13 +51,13 @@ SUPPORTED: dict[str, dict[str, float]] = {
 }
 """Schedulers whose configuration names a table of betas, each with its class's defaults."""
 
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 _FLOW = "has the levels of a flow, which no U-Net here is trained with"
 _VARIANCE = "has levels of growing variance, not a table of betas"
 _OTHER = "has noise levels of its own, not a table of betas"
 _TOKENS = "masks tokens, which have no score"
 REFUSED: dict[str, str] = {
-    "FlowMatchEulerDiscreteScheduler": _FLOW,
-    "FlowMatchHeunDiscreteScheduler": _FLOW,
+    **dict.fromkeys(FLOW_SCHEDULERS, _FLOW),
     "FlowMatchLCMScheduler": DISTILLED,
     "CMStochasticIterativeScheduler": DISTILLED,
     "LCMScheduler": DISTILLED,

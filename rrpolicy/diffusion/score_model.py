@@ -119,27 +119,25 @@ def check_compatible(base: ScoreModel, expert: ScoreModel) -> None:
     for field, mine, other in (
         ("event_shape", tuple(base.event_shape), tuple(expert.event_shape)),
         ("process.n_diffusion_steps", base.process.n_diffusion_steps, expert.process.n_diffusion_steps),
-        ("process.schedule", base.process.schedule, expert.process.schedule),
     ):
-        if mine != other and not (field == "process.schedule" and base.process.same_levels(expert.process)):
+        if mine != other:
             raise ValueError(f"base and expert differ in {field}: base has {mine}, expert has {other}")
-    if base.fingerprint() != expert.fingerprint():
-        mine_parts, other_parts = (
-            dict(part.partition("=")[::2] for part in model.fingerprint().split(";")) for model in (base, expert)
+    if not base.process.same_levels(expert.process):
+        levels = f"base has {base.process.schedule}, expert has {expert.process.schedule}"
+        raise ValueError(f"base and expert differ in process.schedule: {levels}")
+    mine_parts, other_parts = (_fingerprint_parts(model) for model in (base, expert))
+    differing = [
+        " against ".join(
+            f"{name}={parts[name]}" if name in parts else f"no {name}" for parts in (mine_parts, other_parts)
         )
-        if base.process.same_levels(expert.process):  # by a name in one model, as a table in the other
-            mine_parts.pop("schedule", None), other_parts.pop("schedule", None)
-        if mine_parts and mine_parts == other_parts:
-            return
-        names = dict.fromkeys((*mine_parts, *other_parts))
-        differing = [
-            " against ".join(
-                f"{name}={parts[name]}" if name in parts else f"no {name}" for parts in (mine_parts, other_parts)
-            )
-            for name in names
-            if mine_parts.get(name) != other_parts.get(name)
-        ]
-        raise ValueError(
-            "base and expert differ in their fingerprints: "
-            + ("; ".join(differing) or f"{base.fingerprint()} against {expert.fingerprint()}")
-        )
+        for name in dict.fromkeys((*mine_parts, *other_parts))
+        if mine_parts.get(name) != other_parts.get(name)
+    ]
+    if differing:
+        raise ValueError("base and expert differ in their fingerprints: " + "; ".join(differing))
+
+
+def _fingerprint_parts(model: ScoreModel) -> dict[str, str]:
+    """Fields of a fingerprint but the noise levels, which have a name in one model and are a table in another."""
+    fields = dict(part.partition("=")[::2] for part in model.fingerprint().split(";"))
+    return {name: value for name, value in fields.items() if name not in ("schedule", "process")}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rrpolicy.common.messages import at, printable
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.schedulers import DISTILLED, REFUSED
+from rrpolicy.diffusion.schedulers import DISTILLED, FLOW_SCHEDULERS, REFUSED
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.networks import import_transformers, load_networks
 from rrpolicy.images.parts import (
@@ -32,7 +32,6 @@ from rrpolicy.images.stable_diffusion import Condition, PromptedModel, TextToIma
 from rrpolicy.images.unet import event_shape_of
 
 MAX_LEVEL = 0.999  # of s: at 1 nothing of x0 is left
-SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 
 def flow_process(config: Mapping[str, Any], n_tokens: int) -> DiffusionProcess:
@@ -44,10 +43,10 @@ def flow_process(config: Mapping[str, Any], n_tokens: int) -> DiffusionProcess:
     :raises ValueError: for another scheduler
     """
     kind, shift = config.get("_class_name"), config.get("shift", 1.0)
-    if kind not in SCHEDULERS:
+    if kind not in FLOW_SCHEDULERS:
         reason = REFUSED.get(kind, "") if isinstance(kind, str) else ""
         raise ValueError(
-            f"_class_name is {printable(kind, 60)}, wanted one of {', '.join(SCHEDULERS)}"
+            f"_class_name is {printable(kind, 60)}, wanted one of {', '.join(FLOW_SCHEDULERS)}"
             + (f": it {reason}" if reason else "")
         )
     if config.get("invert_sigmas"):

@@ -111,11 +111,9 @@ def _steered(denoiser: Denoiser, reward: ImageReward, scale: float, max_shift: f
 
 
 def _check_fits(reward: ImageReward, model: ImageModel) -> None:
-    process, other = model.process, reward.reward.process
-    for name, mine, wanted in (
-        ("events of shape", tuple(model.event_shape), reward.reward.event_shape),
-        ("noise levels", (process.n_diffusion_steps, process.schedule), (other.n_diffusion_steps, other.schedule)),
-    ):
-        if mine != wanted:
-            raise ValueError(f"the reward was made for {name} {wanted}, the model has {mine}")
+    shape, process = tuple(model.event_shape), reward.reward.process
+    if shape != reward.reward.event_shape:
+        raise ValueError(f"the reward was made for events of shape {reward.reward.event_shape}, the model has {shape}")
+    if not model.process.same_levels(process):
+        raise ValueError(f"the reward was made for noise levels {process}, the model has {model.process}")
     check_codec(model.codec, reward.codec, "the reward")

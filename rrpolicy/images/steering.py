@@ -17,9 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from rrpolicy.common.arguments import number
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.schedulers import process_of
+from rrpolicy.diffusion.schedulers import FLOW_SCHEDULERS, process_of
 from rrpolicy.images.codec import LatentCodec, check_codec
-from rrpolicy.images.flow_models import SCHEDULERS
 from rrpolicy.images.parts import weights_digest
 from rrpolicy.images.reward import ImageReward
 
@@ -62,7 +61,7 @@ def steer(pipeline: Any, reward: ImageReward, scale: float = 1.0) -> RemovableHa
 def _variance_preserving(pipeline: Any, reward: ImageReward, scale: float) -> Any:
     """The function that moves a U-Net's output; its input lies on the variance-preserving path whatever the sampler."""
     process, own = reward.reward.process, process_of(pipeline.scheduler)
-    if (own.n_diffusion_steps, own.schedule) != (process.n_diffusion_steps, process.schedule):
+    if not own.same_levels(process):
         raise ValueError(f"the reward was made for noise levels {process}, the pipeline's scheduler has {own}")
 
     def move(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
@@ -80,8 +79,8 @@ def _variance_preserving(pipeline: Any, reward: ImageReward, scale: float) -> An
 def _flow(pipeline: Any, reward: ImageReward, scale: float) -> Any:
     """The function that moves the output of a transformer for velocities; Flux's input is a row of patches."""
     process, kind = reward.reward.process, type(pipeline.scheduler).__name__
-    if kind not in SCHEDULERS:
-        raise ValueError(f"the pipeline's scheduler is a {kind}, wanted one of {', '.join(SCHEDULERS)}")
+    if kind not in FLOW_SCHEDULERS:
+        raise ValueError(f"the pipeline's scheduler is a {kind}, wanted one of {', '.join(FLOW_SCHEDULERS)}")
     levels = _flow_levels(process)
     channels, height, width = reward.reward.event_shape
     packed = hasattr(pipeline.transformer.config, "guidance_embeds")

@@ -210,13 +210,18 @@ def _shape_of(diffusion: Any) -> tuple[int, ...]:
     return (channels, *((size, size) if isinstance(size, int) else (int(n) for n in size)))
 
 
+def by_name(*names: str, wanted: tuple[str, ...] = ("x", "t")) -> Inputs:
+    """What tells x and time of a call whose arguments are given by place or by name."""
+
+    def read(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        return tuple(given[name] for name in wanted)
+
+    return read
+
+
 def _time_first(module: Any, x: Tensor, time: Tensor) -> Any:
     return module(time, x)
-
-
-def _from_time_first(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
-    given = dict(zip(("t", "x"), args, strict=False)) | kwargs
-    return given["x"], given["t"]
 
 
 def _concatenated(module: Any, x: Tensor, time: Tensor) -> Any:
@@ -227,17 +232,8 @@ def _from_concatenated(x: Tensor) -> tuple[Any, ...]:
     return x[..., :-1], x[..., -1].flatten(1)[:, 0] if x.ndim > 2 else x[..., -1]
 
 
-def _x_first(module: Any, x: Tensor, time: Tensor) -> Any:
-    return module(x, time)
-
-
-def _from_x_first(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
-    given = dict(zip(("x", "t"), args, strict=False)) | kwargs
-    return given["x"], given["t"]
-
-
-_ORDERS: dict[str, tuple[Call, Inputs]] = {
-    "x, t": (_x_first, _from_x_first),
-    "t, x": (_time_first, _from_time_first),
+_ORDERS: dict[str, tuple[Call | None, Inputs]] = {
+    "x, t": (None, by_name("x", "t")),
+    "t, x": (_time_first, by_name("t", "x")),
     "cat": (_concatenated, _from_concatenated),
 }

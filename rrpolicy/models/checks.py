@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, pinned_mask
 from rrpolicy.models.foreign import ForeignModel, Prediction
+from rrpolicy.models.paths import NoisePath
 
 N_EVENTS = 1024
 N_LEVELS = 8
@@ -162,17 +163,16 @@ def _alternatives(model: ScoreModel, events: Tensor) -> Iterator[tuple[str, Scor
     if not isinstance(model, ForeignModel):
         return
     predictions: tuple[Prediction, ...] = get_args(Prediction)
-    for backwards in (False, True):
+    for path in (model.path, _backwards(model.path)):
         for negate in (model.negate, not model.negate):
             for prediction in dict.fromkeys((model.prediction, *predictions)):
-                changes: dict[str, Any] = {"prediction": prediction, "negate": negate, "backwards": backwards}
                 try:
-                    other = _with(model, **changes)
+                    other = model.with_conventions(path, prediction, negate)
                 except ValueError:
                     continue
                 parts = [f"prediction={prediction!r}"] if prediction != model.prediction else []
                 parts += ["the opposite sign (negate)"] if negate != model.negate else []
-                parts += ["time running the other way"] if backwards else []
+                parts += ["time running the other way"] if path is not model.path else []
                 if parts:
                     yield " with ".join(parts), other, events
 
@@ -193,22 +193,9 @@ def _rescaled(events: Tensor, free: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield f"{name} (a normaliser was forgotten)", torch.where(free, scaled, events)
 
 
-def _with(model: ForeignModel, prediction: Prediction, negate: bool, backwards: bool) -> ForeignModel:
-    path = model.path
-    if backwards:
-        flipped: dict[str, Any] = {"times": path.times.flip(0)}
-        if path.kind == "flow" and path.da is not None and path.db is not None:
-            flipped = {"times": 1 - path.times, "da": -path.da, "db": -path.db}
-        path = replace(path, **flipped)
-    return ForeignModel(
-        model.module,
-        path,
-        prediction,
-        model.inner_shape,
-        model._call,
-        model.n_condition,
-        negate=negate,
-        pinned=model._pinned,
-        clip=model.clip,
-        name=model.name,
-    )
+def _backwards(path: NoisePath) -> NoisePath:
+    """The path of a network whose time runs the other way."""
+    if path.kind == "flow" and path.da is not None and path.db is not None:
+        unit = (path.times[-1] - path.times[0]).abs() / (path.b[-1] - path.b[0])
+        return replace(path, times=unit - path.times, da=-path.da, db=-path.db)
+    return replace(path, times=path.times.flip(0))

@@ -19,7 +19,7 @@ from rrpolicy.common.messages import at
 from rrpolicy.common.torch_files import read_weights
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Affine, Normalizer
-from rrpolicy.models.bridges import attribute
+from rrpolicy.models.bridges import attribute, by_name
 from rrpolicy.models.foreign import ForeignModel, from_module
 from rrpolicy.models.paths import vp
 
@@ -63,18 +63,13 @@ def from_diffuser(
         "eps" if noise else "x0",
         tuple(pinned.shape),
         call=call,
-        inputs=_inputs,
+        inputs=by_name("x", "cond", "time", wanted=("x", "time")),
         pinned=pinned,
         clip=1.0 if getattr(diffusion, "clip_denoised", False) else None,
         layout=TrajectoryLayout(n_observations, n_actions, horizon, stride) if rows == [0] and n_actions else None,
         normalizer=known,
         name=name,
     )
-
-
-def _inputs(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
-    given = dict(zip(("x", "cond", "time"), args, strict=False)) | kwargs
-    return given["x"], given["time"]
 
 
 def diffuser_normalizer(normalizer: Any) -> Normalizer:

@@ -6,18 +6,17 @@ What counts of a scheduler is its table and what it predicts, read as `diffusion
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.schedulers import process_of
+from rrpolicy.diffusion.schedulers import FLOW_SCHEDULERS, process_of
 from rrpolicy.models.bridges import attribute
 from rrpolicy.models.foreign import Call, ForeignModel, Inputs, Prediction, from_module
-from rrpolicy.models.paths import LAST, NoisePath, flow, vp
-
-FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+from rrpolicy.models.paths import NoisePath, flow, vp
 
 
 def from_diffusers(
@@ -100,7 +99,7 @@ def path_of_scheduler(scheduler: Any) -> tuple[NoisePath, Prediction]:
     :raises ValueError: for another one, with the reason
     """
     config = attribute(scheduler, "a scheduler of diffusers", "config")
-    if type(scheduler).__name__ in FLOWS:
+    if type(scheduler).__name__ in FLOW_SCHEDULERS:
         return _flow_path(config), "velocity"
     process = process_of(scheduler)
     return _vp_path(process), process.prediction
@@ -118,10 +117,7 @@ def _flow_path(config: Any) -> NoisePath:
     if config.get("invert_sigmas"):
         raise ValueError("invert_sigmas is true: wrap the network by from_module with models.flow(noise_at=0)")
     straight = flow()
-    keep = straight.b <= LAST
-    times = straight.times[keep] * config.get("num_train_timesteps", 1000)
-    assert straight.da is not None and straight.db is not None
-    return NoisePath("flow", times, straight.a[keep], straight.b[keep], straight.da[keep], straight.db[keep])
+    return replace(straight, times=straight.times * config.get("num_train_timesteps", 1000))
 
 
 def _clip_of(scheduler: Any) -> float | None:

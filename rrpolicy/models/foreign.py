@@ -7,9 +7,8 @@ called. Nothing else in the library knows that the model is not its own.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,24 +25,11 @@ Inputs = Callable[..., tuple[Any, ...]]
 """The arguments of a call of the module -> x and time, or x, time and condition."""
 
 
-def from_module(
-    module: Callable[..., Any],
-    path: NoisePath,
-    prediction: Prediction,
-    event_shape: Sequence[int],
-    *,
-    call: Call | None = None,
-    n_condition: int = 0,
-    negate: bool = False,
-    pinned: Tensor | None = None,
-    clip: float | None = None,
-    name: str = "",
-    inputs: Inputs | None = None,
-    layout: TrajectoryLayout | None = None,
-    normalizer: Normalizer | None = None,
-) -> ForeignModel:
+class ForeignModel:
     """
-    A score model from any network.
+    A score model of any network; `from_module` is this class.
+
+    With a condition of n numbers an event is flat, (event, condition), and the condition's entries are pinned.
 
     :param module: the network; it is put into evaluation mode and left where it is
     :param path: noise path, of `models.paths`: ``vp``, ``ve``, ``edm`` or ``flow``
@@ -64,29 +50,6 @@ def from_module(
     :raises ValueError: for an unknown prediction, one that the path cannot have, or a pinned mask or a layout of
         another shape
     """
-    return ForeignModel(
-        module,
-        path,
-        prediction,
-        event_shape,
-        call,
-        n_condition,
-        negate=negate,
-        pinned=pinned,
-        clip=clip,
-        name=name,
-        inputs=inputs,
-        layout=layout,
-        normalizer=normalizer,
-    )
-
-
-class ForeignModel:
-    """
-    A `ScoreModel` that asks somebody else's network; see :func:`from_module`.
-
-    With a condition of n numbers an event is flat, (event, condition), and the condition's entries are pinned.
-    """
 
     def __init__(
         self,
@@ -94,9 +57,9 @@ class ForeignModel:
         path: NoisePath,
         prediction: Prediction,
         event_shape: Sequence[int],
+        *,
         call: Call | None = None,
         n_condition: int = 0,
-        *,
         negate: bool = False,
         pinned: Tensor | None = None,
         clip: float | None = None,
@@ -105,14 +68,9 @@ class ForeignModel:
         layout: TrajectoryLayout | None = None,
         normalizer: Normalizer | None = None,
     ) -> None:
-        if prediction not in get_args(Prediction):
-            raise ValueError(f"prediction is {prediction!r}, wanted one of {', '.join(get_args(Prediction))}")
-        if prediction == "velocity" and path.da is None:
-            raise ValueError("a velocity is that of a path with known derivatives: models.paths.flow or ve")
-        if prediction == "v" and path.kind != "vp":
-            raise ValueError(f"prediction v is defined for variance-preserving paths, the path is {path.kind!r}")
         self.module = module.eval() if isinstance(module, nn.Module) else module
         self.path, self.prediction, self.negate, self.clip, self.name = path, prediction, negate, clip, name
+        self._check_conventions()
         self.inner_shape = tuple(int(n) for n in event_shape)
         self.n_condition = n_condition
         self._call, self.inputs = call, inputs
@@ -167,24 +125,39 @@ class ForeignModel:
         eps = self.eps_from_output(x, t, self._output(x, t, condition))
         return self.joined(eps, torch.zeros_like(condition))
 
-    def with_path(self, path: NoisePath) -> ForeignModel:
+    def with_conventions(
+        self, path: NoisePath | None = None, prediction: Prediction | None = None, negate: bool | None = None
+    ) -> Self:
         """
-        The same network at other levels of its path.
+        The same network with some conventions changed.
 
-        :param path: such as ``model.path.between(0.01, 100)``
+        :param path: such as other levels, ``model.path.between(0.01, 100)``
+        :param prediction: as in the constructor
+        :param negate: as in the constructor
+        :raises ValueError: for a prediction that the path cannot have
         """
         other = copy.copy(self)
-        other.path = path
+        other.path = self.path if path is None else path
+        other.prediction = self.prediction if prediction is None else prediction
+        other.negate = self.negate if negate is None else negate
+        other._check_conventions()
         return other
+
+    def _check_conventions(self) -> None:
+        if self.prediction not in get_args(Prediction):
+            raise ValueError(f"prediction is {self.prediction!r}, wanted one of {', '.join(get_args(Prediction))}")
+        if self.prediction == "velocity" and self.path.da is None:
+            raise ValueError("a velocity is that of a path with known derivatives: models.paths.flow or ve")
+        if self.prediction == "v" and self.path.kind != "vp":
+            raise ValueError(f"prediction v is defined for variance-preserving paths, the path is {self.path.kind!r}")
 
     def fingerprint(self) -> str:
         """Equal for models that share name, event shape, condition and noise levels."""
-        table = torch.stack([self.levels.a, self.levels.b]).numpy().round(6)
-        levels = hashlib.sha256(table.tobytes()).hexdigest()[:8]
         condition = f";condition={self.n_condition}" if self.n_condition else ""
         pinned = f";pinned={int(self._pinned.sum())}" if self._pinned.any() else ""
         units = "" if self.normalizer is None else f";normalizer={self.normalizer.fingerprint()}"
-        return f"name={self.name};event_shape={self.inner_shape}{condition}{pinned}{units};levels={levels}"
+        event = f"event_shape={self.inner_shape}{condition}{pinned}{units}"
+        return f"name={self.name};{event};schedule={self.process.schedule}"
 
     # ------------------------------------------------------------------ pieces that steering needs
 
@@ -256,3 +229,6 @@ class ForeignModel:
 def _shaped(table: Tensor, like: Tensor) -> Tensor:
     """Numbers (B,) that broadcast against (B, *event_shape)."""
     return table.to(like).view(-1, *(1,) * (like.ndim - 1))
+
+
+from_module = ForeignModel

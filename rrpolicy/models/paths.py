@@ -18,7 +18,6 @@ from torch import Tensor
 from rrpolicy.diffusion.process import DiffusionProcess
 
 N_LEVELS = 50  # of a path in continuous time, spread as those of the cosine schedule
-FIRST, LAST = 1e-4, 0.999  # of a flow: at 0 there is no noise, at 1 nothing of x0
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +25,7 @@ class NoisePath:
     """
     A Gaussian path x = a·x0 + b·ε at some noise levels, cleanest first.
 
-    :param kind: ``"vp"``, ``"ve"`` or ``"flow"``, for messages
+    :param kind: ``"vp"`` where a² + b² = 1, ``"ve"`` where a = 1, ``"flow"`` where a + b = 1, else ``"affine"``
     :param times: (T,) what the network is told at each level; integers stay integers
     :param a: (T,) share of the clean event
     :param b: (T,) share of the noise
@@ -150,7 +149,7 @@ def flow(times: Sequence[float] | Tensor | None = None, noise_at: Literal[0, 1] 
         raise ValueError(f"noise_at is {noise_at!r}, wanted 0 or 1")
     if times is None:
         ratios = cosine_ratios()
-        noise = (ratios / (1 + ratios)).clamp(FIRST, LAST)
+        noise = ratios / (1 + ratios)
     else:
         noise = _double(times) if noise_at == 1 else 1 - _double(times)
         if not bool(((noise > 0) & (noise < 1)).all()):

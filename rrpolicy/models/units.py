@@ -52,7 +52,7 @@ def in_units_of(
         )
     factor, shift = _factor_and_shift(of, wanted)
     levels = (model if like is None else like).path
-    asked = model.with_path(at_ratios(model.path, levels.b / levels.a / factor))
+    asked = model.with_conventions(at_ratios(model.path, levels.b / levels.a / factor))
     known = normaliser_wanted if isinstance(normaliser_wanted, Normalizer) else None
     name, known = (model.name, known) if like is None else (like.name, like.normalizer)
     return _Converted(asked, levels, factor, shift, name, known)
@@ -84,7 +84,7 @@ def at_ratios(path: NoisePath, ratios: Tensor) -> NoisePath:
         raise ValueError(
             f"the model knows ratios of noise to signal from {low:.3g} to {high:.3g}, it would be asked at "
             f"{float(ratios[0]):.3g} to {float(ratios[-1]):.3g}: leave out the other's levels beyond, "
-            "like=other.with_path(other.path.between(lowest, highest))"
+            "like=other.with_conventions(other.path.between(lowest, highest))"
         )
     times = _interpolated(known, path.times.double(), wanted)
     rates = (None if table is None else _interpolated(known, table, wanted) for table in (path.da, path.db))
@@ -109,8 +109,8 @@ class _Converted(ForeignModel):
             asked.path,
             asked.prediction,
             asked.inner_shape,
-            asked._call,
-            asked.n_condition,
+            call=asked._call,
+            n_condition=asked.n_condition,
             negate=asked.negate,
             pinned=asked._pinned,
             name=name,
