@@ -246,7 +246,7 @@ def test_a_safe_model_is_sampled_along_its_path(pipeline: StableDiffusion) -> No
 
 def test_a_reward_of_another_kind_does_not_steer(unet_model: UNetScoreModel, tmp_path: Path) -> None:
     other = UNetScoreModel.from_pretrained(write_ddpm(tmp_path / "a", n_steps=30))
-    with pytest.raises(ValueError, match=r"made for noise levels \(30, 'cosine'\), the model has \(20, 'cosine'\)"):
+    with pytest.raises(ValueError, match=r"made for noise levels .*30, 'cosine'.*, the model has .*20, 'cosine'"):
         sample_events(unet_model, 1, 2, make_reward(other))
     small = UNetScoreModel.from_pretrained(write_ddpm(tmp_path / "b", size=4))
     with pytest.raises(ValueError, match=r"made for events of shape \(1, 4, 4\), the model has \(1, 8, 8\)"):

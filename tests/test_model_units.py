@@ -45,7 +45,7 @@ def test_one_factor_is_another_level(name: str, factor: float) -> None:
     wide = PATHS[name]
     model = in_other_units(wide, PREDICTIONS[name], factor, EXPERT_WEIGHTS)
     like = from_module(ExactNetwork(wide, PREDICTIONS[name]), wide, PREDICTIONS[name], (2,))  # type: ignore[arg-type]
-    like = like.with_path(wide.between(0.15, 5))  # within which the exact network knows what it is asked
+    like = like.with_conventions(wide.between(0.15, 5))  # within which the exact network knows what it is asked
     converted = in_units_of(model, other_units(factor), WANTED, like)
     x_t, t = noised(converted)
     torch.testing.assert_close(converted.eps(x_t, t), oracle(like, EXPERT_WEIGHTS).eps(x_t, t), rtol=0, atol=5e-3)
@@ -58,7 +58,7 @@ def test_one_factor_is_another_level(name: str, factor: float) -> None:
 def test_a_table_is_asked_between_its_times(factor: float) -> None:
     table = PATHS["vp"]
     model, like = (in_other_units(table, "eps", number, EXPERT_WEIGHTS) for number in (factor, 1.0))
-    like = like.with_path(table.between(0.1, 5))
+    like = like.with_conventions(table.between(0.1, 5))
     converted = in_units_of(model, other_units(factor), WANTED, like)
     x_t, t = noised(converted)
     error = converted.eps(x_t, t) - oracle(like, EXPERT_WEIGHTS).eps(x_t, t)
@@ -89,7 +89,7 @@ def test_first_states_are_converted_without_noise() -> None:
         network = ExactNetwork(path, "velocity", means, variance=0.1 / factor**2, pinned=pinned)
         return from_module(network, path, "velocity", (2,), pinned=pinned)
 
-    like = model(1.0).with_path(path.between(0.1, 5))
+    like = model(1.0).with_conventions(path.between(0.1, 5))
     converted = in_units_of(model(2.0), other_units(2.0), WANTED, like)
     x_t, t = noised(like)
     torch.testing.assert_close(converted.eps(x_t, t), like.eps(x_t, t), rtol=0, atol=5e-3)
