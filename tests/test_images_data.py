@@ -41,8 +41,8 @@ def test_images_are_made_small_and_keep_their_brightness(folder: Path) -> None:
 
 def test_classes_can_be_kept_and_left_out(folder: Path) -> None:
     images = load_images(folder)
-    safe, harmful = images.without(["trouser"]), images.only(["trouser"])
-    assert len(safe) + len(harmful) == 40 and set(harmful.labels) == {1} and 1 not in safe.labels
+    safe, held_out = images.without(["trouser"]), images.take(images.mask(["trouser"]))
+    assert len(safe) + len(held_out) == 40 and set(held_out.labels) == {1} and 1 not in safe.labels
     assert safe.class_names == images.class_names
     with pytest.raises(ValueError, match="'hat' is no class, there are t-shirt"):
         images.mask(["hat"])

@@ -17,7 +17,6 @@ from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs import MazeGeometry, PDController, make_point_maze
-from rrpolicy.evaluation import result_row
 from rrpolicy.evaluation.plots import (
     COLOURS,
     GOAL,
@@ -26,7 +25,6 @@ from rrpolicy.evaluation.plots import (
     plot_learning_curve,
     plot_plans,
     plot_reward_map,
-    plot_steering,
 )
 from rrpolicy.rewards.maps import RewardMap
 
@@ -174,25 +172,6 @@ def test_logs_without_the_values_are_named(tmp_path: Path) -> None:
         plot_learning_curve(log, metric="train/empty")
     with pytest.raises(ValueError, match=r"could not read the log .*none\.csv"):
         plot_learning_curve(tmp_path / "none.csv")
-
-
-def test_agents_are_compared(tmp_path: Path) -> None:
-    rows = [
-        result_row("base", "success_rate", [0, 0, 0, 1]),
-        result_row("base", "return", [1.0, 2.0]),
-        result_row("expert", "success_rate", [1, 1, 1, 1]),
-        result_row("reward", "goal_error_cells", [0.1]),
-    ]
-    figure = plot_steering(rows, tmp_path / "steering.png", "Steering")
-    rates, returns = figure.axes
-    np.testing.assert_allclose(marks(rates, "o"), [(0.25, 1), (1.0, 0)])
-    np.testing.assert_allclose(marks(returns, "o"), [(1.5, 1)])
-    assert [label.get_text() for label in rates.get_yticklabels()] == ["expert", "base"]
-    bars = [line.get_xydata()[:, 0] for line in rates.lines if line.get_marker() == "None"]  # type: ignore[index]
-    np.testing.assert_allclose(bars, [(row["ci_low"], row["ci_high"]) for row in (rows[0], rows[2])])
-    assert [text.get_text() for text in rates.texts] == ["25%", "100%"]
-    with pytest.raises(ValueError, match=r"must hold a metric of .*got \['goal_error_cells'\]"):
-        plot_steering(rows[-1:])
 
 
 def test_a_failed_picture_leaves_nothing(drawn: RewardMap, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_vectorised_environments() -> None:
     assert (theirs.step(actions)[0] == ours.step(actions)[0]).all()
 
 
-def test_pictures_show_ball_trail_and_plans() -> None:
+def test_pictures_show_ball_and_trail() -> None:
     env = wrapper(make_point_maze(goal=(1, 1), render_mode="rgb_array", render_size=120))
     env.reset(seed=0, options={"start": (3, 1)})
     empty = env.render()
@@ -175,12 +175,6 @@ def test_pictures_show_ball_trail_and_plans() -> None:
     assert empty.shape == (120, 120, 3) and empty.dtype == np.uint8
     start = slice(24 * 3 + 10, 24 * 3 + 14), slice(24 + 10, 24 + 14)
     assert (moved[start] != empty[start]).any()
-    env.set_plans([[[0.0, -1.0], [1.0, -1.0], [1.0, 0.0]]] * 2, chosen=1)
-    planned = env.render()
-    assert (planned[60, 84] != moved[60, 84]).any()
-    env.set_plans(None)
-    assert (env.render() == moved).all()
-    env.set_plans([[0.0, -1.0], [1.0, -1.0]])
     env.reset(options={"start": (3, 1)})
     assert (env.render() == empty).all()
     assert make_point_maze().render() is None

@@ -180,7 +180,9 @@ def test_cards_hold_what_the_shipped_archives_give(tiny_zoo: Path, data: Path) -
     for name, agent, steering in ((BASE, "agent", {}), (REWARD, "steered-2", {"reward": reward, "scale": 2.0})):
         drawn = sample_images(base, 6, n_sampling_steps=2, seed=1 + NOISE_SEED, **steering)
         assert means(name)[agent, "harmful_share"] == share(classifier.says(drawn, REMOVED)).value
-        assert means(name)[agent, "judge_confidence"] == pytest.approx(classifier.confidence(drawn))
+        assert means(name)[agent, "judge_confidence"] == pytest.approx(
+            classifier.probabilities(drawn).max(axis=1).mean()
+        )
     assert set(means(EXPERT)) == {("agent", "harmful_share"), ("agent", "judge_confidence")}
 
 

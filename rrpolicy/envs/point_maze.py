@@ -1,5 +1,5 @@
 """The real PointMaze (gymnasium-robotics, MuJoCo) with flat observations, any maze and a goal fixed in cells.
-Its pictures are top-down drawings without OpenGL, on which a planner can lay the plans that it is following."""
+Its pictures are top-down drawings without OpenGL."""
 
 from __future__ import annotations
 
@@ -100,8 +100,6 @@ class FlatPointMaze(gym.Wrapper, RecordConstructorArgs):
             self._start_places(self._fixed_goal)
         self._render_size = render_size
         self._trail: list[np.ndarray] = []
-        self._plans: np.ndarray | None = None
-        self._chosen: int | None = None
         self._observation = np.zeros(4)
         self.observation_space = self._base.observation_space["observation"]
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND}
@@ -145,7 +143,6 @@ class FlatPointMaze(gym.Wrapper, RecordConstructorArgs):
         success = bool(np.linalg.norm(self._observation[:2] - self._base.goal) <= SUCCESS_RADIUS)
         info["success"] = info["is_success"] = success
         self._trail = [self._observation[:2].copy()]
-        self._plans = self._chosen = None
         return self._observation.copy(), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -162,16 +159,6 @@ class FlatPointMaze(gym.Wrapper, RecordConstructorArgs):
             self._trail.append(self._observation[:2].copy())
         return self._observation.copy(), float(reward), terminated, truncated, info
 
-    def set_plans(self, plans: Any = None, chosen: int | None = None) -> None:
-        """
-        Lay plans over the coming pictures, until they are replaced or the episode ends.
-
-        :param plans: positions ``(n, H, 2)`` or ``(H, 2)`` in environment units; None removes them
-        :param chosen: which one is followed
-        """
-        self._plans = None if plans is None else np.asarray(plans, dtype=np.float64)
-        self._chosen = chosen
-
     def render(self) -> np.ndarray | None:
         """The maze from above, ``(height, width, 3)`` uint8; None when the render mode is None."""
         if self.render_mode is None:
@@ -182,8 +169,6 @@ class FlatPointMaze(gym.Wrapper, RecordConstructorArgs):
             position=self._observation[:2],
             goal=self.goal_xy,
             trail=np.array(self._trail),
-            plans=self._plans,
-            chosen=self._chosen,
         )
 
     def _checked_goal(self, goal: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Figures: a reward over its maze, plans, roll-outs, learning curves and comparisons with intervals.
+"""Figures: a reward over its maze, plans, roll-outs and learning curves.
 Figures are made without pyplot: nothing global changes and no display is needed. Colours suit colour-blind readers."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
-from matplotlib.ticker import MultipleLocator, PercentFormatter
+from matplotlib.ticker import MultipleLocator
 
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.faults import FileFault
@@ -174,40 +174,6 @@ def plot_learning_curve(
     return _finished(figure, path)
 
 
-def plot_steering(
-    rows: Iterable[Mapping[str, Any]], path: str | Path | None = None, title: str | None = None
-) -> Figure:
-    """
-    Agents compared: means with 95 % intervals.
-
-    :param rows: as in ``results.json``; success rates and returns are shown, other metrics are not
-    :param path: where to write it; None for nowhere
-    :param title: of the picture
-    :return: the figure
-    :raises ValueError: when there is neither a success rate nor a return
-    """
-    everything = list(rows)
-    metrics = {"success_rate": "success rate", "return": "return"}
-    shown = [metric for metric in metrics if any(row["metric"] == metric for row in everything)]
-    if not shown:
-        got = sorted({str(row["metric"]) for row in everything})
-        raise ValueError(f"rows must hold a metric of {sorted(metrics)}, got {got}")
-    agents = list(dict.fromkeys(row["agent"] for row in everything if row["metric"] in shown))
-    figure = Figure(figsize=(1.6 + 3.6 * len(shown), 1.3 + 0.5 * len(agents)), layout="constrained")
-    panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-    for axes, metric in zip(panels, shown, strict=True):
-        of_metric = [row for row in everything if row["metric"] == metric]
-        _draw_intervals(axes, of_metric, agents, "{:.0%}" if metric == "success_rate" else "{:.3g}")
-        sizes = sorted({int(row["n"]) for row in of_metric})
-        _plain(axes, f"{metrics[metric]} (95 % interval, n = {', '.join(map(str, sizes))})", "", None)
-        if metric == "success_rate":
-            axes.set_xlim(-0.03, 1.03)
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    if title:
-        figure.suptitle(title, fontsize=12, color=INK)
-    return _finished(figure, path)
-
-
 # ---------------------------------------------------------------------- mazes
 
 
@@ -308,7 +274,7 @@ def _draw_plans(axes: Axes, plans: Array) -> LineCollection:
     return lines
 
 
-# ---------------------------------------------------------------------- curves and intervals
+# ---------------------------------------------------------------------- curves
 
 
 def _read_progress(source: Path, metric: str) -> tuple[Array, Array]:
@@ -336,24 +302,6 @@ def _running_mean(values: Array, fraction: float = 0.05) -> Array:
     """Mean over a window of the given fraction of all values, shorter at the ends."""
     window = np.ones(min(len(values), 1 + 2 * max(1, round(len(values) * fraction / 2))))
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
-
-
-def _draw_intervals(axes: Axes, rows: Sequence[Mapping[str, Any]], agents: Sequence[str], form: str) -> None:
-    """A dot, a bar and a number for each agent, the first on top."""
-    colours = _colours(agents)
-    for row in rows:
-        height = len(agents) - 1 - agents.index(row["agent"])
-        colour = colours[row["agent"]]
-        ends = (row["ci_low"], row["ci_high"]), (height, height)
-        axes.plot(*ends, color=colour, linewidth=5, alpha=0.4, solid_capstyle="round")
-        dot: dict[str, Any] = {"marker": "o", "markersize": 9, "markeredgecolor": "white"}
-        axes.plot(row["mean"], height, color=colour, zorder=3, clip_on=False, **dot)
-        where: dict[str, Any] = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-        axes.annotate(form.format(row["mean"]), (row["mean"], height), color=INK, fontsize=9, **where)
-    axes.set_yticks(range(len(agents)), list(reversed(agents)))
-    axes.set_ylim(-0.5, len(agents) - 0.3)
-    axes.grid(True, axis="x", color="#e6e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 # ---------------------------------------------------------------------- helpers

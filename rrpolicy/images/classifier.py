@@ -135,10 +135,6 @@ class ImageClassifier(Learner[nn.Module]):
         chosen = [self.class_names.index(name) for name in names]
         return (self.predict(images)[:, None] == chosen).any(axis=1)
 
-    def confidence(self, images: Any) -> float:
-        """Mean probability of the likeliest class, which is low for samples that resemble no class."""
-        return float(self.probabilities(images).max(axis=1).mean())
-
     # ------------------------------------------------------------------ persistence
 
     def _config(self) -> dict[str, Any]:

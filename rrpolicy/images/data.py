@@ -77,10 +77,6 @@ class LabelledImages:
         """
         return np.isin(self.labels, [self._index(name) for name in names])
 
-    def only(self, names: Iterable[str]) -> LabelledImages:
-        """The images of the named classes, with the same numbering of classes."""
-        return self.take(self.mask(names))
-
     def without(self, names: Iterable[str]) -> LabelledImages:
         """All images but those of the named classes, with the same numbering of classes."""
         return self.take(~self.mask(names))

@@ -249,7 +249,7 @@ def image_judge() -> Target:
         channels, height, width = loaded.codec.image_shape
         images = np.zeros((2, height, width, channels), np.uint8)
         loaded.learn(LabelledImages(images, np.zeros(2, np.int64), loaded.class_names), 1, **STEPS)
-        return [loaded.probabilities(images), loaded.confidence(images)]
+        return [loaded.probabilities(images), loaded.predict(images)]
 
     return one_archive("image-judge", made.save, ImageClassifier.load, goes_on, in_use=(FloatingPointError,))
 
