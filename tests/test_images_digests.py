@@ -168,9 +168,9 @@ def archive(world: Path) -> Path:
 
 def test_a_reward_is_not_read_with_another_autoencoder(world: Path, archive: Path) -> None:
     codecs = [StableDiffusion.from_pretrained(world / name).codec for name in ("expert", "other")]
-    assert ImageReward.load(archive, codecs[0]).codec is codecs[0]
+    assert ImageReward.load(archive, codec=codecs[0]).codec is codecs[0]
     with pytest.raises(ValueError, match=r"for latents of the autoencoder .* one with other weights") as caught:
-        ImageReward.load(archive, codecs[1])
+        ImageReward.load(archive, codec=codecs[1])
     assert len(str(caught.value)) <= len(str(archive)) + 200
     said = fault(
         "sample",
@@ -188,12 +188,12 @@ def test_a_reward_is_not_read_with_another_autoencoder(world: Path, archive: Pat
 
 def test_rewards_from_before_digests_are_read_as_before(world: Path, archive: Path, tmp_path: Path) -> None:
     pipeline = StableDiffusion.from_pretrained(world / "sd")
-    reward = ImageReward.load(archive, pipeline.codec)
+    reward = ImageReward.load(archive, codec=pipeline.codec)
     old = LatentCodec(None, pipeline.codec.event_shape, pipeline.codec.image_shape, pipeline.codec.scaling_factor)
     assert "digest" not in old.to_dict() and codec_from_dict(old.to_dict()).to_dict() == old.to_dict()
     ImageReward(reward.reward, old).save(tmp_path / "old")
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
-    again = ImageReward.load(tmp_path / "old", pipeline.codec)
+    again = ImageReward.load(tmp_path / "old", codec=pipeline.codec)
     np.testing.assert_array_equal(again.predict(images), reward.predict(images))
 
 

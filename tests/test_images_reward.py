@@ -91,6 +91,9 @@ def test_the_zero_lies_between_samples_and_is_kept(unet_model: UNetScoreModel, t
     loaded = ImageReward.load(tmp_path / "reward")
     np.testing.assert_array_equal(loaded.predict(IMAGES), found.predict(IMAGES))
     assert loaded.in_nats and loaded.unit == "nats" and loaded.level == 0
+    assert ImageReward.load(tmp_path / "reward", None, "cpu").zero == loaded.zero
+    with pytest.raises(ValueError, match="env was given, and an ImageReward knows no environment"):
+        ImageReward.load(tmp_path / "reward", "Pendulum-v1")  # type: ignore[arg-type]
     events = [reward.codec.encode(images) for images in (IMAGES[:1], IMAGES[1:2])]
     assert reward.calibrated_from_events(*events).zero == pytest.approx(found.zero, abs=1e-4)
 
@@ -186,7 +189,7 @@ def test_wrong_levels_and_codecs_are_refused(unet_model: UNetScoreModel, tmp_pat
         ImageReward(reward.reward, PixelCodec((1, 8, 8), 2))
     reward.save(tmp_path / "reward")
     with pytest.raises(ValueError, match=r"reward\.zip: it was made for .*, the codec given is"):
-        ImageReward.load(tmp_path / "reward", PixelCodec((1, 16, 16), 2))
+        ImageReward.load(tmp_path / "reward", codec=PixelCodec((1, 16, 16), 2))
 
 
 def test_an_archive_scores_alike(model: ImageModel, tmp_path: Path) -> None:
@@ -194,10 +197,13 @@ def test_an_archive_scores_alike(model: ImageModel, tmp_path: Path) -> None:
     images = sample_images(model, 2, n_sampling_steps=2)
     reward.save(tmp_path / "reward", card={"note": "untrained"})
     reward.save(tmp_path / "half", half=True)
-    again = ImageReward.load(tmp_path / "reward", model.codec)
+    again = ImageReward.load(tmp_path / "reward", codec=model.codec)
     np.testing.assert_array_equal(again.predict(images), reward.predict(images))
     np.testing.assert_allclose(
-        ImageReward.load(tmp_path / "half", model.codec).predict(images), reward.predict(images), rtol=0.1, atol=0.05
+        ImageReward.load(tmp_path / "half", codec=model.codec).predict(images),
+        reward.predict(images),
+        rtol=0.1,
+        atol=0.05,
     )
     with pytest.raises(ValueError, match="holds a 'image-reward', wanted 'reward'"):
         RelativeReward.load(tmp_path / "reward")

@@ -326,7 +326,7 @@ def sample(
     chosen = ExpertOptions.of(expert, expert_unet, expert_lora, safety)
     models, n = models_to_draw(model, chosen, prompts, n, guidance_scale, class_label, device, dtype, config)
     source = models[-1]
-    scorer = None if reward is None else ImageReward.load(zoo.find(reward), source.codec)
+    scorer = None if reward is None else ImageReward.load(zoo.find(reward), codec=source.codec)
     steps = n_sampling_steps or min(50 if prompts else 25, source.process.n_diffusion_steps)
     with sole_use(out):
         drawn = sample_images(source, n, n_sampling_steps=steps, reward=scorer, scale=scale, seed=seed)

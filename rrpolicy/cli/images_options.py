@@ -119,4 +119,4 @@ def parse_scales(text: str) -> list[float]:
 def load_reward(name: str, pipeline: str | None, device: str, config: Path | None = None) -> ImageReward:
     """An image reward, ready to score pictures; that of latents with its pipeline's autoencoder."""
     codec = None if pipeline is None else load_pipeline(pipeline, device, config=config).codec
-    return ImageReward.load(zoo.find(name), codec)
+    return ImageReward.load(zoo.find(name), codec=codec)

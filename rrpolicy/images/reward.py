@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag, whole
+from rrpolicy.common.persistence import cpu
 from rrpolicy.common.typing import Array
 from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict, in_chunks
 from rrpolicy.images.noise import digests_of_events, noise_of
@@ -211,17 +212,31 @@ class ImageReward:
         write_archive(path, self.kind, config, {"weights": weights}, card)
 
     @classmethod
-    def load(cls, path: str | Path, codec: Codec | None = None, network: type[nn.Module] | None = None) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        env: None = None,
+        device: torch.device | str = "auto",
+        *,
+        codec: Codec | None = None,
+        network: type[nn.Module] | None = None,
+    ) -> Self:
         """
         Read what :meth:`save` wrote.
 
         :param path: file, with or without ``.zip``
+        :param env: None: images have no environment
+        :param device: ``"auto"`` or ``"cpu"``, the same: this version computes on the CPU
         :param codec: that of the pipeline, for a reward of latents (``pipeline.codec``); None for the archive's own,
             which scores latents but no images
         :param network: class of the reward's network, where that is not one of the library's
         :raises FileNotFoundError: when there is no such file
-        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, or the codec not its own
+        :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, or the codec not its own,
+            and for an environment
         """
+        if env is not None:
+            raise ValueError("env was given, and an ImageReward knows no environment: leave it out")
+        cpu(device)
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
             kept = codec_from_dict(archive.config["codec"])

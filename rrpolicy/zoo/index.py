@@ -82,9 +82,7 @@ def load(name: str | os.PathLike[str], env: Env | str | None = None, device: tor
     path = name if sb3_files.is_sb3_agent(name) else find(name)
     if sb3_files.is_sb3_agent(path):
         return _load_sb3(path, env)
-    given = {"env": env, "device": device}
-    chosen = {key: value for key, value in given.items() if value not in (None, "auto")}
-    return _LOADERS[read_archive(path, tuple(_LOADERS)).kind](path, **chosen)
+    return _LOADERS[read_archive(path, tuple(_LOADERS)).kind](path, env, device)
 
 
 def load_agent(name: str | os.PathLike[str]) -> DiffusionAgent:
