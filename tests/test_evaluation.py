@@ -334,6 +334,13 @@ def test_the_former_name_warns_and_gives_the_same() -> None:
         assert np.array_equal(found.returns, wanted.returns) and np.array_equal(found.seeds, wanted.seeds)
     with pytest.raises(TypeError, match="positional"):
         evaluate(Counter(), Scripted, 3, 4)  # type: ignore[misc]
+    with pytest.warns(DeprecationWarning), pytest.raises(TypeError, match="positional"):
+        evaluate_policy(Counter(), Scripted, 3, 4, True, 1, False, False, 9)
+    with (
+        pytest.warns(DeprecationWarning),
+        pytest.raises(TypeError, match=r"multiple values .* 'seed'"),
+    ):
+        evaluate_policy(Counter(), Scripted, 3, 4, seed=4)
 
 
 # ---------------------------------------------------------------------- several agents

@@ -45,16 +45,7 @@ class Sb3Agent:
 
     def __init__(self, policy: BasePolicy, algorithm: str, statistics: ObservationStatistics | None = None) -> None:
         self.policy, self.algorithm, self.statistics = policy, algorithm, statistics
-
-    @property
-    def observation_space(self) -> spaces.Space[Any]:
-        """Space of the observations, in environment units."""
-        return self.policy.observation_space
-
-    @property
-    def action_space(self) -> spaces.Space[Any]:
-        """Space of the actions."""
-        return self.policy.action_space
+        self.observation_space, self.action_space = policy.observation_space, policy.action_space
 
     def predict(
         self,
@@ -106,16 +97,8 @@ class ActionRepeat:
         if n_steps < 1:
             raise ValueError(f"n_steps is {n_steps}, it must be at least 1")
         self.agent, self.n_steps = agent, n_steps
-
-    @property
-    def observation_space(self) -> Any:
-        """Space of the other predictor's observations, where it has one."""
-        return getattr(self.agent, "observation_space", None)
-
-    @property
-    def action_space(self) -> Any:
-        """Space of the other predictor's actions, where it has one."""
-        return getattr(self.agent, "action_space", None)
+        self.observation_space: Any = getattr(agent, "observation_space", None)
+        self.action_space: Any = getattr(agent, "action_space", None)
 
     def predict(
         self,

@@ -72,9 +72,8 @@ def correlations(
     data = TrajectoryDataset.concatenate(datasets)
     whole = np.concatenate([finished(one) for one in datasets])
     returns, rows = episode_returns(data), []
-    scores = {"window": window_scores, "step": step_scores}
-    for kind in (kind for kind in scores if kind in reward.heads):
-        scored = scores[kind](reward, data, seed, n_scored)
+    for kind in (kind for kind in ("window", "step") if kind in reward.heads):
+        scored = scores_of(kind, reward, data, seed, n_scored)
         rows.append(
             {**plain_row(name, f"spearman_{kind}_reward", spearman(scored.rho, scored.true)), "n": len(scored.rho)}
         )
@@ -88,45 +87,27 @@ def correlations(
     return rows
 
 
-def window_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int, n: int) -> Scored:
+def scores_of(head: str, reward: RelativeReward, data: TrajectoryDataset, seed: int, n: int) -> Scored:
     """
-    Random windows.
+    Scores of random windows or steps: of an observation and the action taken there, as an environment with ρ as reward
+    gives it.
 
-    :param reward: with a window head
+    :param head: ``"window"`` or ``"step"``
+    :param reward: with this head
     :param data: with rewards
     :param seed: chooses them
     :param n: at most
-    :raises ValueError: when the data hold no rewards, or the reward scores no windows of trajectories
+    :raises ValueError: when the data hold no rewards, or the reward scores nothing of trajectories
     """
-    layout = reward.layout
+    layout, generator = reward.layout, np.random.default_rng(seed)
     if data.rewards is None or layout is None:
-        raise ValueError("data without rewards, or a reward without windows, cannot be compared")
-    starts = np.asarray(data.window_starts(layout, padding=False))
-    chosen = np.random.default_rng(seed).permutation(starts)[:n]
-    windows = data.windows(layout, chosen)
-    steps = data.rewards[chosen[:, None] + np.arange(layout.span - layout.past)]
-    rho = reward.predict(windows.observations, windows.actions if layout.plan_actions else None)
-    return Scored(rho, steps.mean(axis=1), _episodes(data, chosen))
-
-
-def step_scores(reward: RelativeReward, data: TrajectoryDataset, seed: int, n: int) -> Scored:
-    """
-    Random steps: the reward of an observation and the action taken there, as an environment with ρ as reward gives it.
-
-    :param reward: with a step head
-    :param data: with rewards
-    :param seed: chooses them
-    :param n: at most
-    :raises ValueError: when the data hold no rewards, or the reward scores no steps of trajectories
-    """
-    layout = reward.layout
-    if data.rewards is None or layout is None:
-        raise ValueError("data without rewards, or a reward without steps, cannot be compared")
-    chosen = np.random.default_rng(seed).permutation(len(data))[:n]
-    rho = reward.predict(data.observations[chosen], data.actions[chosen] if layout.plan_actions else None)
-    return Scored(rho, data.rewards[chosen], _episodes(data, chosen))
-
-
-def _episodes(data: TrajectoryDataset, rows: Array) -> Array:
-    """Index (n,) of the episode that each row belongs to."""
-    return np.searchsorted(np.cumsum(data.episode_lengths), rows, side="right")
+        raise ValueError(f"data without rewards, or a reward without {head}s, cannot be compared")
+    if head == "step":
+        chosen = generator.permutation(len(data))[:n]
+        observations, actions, true = data.observations[chosen], data.actions[chosen], data.rewards[chosen]
+    else:
+        chosen = generator.permutation(np.asarray(data.window_starts(layout, padding=False)))[:n]
+        observations, actions, *_ = data.windows(layout, chosen)
+        true = data.rewards[chosen[:, None] + np.arange(layout.span - layout.past)].mean(axis=1)
+    rho = reward.predict(observations, actions if layout.plan_actions else None)
+    return Scored(rho, true, np.searchsorted(np.cumsum(data.episode_lengths), chosen, side="right"))
