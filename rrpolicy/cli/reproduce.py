@@ -75,7 +75,7 @@ def maze2d(
     if chosen.part == "peers":  # which have no base
         units = [unit for unit in units if unit.goal]
     values = recipe_for(Task(DEFAULT_ENV_ID), recipe)
-    results = mazes.reproduction(units, values, file, work, chosen, progress, echo).run()
+    results = mazes.reproduction(units, values, file, work, chosen, progress_bar=progress, log=echo).run()
     if results:
         _show(file, mazes.summary(results), mazes.draw(results, file))
 
@@ -129,7 +129,7 @@ def locomotion(
     changes = {"evaluation": {"n_eval_episodes": QUICK_EPISODES}} if quick else {}
     recipes = {unit.robot: {**recipe_of(unit.robot), **changes} for unit in units}
     demonstrations = robots.Demonstrations(data or work / "data", agents)
-    run = robots.reproduction(units, recipes, file, work, demonstrations, chosen, progress, echo)
+    run = robots.reproduction(units, recipes, file, work, demonstrations, chosen, progress_bar=progress, log=echo)
     if results := run.run():
         _show(file, robots.summary(results), robots.draw(results, file))
 
@@ -185,7 +185,7 @@ def images(
     values = recipe_of(IMAGES_RECIPE) if recipe is None else read_recipe(recipe)
     values = painters.with_pairs(values, pair)
     units = [] if figures_only else painters.select(values, pair, case, seed, quick)
-    run = painters.reproduction(units, values, file, work, data, chosen, progress, echo)
+    run = painters.reproduction(units, values, file, work, data, chosen, progress_bar=progress, log=echo)
     if results := run.run():
         _show(file, painters.summary(results), painters.draw(results, file))
 

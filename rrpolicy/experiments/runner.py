@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic
+from typing import Generic, TypedDict
 
 from tqdm.auto import tqdm
 
@@ -20,6 +20,13 @@ from rrpolicy.experiments.spec import Experiment, OneUnit
 from rrpolicy.experiments.store import code_commit
 
 WAIT_SECONDS = 1.0  # between two looks at what others are doing
+
+
+class Running(TypedDict, total=False):
+    """How a run reports on itself: the last two arguments of :class:`Reproduction`."""
+
+    progress_bar: bool
+    log: Callable[[str], None]
 
 
 @dataclass

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from rrpolicy.experiments import Recipe
 from rrpolicy.experiments.images.artifacts import ArtifactStore
@@ -11,7 +12,7 @@ from rrpolicy.experiments.images.figures import draw_samples, sheet_path
 from rrpolicy.experiments.images.measure import measure_unit, sample_sheet
 from rrpolicy.experiments.images.spec import MAIN, Unit, Variant
 from rrpolicy.experiments.results import Log, Recorder, Result
-from rrpolicy.experiments.runner import Reproduction
+from rrpolicy.experiments.runner import Reproduction, Running
 from rrpolicy.experiments.spec import Experiment
 from rrpolicy.experiments.store import digest
 
@@ -64,8 +65,7 @@ def reproduction(
     work: Path,
     data: Path | None = None,
     variant: Variant = MAIN,
-    progress_bar: bool = False,
-    log: Callable[[str], None] = lambda text: None,
+    **running: Unpack[Running],
 ) -> Reproduction[Unit]:
     """
     A run of the image experiment.
@@ -76,10 +76,9 @@ def reproduction(
     :param work: folder of archives and claims, needed to go on
     :param data: folder of images; None for Fashion-MNIST where Debian puts it
     :param variant: ablation
-    :param progress_bar: show one
-    :param log: called with a line of text at each step
+    :param running: ``progress_bar`` and ``log`` of :class:`Reproduction`
     """
-    return Reproduction(units, ImageExperiment(recipe, out, work, data, variant), out, work, progress_bar, log)
+    return Reproduction(units, ImageExperiment(recipe, out, work, data, variant), out, work, **running)
 
 
 def read_results(path: Path) -> list[Result]:

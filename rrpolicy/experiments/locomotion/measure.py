@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Unpack
 
 from rrpolicy.experiments.locomotion.artifacts import Demonstrations, RobotStore
 from rrpolicy.experiments.locomotion.measure_learning import measure_finetuning, measure_offline
@@ -12,7 +13,7 @@ from rrpolicy.experiments.locomotion.measure_use import reward_correlation
 from rrpolicy.experiments.locomotion.spec import MAIN, Part, RobotUnit, RobotVariant, known_cases, of_case
 from rrpolicy.experiments.recipes import Recipe
 from rrpolicy.experiments.results import Log, Recorder
-from rrpolicy.experiments.runner import Reproduction
+from rrpolicy.experiments.runner import Reproduction, Running
 from rrpolicy.experiments.spec import Experiment
 from rrpolicy.experiments.store import digest
 
@@ -69,8 +70,7 @@ def reproduction(
     work: Path,
     demonstrations: Demonstrations,
     variant: RobotVariant = MAIN,
-    progress_bar: bool = False,
-    log: Callable[[str], None] = lambda text: None,
+    **running: Unpack[Running],
 ) -> Reproduction[RobotUnit]:
     """
     A run of the locomotion experiment, over the units that have data.
@@ -81,12 +81,12 @@ def reproduction(
     :param work: folder of archives and claims, needed to go on
     :param demonstrations: where data come from
     :param variant: ablation, sweep or use
-    :param progress_bar: show one
-    :param log: called with a line of text at each step
+    :param running: ``progress_bar`` and ``log`` of :class:`Reproduction`
     """
     there = [unit for unit in units if demonstrations.exist(unit, recipes[unit.robot])]
+    experiment = LocomotionExperiment(recipes, work, demonstrations, variant)
+    run = Reproduction(there, experiment, out, work, **running)
     for unit in units:
         if unit not in there:
-            log(f"{unit}: no data in {demonstrations.folder}, left out")
-    experiment = LocomotionExperiment(recipes, work, demonstrations, variant)
-    return Reproduction(there, experiment, out, work, progress_bar, log)
+            run.log(f"{unit}: no data in {demonstrations.folder}, left out")
+    return run

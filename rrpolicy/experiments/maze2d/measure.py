@@ -6,9 +6,9 @@ numbers as one that was never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from rrpolicy.experiments.maze2d.measure_training import measure_training
 from rrpolicy.experiments.maze2d.spec import MAIN, MazeUnit, MazeVariant
 from rrpolicy.experiments.recipes import Recipe
 from rrpolicy.experiments.results import Log, Recorder
-from rrpolicy.experiments.runner import Reproduction
+from rrpolicy.experiments.runner import Reproduction, Running
 from rrpolicy.experiments.scoring import Scoring, environments, n_episodes
 from rrpolicy.experiments.spec import Experiment
 from rrpolicy.experiments.store import digest
@@ -82,8 +82,7 @@ def reproduction(
     out: Path,
     work: Path,
     variant: MazeVariant = MAIN,
-    progress_bar: bool = False,
-    log: Callable[[str], None] = lambda text: None,
+    **running: Unpack[Running],
 ) -> Reproduction[MazeUnit]:
     """
     A run of the maze experiment.
@@ -93,10 +92,9 @@ def reproduction(
     :param out: the CSV
     :param work: folder of archives and claims, needed to go on
     :param variant: ablation or control
-    :param progress_bar: show one
-    :param log: called with a line of text at each step
+    :param running: ``progress_bar`` and ``log`` of :class:`Reproduction`
     """
-    return Reproduction(units, MazeExperiment(recipe, out, work, variant), out, work, progress_bar, log)
+    return Reproduction(units, MazeExperiment(recipe, out, work, variant), out, work, **running)
 
 
 # ---------------------------------------------------------------------- units
