@@ -35,6 +35,14 @@ def run(*arguments: object, code: int = 0) -> Any:
     return result
 
 
+def record_and_extract(base: Path, expert: Path, out: Path, *options: object) -> str:
+    """Record a pair, extract its reward into ``out / "reward"``, and return what was printed."""
+    recording = ("--base", base, "--expert", expert, "--n-samples", 4, "--n-noisings", 2, "--n-sampling-steps", 2)
+    run("record", *recording, "--out", out / "pairs", "--no-progress")
+    extraction = ("--recording", out / "pairs", "--out", out / "reward", "--width", 8, *options)
+    return str(run("extract", *extraction, "--no-progress").output)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, eight pictures, and three rewards whose scores spread in the ratio 1 to 2 to 4."""
@@ -61,36 +69,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_against_itself_does_not_differ(world: Path, tmp_path: Path) -> None:
-    run(
-        "record",
-        "--base",
-        world / "base",
-        "--expert",
-        world / "base",
-        "--n-samples",
-        4,
-        "--n-noisings",
-        2,
-        "--n-sampling-steps",
-        2,
-        "--out",
-        tmp_path / "pairs",
-        "--no-progress",
-    )
-    said = run(
-        "extract",
-        "--recording",
-        tmp_path / "pairs",
-        "--out",
-        tmp_path / "reward",
-        "--total-timesteps",
-        2,
-        "--batch-size",
-        4,
-        "--width",
-        8,
-        "--no-progress",
-    ).output
+    said = record_and_extract(world / "base", world / "base", tmp_path, "--total-timesteps", 2, "--batch-size", 4)
     assert f"{NO_DIFFERENCE}: base and expert predict the same at all 16 recorded pairs" in said
     assert [(row["agent"], row["metric"], row["mean"]) for row in read_results(tmp_path / "reward")] == [
         ("models", "difference", 0.0)
@@ -118,34 +97,7 @@ def test_models_that_differ_at_one_pair_differ(tmp_path: Path) -> None:
 def test_a_reward_that_explains_nothing_says_so(world: Path, tmp_path: Path) -> None:
     write_ddpm(tmp_path / "expert", 1, channels=4, size=4)
     write_codec(tmp_path / "expert", shape=[1, 8, 8], unshuffle=2)
-    run(
-        "record",
-        "--base",
-        world / "base",
-        "--expert",
-        tmp_path / "expert",
-        "--n-samples",
-        4,
-        "--n-noisings",
-        2,
-        "--n-sampling-steps",
-        2,
-        "--out",
-        tmp_path / "pairs",
-        "--no-progress",
-    )
-    said = run(
-        "extract",
-        "--recording",
-        tmp_path / "pairs",
-        "--out",
-        tmp_path / "reward",
-        "--total-timesteps",
-        0,
-        "--width",
-        8,
-        "--no-progress",
-    ).output
+    said = record_and_extract(world / "base", tmp_path / "expert", tmp_path, "--total-timesteps", 0)
     wanted = f"{NOTHING_FOUND} (R² 0.000 on held-out pairs)"
     assert wanted in said
     for command in ("score", "audit"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from helpers.recipes import NETWORK, toml
+from helpers.robots import RECIPE as ROBOT_RECIPE
 from typer.testing import CliRunner
 
 from rrpolicy import zoo
@@ -18,16 +19,7 @@ ENV_ID = "InvertedDoublePendulum-v5"
 SMALL = {"total_timesteps": 4, "batch_size": 16, "window_kwargs": NETWORK}
 RECIPE: dict[str, Any] = {
     "environments": [ENV_ID],
-    "agent": {
-        "horizon": 4,
-        "n_diffusion_steps": 20,
-        "n_sampling_steps": 2,
-        "n_action_steps": 1,
-        "clip": 5.0,
-        "batch_size": 16,
-        "normalizer_mode": "gaussian",
-        "policy_kwargs": NETWORK,
-    },
+    "agent": ROBOT_RECIPE["agent"],
     "base": {"total_timesteps": 4},
     "expert": {"total_timesteps": 4},
     "extraction": {**SMALL, "heads": ["window"], "buffer_size": 64, "value_coef": 0.0},

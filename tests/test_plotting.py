@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from helpers.agents import maze_planner
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -13,10 +14,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
-from rrpolicy.agents.options import PlanningOptions
-from rrpolicy.data.normalizer import Normalizer
-from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.envs import MazeGeometry, PDController, make_point_maze
+from rrpolicy.envs import MazeGeometry, make_point_maze
 from rrpolicy.evaluation.plots import (
     COLOURS,
     GOAL,
@@ -53,19 +51,7 @@ def maze() -> gym.Env:
 
 @pytest.fixture(scope="module")
 def planner(maze: gym.Env) -> DiffusionAgent:
-    return DiffusionAgent(
-        "MlpPolicy",
-        maze,
-        horizon=4,
-        stride=3,
-        observation_columns=(0, 1),
-        controller=PDController(),
-        process=DiffusionProcess(5),
-        planning=PlanningOptions(n_sampling_steps=2),
-        policy_kwargs={"width": 16, "n_blocks": 1},
-        seed=0,
-        normalizer=Normalizer.from_bounds((np.full(4, -2.0), np.full(4, 2.0)), (-np.ones(2), np.ones(2))),
-    )
+    return maze_planner(maze)
 
 
 class Still:

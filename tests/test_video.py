@@ -7,12 +7,10 @@ import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from helpers.agents import maze_planner
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
-from rrpolicy.agents.options import PlanningOptions
-from rrpolicy.data.normalizer import Normalizer
-from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.envs import PDController, make_point_maze
+from rrpolicy.envs import make_point_maze
 from rrpolicy.envs.render import GOAL, PLAN
 from rrpolicy.evaluation.video import plan_ahead, record_video
 
@@ -70,19 +68,7 @@ def maze() -> gym.Env:
 
 @pytest.fixture(scope="module")
 def planner(maze: gym.Env) -> DiffusionAgent:
-    return DiffusionAgent(
-        "MlpPolicy",
-        maze,
-        horizon=4,
-        stride=3,
-        observation_columns=(1, 0),
-        controller=PDController(),
-        process=DiffusionProcess(5),
-        planning=PlanningOptions(n_sampling_steps=2),
-        policy_kwargs={"width": 16, "n_blocks": 1},
-        seed=0,
-        normalizer=Normalizer.from_bounds((np.full(4, -2.0), np.full(4, 2.0)), (-np.ones(2), np.ones(2))),
-    )
+    return maze_planner(maze, columns=(1, 0))
 
 
 def test_an_episode_with_the_plan_over_the_maze(maze: gym.Env, planner: DiffusionAgent, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import torch
 from stable_baselines3.common.logger import KVWriter
 
 from rrpolicy import DiffusionAgent, Normalizer, TrajectoryDataset
-from rrpolicy.agents.options import grouped
+from rrpolicy.agents.options import PlanningOptions, grouped
+from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs.controller import PDController
 from rrpolicy.testing import DriftEnv as Drift
 
@@ -54,6 +55,23 @@ def make_agent(cls: type[DiffusionAgent] = DiffusionAgent, **kwargs: Any) -> Dif
     """An untrained agent that can act; options of planning and of the process are given flat, as recipes do."""
     arguments = {"policy": "MlpPolicy", "env": Drift(), **SMALL, "normalizer": NORMALIZER, **kwargs}
     return cls(**grouped(arguments))
+
+
+def maze_planner(maze: gym.Env, columns: tuple[int, int] = (0, 1)) -> DiffusionAgent:
+    """An untrained planner of positions in a maze, which a controller follows."""
+    return DiffusionAgent(
+        "MlpPolicy",
+        maze,
+        horizon=4,
+        stride=3,
+        observation_columns=columns,
+        controller=PDController(),
+        process=DiffusionProcess(5),
+        planning=PlanningOptions(n_sampling_steps=2),
+        policy_kwargs={"width": 16, "n_blocks": 1},
+        seed=0,
+        normalizer=Normalizer.from_bounds((np.full(4, -2.0), np.full(4, 2.0)), (-np.ones(2), np.ones(2))),
+    )
 
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,6 @@ PATHS: dict[str, NoisePath] = {
     "flow": flow(),
     "flow-back": flow(noise_at=0),
 }
-PREDICTIONS = ("eps", "x0", "score", "denoiser", "velocity")
 BASE_MEANS = torch.tensor([[1.0, 0.0], [-1.0, 0.5]])
 BASE_WEIGHTS, EXPERT_WEIGHTS = torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.75])
 
@@ -28,7 +27,10 @@ class ExactNetwork(nn.Module):
 
     :param path: x = a·x0 + b·ε at the times of this path
     :param prediction: as `from_module` names them
+    :param means: of the components (k, *event_shape)
+    :param weights: of the components (k,)
     :param variance: of a component, or of each of its entries
+    :param negate: give the prediction with the other sign
     :param pinned: entries of an event that arrive without noise
     """
 
