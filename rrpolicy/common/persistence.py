@@ -16,7 +16,14 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag
 from rrpolicy.common.held_out import GROUPS, BestWeights
 from rrpolicy.common.torch_mode import usual_torch
-from rrpolicy.common.weights import check_alike, check_weights, moments, set_generator_state, set_moments
+from rrpolicy.common.weights import (
+    check_alike,
+    check_weights,
+    moments,
+    set_generator_state,
+    set_moments,
+    stored_weights,
+)
 
 LearningRate = float | Callable[[float], float]
 Module = TypeVar("Module", bound=nn.Module)
@@ -84,11 +91,7 @@ class Archived(ABC, Generic[Module]):
         """
         if flag("half", half) and flag("resumable", resumable):
             raise ValueError("half=True stores rounded weights, pass resumable=False with it")
-        averaged = {
-            name: value.half() if half and value.is_floating_point() else value
-            for name, value in self.averaged.state_dict().items()
-        }
-        tensors = {**self._extra_tensors(), "averaged": averaged}
+        tensors = {**self._extra_tensors(), "averaged": stored_weights(self.averaged, half)}
         if resumable:
             tensors["weights"] = self.module.state_dict()
             tensors["optimizer"] = moments(self.optimizer)

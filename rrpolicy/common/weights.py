@@ -67,6 +67,14 @@ def check_layers(widths: Sequence[int], stored: Mapping[str, Tensor]) -> None:
             raise RuntimeError(f"the file has no layer of shape {(outputs, inputs)}, which its configuration names")
 
 
+def stored_weights(module: nn.Module, half: bool = False) -> dict[str, Tensor]:
+    """The state dictionary of a module, its floating-point numbers in half precision if wanted."""
+    return {
+        name: value.half() if half and value.is_floating_point() else value
+        for name, value in module.state_dict().items()
+    }
+
+
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What an Adam optimiser has gathered, as tensors named ``index.moment``; empty before its first step."""
     return {

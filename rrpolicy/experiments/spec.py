@@ -106,13 +106,13 @@ def check_names(what: str, given: Sequence[str] | None, known: Iterable[str]) ->
         raise ValueError(f"{what} must be one of {', '.join(names)}, got {unknown[0]!r}")
 
 
-def variant_of(variants: Mapping[str, OneVariant], name: str | None, main: OneVariant) -> OneVariant:
+def variant_of(variants: Mapping[str, OneVariant], main: OneVariant, name: str | None) -> OneVariant:
     """
     A variant by its name.
 
     :param variants: by name
-    :param name: of one of them; None for ``main``
     :param main: the experiment itself
+    :param name: of one of the variants; None for ``main``
     :raises ValueError: for another name
     """
     check_names("variant", None if name is None else [name], variants)

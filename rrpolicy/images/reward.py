@@ -17,6 +17,7 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag, whole
 from rrpolicy.common.persistence import cpu
 from rrpolicy.common.typing import Array
+from rrpolicy.common.weights import stored_weights
 from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict, in_chunks
 from rrpolicy.images.noise import digests_of_events, noise_of
 from rrpolicy.images.support import Support
@@ -195,10 +196,6 @@ class ImageReward:
         :param half: store weights in half precision
         :param card: facts about the reward
         """
-        weights = {
-            name: value.half() if half and value.is_floating_point() else value
-            for name, value in self.reward.state_dict().items()
-        }
         config = {
             "reward": self.reward.to_config(),
             "codec": self.codec.to_dict(),
@@ -209,7 +206,7 @@ class ImageReward:
             "difference": self.difference,
             "explained": self.explained,
         }
-        write_archive(path, self.kind, config, {"weights": weights}, card)
+        write_archive(path, self.kind, config, {"weights": stored_weights(self.reward, half)}, card)
 
     @classmethod
     def load(

@@ -25,7 +25,7 @@ from rrpolicy.common.schema import native
 from rrpolicy.common.spaces import Env, check_widths
 from rrpolicy.common.torch_mode import usual_tensor, usual_torch
 from rrpolicy.common.typing import Array
-from rrpolicy.common.weights import check_weights
+from rrpolicy.common.weights import check_weights, stored_weights
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.networks import ResidualMLP
@@ -324,11 +324,8 @@ class RelativeReward(nn.Module):
         :param half: store weights in half precision
         :param card: facts about the reward
         """
-        weights = {
-            name: value.half() if half and value.is_floating_point() else value
-            for name, value in self.state_dict().items()
-        }
-        write_archive(path, self.kind, self.to_config(), {"weights": weights, **self.normalizer_tensors()}, card)
+        tensors = {"weights": stored_weights(self, half), **self.normalizer_tensors()}
+        write_archive(path, self.kind, self.to_config(), tensors, card)
 
     @classmethod
     @usual_torch()

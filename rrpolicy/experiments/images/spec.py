@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rrpolicy.experiments import Recipe, section, spec
 from rrpolicy.experiments.spec import Variant, check_names, variant_of
@@ -121,12 +122,4 @@ VARIANTS: Mapping[str, Variant] = {
     )
 }
 
-
-def variant_named(name: str | None) -> Variant:
-    """
-    A variant by its name.
-
-    :param name: of :data:`VARIANTS`; None for the experiment itself
-    :raises ValueError: for another name
-    """
-    return variant_of(VARIANTS, name, MAIN)
+variant_named = partial(variant_of, VARIANTS, MAIN)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from rrpolicy.experiments.recipes import Recipe, all_recipes, cases_of, environment_of, recipe_of, section
@@ -169,12 +170,4 @@ VARIANTS: Mapping[str, RobotVariant] = {
     )
 }
 
-
-def variant_named(name: str | None) -> RobotVariant:
-    """
-    A variant by its name.
-
-    :param name: of :data:`VARIANTS`; None for the experiment itself
-    :raises ValueError: for another name
-    """
-    return variant_of(VARIANTS, name, MAIN)
+variant_named = partial(variant_of, VARIANTS, MAIN)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 from rrpolicy.experiments.spec import Unit, Variant, check_names, variant_of
@@ -194,12 +194,4 @@ VARIANTS: Mapping[str, MazeVariant] = {
     )
 }
 
-
-def variant_named(name: str | None) -> MazeVariant:
-    """
-    A variant by its name.
-
-    :param name: of :data:`VARIANTS`; None for the experiment itself
-    :raises ValueError: for another name
-    """
-    return variant_of(VARIANTS, name, MAIN)
+variant_named = partial(variant_of, VARIANTS, MAIN)
