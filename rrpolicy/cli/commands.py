@@ -145,7 +145,7 @@ def _task_of_data(
     """
     task = Task.create(env or _home_of_data(data, maze_map, names, init_from), maze_map)
     try:
-        return _as_collected(task, data, maze_map)
+        return task.as_collected([one.metadata for one in data])
     except ValueError as error:  # the options have been checked
         raise ValueError(at(", ".join(names), f"maze and goal of the data: {error}")) from error
 
@@ -171,16 +171,6 @@ def _home_of_data(data: list[TrajectoryDataset], maze_map: Path | None, names: l
     if maze_map is None and all(one.metadata.get("maze") is None for one in data):
         raise ValueError(f"--env is needed: {' and '.join(names)} do not say where they were recorded")
     return DEFAULT_ENV_ID
-
-
-def _as_collected(task: Task, data: list[TrajectoryDataset], maze_map: Path | None) -> Task:
-    rows, goals = data[0].metadata.get("maze"), {tuple(one.metadata.get("goal") or ()) for one in data}
-    if not task.is_maze or rows is None:
-        return task
-    if maze_map is None and tuple(rows) != task.maze.rows:
-        task = Task.create(task.env_id, rows)
-    goal = goals.pop() if len(goals) == 1 and task.maze.rows == tuple(rows) else ()
-    return task.with_goal(goal) if goal else task
 
 
 @app.command()

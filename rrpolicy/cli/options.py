@@ -161,9 +161,8 @@ def recipe_for(task: Task | None, file: Path | None) -> Recipe:
     """The recipe of a file, else of the environment, else plain defaults."""
     if file is not None:
         return read_recipe(file)
-    if task is None:
-        return experiments.DEFAULT_RECIPE
-    return recipe_of(task.env_id, None if task.is_maze else experiments.DEFAULT_RECIPE)
+    default = experiments.DEFAULT_RECIPE
+    return default if task is None else recipe_of(task.env_id, default)
 
 
 def task_in_card(name: str, needed: bool) -> Task | None:

@@ -103,8 +103,25 @@ class Task:
         """The same place with another goal."""
         return Task.create(self.env_id, self.maze_map, goal)
 
+    def as_collected(self, metadata: Sequence[Mapping[str, Any]]) -> Task:
+        """
+        The same environment as data were collected in: in their maze, unless this task has one of its own, and their
+        goal.
+
+        :param metadata: of the data sets
+        :raises ValueError: for a maze or a goal that cannot be
+        """
+        rows, goals = metadata[0].get("maze"), {tuple(one.get("goal") or ()) for one in metadata}
+        if not self.is_maze or rows is None:
+            return self
+        other = self.maze_map is None and tuple(rows) != self.maze.rows
+        task = Task.create(self.env_id, rows) if other else self
+        goal = goals.pop() if len(goals) == 1 and task.maze.rows == tuple(rows) else ()
+        return task.with_goal(goal) if goal else task
+
     @property
     def is_maze(self) -> bool:
+        """Whether it is a PointMaze, known in cells and with a simulator of its own."""
         return self.env_id.startswith(POINT_MAZE)
 
     @cached_property
