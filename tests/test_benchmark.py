@@ -9,7 +9,7 @@ from rrpolicy import experiments
 from rrpolicy.agents.planning import Planner
 from rrpolicy.evaluation import benchmark
 from rrpolicy.experiments import Task
-from rrpolicy.experiments.latency import latency, latency_planners
+from rrpolicy.experiments.scoring import latency, latency_planners
 
 
 def test_rows_and_ratios_agree() -> None:

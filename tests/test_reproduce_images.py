@@ -27,8 +27,8 @@ from rrpolicy.experiments.images import (
     variant_named,
     with_pairs,
 )
+from rrpolicy.experiments.images.artifacts import Samples
 from rrpolicy.experiments.images.measure import Questions, sample_sheet
-from rrpolicy.experiments.images.samples import Samples
 from rrpolicy.experiments.recipes import read_recipe
 from rrpolicy.experiments.results import Result
 from rrpolicy.experiments.store import load_or_create
@@ -236,7 +236,7 @@ def test_a_control_is_asked_about_every_pair(done: Path) -> None:
 
 
 def test_a_second_run_has_nothing_to_do(done: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.experiments.images.experiment.measure_unit", pytest.fail)
+    monkeypatch.setattr("rrpolicy.experiments.images.measure.measure_unit", pytest.fail)
     before = (done / "r.csv").read_bytes()
     said: list[str] = []
     run(done, photos, [TUNED, SCRATCH, CONTROL], log=said.append)

@@ -36,7 +36,7 @@ from rrpolicy.experiments.locomotion import (
 from rrpolicy.experiments.locomotion.artifacts import returns
 from rrpolicy.experiments.locomotion.measure_learning import measure_finetuning
 from rrpolicy.experiments.locomotion.measure_pair import comparisons
-from rrpolicy.experiments.locomotion.measure_use import correlations
+from rrpolicy.experiments.locomotion.measure_reward import correlations
 from rrpolicy.experiments.locomotion.report import AGENTS, scores
 from rrpolicy.experiments.locomotion.spec import of_case
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE

@@ -15,7 +15,7 @@ from rrpolicy.cli.program import echo
 from rrpolicy.evaluation import benchmark as benchmarks
 from rrpolicy.evaluation.plots import plot_learning_curve, plot_plans, plot_reward_map
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task, plain_row
-from rrpolicy.experiments.latency import latency as latency_of
+from rrpolicy.experiments.scoring import latency as latency_of
 
 plot_app = typer.Typer(help="Draw heat maps, plans and learning curves.", **options.SETTINGS)
 benchmark_app = typer.Typer(help="Measure speed.", **options.SETTINGS)

@@ -1,8 +1,6 @@
 """Closed-loop evaluation: whole episodes of one agent or several, and their results with 95 % intervals."""
 
 from rrpolicy.common.stats import Measure, bootstrap_interval
-from rrpolicy.evaluation.comparison import compare
-from rrpolicy.evaluation.deprecated import evaluate_policy
 from rrpolicy.evaluation.episodes import MAX_EPISODE_STEPS, success_in
 from rrpolicy.evaluation.results import (
     RESULTS_FILE,
@@ -16,7 +14,15 @@ from rrpolicy.evaluation.results import (
     table,
     write_results,
 )
-from rrpolicy.evaluation.run import MAX_ENVS, EnvSource, evaluate, make_env, stack_observations
+from rrpolicy.evaluation.run import (
+    MAX_ENVS,
+    EnvSource,
+    compare,
+    evaluate,
+    evaluate_policy,
+    make_env,
+    stack_observations,
+)
 
 __all__ = [
     "MAX_ENVS",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import wraps
 from typing import Any
 
 import gymnasium as gym
@@ -36,6 +39,7 @@ from rrpolicy.evaluation.vectorised import run_vectorised
 
 EnvSource = gym.Env | str | Callable[[], gym.Env] | Sequence[gym.Env] | VecEnv | VectorEnv
 
+_FORMER_ORDER = ("seed", "deterministic", "n_envs", "progress_bar", "record_observations")  # after n_eval_episodes
 MAX_ENVS = 64  # copies stepped together by default: larger batches plan hardly faster
 
 
@@ -115,6 +119,73 @@ def evaluate(
             one.close()
     env_id, registered = _identity(singles, max_episode_steps)
     return episodes.result(env_id, registered and (vectorised is None or keeps_rewards(vectorised)))
+
+
+def compare(
+    agents: Mapping[str, Predictor],
+    env: EnvSource,
+    n_episodes: int = 48,
+    seed: int = 0,
+    *,
+    deterministic: bool | Mapping[str, bool] = True,
+    n_envs: int | None = None,
+    before: Callable[[str], object] | None = None,
+    after: Callable[[str, Evaluation], object] | None = None,
+    **options: Any,
+) -> dict[str, Evaluation]:
+    """
+    Evaluate several agents in the same episodes. Environments that are made from an id or a function are made once and
+    shared by the agents, and closed at the end.
+
+    >>> results = compare({"base": base, "steered": steered}, env, n_episodes=48)
+    >>> paired_difference(results["steered"], results["base"], "return")
+
+    :param agents: by name
+    :param env: as in :func:`evaluate`
+    :param n_episodes: for each agent
+    :param seed: of the first episode of each agent
+    :param deterministic: passed to ``predict``, for all agents or by name
+    :param n_envs: copies to make, at most one per episode; default up to 64
+    :param before: called with the name of each agent before its episodes
+    :param after: called with the name and the results of each agent after its episodes
+    :param options: further keywords of :func:`evaluate`
+    :return: the results by name, in the order of the agents
+    :raises ValueError: as :func:`evaluate`, when there are no agents, or ``deterministic`` does not name each of them
+    """
+    if not agents:
+        raise ValueError("agents is empty, wanted at least one by name")
+    modes = deterministic if isinstance(deterministic, Mapping) else dict.fromkeys(agents, deterministic)
+    if missing := [name for name in agents if name not in modes]:
+        raise ValueError(f"deterministic does not name {missing[0]!r}")
+    whole("n_episodes", n_episodes, 1)
+    if n_envs is not None:
+        whole("n_envs", n_envs, 1)
+    results: dict[str, Evaluation] = {}
+    with ExitStack() as stack:
+        shared = env
+        if isinstance(env, str) or callable(env):
+            shared, made = environments(env, min(n_episodes, n_envs or MAX_ENVS))
+            for one in made:
+                stack.enter_context(closing(one))
+        for name, agent in agents.items():
+            if before is not None:
+                before(name)
+            results[name] = evaluate(agent, shared, n_episodes, seed=seed, deterministic=modes[name], **options)
+            if after is not None:
+                after(name, results[name])
+    return results
+
+
+@wraps(evaluate, assigned=())
+def evaluate_policy(*args: Any, **kwargs: Any) -> Evaluation:
+    """Deprecated name of :func:`evaluate`, with its arguments in the order that they had."""
+    warnings.warn(
+        "evaluate_policy is deprecated, call evaluate: what follows n_eval_episodes is given by keyword",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    named = dict(zip(_FORMER_ORDER, args[3:], strict=False))
+    return evaluate(*args[:3], *args[3 + len(named) :], **named, **kwargs)  # type: ignore[misc]
 
 
 def _time_limit(envs: Sequence[gym.Env], max_episode_steps: int | None) -> int | None:

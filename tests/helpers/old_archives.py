@@ -19,7 +19,7 @@ from stable_baselines3 import PPO, SAC, TD3
 from helpers.agents import KINDS, Drift, make_agent
 from rrpolicy import DiffusionAgent, DiscriminatorReward, GuidedPlanner, RelativeReward, RewardExtractor
 from rrpolicy.common.archive import read_archive
-from rrpolicy.experiments.images.samples import Samples
+from rrpolicy.experiments.images.artifacts import Samples
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.reward import ImageReward

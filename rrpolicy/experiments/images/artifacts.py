@@ -5,16 +5,16 @@ Models and classifier are trained on real images and their classes, a reward on 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
+from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.experiments import Recipe, section, store, total_timesteps
-from rrpolicy.experiments.images.samples import Samples
 from rrpolicy.experiments.images.spec import FINE_TUNED, SCRATCH, Unit
 from rrpolicy.experiments.recipes import build, without_steps
 from rrpolicy.experiments.store import Kept, being_made, load_or_create
@@ -40,6 +40,31 @@ _SECTIONS: dict[str, tuple[str, ...]] = {  # of the recipe, by which archives ar
     "scratch": ("data", "model", "scratch"),
 }
 _CHANGES: dict[str, tuple[str, ...]] = {FINE_TUNED: (), SCRATCH: ("scratch_extraction",)}  # of the section [extraction]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples of a model as an archive, so that they can be kept as models are."""
+
+    events: Tensor  # (n, *event_shape), clean
+
+    kind: ClassVar[str] = "image-samples"
+
+    def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
+        """Write one archive (no pickle)."""
+        write_archive(path, self.kind, {}, {"samples": {"events": self.events}}, card)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """
+        Read an archive that :meth:`save` wrote.
+
+        :raises FileNotFoundError: when there is no such file
+        :raises ValueError: when the archive is damaged or of another kind
+        """
+        archive = read_archive(path, cls.kind)
+        with archive.rebuilding():
+            return cls(archive.tensors["samples"]["events"])
 
 
 @dataclass

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
@@ -17,9 +19,13 @@ from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row, result_row
 from rrpolicy.experiments import Recipe, section
 from rrpolicy.experiments.images.artifacts import PARTS, ArtifactStore
-from rrpolicy.experiments.images.spec import Pair, Unit, pair_text, pairs_of
+from rrpolicy.experiments.images.figures import draw_samples, sheet_path
+from rrpolicy.experiments.images.spec import MAIN, Pair, Unit, Variant, pair_text, pairs_of
 from rrpolicy.experiments.recipes import build
-from rrpolicy.experiments.results import Log, Recorder, estimate_row
+from rrpolicy.experiments.results import Log, Recorder, Result, estimate_row
+from rrpolicy.experiments.runner import Reproduction, Running
+from rrpolicy.experiments.spec import Experiment
+from rrpolicy.experiments.store import digest
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.grid import tiled
@@ -64,6 +70,9 @@ def measure_unit(store: ArtifactStore, unit: Unit, log: Log = lambda text: None)
         recorder.rows(asked.steered_samples(scale))
     recorder.done()
     return recorder
+
+
+N_SHOWN = 32  # samples of each generator on a sheet
 
 
 @dataclass(frozen=True)
@@ -292,3 +301,73 @@ def _auroc_row(
     both = harmless.any() and not harmless.all()
     number = {"reference": reference, "level": level}
     return [estimate_row(agent, metric, auroc(scores, harmless)) | number] if both else []
+
+
+# ---------------------------------------------------------------------- the experiment
+
+
+class ImageExperiment(Experiment[Unit]):
+    """
+    The image experiment.
+
+    :param recipe: every number
+    :param out: the CSV; sheets of samples go into the folder of its name beside it
+    :param work: folder of archives
+    :param data: folder of images; None for Fashion-MNIST where Debian puts it
+    :param variant: ablation
+    """
+
+    names = ("removed", "expert")
+
+    def __init__(
+        self, recipe: Recipe, out: Path, work: Path, data: Path | None = None, variant: Variant = MAIN
+    ) -> None:
+        recipe = variant.applied(recipe)
+        super().__init__(variant.name)
+        self._digest = digest([recipe, None if data is None else str(data.resolve())])
+        self._out = out
+        self._store = ArtifactStore(work, recipe, data)
+
+    def digest(self, unit: Unit) -> str:
+        """The digest of the recipe and the images."""
+        return self._digest
+
+    def blocked(self, unit: Unit) -> bool:
+        """Whether another process is making the unit's base."""
+        return self._store.base_is_being_made(unit.seed)
+
+    def measure(self, unit: Unit, log: Log) -> Recorder:
+        """All measurements of a unit."""
+        recorder = measure_unit(self._store, unit, log)
+        if not self.variant:
+            log("drawing samples")
+            draw_samples(sample_sheet(self._store, unit, N_SHOWN), sheet_path(self._out, unit))
+        return recorder
+
+
+def reproduction(
+    units: Sequence[Unit],
+    recipe: Recipe,
+    out: Path,
+    work: Path,
+    data: Path | None = None,
+    variant: Variant = MAIN,
+    **running: Unpack[Running],
+) -> Reproduction[Unit]:
+    """
+    A run of the image experiment.
+
+    :param units: as :func:`select` gives them
+    :param recipe: every number
+    :param out: the CSV
+    :param work: folder of archives and claims, needed to go on
+    :param data: folder of images; None for Fashion-MNIST where Debian puts it
+    :param variant: ablation
+    :param running: ``progress_bar`` and ``log`` of :class:`Reproduction`
+    """
+    return Reproduction(units, ImageExperiment(recipe, out, work, data, variant), out, work, **running)
+
+
+def read_results(path: Path) -> list[Result]:
+    """What the CSV of the image experiment holds; raises as :func:`read_csv` does."""
+    return ImageExperiment.read_results(path)

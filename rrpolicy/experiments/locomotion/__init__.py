@@ -1,8 +1,8 @@
 """The paper's second experiment: locomotion robots, whose base is steered by the reward of a pair.
 
 `spec` lists units and variants; `artifacts` are data sets and what is trained; `measure` chooses what is measured of a
-unit: `measure_pair` agents, sweeps and transfer, `measure_learning` policies trained on rewards, `measure_use` ρ as a
-reward; `film` records videos, `report` makes tables and figures.
+unit: `measure_pair` agents, sweeps and transfer, `measure_learning` policies trained on rewards, `measure_reward` ρ as
+a reward; `film` records videos, `report` makes tables and figures.
 """
 
 from rrpolicy.experiments.locomotion.artifacts import Demonstrations, RobotStore

@@ -9,7 +9,7 @@ from typing import Unpack
 from rrpolicy.experiments.locomotion.artifacts import Demonstrations, RobotStore
 from rrpolicy.experiments.locomotion.measure_learning import measure_finetuning, measure_offline
 from rrpolicy.experiments.locomotion.measure_pair import measure_pair, measure_sweep, measure_transfer
-from rrpolicy.experiments.locomotion.measure_use import reward_correlation
+from rrpolicy.experiments.locomotion.measure_reward import reward_correlation
 from rrpolicy.experiments.locomotion.spec import MAIN, Part, RobotUnit, RobotVariant, known_cases, of_case
 from rrpolicy.experiments.recipes import Recipe
 from rrpolicy.experiments.results import Log, Recorder
