@@ -34,6 +34,7 @@ from rrpolicy.images.null import spread
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import sample_images
 
+N_SHOWN = 32  # samples of each generator on a sheet
 SPREAD = "sd"  # of ρ over held-out images: in the control, what two trainings of one model differ by
 STEERED_SEED = 2000  # is added to the unit's: steered samples come from other noise than those ρ was extracted at
 
@@ -70,9 +71,6 @@ def measure_unit(store: ArtifactStore, unit: Unit, log: Log = lambda text: None)
         recorder.rows(asked.steered_samples(scale))
     recorder.done()
     return recorder
-
-
-N_SHOWN = 32  # samples of each generator on a sheet
 
 
 @dataclass(frozen=True)
