@@ -3,9 +3,11 @@
 They need packages for training on pictures, which are not installed: those are replaced while they are imported.
 """
 
-import importlib
+import importlib.machinery
+import importlib.util
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -26,6 +28,8 @@ from rrpolicy.models import (
     from_denoising_diffusion_pytorch,
     from_flow_matching,
     from_k_diffusion,
+    load_lerobot,
+    policy_events,
     steer,
     ve,
     vp,
@@ -53,14 +57,46 @@ PICTURES = (
     "torchvision",
     "torchvision.transforms",
 )
+ROBOTS = (
+    "accelerate",
+    "accelerate.utils",
+    "av",
+    "cv2",
+    "datasets",
+    "datasets.features",
+    "datasets.features.features",
+    "datasets.table",
+    "datasets.utils",
+    "datasets.utils.file_utils",
+    "datasets.utils.logging",
+    "deepdiff",
+    "jsonlines",
+    "num2words",
+    "pandas",
+    "pyarrow",
+    "pyarrow.compute",
+    "pyarrow.dataset",
+    "pyarrow.parquet",
+    "serial",
+    "termcolor",
+    "torchcodec",
+    "torchcodec.decoders",
+    "torchvision",
+    "torchvision.io",
+    "torchvision.transforms",
+    "torchvision.transforms.functional",
+    "torchvision.transforms.v2",
+    "torchvision.transforms.v2.functional",
+)
 MEANS = torch.tensor([[[0.5, 0.3]], [[-0.4, -0.5]]])  # (K, channels, length), within ±1, to which some samplers clip
 N = 2000
 
 
-def imported(name: str) -> Any:
-    """A module of a library whose packages for pictures may be missing."""
-    missing = [package for package in PICTURES if package not in sys.modules and not _found(package)]
-    sys.modules.update({package: MagicMock() for package in missing})
+def imported(name: str, packages: tuple[str, ...] = PICTURES) -> Any:
+    """A module of a library whose packages for pictures, or for robots, may be missing."""
+    missing = [package for package in packages if package not in sys.modules and not _found(package)]
+    specs = {package: importlib.machinery.ModuleSpec(package, None) for package in missing}
+    sys.modules.update({package: MagicMock(__spec__=spec, __version__="2.2.0") for package, spec in specs.items()})
     try:
         return importlib.import_module(name)
     finally:
@@ -257,3 +293,81 @@ def test_torchcfm_with_networks_that_it_trained() -> None:
     assert abs(shares[0] - 0.25) < 0.05 and abs(shares[2] - 0.75) < 0.05
     assert (shares[1] - shares[0]) / (shares[2] - shares[0]) >= 0.9
     assert float(Difference(base, expert).gradient(torch.zeros(1, 2), torch.tensor([10]))[0, 0]) < 0
+
+
+def lerobot_policy(folder: Path, **changes: Any) -> Any:
+    """A policy of LeRobot with random weights and statistics, saved by its own code."""
+    if not _found("lerobot"):
+        pytest.skip("LeRobot is not installed")
+    diffusion = "lerobot.policies.diffusion"
+    modeling = imported(f"{diffusion}.modeling_diffusion", ROBOTS)
+    types = imported("lerobot.configs.types", ROBOTS)
+    widths = {"observation.state": 3, "observation.environment_state": 2, "action": 2}
+    kinds = dict(zip(widths, (types.FeatureType.STATE, types.FeatureType.ENV, types.FeatureType.ACTION), strict=True))
+    features = {key: types.PolicyFeature(kinds[key], (width,)) for key, width in widths.items()}
+    config = imported(f"{diffusion}.configuration_diffusion", ROBOTS).DiffusionConfig(
+        horizon=8,
+        n_action_steps=4,
+        input_features={key: features[key] for key in widths if key != "action"},
+        output_features={"action": features["action"]},
+        down_dims=(16, 32),
+        kernel_size=3,
+        diffusion_step_embed_dim=16,
+        num_train_timesteps=20,
+        device="cpu",
+        **changes,
+    )
+    stats = {
+        key: {
+            "mean": torch.randn(width),
+            "std": torch.rand(width) + 0.5,
+            "min": -torch.rand(width) - 1,
+            "max": torch.rand(width) + 1,
+        }
+        for key, width in widths.items()
+    }
+    if _found(f"{diffusion}.processor_diffusion"):  # of September 2025 and later
+        policy = modeling.DiffusionPolicy(config)
+        make = imported(f"{diffusion}.processor_diffusion", ROBOTS).make_diffusion_pre_post_processors
+        policy.normalized = make(config, stats)[0]
+        for processor in make(config, stats):
+            processor.save_pretrained(folder)
+    else:
+        policy = modeling.DiffusionPolicy(config, dataset_stats=stats)
+        policy.normalized = lambda batch: policy.normalize_targets(policy.normalize_inputs(batch))
+    policy.save_pretrained(folder)
+    return policy.eval()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_a_policy_that_lerobot_saved_is_read_and_steered(prediction: str, tmp_path: Path) -> None:
+    changes = {"prediction_type": prediction, "use_film_scale_modulation": prediction == "epsilon"}
+    theirs, model = lerobot_policy(tmp_path, **changes), load_lerobot(tmp_path)
+    state, environment, actions = torch.randn(5, 2, 3), torch.randn(5, 2, 2), torch.randn(5, 8, 2)
+    batch = {"observation.state": state, "observation.environment_state": environment, "action": actions}
+    normalised = theirs.normalized(dict(batch))
+    features = theirs.diffusion._prepare_global_conditioning(normalised)
+    events = policy_events(model, torch.cat([state, environment], dim=2), actions)
+    torch.testing.assert_close(events, torch.cat([normalised["action"].flatten(1), features], dim=1))
+    t = torch.tensor([0, 4, 9, 13, 19])
+    with torch.no_grad():
+        output = theirs.diffusion.unet(normalised["action"], t, global_cond=features)
+        torch.testing.assert_close(model.module(normalised["action"], t, global_cond=features), output)
+        step = [
+            theirs.diffusion.noise_scheduler.step(output[i : i + 1], t[i], normalised["action"][i : i + 1])
+            for i in range(5)
+        ]
+    alpha, sigma = model.process.levels(actions, t)
+    x0 = (normalised["action"] - sigma * model.eps(events, t)[:, :16].view(-1, 8, 2)) / alpha
+    wanted = torch.cat([one.pred_original_sample for one in step])
+    torch.testing.assert_close(x0.clamp(-1, 1), wanted, rtol=1e-3, atol=1e-3)
+
+    expert = lerobot_policy(tmp_path / "other", **changes)
+    plain, wanted = (
+        policy.diffusion.conditional_sample(5, features, torch.Generator().manual_seed(0))
+        for policy in (theirs, expert)
+    )
+    theirs.diffusion.unet = steered(model, load_lerobot(tmp_path / "other"))
+    got = theirs.diffusion.conditional_sample(5, features, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+    assert float((plain - wanted).detach().abs().max()) > 0.1

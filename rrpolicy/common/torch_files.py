@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,13 @@ MAX_MEMBERS = 4096
 _DTYPES = {"Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4"}
 
 
-def read_weights(data: bytes, group: str | None = None) -> dict[str, Tensor]:
+def read_weights(data: bytes, group: str | Sequence[str] = ()) -> dict[str, Tensor]:
     """
     Named tensors that ``torch.save`` wrote.
 
     :param data: the file's content, torch's zip format
-    :param group: key of the tensors in a file that holds several groups and other values; the others are not read
+    :param group: key of the tensors in a file that holds several groups and other values, or keys of groups in each
+        other; the others are not read
     :return: CPU tensors in the order of the file
     :raises ValueError: for another format, anything but named tensors, or tensors that the file does not hold
     """
@@ -40,10 +42,10 @@ def read_weights(data: bytes, group: str | None = None) -> dict[str, Tensor]:
         raise ValueError("its numbers are not little-endian")
     root = traced(members[pickles[0]])
     entries = _entries(root)
-    if group is not None:
-        if group not in entries:
-            raise ValueError(f"it has no {group!r}, its keys are {printable(sorted(entries))}")
-        entries = _entries(entries[group])
+    for key in (group,) if isinstance(group, str) else group:
+        if key not in entries:
+            raise ValueError(f"it has no {key!r}, its keys are {printable(sorted(entries))}")
+        entries = _entries(entries[key])
     weights, room = {}, len(data)
     for name, node in entries.items():
         weights[name] = _tensor(name, node, members, folder)

@@ -1,7 +1,8 @@
 """Models that others made, as score models: any module with a noise path and a prediction, and the way back.
 
 `paths` has the noise paths, `foreign` the adapter, `checks` the test of an adapter on data, and `steering` gives the
-user's own network back with a reward added. `bridges`, `diffuser` and `diffusers` are adapters of known libraries.
+user's own network back with a reward added. `bridges`, `diffuser`, `diffusers` and `diffusion_policy` are adapters of
+known libraries.
 """
 
 from rrpolicy.models.bridges import (
@@ -14,6 +15,7 @@ from rrpolicy.models.bridges import (
 from rrpolicy.models.checks import ScoreModelCheck, check_pair, check_score_model
 from rrpolicy.models.diffuser import diffuser_normalizer, from_diffuser, load_diffuser
 from rrpolicy.models.diffusers import from_diffusers, from_diffusion_policy
+from rrpolicy.models.diffusion_policy import load_diffusion_policy, load_lerobot, policy_events
 from rrpolicy.models.foreign import ForeignModel, from_module
 from rrpolicy.models.paths import NoisePath, edm, flow, ve, vp
 from rrpolicy.models.steering import SteeredModule, steer
@@ -41,6 +43,9 @@ __all__ = [
     "from_module",
     "in_units_of",
     "load_diffuser",
+    "load_diffusion_policy",
+    "load_lerobot",
+    "policy_events",
     "steer",
     "ve",
     "vp",
