@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from rrpolicy.cli.data_commands import warn_of_data
 from rrpolicy.cli.options import agent_label, recipe_for, report, task_in_card, task_of
 from rrpolicy.cli.program import Program, echo
 from rrpolicy.common.folders import sole_use
-from rrpolicy.common.messages import at, printable
+from rrpolicy.common.messages import RrpolicyWarning, at, printable
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
@@ -191,6 +192,8 @@ def extract(
     """
     Extract the reward that explains the difference of two agents; leaves reward.zip and R² per noise level.
 
+    A warning says so where ρ holds much less where the steered base goes than at the data.
+
     \b
     Examples:
       rrpolicy extract --base PointMaze_UMaze-v3/base --expert PointMaze_UMaze-v3/expert-3-1 --out runs/reward
@@ -205,7 +208,8 @@ def extract(
     if task is not None and task.goal is not None:
         check_section(values, "map", reward_map)
     with sole_use(out):
-        reward = experiments.extract(weak, strong, training, values, seed, progress).reward
+        extractor = experiments.extract(weak, strong, training, values, seed, progress)
+        reward = extractor.reward
         rows = flat_rows(experiments.explained_rows(reward, weak, strong, held_out, values, seed))
         if task is not None and task.goal is not None:
             error = experiments.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
@@ -221,6 +225,9 @@ def extract(
         reward.save(out / "reward.zip", card=card)
         clear(out, (RESULTS_FILE,))  # those of the reward that was there
         report(rows, out)
+        steering = experiments.steering_options(weak, reward, values)
+        if advice := extractor.check_steering(held_out, **steering).advice:
+            warnings.warn(advice, RrpolicyWarning, stacklevel=1)
 
 
 @app.command()

@@ -8,7 +8,14 @@ share.
 
 from rrpolicy.experiments.recipes import DEFAULT_RECIPE, Recipe, section, total_timesteps
 from rrpolicy.experiments.results import plain_row
-from rrpolicy.experiments.scoring import environments, explained_rows, sample_rows, separation_rows, split_data
+from rrpolicy.experiments.scoring import (
+    environments,
+    explained_rows,
+    sample_rows,
+    separation_rows,
+    split_data,
+    steering_options,
+)
 from rrpolicy.experiments.steps import (
     collect_base,
     collect_expert,
@@ -60,6 +67,7 @@ __all__ = [
     "separation_rows",
     "split_data",
     "steer",
+    "steering_options",
     "total_timesteps",
     "train_base",
     "train_expert",

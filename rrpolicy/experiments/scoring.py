@@ -89,19 +89,20 @@ def explained_rows(
     """
     scoring, generator = Scoring.of(recipe), torch.Generator().manual_seed(seed + 1)
     events = as_events(data, base, expert, seed + 1).draw(scoring.n_groups * scoring.group_size, generator)
-    steering = steer(base, reward, recipe)
-    found = explained_by_name(
-        reward,
-        base,
-        expert,
-        events.split(scoring.group_size),
-        seed,
-        n_sampling_steps=steering.planning.n_sampling_steps,
-        scale=steering.scale,
-        max_shift=steering.max_shift,
-        solver=steering.planning.sampler,
-    )
+    steering = steering_options(base, reward, recipe)
+    found = explained_by_name(reward, base, expert, events.split(scoring.group_size), seed, **steering)
     return [{**result_row("reward", name, values), "level": level} for (name, level), values in found.items()]
+
+
+def steering_options(base: DiffusionAgent, reward: RelativeReward, recipe: Recipe) -> dict[str, Any]:
+    """How a recipe steers a base, as `metrics.explained_when_guided` and `metrics.check_steering` take it."""
+    steering = steer(base, reward, recipe)
+    return {
+        "n_sampling_steps": steering.planning.n_sampling_steps,
+        "scale": steering.scale,
+        "max_shift": steering.max_shift,
+        "solver": steering.planning.sampler,
+    }
 
 
 def sample_rows(agent: str, samples: Array, classifier: ImageClassifier, unwanted: Sequence[str]) -> list[Row]:

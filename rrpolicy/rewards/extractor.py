@@ -22,9 +22,12 @@ from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
+from rrpolicy.diffusion.sampling import sample_model
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, layout_of
+from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.heads import restored_window
 from rrpolicy.rewards.matching import eps_rms, gradient_loss, row_weights, value_spread
+from rrpolicy.rewards.metrics import SteeringCheck, check_steering
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.sources import Data, Source, target_source
 from rrpolicy.rewards.targets import Targets
@@ -176,6 +179,25 @@ class RewardExtractor(Learner[RelativeReward]):
             self._buffer_state, self._units, self._steps_in_buffer = None, {}, 0
         self._learn(total_timesteps, callback, options, watch)
         return self
+
+    @usual_torch()
+    def check_steering(self, data: Any = None, n_events: int = 256, **steering: Any) -> SteeringCheck:
+        """
+        Whether what was learned holds where the steered base goes; where it does not, ``advice`` says what to do.
+
+        :param data: held out, of the kinds of :meth:`learn` but recorded pairs; None for the models' own samples
+        :param n_events: events of the data, and as many samples of the steered base
+        :param steering: ``n_sampling_steps``, ``scale``, ``max_shift``, ``solver`` of guided sampling
+        :return: R² at the data (``recorded``) and where the steered base goes (``steered``), ``suffices`` and
+            ``advice``, a sentence that is empty where no remedy is needed
+        """
+        seed, n = 0 if self.seed is None else self.seed, whole("n_events", n_events, 2)
+        generator = torch.Generator().manual_seed(seed + 1)
+        if data is None:
+            x0 = torch.cat([sample_model(one, n // 2, generator=generator) for one in (self.base, self.expert)])
+        else:
+            x0 = as_events(data, self.base, self.expert, seed + 1).draw(n, generator)
+        return check_steering(self.reward, self.base, self.expert, x0, seed, **steering)
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
         targets = self._current_targets()

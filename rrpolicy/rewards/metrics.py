@@ -8,6 +8,7 @@ rewards, has a file of its own and is offered here, too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from rrpolicy.rewards.targets import eps_difference, noised
 
 __all__ = [
     "Coverage",
+    "SteeringCheck",
+    "check_steering",
     "epic_distance",
     "explained_by_level",
     "explained_by_name",
@@ -36,6 +39,7 @@ __all__ = [
 ]
 
 CHUNK = 2048
+MARGIN = 0.2  # of R² that may be lost from recorded to steered events
 LEVELS = (0, 0.1, 0.25, 0.5, 0.75, 1)  # at which noised events are looked at, in parts of the noisiest
 
 
@@ -103,6 +107,21 @@ def explained_when_guided(
     solver: SolverName | Solver = "ddim",
 ) -> dict[int, float]:
     """R² per noise level on the x_t that guided sampling visits; pinned entries are taken from ``x0``."""
+    visited = _visited(reward, base, x0, n_sampling_steps, scale, max_shift, seed, solver)
+    return {int(t[0]): explained_fraction(reward, base, expert, x_t, t) for x_t, t in visited}
+
+
+def _visited(
+    reward: RewardFunction,
+    base: ScoreModel,
+    x0: Tensor,
+    n_sampling_steps: int = 5,
+    scale: float = 1.0,
+    max_shift: float | None = None,
+    seed: int = 0,
+    solver: SolverName | Solver = "ddim",
+) -> list[tuple[Tensor, Tensor]]:
+    """x_t and t of each step of guided sampling."""
     visited: list[tuple[Tensor, Tensor]] = []
     sample_model(
         base,
@@ -113,7 +132,56 @@ def explained_when_guided(
         denoiser=guided(base.eps, reward, base.process, scale, max_shift),
         visit=lambda x_t, t: visited.append((x_t.clone(), t)),
     )
-    return {int(t[0]): explained_fraction(reward, base, expert, x_t, t) for x_t, t in visited}
+    return visited
+
+
+@dataclass(frozen=True)
+class SteeringCheck:
+    """
+    Whether ρ explains the difference of two models where it leads to, as it does where they were compared.
+
+    :param recorded: R² on noised events of the data, at the noise levels that sampling visits
+    :param steered: R² on the x_t of the steered base at the same levels
+    """
+
+    recorded: float
+    steered: float
+
+    @property
+    def suffices(self) -> bool:
+        """Whether extraction from data alone suffices: at most `MARGIN` is lost."""
+        return self.steered >= self.recorded - MARGIN
+
+    @property
+    def advice(self) -> str:
+        """One sentence with both numbers and the remedy; empty where none is needed."""
+        if self.suffices:
+            return ""
+        return (
+            f"the reward explains {self.recorded:.2f} of the difference of the two models at the data and "
+            f"{self.steered:.2f} where the steered base goes (R²): continue the extraction there, "
+            "rrpolicy.agents.refine(extractor, data, env)"
+        )
+
+
+def check_steering(
+    reward: RewardFunction, base: ScoreModel, expert: ScoreModel, x0: Tensor, seed: int = 0, **steering: Any
+) -> SteeringCheck:
+    """
+    Compare R² where the steered base goes with R² at data, both at the noise levels that sampling visits.
+
+    :param x0: clean events (N, *event_shape), held out; their pinned entries are those of the samples
+    :param seed: of the noise
+    :param steering: ``n_sampling_steps``, ``scale``, ``max_shift`` and ``solver`` of guided sampling
+    """
+    visited = _visited(reward, base, x0, seed=seed, **steering)
+    generator = torch.Generator().manual_seed(seed)
+    at_data = [(noised(base, x0, t, generator), t) for _, t in visited]
+    recorded, steered = (
+        explained_fraction(reward, base, expert, torch.cat([x_t for x_t, _ in pairs]), torch.cat([t for _, t in pairs]))
+        for pairs in (at_data, visited)
+    )
+    return SteeringCheck(recorded, steered)
 
 
 def explained_by_name(
