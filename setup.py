@@ -35,7 +35,7 @@ EXTRAS = {
     "hub": ["huggingface_hub>=0.36"],
     "images": ["diffusers==0.39.*", "transformers>=4.57,<5"],  # transformers 5 breaks diffusers 0.39
     "fast": ["onnxruntime>=1.20"],
-    "scale": ["accelerate>=1.0", "optuna>=4.0"],
+    "scale": ["accelerate>=1.0", "dask>=2025.1", "distributed>=2025.1", "optuna>=4.0", "tomli_w>=1.0"],
 }
 
 setup(
@@ -63,10 +63,12 @@ setup(
         "rrpolicy._zoo": ["*.md", "agents/**/*.zip", "agents/**/card.json"],
     },
     install_requires=[
+        "cloudpickle>=3.0",
         "gymnasium-robotics>=1.4",
         "gymnasium[mujoco]>=1.2",
         "h5py>=3.11",
         "imageio[ffmpeg]>=2.36",
+        "joblib>=1.4",
         "matplotlib>=3.9",
         "minari[hdf5]>=0.5.3",
         "mujoco>=4",

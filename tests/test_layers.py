@@ -37,6 +37,7 @@ OPTIONAL = {
     "d3rlpy",
     "d4rl",
     "diffusers",
+    "distributed",
     "huggingface_hub",
     "imitation",
     "moviepy",
@@ -46,6 +47,7 @@ OPTIONAL = {
     "pyarrow",
     "sb3_contrib",
     "structlog",
+    "tomli_w",
     "transformers",
 }
 

@@ -35,7 +35,7 @@ from rrpolicy.experiments.maze2d.artifacts import ShuffledExtractor, map_path, r
 from rrpolicy.experiments.maze2d.measure_reward import recovery_rows
 from rrpolicy.experiments.recipes import recipe_of
 from rrpolicy.experiments.results import Result, append_unit, columns, finished_units
-from rrpolicy.experiments.runner import Reproduction
+from rrpolicy.experiments.runner import Reproduction, shared_pieces
 from rrpolicy.rewards.maps import RewardMap
 
 NAMES = MazeExperiment.names
@@ -155,12 +155,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         read_results(path)
 
 
-def test_claims_are_held_by_one(tmp_path: Path) -> None:
-    with file_lock(tmp_path / "claims" / "a") as first, file_lock(tmp_path / "claims" / "a", wait=False) as second:
+def test_locks_are_held_by_one(tmp_path: Path) -> None:
+    with file_lock(tmp_path / "locks" / "a") as first, file_lock(tmp_path / "locks" / "a", wait=False) as second:
         assert first and not second
-        with file_lock(tmp_path / "claims" / "b", wait=False) as other:
+        with file_lock(tmp_path / "locks" / "b", wait=False) as other:
             assert other
-    with file_lock(tmp_path / "claims" / "a", wait=False) as again:
+    with file_lock(tmp_path / "locks" / "a", wait=False) as again:
         assert again
 
 
@@ -261,15 +261,14 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, done: Pat
     assert numbers(results) == numbers(whole)
 
 
-def test_units_in_other_hands_are_left_alone(tmp_path: Path) -> None:
+def test_bases_are_what_units_share(tmp_path: Path) -> None:
     job = reproduction(tmp_path)
-    digest = job.experiment.digest(BASE)
-    with file_lock(tmp_path / "work" / "claims" / f"main-umaze_seed-0-{digest}"):
-        assert reproduction(tmp_path, [BASE]).run() == []
-    store = MazeStore(tmp_path / "work", RECIPE, MAIN)
-    assert not store.base_is_being_made(CORNER)
-    with file_lock(store.base_path(CORNER).with_suffix(".lock")):
-        assert store.base_is_being_made(CORNER) and not job._attempt(CORNER)
+    assert shared_pieces(job.experiment, [BASE]) == []
+    assert [str(one) for one in shared_pieces(job.experiment, UNITS)] == ["umaze base seed 0"]
+    two = reproduction(tmp_path, [CORNER, INSIDE], variant=VARIANTS["unseen-base"]).experiment
+    assert [str(one) for one in shared_pieces(two, [CORNER, INSIDE])] == ["umaze base seed 0", "umaze base seed 1"]
+    peers = reproduction(tmp_path, [CORNER, INSIDE], variant=VARIANTS["peers"]).experiment
+    assert shared_pieces(peers, [CORNER, INSIDE]) == []
 
 
 # ---------------------------------------------------------------------- ablations and controls

@@ -268,7 +268,6 @@ def test_what_units_share_is_made_once(done: Path, photos: Path) -> None:
     ]
     assert found == sorted(wanted)
     store = ArtifactStore(work, RECIPE, photos)
-    assert not store.base_is_being_made(1)
     tuned, scratch = store.expert(TUNED)[0], store.expert(SCRATCH)[0]
     x_t, t = torch.randn(2, 4, 4, 4), torch.tensor([1, 10])
     assert not torch.equal(tuned.eps(x_t, t), scratch.eps(x_t, t))

@@ -31,6 +31,7 @@ from rrpolicy.cli.options import report
 from rrpolicy.cli.program import echo
 from rrpolicy.cli.prompt_files import read_prompts, tell_cut
 from rrpolicy.common.folders import sole_use
+from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.version import __version__
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.evaluation import RESULTS_FILE, Row, result_row
@@ -84,6 +85,8 @@ def record(
     device: inputs.Device = "cpu",
     dtype: inputs.Dtype = inputs.Precision.float32,
     progress: options.Progress = True,
+    jobs: options.NumberOfJobs = 1,
+    scheduler: options.Scheduler = None,
 ) -> None:
     """
     Write the predictions of two models to disk, in shards; called again, a stopped recording is continued.
@@ -107,6 +110,7 @@ def record(
         **({} if class_label is None else {"class_label": class_label}),
     }
     kept: dict[str, Any] = {"half": half, "seed": seed, "progress_bar": progress, "about": about}
+    kept["jobs"] = Jobs(jobs, scheduler)
     if prompts is None:
         unets = unet_pair(base, chosen, class_label, device, dtype, config)
         draws, steps = 2 if n_value_draws is None else n_value_draws, n_sampling_steps or 25

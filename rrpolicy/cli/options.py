@@ -119,6 +119,10 @@ DATA_SOURCE = "Minari folder or id, D4RL name or file, robomimic or npz file, Le
 AgentName = Annotated[
     str, typer.Argument(metavar="AGENT", help="Zoo name, path of an archive, SB3 file or hub id (sb3/tqc-Hopper-v3).")
 ]
+NumberOfJobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Processes on this machine.")]
+Scheduler = Annotated[
+    str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Dask cluster that does the work, tcp://HOST:PORT.")
+]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progress bars.")]
 Reward = Annotated[str | None, typer.Option("--reward", help="Steer the agent with this reward (zoo name or path).")]
 Scale = Annotated[

@@ -11,6 +11,7 @@ from rrpolicy.cli import options
 from rrpolicy.cli.options import recipe_for
 from rrpolicy.cli.program import echo
 from rrpolicy.common.files import write_text
+from rrpolicy.common.jobs import Jobs
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task
 from rrpolicy.experiments import images as painters
 from rrpolicy.experiments import locomotion as robots
@@ -54,18 +55,22 @@ def maze2d(
     quick: Annotated[bool, typer.Option("--quick", help="One seed, two goals of each maze.")] = False,
     variant: Annotated[str | None, typer.Option(metavar="NAME", help=f"One of {', '.join(mazes.VARIANTS)}.")] = None,
     figures_only: FiguresOnly = False,
+    jobs: options.NumberOfJobs = 1,
+    scheduler: options.Scheduler = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
 ) -> None:
     """
     Four mazes, 32 goals, three seeds, one recipe: data, base, expert, reward, map, metrics and steering.
 
-    Every finished unit is appended to the CSV; started again, the run goes on with the next one. Several processes may
-    be started side by side and share the work. Maps, figures and summary.md lie in the folder named like the CSV.
+    Every finished unit is appended to the CSV; started again, the run goes on with the next one. --jobs and
+    --scheduler share the units among processes, with the same CSV. Maps, figures and summary.md lie in the folder named
+    like the CSV.
 
     \b
     Examples:
       rrpolicy reproduce maze2d --quick --out runs/quick.csv
+      rrpolicy reproduce maze2d --jobs 2 --out runs/all.csv
       rrpolicy reproduce maze2d --maze large --goal "3,6;5,2" --seed 0 --out runs/large.csv
       rrpolicy reproduce maze2d --variant unseen-base --out runs/unseen.csv
     """
@@ -75,7 +80,9 @@ def maze2d(
     if chosen.part == "peers":  # which have no base
         units = [unit for unit in units if unit.goal]
     values = recipe_for(Task(DEFAULT_ENV_ID), recipe)
-    results = mazes.reproduction(units, values, file, work, chosen, progress_bar=progress, log=echo).run()
+    results = mazes.reproduction(
+        units, values, file, work, chosen, progress_bar=progress, log=echo, jobs=Jobs(jobs, scheduler)
+    ).run()
     if results:
         _show(file, mazes.summary(results), mazes.draw(results, file))
 
@@ -109,6 +116,8 @@ def locomotion(
     quick: Annotated[bool, typer.Option("--quick", help="One seed, one kind of data, 16 episodes.")] = False,
     variant: Annotated[str | None, typer.Option(metavar="NAME", help=f"One of {', '.join(robots.VARIANTS)}.")] = None,
     figures_only: FiguresOnly = False,
+    jobs: options.NumberOfJobs = 1,
+    scheduler: options.Scheduler = None,
     progress: options.Progress = True,
 ) -> None:
     """
@@ -129,7 +138,9 @@ def locomotion(
     changes = {"evaluation": {"n_eval_episodes": QUICK_EPISODES}} if quick else {}
     recipes = {unit.robot: {**recipe_of(unit.robot), **changes} for unit in units}
     demonstrations = robots.Demonstrations(data or work / "data", agents)
-    run = robots.reproduction(units, recipes, file, work, demonstrations, chosen, progress_bar=progress, log=echo)
+    run = robots.reproduction(
+        units, recipes, file, work, demonstrations, chosen, progress_bar=progress, log=echo, jobs=Jobs(jobs, scheduler)
+    )
     if results := run.run():
         _show(file, robots.summary(results), robots.draw(results, file))
 
@@ -164,6 +175,8 @@ def images(
     quick: Annotated[bool, typer.Option("--quick", help="One seed, one pair, fine-tuned, and the control.")] = False,
     variant: Annotated[str | None, typer.Option(metavar="NAME", help=f"One of {', '.join(painters.VARIANTS)}.")] = None,
     figures_only: FiguresOnly = False,
+    jobs: options.NumberOfJobs = 1,
+    scheduler: options.Scheduler = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
 ) -> None:
@@ -171,7 +184,7 @@ def images(
     Base on all classes, expert without two of them: ρ on held-out real images, and samples that it steers.
 
     Three pairs of classes, experts fine-tuned and from scratch, two seeds, and a control whose expert lacks nothing.
-    Started again, the run goes on with the next unit; several processes may share the work.
+    Started again, the run goes on with the next unit.
 
     \b
     Examples:
@@ -185,7 +198,9 @@ def images(
     values = recipe_of(IMAGES_RECIPE) if recipe is None else read_recipe(recipe)
     values = painters.with_pairs(values, pair)
     units = [] if figures_only else painters.select(values, pair, case, seed, quick)
-    run = painters.reproduction(units, values, file, work, data, chosen, progress_bar=progress, log=echo)
+    run = painters.reproduction(
+        units, values, file, work, data, chosen, progress_bar=progress, log=echo, jobs=Jobs(jobs, scheduler)
+    )
     if results := run.run():
         _show(file, painters.summary(results), painters.draw(results, file))
 

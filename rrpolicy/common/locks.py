@@ -1,6 +1,6 @@
-"""Locks on files, so that processes can share work; a lock ends with its process, however that dies.
+"""Locks on files, so that two processes do not make the same thing; a lock ends with its process, however that dies.
 
-They are the system's file locks. Where there are none every lock is granted, and one process runs at a time.
+They are the system's file locks. Where there are none every lock is granted; files appear as a whole nevertheless.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def file_lock(path: str | Path, wait: bool = True) -> Iterator[bool]:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        yield lock(descriptor, wait)
+        yield lock_where_possible(descriptor, wait)
     finally:
         os.close(descriptor)
 

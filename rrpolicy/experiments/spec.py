@@ -1,13 +1,13 @@
 """The shared skeleton of an experiment: units of work, variants of them, and what is measured of a unit.
 
 An experiment of one's own is a folder with a ``spec.py`` that subclasses :class:`Unit` and :class:`Experiment`; the
-runner does the rest: locks, resuming, and the CSV.
+runner does the rest: processes, resuming, and the CSV.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -78,9 +78,12 @@ class Experiment(ABC, Generic[OneUnit]):
     def digest(self, unit: OneUnit) -> str:
         """The digest of the recipe that the unit is made with; see `store.digest`."""
 
-    def blocked(self, unit: OneUnit) -> bool:
-        """Whether something that the unit needs is being made by another process."""
-        return False
+    def shared(self, unit: OneUnit) -> Mapping[str, Callable[[], object]]:
+        """
+        What a unit shares with others: names, and what makes each and keeps it in the work folder. With several
+        processes it is made once, before the units; a unit that finds nothing makes it itself.
+        """
+        return {}
 
     @abstractmethod
     def measure(self, unit: OneUnit, log: Log) -> Recorder:

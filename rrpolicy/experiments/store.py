@@ -100,7 +100,7 @@ def create_once(path: Path, make: Callable[[Path], None]) -> Path:
     :return: the path
     """
     if not path.exists():
-        with file_lock(_lock_of(path)):
+        with file_lock(path.with_suffix(".lock")):
             if not path.exists():
                 make(path)
     return path
@@ -116,14 +116,6 @@ def load_or_create(path: Path, make: Callable[[], Kept], load: Callable[[Path], 
     return load(path), float(read_archive(path).card["cpu_seconds"])
 
 
-def being_made(path: Path) -> bool:
-    """Whether another process is making an archive."""
-    if path.exists():
-        return False
-    with file_lock(_lock_of(path), wait=False) as free:
-        return not free
-
-
 def _save(path: Path, make: Callable[[], Keepable]) -> None:
     started = time.process_time()
     made = make()
@@ -132,7 +124,3 @@ def _save(path: Path, make: Callable[[], Keepable]) -> None:
         made.save(path, resumable=False, card=card)  # for use, without what only training needs
     else:
         made.save(path, card=card)
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_suffix(".lock")

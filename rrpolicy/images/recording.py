@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.messages import at
 from rrpolicy.diffusion.sampling import sample_model
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
@@ -91,6 +92,7 @@ def record_samples(
     seed: int = 0,
     progress_bar: bool = False,
     about: dict[str, Any] | None = None,
+    jobs: Jobs | None = None,
 ) -> RecordedPairs:
     """
     Compare two unconditional models at their own samples, noised again and again; no data are needed.
@@ -107,6 +109,7 @@ def record_samples(
     :param half: store events in half precision
     :param seed: of all samples and noises
     :param about: further JSON values to keep, such as the models' names
+    :param jobs: where shards are made; None for this process
     :return: the finished recording
     :raises ValueError: for two models that do not share their space, or a folder that holds another recording
     """
@@ -137,7 +140,7 @@ def record_samples(
         "models": about or {},
         **_digests(base, expert),
     }
-    pairs = record(folder, base, settings, -(-n_samples // n_each), make, half, progress_bar)
+    pairs = record(folder, base, settings, -(-n_samples // n_each), make, half, progress_bar, jobs)
     keep_errors(pairs, base)
     return pairs
 
@@ -154,6 +157,7 @@ def record_prompts(
     seed: int = 0,
     progress_bar: bool = False,
     about: dict[str, Any] | None = None,
+    jobs: Jobs | None = None,
 ) -> RecordedPairs:
     """
     Compare two versions of a pipeline at the samples that each draws for a prompt.
@@ -169,6 +173,7 @@ def record_prompts(
     :param half: store latents in half precision
     :param seed: of the initial noise
     :param about: further JSON values to keep, such as the models' names
+    :param jobs: where shards are made; None for this process
     :return: the finished recording
     :raises ValueError: without prompts, or for a folder that holds another recording
     """
@@ -203,7 +208,7 @@ def record_prompts(
         **_digests(pair.base, pair.expert),
     }
     model = pair.base.prompted("", 1.0)
-    pairs = record(folder, model, settings, -(-len(prompts) // shard_size), make, half, progress_bar)
+    pairs = record(folder, model, settings, -(-len(prompts) // shard_size), make, half, progress_bar, jobs)
     keep_errors(pairs, model)
     return pairs
 

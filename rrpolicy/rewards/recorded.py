@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rrpolicy.common.files import atomic_write, write_json
+from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.kinds import ManifestFields
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.schema import check_depth, checked, from_json, plain, read_small
@@ -182,6 +183,7 @@ def record(
     make: Callable[[int], Shard | Targets],
     half: bool = False,
     progress_bar: bool = False,
+    jobs: Jobs | None = None,
 ) -> RecordedPairs:
     """
     Write the shards that are missing, then the manifest.
@@ -192,6 +194,7 @@ def record(
     :param n_shards: how many there are
     :param make: a shard, or its pairs alone, from its number alone
     :param half: store events in half precision
+    :param jobs: where shards are made, each by one process; None for this one
     :raises ValueError: when the folder holds a recording with other settings, or for pairs with NaN
     """
     folder = Path(folder)
@@ -204,18 +207,45 @@ def record(
     if (size := len(json.dumps(settings)) + 50 * n_shards) > MAX_MANIFEST_BYTES:
         raise ValueError(f"a manifest of {size} bytes, wanted at most {MAX_MANIFEST_BYTES}: record fewer prompts")
     _begin(folder, settings)
-    shards = []
-    for i in tqdm(range(n_shards), disable=not progress_bar, desc="shards", unit="shard"):
-        path = folder / f"shard-{i:05d}.safetensors"
-        rows = _rows_on_disk(path, model.event_shape)
-        if rows is None:
-            made = make(i)
-            shard = made if isinstance(made, Shard) else Shard(made)
-            rows = len(shard.pairs)
-            _write_shard(path, shard, half)
-        shards.append((path.name, rows))
+    maker = _ShardMaker(folder, model.event_shape, make, half)
+    missing = [number for number in map(_Number, range(n_shards)) if maker.rows(number) is None]
+    with tqdm(total=n_shards, disable=not progress_bar, desc="shards", unit="shard") as bar:
+        bar.update(n_shards - len(missing))
+        for _ in (jobs or Jobs()).run(maker, missing):
+            bar.update()
+    shards = [(maker.path(number).name, maker.rows(number)) for number in map(_Number, range(n_shards))]
+    if absent := [name for name, rows in shards if rows is None]:
+        raise ValueError(f"{folder} lacks {absent[0]}, which a worker has made: workers must see the same folder")
     write_json(folder / MANIFEST, {**settings, "shards": shards})
     return RecordedPairs.open(folder)
+
+
+class _Number(int):
+    """The number of a shard."""
+
+    def __str__(self) -> str:
+        return f"shard {int(self)}"
+
+
+@dataclass(frozen=True)
+class _ShardMaker:
+    """How a shard is made and written, in this process or in another one; see :func:`record`."""
+
+    folder: Path
+    event_shape: tuple[int, ...]
+    make: Callable[[int], Shard | Targets]
+    half: bool
+
+    def __call__(self, number: _Number) -> None:
+        made = self.make(int(number))
+        _write_shard(self.path(number), made if isinstance(made, Shard) else Shard(made), self.half)
+
+    def path(self, number: _Number) -> Path:
+        return self.folder / f"shard-{int(number):05d}.safetensors"
+
+    def rows(self, number: _Number) -> int | None:
+        """Rows of a shard that is there and whole; None when it has to be made."""
+        return _rows_on_disk(self.path(number), self.event_shape)
 
 
 def _begin(folder: Path, settings: dict[str, Any]) -> None:

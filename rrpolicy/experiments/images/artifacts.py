@@ -17,7 +17,7 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.experiments import Recipe, section, store, total_timesteps
 from rrpolicy.experiments.images.spec import FINE_TUNED, SCRATCH, Unit
 from rrpolicy.experiments.recipes import build, without_steps
-from rrpolicy.experiments.store import Kept, being_made, load_or_create
+from rrpolicy.experiments.store import Kept, load_or_create
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.data import SIZE, LabelledImages, Split, load_images
@@ -110,10 +110,6 @@ class ArtifactStore(store.ArtifactStore):
             return self._trained(self._new_model("base", seed), "base", self.train_images())
 
         return self._load_or_create(self._base_path(seed), make, ImageDiffusion.load)
-
-    def base_is_being_made(self, seed: int) -> bool:
-        """Whether another process is making the base."""
-        return being_made(self._base_path(seed))
 
     def expert(self, unit: Unit) -> tuple[ImageDiffusion, float]:
         """The expert, which was trained without the unit's classes, and its CPU-seconds."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Unpack
 
@@ -330,9 +330,9 @@ class ImageExperiment(Experiment[Unit]):
         """The digest of the recipe and the images."""
         return self._digest
 
-    def blocked(self, unit: Unit) -> bool:
-        """Whether another process is making the unit's base."""
-        return self._store.base_is_being_made(unit.seed)
+    def shared(self, unit: Unit) -> dict[str, Callable[[], object]]:
+        """The base of a seed, and the classifier of all units."""
+        return {f"base seed {unit.seed}": partial(self._store.base, unit.seed), "classifier": self._store.classifier}
 
     def measure(self, unit: Unit, log: Log) -> Recorder:
         """All measurements of a unit."""
@@ -358,10 +358,10 @@ def reproduction(
     :param units: as :func:`select` gives them
     :param recipe: every number
     :param out: the CSV
-    :param work: folder of archives and claims, needed to go on
+    :param work: folder of archives and finished units, needed to go on
     :param data: folder of images; None for Fashion-MNIST where Debian puts it
     :param variant: ablation
-    :param running: ``progress_bar`` and ``log`` of :class:`Reproduction`
+    :param running: ``progress_bar``, ``log`` and ``jobs`` of :class:`Reproduction`
     """
     return Reproduction(units, ImageExperiment(recipe, out, work, data, variant), out, work, **running)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -55,6 +56,11 @@ class LocomotionExperiment(Experiment[RobotUnit]):
         """The digest of the robot's recipe for the unit's kind of data."""
         return self._digests[unit.robot, unit.case]
 
+    def shared(self, unit: RobotUnit) -> dict[str, Callable[[], object]]:
+        """The data of a robot and case, which are the same for all seeds."""
+        store = self._stores[unit.robot, unit.case]
+        return {f"data of {unit.robot} {unit.case}": partial(store.data, unit)}
+
     def measure(self, unit: RobotUnit, log: Log) -> Recorder:
         """All measurements of a unit."""
         store = self._stores[unit.robot, unit.case]
@@ -78,10 +84,10 @@ def reproduction(
     :param units: as :func:`select` gives them
     :param recipes: of each robot
     :param out: the CSV
-    :param work: folder of archives and claims, needed to go on
+    :param work: folder of archives and finished units, needed to go on
     :param demonstrations: where data come from
     :param variant: ablation, sweep or use
-    :param running: ``progress_bar`` and ``log`` of :class:`Reproduction`
+    :param running: ``progress_bar``, ``log`` and ``jobs`` of :class:`Reproduction`
     """
     there = [unit for unit in units if demonstrations.exist(unit, recipes[unit.robot])]
     experiment = LocomotionExperiment(recipes, work, demonstrations, variant)

@@ -28,7 +28,7 @@ from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.experiments.maze2d.spec import MAIN, MazeUnit, MazeVariant
 from rrpolicy.experiments.recipes import build, section, total_timesteps, without_steps
-from rrpolicy.experiments.store import ArtifactStore, being_made, load_or_create
+from rrpolicy.experiments.store import ArtifactStore, load_or_create
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.maps import RewardMap
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -149,9 +149,10 @@ class MazeStore(ArtifactStore):
     def base_path(self, unit: MazeUnit) -> Path:
         return self._path(self._base_of(unit), "base", "data", "agent", "base")
 
-    def base_is_being_made(self, unit: MazeUnit) -> bool:
-        """Whether another process is making the base that this unit needs."""
-        return being_made(self.base_path(unit))
+    def bases_of(self, unit: MazeUnit) -> list[MazeUnit]:
+        """The bases that a unit needs: its own, and that of the next seed for variants with two."""
+        two = self.variant.unseen_base or self.variant.expert == "second-base"
+        return [self._base_of(unit), *([self._next(unit)] if two and unit.goal is not None else [])]
 
     def _path(self, unit: MazeUnit, name: str, *sections: str, extra: Any = None) -> Path:
         return self.path(unit.name, name, sections, extra)

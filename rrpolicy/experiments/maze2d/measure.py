@@ -6,7 +6,8 @@ numbers as one that was never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -59,9 +60,11 @@ class MazeExperiment(Experiment[MazeUnit]):
         """The digest of the recipe."""
         return self._digest
 
-    def blocked(self, unit: MazeUnit) -> bool:
-        """Whether another process is making the base that a pair needs."""
-        return unit.goal is not None and self._store.base_is_being_made(unit)
+    def shared(self, unit: MazeUnit) -> dict[str, Callable[[], object]]:
+        """The bases of a maze and seed, unless no base is needed."""
+        if self._part == "peers" and unit.goal is not None:
+            return {}
+        return {str(one): partial(self._store.base, one) for one in self._store.bases_of(unit)}
 
     def measure(self, unit: MazeUnit, log: Log) -> Recorder:
         """All measurements of a unit."""
@@ -90,9 +93,9 @@ def reproduction(
     :param units: as :func:`select` gives them
     :param recipe: every number
     :param out: the CSV
-    :param work: folder of archives and claims, needed to go on
+    :param work: folder of archives and finished units, needed to go on
     :param variant: ablation or control
-    :param running: ``progress_bar`` and ``log`` of :class:`Reproduction`
+    :param running: ``progress_bar``, ``log`` and ``jobs`` of :class:`Reproduction`
     """
     return Reproduction(units, MazeExperiment(recipe, out, work, variant), out, work, **running)
 

@@ -1,0 +1,112 @@
+"""Units in several processes: the same CSV as with one, whoever is first, whoever dies, whenever it is stopped."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.walks import WALKS, Walks, check_once, lines, walk
+from typer.testing import CliRunner
+
+from rrpolicy.cli import app
+from rrpolicy.common.jobs import Jobs
+from rrpolicy.common.locks import file_lock
+from rrpolicy.experiments.runner import Piece, shared_pieces
+
+TWO = Jobs(2)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The CSV of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    walk(folder)
+    return (folder / "walks.csv").read_bytes()
+
+
+# ---------------------------------------------------------------------- this machine
+
+
+def test_two_processes_write_the_csv_of_one(tmp_path: Path, alone: bytes) -> None:
+    results = walk(tmp_path, TWO)
+    assert (tmp_path / "walks.csv").read_bytes() == alone and len(results) == 2 * len(WALKS)
+    check_once(tmp_path)
+    others = {line.split()[-1] for line in (tmp_path / "work" / "begun").read_text().splitlines()}
+    assert str(os.getpid()) not in others
+    before = (tmp_path / "work" / "begun").read_text()
+    assert walk(tmp_path, TWO) == results and (tmp_path / "work" / "begun").read_text() == before
+
+
+def test_what_was_finished_before_a_fault_is_not_done_again(tmp_path: Path, alone: bytes) -> None:
+    with pytest.raises(ValueError, match=f"{WALKS[2]} is faulty"):
+        walk(tmp_path, faulty=(WALKS[2],))
+    walk(tmp_path, TWO)
+    assert (tmp_path / "walks.csv").read_bytes() == alone
+    check_once(tmp_path, but=(WALKS[2],))
+
+
+def test_units_that_were_finished_out_of_order_wait_for_those_before_them(tmp_path: Path, alone: bytes) -> None:
+    with pytest.raises(ValueError, match="is faulty"):
+        walk(tmp_path, TWO, faulty=(WALKS[0],), units=[*WALKS[1:3], WALKS[0], *WALKS[3:]])
+    rest = walk(tmp_path)
+    assert {one.unit for one in rest} == {unit.key for unit in WALKS}
+    check_once(tmp_path, but=(WALKS[0],))
+
+
+def test_a_damaged_unit_is_done_again(tmp_path: Path, alone: bytes) -> None:
+    with pytest.raises(ValueError, match="is faulty"):
+        walk(tmp_path, faulty=WALKS[1:2])
+    (folder,) = tmp_path.glob("work/units/*")
+    (folder / "walk_20_seed-1-0.json").write_text("{")
+    walk(tmp_path)
+    assert (tmp_path / "walks.csv").read_bytes() == alone
+
+
+def test_one_run_writes_a_csv_at_a_time(tmp_path: Path) -> None:
+    walk(tmp_path, units=WALKS[:1])
+    (folder,) = tmp_path.glob("work/units/*")
+    with file_lock(folder / "run.lock"), pytest.raises(ValueError, match=r"walks\.csv is being written by another run"):
+        walk(tmp_path)
+    assert len(walk(tmp_path)) == 2 * len(WALKS)
+
+
+def test_what_only_one_unit_needs_is_no_piece_of_its_own(tmp_path: Path) -> None:
+    experiment = Walks(tmp_path)
+    assert shared_pieces(experiment, WALKS[:1]) == []
+    assert shared_pieces(experiment, WALKS) == [Piece(WALKS[0], "directions")]
+    assert [str(one) for one in (Piece(WALKS[0]), Piece(WALKS[0], "directions"))] == [str(WALKS[0]), "directions"]
+
+
+def test_each_process_has_one_thread_and_stays_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = dict(TWO.run(lambda number: (torch.get_num_threads(), os.getcwd(), number**2), [1, 2, 3]))
+    assert found == {number: (1, str(tmp_path), number**2) for number in (1, 2, 3)}
+
+
+def test_jobs_are_counted_from_one_and_a_cluster_has_its_own() -> None:
+    for jobs, scheduler, message in ((0, None, "jobs is 0"), (2, "tcp://a:1", "a cluster has its own workers")):
+        with pytest.raises(ValueError, match=message):
+            Jobs(jobs, scheduler)
+    arguments = ["reproduce", "maze2d", "--jobs", "2", "--scheduler", "tcp://a:1", "--figures-only"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and "a cluster has its own workers" in result.output
+
+
+# ---------------------------------------------------------------------- processes that die
+
+
+def test_a_unit_whose_process_dies_is_begun_again(tmp_path: Path, alone: bytes) -> None:
+    walk(tmp_path, TWO, deadly={WALKS[1]: 1})
+    assert (tmp_path / "walks.csv").read_bytes() == alone
+    assert lines(tmp_path / "work" / "begun", f"{WALKS[1]} ") == 2
+    check_once(tmp_path, but=tuple(WALKS))  # joblib ends the others, too, which begin again
+
+
+@pytest.mark.slow  # three pairs of processes import torch
+def test_a_unit_that_ends_two_processes_is_named_and_the_others_are_kept(tmp_path: Path, alone: bytes) -> None:
+    with pytest.raises(ChildProcessError, match=f"^{WALKS[1]}: 2 workers died of it"):
+        walk(tmp_path, TWO, deadly={WALKS[1]: 2})
+    assert lines(tmp_path / "work" / "begun", f"{WALKS[1]} ") == 2
+    walk(tmp_path)
+    assert (tmp_path / "walks.csv").read_bytes() == alone
+    check_once(tmp_path, but=tuple(WALKS))
