@@ -15,8 +15,10 @@ VERSION = re.search(r'^__version__ = "(.+)"$', VERSION_FILE.read_text(encoding="
 if VERSION is None:
     raise RuntimeError(f'{VERSION_FILE} has no line `__version__ = "..."`')
 
+SCALE = ["accelerate>=1.0", "dask>=2025.1", "distributed>=2025.1", "optuna>=4.0", "tomli_w>=1.0"]
 EXTRAS = {
     "tests": [
+        *SCALE,
         "diffusers==0.39.*",  # samplers are held against its schedulers
         "numcodecs>=0.13",  # Zarr's chunks
         "pyarrow>=17",  # LeRobot's files
@@ -35,7 +37,7 @@ EXTRAS = {
     "hub": ["huggingface_hub>=0.36"],
     "images": ["diffusers==0.39.*", "transformers>=4.57,<5"],  # transformers 5 breaks diffusers 0.39
     "fast": ["onnxruntime>=1.20"],
-    "scale": ["accelerate>=1.0", "dask>=2025.1", "distributed>=2025.1", "optuna>=4.0", "tomli_w>=1.0"],
+    "scale": SCALE,
 }
 
 setup(

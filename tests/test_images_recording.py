@@ -12,6 +12,7 @@ import torch
 from helpers.agents import same_tensors
 from helpers.pipelines import write_ddpm, write_stable_diffusion
 
+from rrpolicy.common.jobs import Jobs
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.images import recording
@@ -54,6 +55,17 @@ def pipeline(folder: Path) -> StableDiffusion:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_two_processes_record_what_one_records(tmp_path: Path, pipeline: StableDiffusion) -> None:
+    pair = PromptPair(pipeline, safety="medium")
+    steps: dict[str, Any] = {"n_sampling_steps": 2, "n_noisings": 1, "shard_size": 1}
+    for name, jobs in (("one", None), ("two", Jobs(2))):
+        record_mixtures(tmp_path / name / "mixtures", jobs=jobs)
+        record_prompts(pair, PROMPTS[:2], tmp_path / name / "prompts", jobs=jobs, **steps)
+    for kind in ("mixtures", "prompts"):
+        one, two = (contents(tmp_path / name / kind) for name in ("one", "two"))
+        assert one == two and len(one) > 3
 
 
 # ---------------------------------------------------------------------- what is recorded

@@ -2,16 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers.walks import WALKS, Walks, check_once, lines, walk
+from helpers.walks import WALKS, Walk, Walks, check_once, lines, walk
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
 from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.locks import file_lock
-from rrpolicy.experiments.runner import Piece, shared_pieces
+from rrpolicy.experiments.runner import Piece, Reproduction, shared_pieces
 
 TWO = Jobs(2)
 
@@ -51,6 +52,20 @@ def test_units_that_were_finished_out_of_order_wait_for_those_before_them(tmp_pa
     rest = walk(tmp_path)
     assert {one.unit for one in rest} == {unit.key for unit in WALKS}
     check_once(tmp_path, but=(WALKS[0],))
+
+
+def test_a_run_that_is_stopped_goes_on(tmp_path: Path, alone: bytes) -> None:
+    def stop(self: Reproduction[Walk], unit: Walk) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reproduction, "_show", stop)  # when the first unit is done
+        with pytest.raises(KeyboardInterrupt):
+            walk(tmp_path, TWO)
+    kept = [unit for unit in WALKS if list(tmp_path.glob(f"work/units/*/{unit.name}-*.json"))]
+    walk(tmp_path, TWO)
+    assert (tmp_path / "walks.csv").read_bytes() == alone and kept
+    assert all(lines(tmp_path / "work" / "begun", f"{unit} ") == 1 for unit in kept)
 
 
 def test_a_damaged_unit_is_done_again(tmp_path: Path, alone: bytes) -> None:

@@ -14,12 +14,12 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import cloudpickle
 import torch
@@ -29,6 +29,7 @@ from rrpolicy.common.arguments import whole
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+Pieces: TypeAlias = Generator[tuple[Item, Made], None, None]
 
 MOST_STARTS = 2  # of a piece: a second one after its worker has died
 LOOK_SECONDS = 0.1  # between two looks at what a cluster has done
@@ -59,13 +60,13 @@ class Jobs:
         """Whether other processes than this one work."""
         return self.n > 1 or self.scheduler is not None
 
-    def run(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[tuple[Item, Made]]:
+    def run(self, work: Callable[[Item], Made], items: Sequence[Item]) -> Pieces[Item, Made]:
         """
         Do all pieces.
 
         :param work: of one piece; it is sent to each worker once and keeps its state there
         :param items: the pieces; ``str`` names them
-        :return: each piece with what was made, in the order in which they are finished
+        :return: each piece with what was made, in the order in which they are finished; closing it ends the work
         :raises ChildProcessError: for a piece that ended two workers
         :raises ValueError: without the extra ``scale`` or a scheduler that answers, where one is named
         """
@@ -127,7 +128,7 @@ def _numbered(call: _Call[Item, Made], number: int, item: Item) -> tuple[int, Ma
 # ---------------------------------------------------------------------- on this machine
 
 
-def _locally(n: int, call: _Call[Item, Made], items: Sequence[Item]) -> Iterator[tuple[Item, Made]]:
+def _locally(n: int, call: _Call[Item, Made], items: Sequence[Item]) -> Pieces[Item, Made]:
     """
     Do the pieces in ``n`` processes. When one dies joblib ends them all; the pieces that were being done are then begun
     again one by one, so that the one which ends its process is known.
@@ -161,7 +162,7 @@ def _died(item: Any) -> ChildProcessError:
 # ---------------------------------------------------------------------- on a cluster
 
 
-def _on_cluster(scheduler: str, call: _Call[Item, Made], items: Sequence[Item]) -> Iterator[tuple[Item, Made]]:
+def _on_cluster(scheduler: str, call: _Call[Item, Made], items: Sequence[Item]) -> Pieces[Item, Made]:
     """Do the pieces on a Dask cluster, which gives those of a dead worker to another one."""
     distributed, client = _connected(scheduler)
     run, starts = uuid.uuid4().hex[:8], Counter[int]()

@@ -7,8 +7,8 @@ writes. So the CSV does not depend on who was first, and a run that is stopped a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Generic, TypedDict
@@ -74,14 +74,15 @@ class Reproduction(Generic[OneUnit]):
                 todo = [unit for unit in mine if self._finished.rows(unit) is None]
                 ready = [unit for unit in mine if unit not in todo]
                 self._write(mine, ready)
-                for unit in self._done(todo):
-                    ready.append(unit)
-                    self._write(mine, ready)
+                with closing(self._done(todo)) as done_units:
+                    for unit in done_units:
+                        ready.append(unit)
+                        self._write(mine, ready)
         return self._results()
 
     # ------------------------------------------------------------------ units
 
-    def _done(self, units: Sequence[OneUnit]) -> Iterator[OneUnit]:
+    def _done(self, units: Sequence[OneUnit]) -> Generator[OneUnit, None, None]:
         """Do units, in this process or elsewhere; each is in the folder of finished ones when it is returned."""
         if not self.jobs.elsewhere:
             for unit in units:
@@ -89,16 +90,18 @@ class Reproduction(Generic[OneUnit]):
                 yield unit
             return
         work = _Work(self.experiment, self._finished, code_commit())
-        for piece, _ in self.jobs.run(work, shared_pieces(self.experiment, units)):
-            self.log(f"{piece}: done")
-        for piece, _ in self.jobs.run(work, [Piece(unit) for unit in units]):
-            if self._finished.rows(piece.unit) is None:
-                raise ValueError(
-                    f"{piece} was done by a worker, and its rows are not in {self._finished.folder}: "
-                    "workers must see the same work folder"
-                )
-            self._show(piece.unit)("done")
-            yield piece.unit
+        with closing(self.jobs.run(work, shared_pieces(self.experiment, units))) as made:
+            for piece, _ in made:
+                self.log(f"{piece}: done")
+        with closing(self.jobs.run(work, [Piece(unit) for unit in units])) as done:
+            for piece, _ in done:
+                if self._finished.rows(piece.unit) is None:
+                    raise ValueError(
+                        f"{piece} was done by a worker, and its rows are not in {self._finished.folder}: "
+                        "workers must see the same work folder"
+                    )
+                self._show(piece.unit)("done")
+                yield piece.unit
 
     def _write(self, waiting: list[OneUnit], ready: Sequence[OneUnit]) -> None:
         """Move the rows of units that are ready into the CSV, as far as no unit before them is still missing."""

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -211,8 +212,9 @@ def record(
     missing = [number for number in map(_Number, range(n_shards)) if maker.rows(number) is None]
     with tqdm(total=n_shards, disable=not progress_bar, desc="shards", unit="shard") as bar:
         bar.update(n_shards - len(missing))
-        for _ in (jobs or Jobs()).run(maker, missing):
-            bar.update()
+        with closing((jobs or Jobs()).run(maker, missing)) as made:
+            for _ in made:
+                bar.update()
     shards = [(maker.path(number).name, maker.rows(number)) for number in map(_Number, range(n_shards))]
     if absent := [name for name, rows in shards if rows is None]:
         raise ValueError(f"{folder} lacks {absent[0]}, which a worker has made: workers must see the same folder")
