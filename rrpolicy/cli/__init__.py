@@ -16,12 +16,14 @@ from rrpolicy.cli.data_commands import check_data
 from rrpolicy.cli.images_commands import images_app
 from rrpolicy.cli.pictures import benchmark_app, plot_app
 from rrpolicy.cli.reproduce import reproduce_app
+from rrpolicy.cli.tune import tune_recipe
 from rrpolicy.cli.zoo_commands import zoo_app
 
 __all__ = ["app", "main"]
 
 app.command("collect")(collect)
 app.command("check-data")(check_data)
+app.command("tune")(tune_recipe)
 app.command("train-on-reward")(train_agents_on_reward)
 app.add_typer(plot_app, name="plot")
 app.add_typer(benchmark_app, name="benchmark")

@@ -129,14 +129,14 @@ def train(
       rrpolicy train --dataset data/base --out runs/base --resume
     """
     data = [load_dataset(one) for one in dataset]
-    task = _task_of_data(data, env, maze_map, dataset, init_from)
+    task = task_of_data(data, env, maze_map, dataset, init_from)
     warn_of_data(data, task)
     run = TrainingRun(task, data, out, recipe_for(task, recipe), seed, total_timesteps, init_from, checkpoint_freq)
     agent = run.run(resume, progress)
     echo(f"{agent.num_timesteps} steps: {out / 'agent.zip'}")
 
 
-def _task_of_data(
+def task_of_data(
     data: list[TrajectoryDataset], env: str | None, maze_map: Path | None, names: list[str], init_from: str | None
 ) -> Task:
     """
