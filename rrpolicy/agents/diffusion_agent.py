@@ -190,7 +190,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         datasets, total_timesteps = checked_datasets(dataset, total_timesteps)
         normalizer = self._normalizer or Normalizer.fit(datasets, mode=self.normalizer_mode)
         advice = "make the agent with padding=True or a shorter horizon"
-        self._sampler = WindowSampler(datasets, self.layout, normalizer, self.padding, advice)
+        self._sampler = WindowSampler(datasets, self.layout, normalizer, self.padding, advice).to(self.device)
         self._transitions = self._transitions_of(datasets, normalizer)
         if (clip := self.planning.clip) is not None and self._clip_fits_data:
             clip = clip_for(normalizer, self._sampler, clip)
@@ -203,7 +203,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self._take_units(normalizer)  # only now: arguments that were refused leave no trace
         generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
         first_rows = self._sampler.draw(N_STARTS, generator)[0][:, : self.layout.n_observation_rows]
-        self._starts = first_rows.flatten(1).clone()
+        self._starts = first_rows.flatten(1).cpu().clone()
         self._learn(total_timesteps, callback, options, watch)
         return self
 
@@ -225,12 +225,12 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     def _transitions_of(self, datasets: Sequence[TrajectoryDataset], normalizer: Normalizer) -> WindowSampler | None:
         """What inverse dynamics is learned from; None for an agent without."""
         network = self.module.inverse_dynamics
-        return None if network is None else network.transitions(datasets, normalizer)
+        return None if network is None else network.transitions(datasets, normalizer).to(self.device)
 
     def _held_out_loss(self, data: Any, normalizer: Normalizer) -> Callable[[], float]:
         datasets, _ = checked_datasets(data, 0)
         advice = "hold out longer episodes, or make the agent with padding=True or a shorter horizon"
-        windows = WindowSampler(datasets, self.layout, normalizer, self.padding, advice)
+        windows = WindowSampler(datasets, self.layout, normalizer, self.padding, advice).to(self.device)
         transitions = self._transitions_of(datasets, normalizer)
 
         def loss() -> float:
@@ -278,7 +278,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         windows = torch.zeros(n, *self.event_shape)
         chosen = self._starts[torch.randint(len(self._starts), (n,), generator=generator)]
         windows[:, : self.layout.n_observation_rows] = chosen.view(n, -1, self.layout.width)
-        return torch.where(self.pinned, windows, 0.0)
+        return torch.where(self.pinned, windows.to(self.device), 0.0)
 
     def fingerprint(self) -> str:
         """Equal for agents that share layout, normaliser and process."""

@@ -18,7 +18,7 @@ from rrpolicy.agents.options import Planning
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import number
-from rrpolicy.common.persistence import cpu
+from rrpolicy.common.device import resolve
 from rrpolicy.common.spaces import Env
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import check_weights
@@ -82,7 +82,7 @@ class GuidedPlanner(Planner):
         }
         self.planning = replace(agent.planning, **{name: value for name, value in wanted.items() if value is not None})
         self._check_planning()
-        self._pinned = torch.tensor(agent.layout.pinned)
+        self._pinned = torch.tensor(agent.layout.pinned, device=agent.device)
         self._acting_generator = torch.Generator().manual_seed(getattr(agent, "seed", None) or 0)
         self._n_steered, self._n_bound = 0, 0
 
@@ -119,7 +119,7 @@ class GuidedPlanner(Planner):
         self._n_bound += int(bound.sum())
 
     def _value(self, plans: Tensor) -> Tensor:
-        return self.reward(plans, torch.zeros(len(plans), dtype=torch.int64))
+        return self.reward(plans, torch.zeros(len(plans), dtype=torch.int64, device=plans.device))
 
     # ------------------------------------------------------------------ persistence
 
@@ -170,14 +170,14 @@ class GuidedPlanner(Planner):
         :param path: file, with or without ``.zip``
         :param env: an environment or its id, whose spaces must be those that the agent was made for; the agent has it
             from now on
-        :param device: ``"auto"`` or ``"cpu"``, the same: this version computes on the CPU
+        :param device: where agent and reward compute, see `common.device.resolve`
         :param policy: class of the agent's network, where that is not one of the library's
         :param network: class of the reward's network, where that is not one of the library's
         :raises FileNotFoundError: when there is no such file
         :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault, and
             for another environment, naming both spaces
         """
-        cpu(device)
+        place = resolve(device)
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
             config = archive.config
@@ -193,13 +193,31 @@ class GuidedPlanner(Planner):
             planner = cls(agent, reward, config["scale"], max_shift=config["max_shift"])
             planner.planning = Planning(**config["planning"])
             planner._check_planning()
-        return planner
+        return planner.to(place)
+
+    def to(self, device: torch.device | str) -> Self:
+        """
+        Move agent and reward to a device.
+
+        :param device: see `common.device.resolve`
+        :return: itself
+        """
+        for part in (self.agent, self.reward):
+            if hasattr(part, "to"):
+                part.to(device)
+        self.device = self.agent.device
+        self._pinned = self._pinned.to(self.device)
+        return self
 
 
 def _check_space(agent: Planner, reward: RelativeReward | RewardFunction) -> None:
     if not isinstance(reward, RelativeReward):
         check_reward_function(reward, agent.layout.event_shape, agent.process.n_diffusion_steps)
         return
+    if reward.device != agent.device:
+        raise ValueError(
+            f"the agent is on {agent.device}, the reward on {reward.device}: move one, such as reward.to(agent.device)"
+        )
     pairs: list[tuple[str, Any, Any]] = [
         ("event shape", agent.layout.event_shape, reward.event_shape),
         ("n_diffusion_steps", agent.process.n_diffusion_steps, reward.process.n_diffusion_steps),

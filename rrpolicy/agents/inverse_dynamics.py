@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.device import device_of_module
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -99,6 +100,8 @@ class LearnedController:
         :return: actions ``(..., act_dim)`` in environment units, not clipped
         """
         units, columns = self.normalizer.observations, tuple(self.network.columns)
-        current = torch.as_tensor(units.normalize_bounded(np.asarray(observations)), dtype=torch.float32)
-        wanted = torch.as_tensor(units.select(columns).normalize_bounded(np.asarray(targets)), dtype=torch.float32)
-        return self.normalizer.actions.denormalize(self.network(current, wanted).numpy())
+        known = (units.normalize_bounded(np.asarray(observations)),)
+        known += (units.select(columns).normalize_bounded(np.asarray(targets)),)
+        place = device_of_module(self.network)
+        current, wanted = (torch.as_tensor(one, dtype=torch.float32).to(place) for one in known)
+        return self.normalizer.actions.denormalize(self.network(current, wanted).cpu().numpy())

@@ -22,6 +22,7 @@ from rrpolicy.diffusion.score_model import (
     ScoreModel,
     check_models,
     clip_of,
+    device_of,
     layout_of,
     normalizer_of,
     pinned_mask,
@@ -64,7 +65,7 @@ class ModelPlanner(Planner):
         self._normalizer = _given("normalizer", normalizer, normalizer_of(model))
         self.model, self.process, self.seed = model, model.process, seed
         self.controller = controller
-        self.device = torch.device("cpu")
+        self.device = device_of(model)
         self._check_fit()
         own, options = clip_of(model), PlanningOptions() if planning is None else planning
         clip = LEAST_CLIP[self.normalizer.mode] if own is None else own
@@ -79,7 +80,7 @@ class ModelPlanner(Planner):
             raise ValueError(
                 f"the model has events of shape {tuple(model.event_shape)}, the layout {layout.event_shape}"
             )
-        mine = pinned_mask(model).numpy()
+        mine = pinned_mask(model).cpu().numpy()
         if not np.array_equal(mine, layout.pinned):
             raise ValueError(
                 f"the model has {int(mine.sum())} pinned entries, the layout {int(layout.pinned.sum())} or others: "
@@ -102,7 +103,7 @@ class ModelPlanner(Planner):
     @property
     def pinned(self) -> Tensor:
         """Entries (H, D) that stay clean."""
-        return torch.tensor(self.layout.pinned)
+        return torch.tensor(self.layout.pinned, device=self.device)
 
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Predicted noise (B, H, D) of normalised windows ``x_t`` (B, H, D) at levels ``t`` (B,)."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from rrpolicy.agents.memory import Memory
 from rrpolicy.agents.options import Planning
 from rrpolicy.common.arguments import flag, number, whole
+from rrpolicy.common.device import randn
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.typing import Array, State
 from rrpolicy.data.layout import TrajectoryLayout
@@ -63,7 +64,7 @@ class Planner(ABC):
 
         Few denoising steps now and then leave a plan between two modes, such as through a wall, which this finds.
         """
-        pinned = torch.tensor(self.layout.pinned)
+        pinned = torch.tensor(self.layout.pinned, device=self.device)
         return -denoising_errors(self._denoiser(), self.process, plans, pinned)
 
     # ------------------------------------------------------------------ public
@@ -178,7 +179,7 @@ class Planner(ABC):
         normalised = self.normalizer.observations.normalize_bounded(observations)[..., list(self.layout.columns)]
         rows = slice(self.layout.n_observation_rows)
         windows[:, rows, self.layout.observation_slice] = torch.as_tensor(normalised, dtype=torch.float32)
-        return windows
+        return windows.to(self.device)
 
     @torch.no_grad()
     def _plan(self, known: Array, previous: Array | None, seeds: Array | None) -> Tensor:
@@ -191,14 +192,14 @@ class Planner(ABC):
             levels = self.process.timesteps(
                 min(self.planning.n_sampling_steps, self.planning.warm_start + 1), self.planning.warm_start
             )
-            shifted = torch.as_tensor(self._shift(previous)).repeat_interleave(n_candidates, dim=0)
-            t = torch.full((len(shifted),), self.planning.warm_start, dtype=torch.int64)
+            shifted = torch.as_tensor(self._shift(previous)).to(self.device).repeat_interleave(n_candidates, dim=0)
+            t = torch.full((len(shifted),), self.planning.warm_start, dtype=torch.int64, device=self.device)
             x_t = self.process.q_sample(shifted, t, x_t)
         plans = self._denoise(current, x_t, levels, noise)
         if n_candidates == 1:
             return plans.cpu()
         best = self._value(plans).view(n_envs, n_candidates).argmax(dim=1)
-        return plans.view(n_envs, n_candidates, *plans.shape[1:])[torch.arange(n_envs), best].cpu()
+        return plans.view(n_envs, n_candidates, *plans.shape[1:])[torch.arange(n_envs, device=self.device), best].cpu()
 
     @usual_torch()
     @torch.no_grad()
@@ -215,10 +216,10 @@ class Planner(ABC):
         """
 
         def noise(like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=generator)
+            return randn(like.shape, generator, like.device)
 
-        levels = self._levels()
-        return torch.cat([self._denoise(part, noise(part), levels, noise, visit) for part in windows.split(CHUNK)])
+        parts, levels = windows.to(self.device).split(CHUNK), self._levels()
+        return torch.cat([self._denoise(part, noise(part), levels, noise, visit) for part in parts])
 
     def _levels(self) -> list[int]:
         return self.process.timesteps(self.planning.n_sampling_steps)
@@ -232,11 +233,11 @@ class Planner(ABC):
         visit: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         """Plans from ``x_t`` (n, H, D) on, pinned as in ``windows`` (n, H, D)."""
-        pinned = torch.tensor(self.layout.pinned)
+        pinned = torch.tensor(self.layout.pinned, device=self.device)
         return sample(
             self._denoiser(),
             self.process,
-            x_t.to(self.device),
+            x_t,
             levels,
             solver=self.planning.sampler,
             noise=noise,
@@ -257,7 +258,7 @@ class Planner(ABC):
 
         def draw(like: Tensor) -> Tensor:
             shape = (len(like) // len(generators), *like.shape[1:])
-            return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+            return torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(like.device)
 
         return draw
 

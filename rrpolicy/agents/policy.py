@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.agents.inverse_dynamics import InverseDynamics
+from rrpolicy.common.device import randn
 from rrpolicy.common.fields import LayoutFields
 from rrpolicy.common.kinds import check_network
 from rrpolicy.common.schema import checked
@@ -110,8 +111,8 @@ class DiffusionPolicy(nn.Module):
         :param mask: (B, H), False for padding, which is never learned
         :param generator: source of levels and noise
         """
-        t = torch.randint(self.process.n_diffusion_steps, (len(x0),), generator=generator)
-        noise = torch.randn(x0.shape, generator=generator)
+        t = torch.randint(self.process.n_diffusion_steps, (len(x0),), generator=generator).to(x0.device)
+        noise = randn(x0.shape, generator, x0.device)
         x_t = torch.where(self.pinned, x0, self.process.q_sample(x0, t, noise))
         error = (self.output(x_t, t) - self.process.target(x0, t, noise)) ** 2
         weight = self.loss_weight * mask[..., None] * self.process.loss_weight(t)[:, None, None]

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.callbacks import MaybeCallback, NoEnvironment, StepProgressBar, as_callbacks, refuse_evaluation
+from rrpolicy.common.device import resolve
 from rrpolicy.common.held_out import BestWeights, HeldOut, held_out
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
 from rrpolicy.common.options import LearnOptions, LoopOptions
-from rrpolicy.common.persistence import Archived, LearningRate, Module, cpu
+from rrpolicy.common.persistence import Archived, LearningRate, Module
 from rrpolicy.common.schema import native, plain
 
 
@@ -76,7 +77,7 @@ class Learner(Archived[Module]):
         self.tensorboard_log = tensorboard_log
         self.verbose = int(verbose) if isinstance(verbose, bool) else whole("verbose", verbose, 0)
         self.seed = None if seed is None else whole("seed", seed, 0)
-        self.device = cpu(device)
+        self.device = resolve(device)
         self.num_timesteps = 0
         self._total_timesteps = 0
         self._best = BestWeights()

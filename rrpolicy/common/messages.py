@@ -49,3 +49,8 @@ def at(path: str | os.PathLike[str], fault: object) -> str:
     """
     name = printable(os.fspath(path), 4096)
     return f"{name}: {printable(fault, max(LONGEST - len(name) - 2, _SHORTEST_FAULT))}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -23,7 +23,8 @@ class TrainingOptions(TypedDict, total=False):
     :param tensorboard_log: folder of the TensorBoard log; default: none
     :param verbose: 0 (default) silent, 1 prints the log
     :param seed: seed of initial weights and of every random draw in training; None (default) is 0
-    :param device: ``"auto"`` (default) or ``"cpu"``, the same: this version computes on the CPU
+    :param device: where networks compute, see `common.device.resolve`; default ``"auto"``. A learner that compares two
+        models computes by default where they do
     """
 
     ema_decay: float

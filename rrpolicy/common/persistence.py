@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag
+from rrpolicy.common.device import resolve
 from rrpolicy.common.held_out import GROUPS, BestWeights
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import (
@@ -40,6 +41,7 @@ class Archived(ABC, Generic[Module]):
     learning_rate: LearningRate
     device: torch.device
     num_timesteps: int
+    _optimizer: torch.optim.Optimizer | None
     _total_timesteps: int
     _best: BestWeights
     _tensorboard_run: str | None
@@ -117,7 +119,7 @@ class Archived(ABC, Generic[Module]):
         :param path: file, with or without ``.zip``
         :param env: an environment or its id, whose spaces must be those that it was made for; an agent acts in it from
             now on. Archives hold none
-        :param device: ``"auto"`` or ``"cpu"``, the same: this version computes on the CPU
+        :param device: where it computes from now on, see `common.device.resolve`
         :param kwargs: what an archive of this kind does not hold, such as the two models of an extractor, or the class
             of an own network
         :raises FileNotFoundError: when there is no such file
@@ -125,7 +127,7 @@ class Archived(ABC, Generic[Module]):
             for another environment, naming both spaces
         :raises TypeError: for a keyword that there is not, naming it
         """
-        place = cpu(device)
+        place = None if device == "auto" else resolve(device)
         parameters = inspect.signature(cls._from_config).parameters.values()
         taken = ["env", "device", *(one.name for one in parameters if one.default is None)]
         unknown = sorted(set(kwargs) - set(taken))
@@ -141,8 +143,21 @@ class Archived(ABC, Generic[Module]):
             learner._restore(archive.config, archive.tensors)
             if env is not None:
                 learner._take_env(env)
-        learner.device = place
-        return learner
+        return learner if place is None else learner.to(place)
+
+    def to(self, device: torch.device | str) -> Self:
+        """
+        Move the networks, and what the optimiser has gathered, to a device.
+
+        :param device: see `common.device.resolve`
+        :return: itself
+        """
+        self.device = resolve(device)
+        self.module, self.averaged = self.module.to(self.device), self.averaged.to(self.device)
+        if self._optimizer is not None:  # made anew, since its parameters may be other objects now
+            gathered, self._optimizer = self._optimizer.state_dict(), None
+            self.optimizer.load_state_dict(gathered)
+        return self
 
     def _take_env(self, env: Any) -> None:
         """
@@ -183,14 +198,3 @@ def training_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 def lost_schedule(progress: float) -> float:
     """The learning-rate schedule of a loaded learner whose own was a callable: always refused."""
     raise ValueError("learning_rate was a callable, which no archive holds: set it on what was loaded before learning")
-
-
-def cpu(device: torch.device | str) -> torch.device:
-    """
-    The CPU as a torch device, for ``"cpu"`` and ``"auto"``.
-
-    :raises ValueError: for a device other than the CPU
-    """
-    if device != "auto" and torch.device(device).type != "cpu":
-        raise ValueError(f"device is {str(device)!r}, wanted 'cpu' or 'auto': this version computes on the CPU")
-    return torch.device("cpu")

@@ -6,6 +6,7 @@ Rows are packed and normalised once; a draw is one gather, so a long stream cost
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -48,6 +49,15 @@ class WindowSampler:
         self._offsets = (torch.arange(layout.horizon) - layout.present) * layout.stride
         self._parts = [_Rows(dataset, layout, normalizer, padding) for dataset in datasets]
 
+    def to(self, device: torch.device) -> Self:
+        """Move the rows to a device, so that windows are cut out there; which ones, the CPU's generator says."""
+        self._offsets = self._offsets.to(device)
+        for part in self._parts:
+            part.rows, part.starts, part.first, part.last = (
+                one.to(device) for one in (part.rows, part.starts, part.first, part.last)
+            )
+        return self
+
     def __len__(self) -> int:
         """Number of distinct windows."""
         return sum(len(part.starts) for part in self._parts)
@@ -60,7 +70,7 @@ class WindowSampler:
         :return: (D,) share of the rows of all datasets whose entry is larger than ``bound``
         """
         beyond = torch.stack([(part.rows.abs() > bound).sum(dim=0) for part in self._parts]).sum(dim=0)
-        return beyond / sum(len(part.rows) for part in self._parts)
+        return (beyond / sum(len(part.rows) for part in self._parts)).cpu()
 
     def largest(self) -> float:
         """The largest normalised magnitude of all entries."""
@@ -104,7 +114,7 @@ class _Rows:
         self.first, self.last = (last_row - lengths + 1)[episode], last_row[episode]
 
     def draw(self, n: int, offsets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        chosen = torch.randint(len(self.starts), (n,), generator=generator)
+        chosen = torch.randint(len(self.starts), (n,), generator=generator).to(self.starts.device)
         index = self.starts[chosen, None] + offsets
         first, last = self.first[chosen, None], self.last[chosen, None]
         return self.rows[index.clamp(first, last)], index <= last

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import randn
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import Denoiser
 
@@ -35,10 +36,10 @@ def denoising_errors(
     levels = sorted(
         {min(max(round(part * process.n_diffusion_steps), 1), process.n_diffusion_steps - 1) for part in LEVELS}
     )
-    squares = torch.zeros(len(candidates))
+    squares = torch.zeros(len(candidates), device=candidates.device)
     for level in levels:
-        t = torch.full((len(candidates),), level, dtype=torch.int64)
-        noise = torch.randn(candidates.shape[1:], generator=generator)
+        t = torch.full((len(candidates),), level, dtype=torch.int64, device=candidates.device)
+        noise = randn(candidates.shape[1:], generator, candidates.device)
         for signed in (noise, -noise):
             signed = signed.expand_as(candidates)
             x_t = torch.where(pinned, candidates, process.q_sample(candidates, t, signed))

@@ -103,6 +103,7 @@ class DiffusionProcess:
         # g²_t = ln(ᾱ_{t-1} / ᾱ_t): the squared diffusion coefficient integrated over one step (METHOD: value matching)
         previous = torch.cat([_double([1.0]), table[:-1]])
         self._g_squared = torch.log(previous / table).float()
+        self._elsewhere: dict[tuple[str, torch.device], Tensor] = {}  # tables on other devices than the CPU
 
     @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Sequence[float], prediction: Prediction = "eps") -> Self:
@@ -141,15 +142,15 @@ class DiffusionProcess:
 
     def alpha(self, t: Tensor | int) -> Tensor:
         """Signal level at ``t``, in the shape of ``t``."""
-        return self._at(self._alpha, t)
+        return self._at("_alpha", t)
 
     def sigma(self, t: Tensor | int) -> Tensor:
         """Noise standard deviation at ``t``, in the shape of ``t``."""
-        return self._at(self._sigma, t)
+        return self._at("_sigma", t)
 
     def g_squared(self, t: Tensor | int) -> Tensor:
         """ln(ᾱ_{t-1} / ᾱ_t), in the shape of ``t``."""
-        return self._at(self._g_squared, t)
+        return self._at("_g_squared", t)
 
     def levels(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """``alpha(t)`` and ``sigma(t)`` shaped to broadcast against ``x`` of shape (B, *event_shape)."""
@@ -219,6 +220,10 @@ class DiffusionProcess:
             return [start]
         return [round(start * (1 - i / (n_steps - 1))) for i in range(n_steps)]
 
-    @staticmethod
-    def _at(table: Tensor, t: Tensor | int) -> Tensor:
-        return table[t] if isinstance(t, int) or t.device == table.device else table.to(t.device)[t]
+    def _at(self, name: str, t: Tensor | int) -> Tensor:
+        table: Tensor = getattr(self, name)
+        if isinstance(t, int) or t.device == table.device:
+            return table[t]
+        if (name, t.device) not in self._elsewhere:
+            self._elsewhere[name, t.device] = table.to(t.device)
+        return self._elsewhere[name, t.device][t]

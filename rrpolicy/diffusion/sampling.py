@@ -15,6 +15,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import randn
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import Denoiser, ScoreModel, clip_of, pinned_mask, sampled_pinned
@@ -190,17 +191,18 @@ def sample_model(
         if clean is None:
             if n is None:
                 raise ValueError("n is None, wanted a number of events where no clean ones are given")
-            clean = sampled_pinned(model, n, generator) if pinned.any() else torch.zeros(n, *model.event_shape)
+            blank = torch.zeros(n, *model.event_shape, device=pinned.device)
+            clean = sampled_pinned(model, n, generator) if pinned.any() else blank
         steps = min(N_STEPS, model.process.n_diffusion_steps) if n_sampling_steps is None else n_sampling_steps
         levels, parts = model.process.timesteps(steps), []
         for part in clean.split(chunk or max(len(clean), 1)):
             sampled = sample(
                 model.eps if denoiser is None else denoiser,
                 model.process,
-                torch.randn(part.shape, generator=generator),
+                randn(part.shape, generator, part.device),
                 levels,
                 solver=solver,
-                noise=lambda x: torch.randn(x.shape, generator=generator),
+                noise=lambda x: randn(x.shape, generator, x.device),
                 pin=partial(_pin, pinned, part),
                 clip=clip_of(model),
                 visit=visit,

@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import CPU
+from rrpolicy.common.options import TrainingOptions
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
@@ -25,7 +27,7 @@ class ScoreModel(Protocol):
     """
     A noise-predicting model of events of one shape.
 
-    These four members are needed. Six more are optional; a model leaves out those that do not apply, and only the
+    These four members are needed. Seven more are optional; a model leaves out those that do not apply, and only the
     functions named here read them:
 
     ============================  =========================================================  =======================
@@ -34,6 +36,7 @@ class ScoreModel(Protocol):
     ``pinned``                    bool tensor ``event_shape``: True for entries that arrive  :func:`pinned_mask`
                                   clean in every x_t and carry neither noise nor gradient
     ``sample_pinned(n, gen)``     ``(n, *event_shape)``, pinned entries as they occur        :func:`sampled_pinned`
+    ``device``                    where it computes; the CPU where it does not say           :func:`device_of`
     ``clip``                      bound of clean entries, such as pixels, to which samplers  :func:`clip_of`
                                   clip their estimates; None for none
     ``layout``                    `TrajectoryLayout` of events that are windows              :func:`layout_of`
@@ -65,7 +68,21 @@ class ScoreModel(Protocol):
 def pinned_mask(model: ScoreModel) -> Tensor:
     """The model's pinned entries, bool ``event_shape``; all False for a model without conditioning."""
     pinned: Tensor | None = getattr(model, "pinned", None)
-    return torch.zeros(tuple(model.event_shape), dtype=torch.bool, device="cpu") if pinned is None else pinned
+    if pinned is None:
+        return torch.zeros(tuple(model.event_shape), dtype=torch.bool, device=device_of(model))
+    return pinned
+
+
+def device_of(model: ScoreModel) -> torch.device:
+    """Where the model computes, and its events have to be."""
+    device: torch.device = getattr(model, "device", CPU)
+    return device
+
+
+def with_device_of(model: ScoreModel, training: TrainingOptions) -> TrainingOptions:
+    """Options of a learner that computes where ``model`` does, if both leave it open where that is."""
+    own: torch.device | None = getattr(model, "device", None)
+    return training if own is None or training.get("device", "auto") != "auto" else {**training, "device": own}
 
 
 def sampled_pinned(model: ScoreModel, n: int, generator: torch.Generator) -> Tensor:
@@ -125,6 +142,10 @@ def check_compatible(base: ScoreModel, expert: ScoreModel) -> None:
     if not base.process.same_levels(expert.process):
         levels = f"base has {base.process.schedule}, expert has {expert.process.schedule}"
         raise ValueError(f"base and expert differ in process.schedule: {levels}")
+    mine, other = (getattr(model, "device", None) for model in (base, expert))
+    if mine is not None and other is not None and mine != other:
+        places = f"base is on {mine}, expert on {other}"
+        raise ValueError(f"base and expert are on two devices: {places}; move one, such as expert.to(base.device)")
     mine_parts, other_parts = (_fingerprint_parts(model) for model in (base, expert))
     differing = [
         " against ".join(

@@ -91,12 +91,13 @@ class ImageClassifier(Learner[nn.Module]):
             raise TypeError("learn() lacks total_timesteps; call it as classifier.learn(data, total_timesteps=1_000)")
         if data.class_names != self.class_names:
             raise ValueError(f"data has the classes {data.class_names}, the classifier has {self.class_names}")
-        self._pixels, self._labels = self.codec.encode(data.images), torch.as_tensor(data.labels)
+        self._pixels = self.codec.encode(data.images).to(self.device)
+        self._labels = torch.as_tensor(data.labels).to(self.device)
         self._learn(total_timesteps, callback, options)
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
-        index = torch.randint(len(self._labels), (self.batch_size,), generator=self.generator)
+        index = torch.randint(len(self._labels), (self.batch_size,), generator=self.generator).to(self.device)
         down, right = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=self.generator).tolist()
         pixels, labels = self._pixels[index].roll((down, right), dims=(2, 3)), self._labels[index]
         logits = self.module(pixels)
@@ -114,11 +115,11 @@ class ImageClassifier(Learner[nn.Module]):
         :return: (n, classes) float32, rows sum to 1
         :raises ValueError: for images of another shape
         """
-        pixels = self.codec.encode(images)
+        pixels = self.codec.encode(images).to(self.device)
         found = torch.cat([self.averaged(part).softmax(dim=1) for part in pixels.split(CHUNK)])
         if not bool(torch.isfinite(found).all()):
             raise ValueError("the probabilities hold NaN: the weights are beyond what can be computed with")
-        return found.numpy()
+        return found.cpu().numpy()
 
     def predict(self, images: Any) -> Array:
         """The likeliest class of each image: (n,) indices of ``class_names``."""

@@ -22,7 +22,7 @@ from rrpolicy.common.kinds import ErrorRangesFields
 from rrpolicy.common.messages import at
 from rrpolicy.common.schema import checked, from_json, read_small
 from rrpolicy.common.typing import Array
-from rrpolicy.diffusion.score_model import ScoreModel
+from rrpolicy.diffusion.score_model import ScoreModel, device_of
 from rrpolicy.images.noise import digests_of_events, noise_of
 from rrpolicy.rewards.recorded import RecordedPairs
 
@@ -118,13 +118,14 @@ def denoising_errors(
     :return: (n, k) float64
     """
     known, columns = digests_of_events(events) if digests is None else digests, []
+    events = events.to(device_of(model))
     for level in levels:
-        t, squares = torch.full((len(events),), level, dtype=torch.int64), []
+        t, squares = torch.full((len(events),), level, dtype=torch.int64, device=events.device), []
         for draw in range(N_DRAWS):
             noise = noise_of(known, f"denoising {level} {draw}", events)
             predicted = model.eps(model.process.q_sample(events, t, noise), t)
             squares.append((predicted - noise).double().square().flatten(1).mean(dim=1))
-        columns.append((torch.stack(squares).mean(dim=0) + _FLOOR).log().numpy())
+        columns.append((torch.stack(squares).mean(dim=0) + _FLOOR).log().cpu().numpy())
     return np.stack(columns, axis=1)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rrpolicy.common.stats import Measure, auroc, normal_mean
 from rrpolicy.common.typing import Array
-from rrpolicy.diffusion.score_model import ScoreModel
+from rrpolicy.diffusion.score_model import ScoreModel, device_of
 from rrpolicy.rewards.targets import value_targets
 
 CHUNK = 1024
@@ -82,8 +82,8 @@ def elbo_difference(
     """
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for chunk in events.split(CHUNK):
-        t = torch.full((len(chunk),), level, dtype=torch.int64)
+    for chunk in events.to(device_of(base)).split(CHUNK):
+        t = torch.full((len(chunk),), level, dtype=torch.int64, device=chunk.device)
         x_t = base.process.levels(chunk, t)[0] * chunk
         parts.append(value_targets(base, expert, x_t, t, generator, n_draws))
-    return torch.cat(parts).numpy()
+    return torch.cat(parts).cpu().numpy()

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from rrpolicy.common.device import resolve
 from rrpolicy.diffusion.schedulers import DISTILLED
-from rrpolicy.images.parts import as_device, as_dtype, check_pipeline, load_part
+from rrpolicy.images.parts import as_dtype, check_pipeline, load_part
 from rrpolicy.images.single_files import read_networks
 
 
@@ -29,7 +30,7 @@ def load_networks(
     :raises ValueError: for a pipeline that is refused by its name, and as :func:`load_part`
     """
     check_pipeline(name)
-    where, precision = as_device(device), as_dtype(dtype)
+    where, precision = resolve(device), as_dtype(dtype)
     if weights is not None:
         parts = read_networks(name, kinds, weights)
         for part, network in parts.items():

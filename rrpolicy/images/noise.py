@@ -17,4 +17,5 @@ def digests_of_events(values: Tensor) -> list[bytes]:
 def noise_of(digests: Sequence[bytes], key: str, like: Tensor) -> Tensor:
     """Normal noise (n, *event_shape), each event's from its own digest."""
     seeds = (int.from_bytes(hashlib.sha256(digest + key.encode()).digest()[:4], "little") for digest in digests)
-    return torch.stack([torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    drawn = [torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn).to(like.device)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rrpolicy.common.messages import at, printable
+from rrpolicy.common.messages import at, first_line, printable
 from rrpolicy.common.schema import from_json, read_small
 from rrpolicy.diffusion.schedulers import DISTILLED
 from rrpolicy.diffusion.unet_encoder import import_diffusers
@@ -359,20 +359,3 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, it must be one of {sorted(DTYPES)}")
     return DTYPES[dtype]
-
-
-def as_device(device: torch.device | str) -> torch.device:
-    """
-    A torch device by its name, after a check that it is available.
-
-    :raises ValueError: for a device that is not here
-    """
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device is {str(device)!r}, which is not here: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

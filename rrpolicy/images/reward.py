@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag, whole
-from rrpolicy.common.persistence import cpu
+from rrpolicy.common.device import resolve
 from rrpolicy.common.typing import Array
 from rrpolicy.common.weights import stored_weights
 from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict, in_chunks
@@ -77,6 +77,16 @@ class ImageReward:
         self.support = support
         self.difference = flag("difference", difference)
         self.explained = explained
+
+    @property
+    def device(self) -> torch.device:
+        """Where the reward computes."""
+        return self.reward.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the reward's network to a device."""
+        self.reward = self.reward.to(resolve(device))
+        return self
 
     @property
     def nothing(self) -> str:
@@ -167,16 +177,16 @@ class ImageReward:
         :param digests: (n,) of what the events were made from, on which their noise depends; None: of the events, which
             an autoencoder rounds differently in batches of another size
         """
-        process, n_levels = self.reward.process, self.reward.process.n_diffusion_steps
+        process, n_levels, x0 = self.reward.process, self.reward.process.n_diffusion_steps, x0.to(self.device)
         if not len(levels) or not all(0 <= level < n_levels for level in levels):
             raise ValueError(f"levels is {list(levels)}, wanted some of 0..{n_levels - 1}")
         digests = digests_of_events(x0) if n_noisings and digests is None else digests or []
-        scores = torch.zeros(len(levels), len(x0))
+        scores = torch.zeros(len(levels), len(x0), device=x0.device)
         for row, level in enumerate(levels):
             for start in range(0, len(x0), CHUNK):
                 rows = slice(start, start + CHUNK)
                 mean = process.alpha(level) * x0[rows]
-                t = torch.full((len(mean),), level, dtype=torch.int64)
+                t = torch.full((len(mean),), level, dtype=torch.int64, device=mean.device)
                 noised = [
                     mean + process.sigma(level) * noise_of(digests[rows], f"{seed} {level} {copy}", mean)
                     for copy in range(n_noisings)
@@ -184,7 +194,7 @@ class ImageReward:
                 scores[row, rows] = torch.stack([self.reward(x_t, t) for x_t in noised]).mean(dim=0)
         if not bool(torch.isfinite(scores).all()):
             raise ValueError("the scores hold NaN or infinite numbers: weights are beyond what can be computed with")
-        return np.asarray((scores - self.zero).numpy())
+        return np.asarray((scores - self.zero).cpu().numpy())
 
     # ------------------------------------------------------------------ persistence
 
@@ -223,7 +233,7 @@ class ImageReward:
 
         :param path: file, with or without ``.zip``
         :param env: None: images have no environment
-        :param device: ``"auto"`` or ``"cpu"``, the same: this version computes on the CPU
+        :param device: where the network computes, see `common.device.resolve`
         :param codec: that of the pipeline, for a reward of latents (``pipeline.codec``); None for the archive's own,
             which scores latents but no images
         :param network: class of the reward's network, where that is not one of the library's
@@ -233,7 +243,7 @@ class ImageReward:
         """
         if env is not None:
             raise ValueError("env was given, and an ImageReward knows no environment: leave it out")
-        cpu(device)
+        place = resolve(device)
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
             kept = codec_from_dict(archive.config["codec"])
@@ -246,4 +256,5 @@ class ImageReward:
             ranges = None if support is None else Support.from_dict(support)
             differ = archive.config.get("difference", True) and archive.card.get("difference") is not False
             explained = archive.config.get("explained")
-            return cls(reward, codec or kept, **about, support=ranges, difference=differ, explained=explained)
+            loaded = cls(reward, codec or kept, **about, support=ranges, difference=differ, explained=explained)
+            return loaded.to(place)

@@ -15,7 +15,7 @@ from torch import Tensor
 from rrpolicy.common.typing import Array
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Solver, SolverName, sample_model
-from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.diffusion.score_model import Denoiser, device_of
 from rrpolicy.images.codec import Codec, check_codec
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.stable_diffusion import SafeModel
@@ -114,6 +114,10 @@ def _check_fits(reward: ImageReward, model: ImageModel) -> None:
     shape, process = tuple(model.event_shape), reward.reward.process
     if shape != reward.reward.event_shape:
         raise ValueError(f"the reward was made for events of shape {reward.reward.event_shape}, the model has {shape}")
+    if reward.device != device_of(model):
+        raise ValueError(
+            f"the model is on {device_of(model)}, the reward on {reward.device}: move one, such as reward.to(device)"
+        )
     if not model.process.same_levels(process):
         raise ValueError(f"the reward was made for noise levels {process}, the model has {model.process}")
     check_codec(model.codec, reward.codec, "the reward")

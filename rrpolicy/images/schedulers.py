@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rrpolicy.common.messages import at
+from rrpolicy.common.messages import at, first_line
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.schedulers import REFUSED, SUPPORTED, process_of_config
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.model_folders import check_folder
-from rrpolicy.images.parts import first_line
 
 CONFIG_FILE = "scheduler_config.json"
 

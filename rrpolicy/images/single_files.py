@@ -16,7 +16,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from rrpolicy.common.messages import at, printable
+from rrpolicy.common.messages import at, first_line, printable
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.images.model_folders import check_folder, check_types
 from rrpolicy.images.original_names import (
@@ -29,7 +29,7 @@ from rrpolicy.images.original_names import (
     unet_source,
     vae_source,
 )
-from rrpolicy.images.parts import check_finite, first_line
+from rrpolicy.images.parts import check_finite
 
 LEVELS = "alphas_cumprod"  # in files of the original code
 VELOCITY = ("v_pred", "ztsnr")  # empty tensors by which files mark what their network predicts

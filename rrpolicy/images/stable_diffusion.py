@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.device import device_of_module
 from rrpolicy.common.messages import at
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
@@ -281,6 +282,11 @@ class PromptedModel:
     def event_shape(self) -> tuple[int, ...]:
         return self.pipeline.event_shape
 
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline's network computes."""
+        return device_of_module(self.pipeline.network)
+
     def fingerprint(self) -> str:
         return self.pipeline.fingerprint()
 
@@ -330,6 +336,11 @@ class SafeModel:
     @property
     def event_shape(self) -> tuple[int, ...]:
         return self.base.event_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base computes."""
+        return self.base.device
 
     def fingerprint(self) -> str:
         return self.base.fingerprint()

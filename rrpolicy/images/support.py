@@ -114,7 +114,7 @@ def statistics(events: Tensor, codec: Codec) -> Array:
 
 def _statistics(events: Tensor, codec: Codec) -> Array:
     maps = nn.functional.pixel_shuffle(events, codec.unshuffle) if isinstance(codec, PixelCodec) else events
-    values = maps.double()
+    values = maps.cpu().double()
     spread = (values.var(dim=(2, 3), unbiased=False) + _FLOOR).log()
     columns = [values.mean(dim=(2, 3)), spread / 2]
     for lag in LAGS:

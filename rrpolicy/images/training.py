@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self, Unpack
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.device import randn
 from rrpolicy.common.files import write_json
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.options import LoopOptions, TrainingOptions, check_options
@@ -95,15 +96,15 @@ class ImageDiffusion(Learner[nn.Module]):
         check_options("learn", options, LoopOptions)
         if total_timesteps is None:
             raise TypeError("learn() lacks total_timesteps; call it as model.learn(images, total_timesteps=2_000)")
-        self._events = self.codec.encode(images)
+        self._events = self.codec.encode(images).to(self.device)
         self._learn(total_timesteps, callback, options)
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
-        index = torch.randint(len(self._events), (self.batch_size,), generator=self.generator)
-        t = torch.randint(self.process.n_diffusion_steps, (self.batch_size,), generator=self.generator)
+        index = torch.randint(len(self._events), (self.batch_size,), generator=self.generator).to(self.device)
+        t = torch.randint(self.process.n_diffusion_steps, (self.batch_size,), generator=self.generator).to(self.device)
         x0 = self._events[index]
-        noise = torch.randn(x0.shape, generator=self.generator)
+        noise = randn(x0.shape, self.generator, self.device)
         x_t = self.process.q_sample(x0, t, noise)
         return nn.functional.mse_loss(self.module(x_t, t).sample, noise), {}
 

@@ -13,18 +13,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import device_of_module, resolve
 from rrpolicy.common.kinds import CodecFields
-from rrpolicy.common.messages import at, printable
+from rrpolicy.common.messages import at, first_line, printable
 from rrpolicy.common.schema import checked, from_json, read_small
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
 from rrpolicy.images.codec import Codec, PixelCodec, codec_from_dict, codec_parts
 from rrpolicy.images.parts import (
-    as_device,
     check_pipeline,
     digests_of,
     file_digest,
-    first_line,
     has_part,
     is_single_file,
     load_part,
@@ -85,7 +84,7 @@ class UNetScoreModel:
         :param class_label: as in the constructor
         :raises ValueError: without the extra, or for a folder that is none, naming it and what it lacks
         """
-        diffusers, device = import_diffusers(), as_device(device)
+        diffusers, device = import_diffusers(), resolve(device)
         name = reachable(name)
         whole = has_part(name, "unet")
         check_pipeline(name)
@@ -151,6 +150,11 @@ class UNetScoreModel:
         parts = zip(x_t.split(self.batch_size), t.split(self.batch_size), strict=True)
         output = torch.cat([self._output(x, level) for x, level in parts])
         return self.process.eps_from_output(x_t, t, output)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return device_of_module(self.unet)
 
     def fingerprint(self) -> str:
         """Equal for two models that share shape, codec and noise levels."""

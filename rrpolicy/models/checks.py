@@ -13,8 +13,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import randn
 from rrpolicy.common.torch_mode import usual_torch
-from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, pinned_mask
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, device_of, pinned_mask
 from rrpolicy.models.foreign import ForeignModel, Prediction
 from rrpolicy.models.paths import NoisePath
 
@@ -69,7 +70,7 @@ def check_score_model(model: ScoreModel, events: Tensor, seed: int = 0) -> Score
     if not bool(torch.isfinite(events).all()):
         raise ValueError("events hold NaN or infinity")
     generator = torch.Generator().manual_seed(seed)
-    chosen = events.float()[torch.randperm(len(events), generator=generator)[:N_EVENTS]]
+    chosen = events.float().cpu()[torch.randperm(len(events), generator=generator)[:N_EVENTS]].to(device_of(model))
     found = _measure(model, chosen, seed)
     if found.fits:
         return found
@@ -102,8 +103,8 @@ def _measure(model: ScoreModel, events: Tensor, seed: int) -> ScoreModelCheck:
     linear = _LinearPredictor(events[:, free])
     errors, wanted = [], []
     for level in levels:
-        t = torch.full((len(events),), level, dtype=torch.int64)
-        noise = torch.randn(events.shape, generator=generator)
+        t = torch.full((len(events),), level, dtype=torch.int64, device=events.device)
+        noise = randn(events.shape, generator, events.device)
         x_t = torch.where(free, process.q_sample(events, t, noise), events)
         with torch.no_grad():
             error = (model.eps(x_t, t) - noise)[:, free]

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.device import CPU, device_of_module
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
@@ -109,8 +110,14 @@ class ForeignModel:
     def pinned(self) -> Tensor:
         """Bool ``event_shape``: entries that arrive clean."""
         if not self.n_condition:
-            return self._pinned
-        return torch.cat([self._pinned.flatten(), torch.ones(self.n_condition, dtype=torch.bool)])
+            return self._pinned.to(self.device)
+        given = torch.ones(self.n_condition, dtype=torch.bool, device=self.device)
+        return torch.cat([self._pinned.to(self.device).flatten(), given])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes; the CPU for a function."""
+        return device_of_module(self.module) if isinstance(self.module, nn.Module) else CPU
 
     @torch.no_grad()
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -120,8 +127,8 @@ class ForeignModel:
         :raises ValueError: when the network gives another shape, or numbers that are not finite
         """
         event, condition = self.split(x_t)
-        c = _shaped(self.path.c[t], event)
-        x = torch.where(self._pinned, event, event * c)
+        c = _shaped(self.path.to(t.device).c[t], event)
+        x = torch.where(self._pinned.to(event.device), event, event * c)
         eps = self.eps_from_output(x, t, self._output(x, t, condition))
         return self.joined(eps, torch.zeros_like(condition))
 
@@ -173,7 +180,7 @@ class ForeignModel:
 
     def eps_from_output(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
         """ε̂ from what the network gave at ``x`` = a·x0 + b·ε, in the path's own units."""
-        a, b = (_shaped(table[t], x) for table in (self.path.a, self.path.b))
+        a, b = (_shaped(table[t], x) for table in self._tables(t))
         if self.negate:
             output = -output
         if self.prediction == "eps":
@@ -187,11 +194,11 @@ class ForeignModel:
         else:
             da, db = self._derivatives(t, x)
             eps = (a * output - da * x) / (a * db - b * da)
-        return torch.where(self._pinned, 0.0, eps)
+        return torch.where(self._pinned.to(eps.device), 0.0, eps)
 
     def output_change(self, t: Tensor, eps_change: Tensor) -> Tensor:
         """By how much the network's output changes when ε̂ changes; every prediction is linear in ε̂."""
-        a, b = (_shaped(table[t], eps_change) for table in (self.path.a, self.path.b))
+        a, b = (_shaped(table[t], eps_change) for table in self._tables(t))
         if self.prediction == "eps":
             change = eps_change
         elif self.prediction in ("x0", "denoiser"):
@@ -206,11 +213,17 @@ class ForeignModel:
         return -change if self.negate else change
 
     def _derivatives(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.path.da is not None and self.path.db is not None
-        return _shaped(self.path.da[t], like), _shaped(self.path.db[t], like)
+        path = self.path.to(t.device)
+        assert path.da is not None and path.db is not None
+        return _shaped(path.da[t], like), _shaped(path.db[t], like)
+
+    def _tables(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b of all levels, on the device of ``t``."""
+        path = self.path.to(t.device)
+        return path.a, path.b
 
     def _output(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        time = self.path.times[t]
+        time = self.path.to(t.device).times[t]
         time = time.to(x.dtype) if time.is_floating_point() else time
         given = (x, time, condition) if self.n_condition else (x, time)
         output = self.module(*given) if self._call is None else self._call(self.module, *given)

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import precise
 from rrpolicy.diffusion.process import DiffusionProcess
 
 N_LEVELS = 50  # of a path in continuous time, spread as those of the cosine schedule
@@ -68,6 +69,19 @@ class NoisePath:
         table = (self.a / self.c) ** 2
         return DiffusionProcess.from_alphas_cumprod(table.tolist(), "eps")
 
+    def to(self, device: torch.device) -> NoisePath:
+        """The same path with its tables on a device, made once for each."""
+        if device == self.a.device:
+            return self
+        if device not in self._elsewhere:
+            tables = (self.times, self.a, self.b, self.da, self.db)
+            self._elsewhere[device] = NoisePath(self.kind, *(_moved(table, device) for table in tables))  # type: ignore[arg-type]
+        return self._elsewhere[device]
+
+    @cached_property
+    def _elsewhere(self) -> dict[torch.device, NoisePath]:
+        return {}
+
     def between(self, lowest: float, highest: float) -> NoisePath:
         """
         The levels whose ratios of noise to signal b / a lie within bounds.
@@ -93,6 +107,12 @@ class NoisePath:
         level = (torch.searchsorted(rising, wanted.contiguous(), right=True) - 1).clamp(0, len(self) - 2)
         share = (wanted - rising[level]) / (rising[level + 1] - rising[level])
         return level, share.clamp(0, 1)
+
+
+def _moved(table: Tensor | None, device: torch.device) -> Tensor | None:
+    if table is None:
+        return None
+    return table.to(device, precise(device)) if table.is_floating_point() else table.to(device)
 
 
 def vp(alphas_cumprod: Sequence[float] | Tensor, times: Sequence[float] | Tensor | None = None) -> NoisePath:

@@ -40,6 +40,10 @@ def steer(model: ForeignModel, reward: RelativeReward, scale: float = 1.0, input
         )
     if not reward.process.same_levels(model.process):
         raise ValueError(f"the model has the noise levels {model.process}, the reward {reward.process}")
+    if reward.device != model.device:
+        raise ValueError(
+            f"the model is on {model.device}, the reward on {reward.device}: move one, such as reward.to(model.device)"
+        )
     return SteeredModule(model, reward, scale, inputs)
 
 
@@ -80,20 +84,22 @@ class SteeredModule(nn.Module):
     def _change(self, x: Tensor, time: Any, condition: Tensor | None = None) -> Tensor:
         """By how much the output changes (B, *inner_shape)."""
         model, path = self._model[0], self._model[0].path
-        x = x.float().cpu()
+        device = self._reward[0].device
+        x = x.float().to(device)
         times = torch.as_tensor(time).expand(len(x))
-        level, share = path.at(times)
+        level, share = (one.to(device) for one in path.at(times))
+        path, pinned = path.to(device), model._pinned.to(device)
         change = torch.zeros_like(x)
         none = x.new_zeros((len(x), 0))
         for t, weight in ((level, 1 - share), (level + 1, share)):
             if not bool((weight > 0).any()):
                 continue
             c = (path.c[t]).to(x).view(-1, *(1,) * (x.ndim - 1))
-            event = torch.where(model._pinned, x, x / c)
-            x_t = model.joined(event, none if condition is None else condition.float().cpu())
+            event = torch.where(pinned, x, x / c)
+            x_t = model.joined(event, none if condition is None else condition.float().to(device))
             sigma = model.process.levels(x_t, t)[1]
             eps_change, _ = model.split(-self.scale * sigma * self._reward[0].gradient(x_t, t))
-            eps_change = torch.where(model._pinned, 0.0, eps_change)
+            eps_change = torch.where(pinned, 0.0, eps_change)
             change += weight.to(x).view(c.shape) * model.output_change(t, eps_change)
         return change
 

@@ -20,7 +20,7 @@ from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, with_device_of
 from rrpolicy.rewards.events import Events, as_events, own_samples
 from rrpolicy.rewards.heads import archived_window, restored_window
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -54,9 +54,9 @@ class DiscriminatorReward(Learner[RelativeReward]):
         **training: Unpack[TrainingOptions],
     ) -> None:
         check_options("DiscriminatorReward", training, TrainingOptions)
-        super().__init__(learning_rate, batch_size, **training)
         check_models(base, expert)
         check_compatible(base, expert)
+        super().__init__(learning_rate, batch_size, **with_device_of(base, training))
         if batch_size < 2:
             raise ValueError(f"batch_size is {batch_size}, it must be at least 2, one event of each kind")
         self.base = base
@@ -132,9 +132,9 @@ class DiscriminatorReward(Learner[RelativeReward]):
         return self._loss_of(self._sources, self.batch_size // 2)
 
     def _loss_of(self, sources: Sequence[Events], half: int) -> tuple[Tensor, dict[str, float]]:
-        x0 = torch.cat([source.draw(half, self.generator) for source in sources])
-        t = torch.randint(self.base.process.n_diffusion_steps, (len(x0),), generator=self.generator)
-        labels = torch.arange(len(x0)).ge(half).float()
+        x0 = torch.cat([source.draw(half, self.generator) for source in sources]).to(self.device)
+        t = torch.randint(self.base.process.n_diffusion_steps, (len(x0),), generator=self.generator).to(self.device)
+        labels = torch.arange(len(x0), device=self.device).ge(half).float()
         logits = self.module(noised(self.base, x0, t, self.generator), t)
         accuracy = float(((logits > 0) == labels.bool()).float().mean())
         return nn.functional.binary_cross_entropy_with_logits(logits, labels), {"accuracy": accuracy}

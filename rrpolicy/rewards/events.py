@@ -34,7 +34,7 @@ class _Rows:
         self.x0 = x0
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.x0[torch.randint(len(self.x0), (n,), generator=generator)]
+        return self.x0[torch.randint(len(self.x0), (n,), generator=generator).to(self.x0.device)]
 
 
 class _Windows:

@@ -23,7 +23,7 @@ from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
 from rrpolicy.diffusion.sampling import sample_model
-from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, layout_of
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, layout_of, with_device_of
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.heads import restored_window
 from rrpolicy.rewards.matching import eps_rms, gradient_loss, row_weights, value_spread
@@ -87,9 +87,9 @@ class RewardExtractor(Learner[RelativeReward]):
         **training: Unpack[TrainingOptions],
     ) -> None:
         check_options("RewardExtractor", training, TrainingOptions)
-        super().__init__(learning_rate, batch_size, **training)
         check_models(base, expert)
         check_compatible(base, expert)
+        super().__init__(learning_rate, batch_size, **with_device_of(base, training))
         plans_actions = getattr(layout_of(base), "plan_actions", False)
         if number("first_action_weight", first_action_weight, above=0) != 1 and not plans_actions:
             raise ValueError(f"first_action_weight is {first_action_weight}, it must be 1 where no actions are planned")
@@ -201,15 +201,16 @@ class RewardExtractor(Learner[RelativeReward]):
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
         targets = self._current_targets()
-        return self._loss_of(targets, torch.randint(len(targets), (self.batch_size,), generator=self.generator))
+        index = torch.randint(len(targets), (self.batch_size,), generator=self.generator)
+        return self._loss_of(targets, index.to(self.device))
 
     def _held_out_loss(self, data: Data) -> Callable[[], float]:
         seed = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
-        targets = self._source(data, None)(N_HELD_OUT, seed)
+        targets = self._source(data, None)(N_HELD_OUT, seed).to(self.device)
 
         def loss() -> float:
             with torch.enable_grad(), self._judged():  # of ρ with respect to events
-                return float(self._loss_of(targets, torch.arange(len(targets)))[0].detach())
+                return float(self._loss_of(targets, torch.arange(len(targets), device=self.device))[0].detach())
 
         return loss
 
@@ -243,11 +244,12 @@ class RewardExtractor(Learner[RelativeReward]):
             raise ValueError("data was recorded without clean events, which a step head needs: pass heads=('window',)")
         clean = (targets.t < self.module.n_clean_levels).nonzero().flatten()
         if len(clean):
-            drawn = torch.randint(len(clean), (len(index) // 2,), generator=self.generator)
+            drawn = torch.randint(len(clean), (len(index) // 2,), generator=self.generator).to(self.device)
             index = torch.cat([clean[drawn], index[len(drawn) :]])
         free_rows = (~self.module.pinned).any(dim=1).nonzero().flatten()
         shape = (len(index), self.n_step_rows)
-        rows = free_rows[torch.randint(len(free_rows), shape, generator=self.generator)].flatten()
+        chosen = torch.randint(len(free_rows), shape, generator=self.generator).to(self.device)
+        rows = free_rows[chosen].flatten()
         windows = index.repeat_interleave(self.n_step_rows)
         t = targets.t[windows]
         inputs = self.module.step_inputs(targets.x0[windows, rows], targets.x_t[windows, rows], t).requires_grad_(True)
@@ -272,7 +274,7 @@ class RewardExtractor(Learner[RelativeReward]):
         layout = layout_of(self.base)
         if self.first_action_weight == 1 or layout is None:
             return weight
-        entries = torch.ones(self.module.event_shape) * (1.0 if weight is None else weight)
+        entries = torch.ones(self.module.event_shape, device=self.device) * (1.0 if weight is None else weight)
         entries[layout.present, layout.action_slice] *= self.first_action_weight
         return entries
 
@@ -296,7 +298,7 @@ class RewardExtractor(Learner[RelativeReward]):
         generator = torch.Generator()
         generator.set_state(self.generator.get_state() if self._buffer_state is None else self._buffer_state)
         self._buffer_state = generator.get_state()
-        targets = self._draw_buffer(self.buffer_size, generator)
+        targets = self._draw_buffer(self.buffer_size, generator).to(self.device)
         if not resuming:
             self.generator.set_state(generator.get_state())
         if not self._units:
@@ -311,7 +313,7 @@ class RewardExtractor(Learner[RelativeReward]):
         rms, spread = eps_rms(targets, process, pinned, not self.value_units), value_spread(targets, process)
         self._units = {"value_spread": spread.clamp(min=1e-3)}
         for reward in (self.module, self.averaged):
-            reward.gradient_scale.copy_(rms / process.sigma(torch.arange(len(rms))))
+            reward.gradient_scale.copy_(rms / process.sigma(torch.arange(len(rms), device=rms.device)))
             if self.value_units:
                 reward.value_scale.copy_(spread)
         if self.row_weighting and layout_of(self.base) is not None:
@@ -321,6 +323,13 @@ class RewardExtractor(Learner[RelativeReward]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_draw_buffer"}  # of learn
+
+    def to(self, device: torch.device | str) -> Self:
+        """As of every learner; the two models, which stay where they are, may compute elsewhere."""
+        super().to(device)
+        self._units = {name: value.to(self.device) for name, value in self._units.items()}
+        self._targets = None if self._targets is None else self._targets.to(self.device)
+        return self
 
     def _take_env(self, env: Any) -> None:
         self.averaged.check_environment(env)
@@ -355,7 +364,7 @@ class RewardExtractor(Learner[RelativeReward]):
         self._buffer_state = state.get("buffer")
         if self._buffer_state is not None:
             set_generator_state(torch.Generator(), self._buffer_state)
-        self._units = {name: state[name] for name in UNITS if name in state}
+        self._units = {name: state[name].to(self.device) for name in UNITS if name in state}
         sizes = {"value_spread": len(self.module.gradient_scale), "row_weight": self.module.event_shape[0]}
         for name, value in self._units.items():
             if value.shape != (sizes[name],) or not bool((value > 0).all()):

@@ -53,7 +53,7 @@ def eps_rms(targets: Targets, process: DiffusionProcess, pinned: Tensor, by_nois
         they only weigh gradients, too large a value at the cleanest levels serves: there, two networks differ by their
         errors above all, and values are the better targets
     """
-    levels = torch.arange(process.n_diffusion_steps)
+    levels = torch.arange(process.n_diffusion_steps, device=targets.t.device)
     # Δx̂0 = σ/α Δε varies slowly with t, so that is what neighbouring levels may share
     x0_per_eps = process.sigma(levels) / process.alpha(levels)
     n_free = int((~pinned).sum())
@@ -63,7 +63,7 @@ def eps_rms(targets: Targets, process: DiffusionProcess, pinned: Tensor, by_nois
 
 def value_spread(targets: Targets, process: DiffusionProcess) -> Tensor:
     """Mean absolute deviation (T,) of values at each level; 1 where there are none."""
-    sigma = process.sigma(torch.arange(process.n_diffusion_steps))
+    sigma = process.sigma(torch.arange(process.n_diffusion_steps, device=targets.t.device))
     if targets.value is None:
         return torch.ones_like(sigma)
     deviation = (targets.value - targets.value.median()).abs()

@@ -89,7 +89,7 @@ def explained_by_level(
     generator = torch.Generator().manual_seed(seed)
     result = {}
     for level in levels:
-        t = torch.full((len(x0),), level, dtype=torch.int64)
+        t = torch.full((len(x0),), level, dtype=torch.int64, device=x0.device)
         x_t = noised(base, x0, t, generator)
         result[level] = explained_fraction(reward, base, expert, x_t, t, head, x0)
     return result

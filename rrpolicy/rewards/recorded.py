@@ -287,7 +287,7 @@ def _write_shard(path: Path, shard: Shard, half: bool) -> None:
             raise ValueError(f"{path.name}: the models' {name} holds NaN or inf; in half precision, try float32")
         if half and name in ("x_t", "eps_difference", "x0", *_SAMPLES):
             tensors[name] = tensor.half()
-    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(content)  # save_file would hide why it cannot write
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag
+from rrpolicy.common.device import resolve
 from rrpolicy.common.kinds import check_network
 from rrpolicy.common.messages import printable
-from rrpolicy.common.persistence import cpu
 from rrpolicy.common.schema import native
 from rrpolicy.common.spaces import Env, check_widths
 from rrpolicy.common.torch_mode import usual_tensor, usual_torch
@@ -132,7 +132,7 @@ class RelativeReward(nn.Module):
         reward = cls(
             model.process,
             model.event_shape,
-            pinned_mask(model),
+            pinned_mask(model).cpu(),
             layout=layout_of(model),
             normalizer=normalizer_of(model),
             window_kwargs=window_kwargs,
@@ -220,15 +220,20 @@ class RelativeReward(nn.Module):
         whole = all(isinstance(level, int | np.integer) and not isinstance(level, bool) for level in chosen)
         if not chosen or not whole or not all(0 <= level < n_levels for level in chosen):
             raise ValueError(f"levels is {printable(levels)}, wanted some of 0..{n_levels - 1}")
-        rewards = torch.zeros(len(x0))
+        rewards = torch.zeros(len(x0), device=x0.device)
         for level in chosen:
-            t = torch.full((len(x0),), level, dtype=torch.int64)
+            t = torch.full((len(x0),), level, dtype=torch.int64, device=x0.device)
             alpha = self.process.alpha(level)  # the noised event's mean: x_t without its noise
             x_t = torch.where(self.pinned, x0, alpha * x0) if x0.ndim == 3 else alpha * x0
             rewards += self.forward_steps(x_t, t) if x0.ndim == 2 else self(x_t, t, head)
         if not bool(torch.isfinite(rewards).all()):
             raise ValueError("the rewards hold NaN or infinite numbers: weights or data are too large to compute with")
-        return (rewards / len(chosen)).numpy()
+        return (rewards / len(chosen)).cpu().numpy()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the reward computes, and its events have to be."""
+        return self.pinned.device
 
     @property
     def n_clean_levels(self) -> int:
@@ -268,7 +273,7 @@ class RelativeReward(nn.Module):
             normalised.append(normalizer.actions.normalize(given))
         if not all(np.isfinite(array).all() for array in normalised):
             raise ValueError(f"observations or actions (observations of shape {values.shape}) hold NaN or inf")
-        return torch.as_tensor(layout.pack(*normalised), dtype=torch.float32)
+        return torch.as_tensor(layout.pack(*normalised), dtype=torch.float32).to(self.device)
 
     # ------------------------------------------------------------------ persistence
 
@@ -277,7 +282,7 @@ class RelativeReward(nn.Module):
         return {
             "process": self.process.to_dict(),
             "event_shape": list(self.event_shape),
-            "pinned": self.pinned.flatten().nonzero().flatten().tolist(),
+            "pinned": self.pinned.cpu().flatten().nonzero().flatten().tolist(),
             "layout": None if self.layout is None else self.layout.to_dict(),
             "heads": list(self.heads),
             "window_kwargs": archived_window(self.window_kwargs),
@@ -342,13 +347,13 @@ class RelativeReward(nn.Module):
 
         :param path: file, with or without ``.zip``
         :param env: an environment or its id, whose spaces must be those that the reward was made for; it is not kept
-        :param device: ``"auto"`` or ``"cpu"``, the same: this version computes on the CPU
+        :param device: of the reward, see `common.device.resolve`
         :param network: class of the window head's network, where that is not one of the library's
         :raises FileNotFoundError: when there is no such file
         :raises ValueError: when the archive is damaged, foreign, unsafe or of another kind, naming file and fault, and
             for another environment, naming both spaces
         """
-        place = cpu(device)
+        place = resolve(device)
         archive = read_archive(path, cls.kind)
         with archive.rebuilding():
             reward = cls.from_archive(archive.config, archive.tensors, archive.tensors["weights"], network)

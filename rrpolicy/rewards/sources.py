@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.diffusion.score_model import ScoreModel
+from rrpolicy.diffusion.score_model import ScoreModel, device_of
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.recorded import RecordedPairs
 from rrpolicy.rewards.targets import Targets, make_targets
@@ -38,17 +38,17 @@ def target_source(
                 f"data was recorded with {data.model.fingerprint()}, base and expert are {base.fingerprint()}"
             )
         return data.draw
-    events = as_events(data, base, expert, seed)
+    events, device = as_events(data, base, expert, seed), device_of(base)
 
     def draw(n: int, generator: torch.Generator) -> Targets:
-        return make_targets(base, expert, events.draw(n, generator), generator, n_value_draws)
+        return make_targets(base, expert, events.draw(n, generator).to(device), generator, n_value_draws)
 
     return draw
 
 
 def _with_pairs(pairs: Targets, rest: Source) -> Source:
     def draw(n: int, generator: torch.Generator) -> Targets:
-        chosen = torch.randint(len(pairs), (n // 2,), generator=generator)
+        chosen = torch.randint(len(pairs), (n // 2,), generator=generator).to(pairs.t.device)
         return Targets.joined([pairs.rows(chosen), rest(n - n // 2, generator)])
 
     return draw

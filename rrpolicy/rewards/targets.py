@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import CPU, precise, randn
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
 
@@ -48,6 +49,17 @@ class Targets:
             None if value is None else value[index],
         )
 
+    def to(self, device: torch.device) -> Targets:
+        """The same pairs on a device."""
+        x0, value = self.x0, self.value
+        return Targets(
+            None if x0 is None else x0.to(device),
+            self.x_t.to(device),
+            self.t.to(device),
+            self.eps_difference.to(device),
+            None if value is None else value.to(device),
+        )
+
     @classmethod
     def joined(cls, parts: Sequence[Targets]) -> Targets:
         """All of them; clean events and values only where every part has them."""
@@ -71,7 +83,7 @@ def eps_difference(base: ScoreModel, expert: ScoreModel, x_t: Tensor, t: Tensor)
 
 def noised(base: ScoreModel, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
     """x_t (B, *event_shape) of clean events at levels ``t``, pinned entries left clean."""
-    noise = torch.randn(x0.shape, generator=generator)
+    noise = randn(x0.shape, generator, x0.device)
     return torch.where(pinned_mask(base), x0, base.process.q_sample(x0, t, noise))
 
 
@@ -94,15 +106,16 @@ def value_targets(
     :return: (B,) in nats
     """
     process, pinned = base.process, pinned_mask(base)
-    levels = torch.arange(process.n_diffusion_steps)
-    likely = ((process.alpha(levels) + LEAST_SIGNAL) / process.sigma(levels) ** 1.5).double()
-    first, later = quadrature(process)
+    levels = torch.arange(process.n_diffusion_steps, device=x_t.device)
+    likely = (process.alpha(levels) + LEAST_SIGNAL) / process.sigma(levels) ** 1.5
+    first, later = quadrature(process, x_t.device)
+    likely = likely.to(first.dtype)
     below = (later * likely).cumsum(dim=0)
     at_t = (first * likely)[t]
     mass = at_t + below[-1] - below[t]  # of level t and of all later ones
-    total = torch.zeros(len(x_t))
+    total = torch.zeros(len(x_t), device=x_t.device)
     for draw in range(n_draws):
-        stratum = (draw + torch.rand(len(t), generator=generator)) / n_draws
+        stratum = (draw + torch.rand(len(t), generator=generator).to(t.device)) / n_draws
         beyond = stratum * mass - at_t
         same = beyond < 0
         s = torch.searchsorted(below, below[t] + beyond, right=True).clamp(max=len(levels) - 1)
@@ -112,7 +125,7 @@ def value_targets(
         a = alpha_s / alpha_t
         std = (sigma_s**2 - (a * sigma_t) ** 2).clamp(min=1e-12).sqrt()
         std = torch.where(same.view(std.shape), SMALL_STEP * sigma_t, std)
-        z = torch.randn(x_t.shape, generator=generator)
+        z = randn(x_t.shape, generator, x_t.device)
         weight = (mass / likely[s]).float() / n_draws
         for sign in (1.0, -1.0):
             x_s = torch.where(pinned, x_t, a * x_t + sign * std * z)
@@ -124,22 +137,25 @@ def value_targets(
     return total
 
 
-def quadrature(process: DiffusionProcess) -> tuple[Tensor, Tensor]:
+def quadrature(process: DiffusionProcess, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
     """
     Weights of levels in an integral ∫ F(s) d(-ln ᾱ_s) from a level t to pure noise, float64.
 
     They are exact for integrands that are constant, as near clean events, or proportional to ᾱ, as near pure noise, so
     few levels serve as well as many.
 
+    :param device: of the weights
+
     :return: the weight (T,) of the level t at which the integral begins, and that of every level after it
     """
-    alphas_cumprod = process.alpha(torch.arange(process.n_diffusion_steps)).double() ** 2
+    levels = torch.arange(process.n_diffusion_steps, device=device)
+    alphas_cumprod = process.alpha(levels).to(precise(device)) ** 2
     ratio = alphas_cumprod[:-1] / alphas_cumprod[1:]
     left = 1 - ratio.log() / (ratio - 1)  # of the ends of each interval between levels
     right = ratio.log() - left
-    tail = torch.ones(1, dtype=torch.float64)  # beyond the last level
+    tail = torch.ones_like(left[:1])  # beyond the last level
     first = torch.cat([left, tail])
-    return first, first + torch.cat([torch.zeros(1, dtype=torch.float64), right])
+    return first, first + torch.cat([torch.zeros_like(tail), right])
 
 
 def make_targets(
@@ -153,7 +169,7 @@ def make_targets(
     """
     parts = []
     for chunk in x0.split(CHUNK):
-        t = draw_levels(base.process.n_diffusion_steps, len(chunk), generator)
+        t = draw_levels(base.process.n_diffusion_steps, len(chunk), generator).to(chunk.device)
         x_t = noised(base, chunk, t, generator)
         parts.append(targets_at(base, expert, chunk, x_t, t, generator, n_value_draws))
     return Targets.joined(parts)
@@ -189,7 +205,8 @@ def targets_at(
     :param n_value_draws: later levels per value target; 0 for gradients alone
     """
     parts = []
-    for chunk in torch.arange(len(t)).split(CHUNK):
+    for begin in range(0, len(t), CHUNK):
+        chunk = slice(begin, begin + CHUNK)
         difference = eps_difference(base, expert, x_t[chunk], t[chunk])
         value = value_targets(base, expert, x_t[chunk], t[chunk], generator, n_value_draws) if n_value_draws else None
         parts.append(Targets(x0[chunk], x_t[chunk], t[chunk], difference, value))
@@ -225,13 +242,13 @@ def level_means(values: Tensor, t: Tensor, sigma: Tensor, by_noise: bool = False
         multiplies from one to the next
     """
     n_levels, log_sigma = len(sigma), sigma.log()
-    reach = max(n_levels // 25, 1)
-    near = (torch.arange(n_levels)[:, None] - torch.arange(n_levels)).abs() <= reach
+    reach, index = max(n_levels // 25, 1), torch.arange(n_levels, device=t.device)
+    near = (index[:, None] - index).abs() <= reach
     if by_noise and n_levels > FEW_LEVELS:
         near &= (log_sigma[:, None] - log_sigma).abs() <= math.log(MAX_RATIO)
-    sums = torch.zeros(n_levels).index_add_(0, t, values)
-    counts = torch.zeros(n_levels).index_add_(0, t, torch.ones_like(values))
+    sums = torch.zeros(n_levels, device=t.device).index_add_(0, t, values)
+    counts = torch.zeros(n_levels, device=t.device).index_add_(0, t, torch.ones_like(values))
     means, seen = (near.float() @ sums) / (near.float() @ counts).clamp(min=1), (near.float() @ counts) > 0
     known = seen.nonzero().flatten()  # a recording may leave gaps, which take after the nearest level
-    nearest = (torch.arange(n_levels)[:, None] - known).abs().argmin(dim=1)
+    nearest = (index[:, None] - known).abs().argmin(dim=1)
     return torch.where(seen, means, means[known[nearest]])

@@ -20,7 +20,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from rrpolicy.agents.environment import Env, flat_environment
 from rrpolicy.common.archive import Archive, read_archive, write_archive
-from rrpolicy.common.persistence import cpu
+from rrpolicy.common.device import resolve
 from rrpolicy.common.spaces import box_from_dict, box_to_dict, check_spaces, flat_box
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.rl.networks import ACTIVATIONS, actor_weights, filled, network_of
@@ -190,7 +190,7 @@ def load_policy(
     :raises ValueError: for an archive that is damaged, foreign, unsafe or of another kind, naming file and fault, or an
         environment with other spaces
     """
-    target, archive = cpu(device), read_archive(path, POLICY_KINDS)
+    target, archive = resolve(device), read_archive(path, POLICY_KINDS)
     with archive.rebuilding():
         agent, n_steps = _rebuilt(archive) if archive.kind == POLICY_KIND else (_rebuilt_older(archive), 1)
     agent.policy.to(target)

@@ -17,10 +17,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from tqdm.auto import tqdm
 
 from rrpolicy.common.archive import read_archive, write_archive
+from rrpolicy.common.device import resolve
 from rrpolicy.common.environments import Copying, refuse_normalised_rewards
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.messages import at, printable
-from rrpolicy.common.persistence import cpu
 from rrpolicy.common.seeding import MAX_SB3_SEED, checked_seed
 from rrpolicy.common.spaces import flat_box
 from rrpolicy.common.typing import Array
@@ -238,7 +238,7 @@ class ReplayTraining:
         """
         if env is None:
             raise ValueError(f"{path}: a run goes on in its environment, wanted env")
-        cpu(device)
+        resolve(device)
         archive = read_archive(path, KIND)
         run = cls(env, seed, **arguments)
         for key, now in (("env_id", run.env_id), ("seed", seed), ("arguments", run.arguments)):

@@ -1,0 +1,149 @@
+"""A second device for tests on machines that have none: ``with other_device(): x.to("other")``.
+
+Tensors on ``"other"`` are CPU tensors in disguise. They hold real numbers, so losses, ``.item()`` and branches work, but
+to mix them with CPU tensors that have dimensions, to draw with a CPU generator, or to call ``.numpy()`` raises as on
+CUDA. Importing this registers the device with torch for the whole process.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+_setup_privateuseone_for_python_backend("other")
+_aten = torch.ops.aten
+_MAY_CROSS = {_aten.copy_.default, _aten._local_scalar_dense.default}
+_INDEXING = {
+    _aten.index.Tensor,
+    _aten.index_put_.default,
+    _aten.index_put.default,
+    _aten._index_put_impl_.default,
+}
+_FACTORIES = {"zeros", "ones", "full", "arange", "linspace", "empty", "eye", "tensor", "scalar_tensor", "lift_fresh"}
+_NOISE = {"randn", "rand", "randint", "normal_", "randperm", "random_", "uniform_"}
+
+
+class OtherTensor(torch.Tensor):
+    """A CPU tensor that says it is on ``other:0``."""
+
+    raw: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, raw: torch.Tensor) -> OtherTensor:
+        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined, no-any-return]
+            cls,
+            raw.shape,
+            strides=raw.stride(),
+            storage_offset=raw.storage_offset(),
+            dtype=raw.dtype,
+            layout=raw.layout,
+            device="other:0",
+        )
+
+    def __init__(self, raw: torch.Tensor) -> None:
+        self.raw = raw
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"OtherTensor({self.raw!r})"
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+    there = [x for x in tensors if isinstance(x, OtherTensor)]
+    device, generator = kwargs.get("device"), kwargs.get("generator")
+    target = bool(there) if device is None else torch.device(device).type == "other"
+    if generator is not None and target and generator.device.type != "other":
+        raise RuntimeError(
+            f"Expected a 'other' device type for generator but found {generator.device.type!r} in {func}"
+        )
+    if func in _INDEXING:
+        own, indices = args[0], [one for one in args[1] if one is not None]
+        if not isinstance(own, OtherTensor) and any(isinstance(one, OtherTensor) for one in indices):
+            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+        tensors = [own, *(x for x in args[2:3] if isinstance(x, torch.Tensor))]
+    elif func is _aten._to_copy.default:
+        tensors = []
+    if func not in _MAY_CROSS and there and any(not isinstance(x, OtherTensor) and x.dim() for x in tensors):
+        where = ["other" if isinstance(x, OtherTensor) else "cpu" for x in tensors]
+        raise RuntimeError(f"Expected all tensors to be on the same device, but found {where} in {func}")
+    plain = {**tree_map(_raw, kwargs), **({"device": "cpu"} if target and device is not None else {})}
+    out = func(*tree_map(_raw, args), **plain)
+    if func in _MAY_CROSS:
+        return args[0] if func is _aten.copy_.default else out
+    if target:
+        out = tree_map(lambda x: OtherTensor(x) if isinstance(x, torch.Tensor) else x, out)
+    return return_and_correct_aliasing(func, args, kwargs, out) if there and target else out
+
+
+def _raw(x: Any) -> Any:
+    return x.raw if isinstance(x, OtherTensor) else x
+
+
+class other_device(TorchDispatchMode):
+    """A block in which tensors can be on ``"other"``."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        if name in _FACTORIES | _NOISE and isinstance(out, torch.Tensor) and out.device.type == "cpu" and out.dim():
+            self.made["noise" if name in _NOISE else name] += 1
+        return out
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """A block that counts what makes tensors with dimensions on the CPU, ``"noise"`` and names of factories."""
+    with _Counting() as counting:
+        yield counting.made
+
+
+_library = torch.library.Library("aten", "IMPL")  # factories that C++ calls below the modes
+
+
+def _empty_strided(
+    size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None
+) -> OtherTensor:  # noqa: E501
+    return OtherTensor(torch.empty_strided(size, stride, dtype=dtype))
+
+
+def _empty(
+    size: Any,
+    dtype: Any = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: Any = None,
+    memory_format: Any = None,
+) -> OtherTensor:  # noqa: E501
+    return OtherTensor(torch.empty(size, dtype=dtype))
+
+
+def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    _raw(target).copy_(_raw(source))
+    return target
+
+
+_library.impl("empty_strided", _empty_strided, "PrivateUse1")
+_library.impl("empty.memory_format", _empty, "PrivateUse1")
+_library.impl("_copy_from", _copy_from, "PrivateUse1")
