@@ -1,8 +1,8 @@
 """A second device for tests on machines that have none: ``with other_device(): x.to("other")``.
 
-Tensors on ``"other"`` are CPU tensors in disguise. They hold real numbers, so losses, ``.item()`` and branches work, but
-to mix them with CPU tensors that have dimensions, to draw with a CPU generator, or to call ``.numpy()`` raises as on
-CUDA. Importing this registers the device with torch for the whole process.
+Tensors on ``"other"`` are CPU tensors in disguise. They hold real numbers, so losses, ``.item()`` and branches work;
+mixing them with CPU tensors that have dimensions, drawing with a CPU generator, or calling ``.numpy()`` raises as it
+does on CUDA. Importing this registers the device with torch for the whole process.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ _library = torch.library.Library("aten", "IMPL")  # factories that C++ calls bel
 
 def _empty_strided(
     size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None
-) -> OtherTensor:  # noqa: E501
+) -> OtherTensor:
     return OtherTensor(torch.empty_strided(size, stride, dtype=dtype))
 
 
@@ -135,7 +135,7 @@ def _empty(
     device: Any = None,
     pin_memory: Any = None,
     memory_format: Any = None,
-) -> OtherTensor:  # noqa: E501
+) -> OtherTensor:
     return OtherTensor(torch.empty(size, dtype=dtype))
 
 
