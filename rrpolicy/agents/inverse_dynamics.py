@@ -100,8 +100,10 @@ class LearnedController:
         :return: actions ``(..., act_dim)`` in environment units, not clipped
         """
         units, columns = self.normalizer.observations, tuple(self.network.columns)
-        known = (units.normalize_bounded(np.asarray(observations)),)
-        known += (units.select(columns).normalize_bounded(np.asarray(targets)),)
+        rows = (
+            units.normalize_bounded(np.asarray(observations)),
+            units.select(columns).normalize_bounded(np.asarray(targets)),
+        )
         place = device_of_module(self.network)
-        current, wanted = (torch.as_tensor(one, dtype=torch.float32).to(place) for one in known)
+        current, wanted = (torch.as_tensor(row, dtype=torch.float32).to(place) for row in rows)
         return self.normalizer.actions.denormalize(self.network(current, wanted).cpu().numpy())

@@ -142,10 +142,10 @@ def check_compatible(base: ScoreModel, expert: ScoreModel) -> None:
     if not base.process.same_levels(expert.process):
         levels = f"base has {base.process.schedule}, expert has {expert.process.schedule}"
         raise ValueError(f"base and expert differ in process.schedule: {levels}")
-    mine, other = (getattr(model, "device", None) for model in (base, expert))
-    if mine is not None and other is not None and mine != other:
-        places = f"base is on {mine}, expert on {other}"
-        raise ValueError(f"base and expert are on two devices: {places}; move one, such as expert.to(base.device)")
+    places = [getattr(model, "device", None) for model in (base, expert)]
+    if None not in places and places[0] != places[1]:
+        where = f"base is on {places[0]}, expert on {places[1]}"
+        raise ValueError(f"base and expert are on two devices: {where}; move one, such as expert.to(base.device)")
     mine_parts, other_parts = (_fingerprint_parts(model) for model in (base, expert))
     differing = [
         " against ".join(
