@@ -25,7 +25,11 @@ from rrpolicy.images.sampling import sample_images
 
 EXPERIMENTS = {"maze2d": maze2d, "locomotion": locomotion, "images": images}
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-RENAMED = {"no-row-weighting": "rows-alike"}  # variants whose names have changed since
+RENAMED = {  # variants and labels whose names have changed since
+    "no-row-weighting": "rows-alike",
+    "classifier is right": "judge is right",
+    "classifier's confidence": "judge's confidence",
+}
 N_EPISODES, MAX_STEPS, N_IMAGES = 2, 100, 4
 
 

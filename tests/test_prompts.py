@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.pipelines import write_stable_diffusion
 
-from rrpolicy.cli.prompt_files import read_prompts, tell_cut
+from rrpolicy.cli.prompt_files import echo_cut, read_prompts
 from rrpolicy.images.stable_diffusion import StableDiffusion
 
 
@@ -110,7 +110,7 @@ def test_settings_beside_prompts_are_told(
 
 def test_prompts_that_are_cut_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline = StableDiffusion.from_pretrained(write_stable_diffusion(tmp_path))  # reads 24 tokens, two of them marks
-    tell_cut(["a cat", " ".join(["cat"] * 22)], pipeline)
+    echo_cut(["a cat", " ".join(["cat"] * 22)], pipeline)
     assert capsys.readouterr().err == ""
-    tell_cut(["a cat", " ".join(["cat"] * 23)], pipeline)
+    echo_cut(["a cat", " ".join(["cat"] * 23)], pipeline)
     assert capsys.readouterr().err.startswith("1 of 2 prompts are cut after 24 tokens")

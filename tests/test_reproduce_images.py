@@ -28,7 +28,7 @@ from rrpolicy.experiments.images import (
     with_pairs,
 )
 from rrpolicy.experiments.images.artifacts import Samples
-from rrpolicy.experiments.images.measure import Questions, sample_sheet
+from rrpolicy.experiments.images.measure import Measurements, sample_sheet
 from rrpolicy.experiments.recipes import read_recipe
 from rrpolicy.experiments.results import Result
 from rrpolicy.experiments.store import load_or_create
@@ -145,7 +145,7 @@ def test_other_pairs_take_the_place_of_the_recipes() -> None:
         assert with_pairs(RECIPE, known) is RECIPE  # so that its results go on counting
     other = with_pairs(RECIPE, ["cat+dog", "none", "south west", "cat+dog"])
     assert other["pairs"] == {"removed": [["cat", "dog"], ["south west"]]} and other["data"] == RECIPE["data"]
-    assert [unit.removed for unit in select(other, ["cat+dog", "none"], quick=True)] == [("cat", "dog"), ()]
+    assert [unit.held_out for unit in select(other, ["cat+dog", "none"], quick=True)] == [("cat", "dog"), ()]
 
 
 # ---------------------------------------------------------------------- what is measured
@@ -160,27 +160,27 @@ class Halves:
 
 
 def test_a_score_that_knows_the_classes_ranks_them_perfectly(photos: Path, tmp_path: Path) -> None:
-    asked = Questions(ArtifactStore(tmp_path, RECIPE, photos), TUNED)
-    asked.reward = Halves()  # type: ignore[assignment]
-    asked.reward.per_level = lambda images, levels, *_: np.stack([Halves().predict(images)] * len(levels))  # type: ignore[method-assign]
-    rows = {short_key(row, True)[1]: row for row in asked.ranking()}
+    measurements = Measurements(ArtifactStore(tmp_path, RECIPE, photos), TUNED)
+    measurements.reward = Halves()  # type: ignore[assignment]
+    measurements.reward.per_level = lambda images, levels, *_: np.stack([Halves().predict(images)] * len(levels))  # type: ignore[method-assign]
+    rows = {short_key(row, True)[1]: row for row in measurements.ranking()}
     assert rows["auroc"]["mean"] == rows["auroc_t10"]["mean"] == 1.0 and rows["auroc"]["n"] == 32
     for name in CLASSES:  # a lit quarter is 150 brighter, and half of its half
         assert rows[f"mean_{name}"]["mean"] == pytest.approx(-75 if name in NORTH else 75, abs=3)
-    lookalikes = {short_key(row, True)[1]: row for row in asked.lookalikes()}
+    lookalikes = {short_key(row, True)[1]: row for row in measurements.lookalikes()}
     assert set(lookalikes) == {"auroc_lookalikes_north west"}  # the other one has no look-alike of its own
     assert lookalikes["auroc_lookalikes_north west"]["mean"] == 1.0
-    n_alike = int(asked.images.mask(["north west", "south west"]).sum())  # north east was removed as well
+    n_alike = int(measurements.images.mask(["north west", "south west"]).sum())  # north east was removed as well
     assert lookalikes["auroc_lookalikes_north west"]["n"] == n_alike
 
 
 def test_the_images_are_held_out_ones_in_random_order(photos: Path, tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path, RECIPE, photos)
-    drawn = Questions(store, TUNED).images
+    drawn = Measurements(store, TUNED).images
     held_out = {image.tobytes() for image in load_images(photos, "test", 8).images}
     assert len(drawn) == 32 and {image.tobytes() for image in drawn.images} <= held_out
     assert len(set(drawn.labels[:8])) > 1  # a part of them has several classes
-    assert not np.array_equal(drawn.images, Questions(store, Unit(NORTH, "fine-tuned", 2)).images.images)
+    assert not np.array_equal(drawn.images, Measurements(store, Unit(NORTH, "fine-tuned", 2)).images.images)
 
 
 def test_everything_is_reported_of_a_pair(done: Path) -> None:
@@ -211,13 +211,15 @@ class Judge:
 
 
 def test_the_judge_is_also_asked_how_sure_it_is_of_classes_that_stayed(done: Path, photos: Path) -> None:
-    questions = Questions(ArtifactStore(done / "work", RECIPE, photos), TUNED)
-    questions.classifier = Judge()
-    rows = {row["metric"]: row for row in questions._judged("base", np.array([2, 4, 6, 7, 9]))}
+    measurements = Measurements(ArtifactStore(done / "work", RECIPE, photos), TUNED)
+    measurements.classifier = Judge()
+    rows = {row["metric"]: row for row in measurements._classified("base", np.array([2, 4, 6, 7, 9]))}
     assert rows["harmful_share"]["mean"] == pytest.approx(0.6)
     assert rows["judge_confidence"]["mean"] == pytest.approx((3 + 0.7 + 0.9) / 5)
     assert rows["judge_confidence_stayed"]["mean"] == pytest.approx(0.8) and rows["judge_confidence_stayed"]["n"] == 2
-    assert "judge_confidence_stayed" not in {row["metric"] for row in questions._judged("base", np.array([2, 4]))}
+    assert "judge_confidence_stayed" not in {
+        row["metric"] for row in measurements._classified("base", np.array([2, 4]))
+    }
 
 
 def test_a_control_is_asked_about_every_pair(done: Path) -> None:
@@ -431,5 +433,5 @@ def test_the_recipe_of_the_zoo_is_whole(tmp_path: Path) -> None:
     recipe = Path(__file__).parents[1] / "rrpolicy" / "recipes" / "fashion_mnist.toml"
     values = read_recipe(recipe)
     assert len(select(values)) == 14
-    asked = Questions(ArtifactStore(tmp_path, values), select(values)[0])
-    assert asked.options.scales == [1.0, 2.0] and asked.store.codec.event_shape == (4, 8, 8)
+    measurements = Measurements(ArtifactStore(tmp_path, values), select(values)[0])
+    assert measurements.options.scales == [1.0, 2.0] and measurements.store.codec.event_shape == (4, 8, 8)

@@ -61,8 +61,8 @@ def test_aims_stand_beside_means_and_the_worst() -> None:
     assert lines["AUROC minus that of the difference of bounds, same images"] == "-0.020, -0.020 (1)"
     assert lines["harmful samples at scale 1, minus the expert's"] == "0.010, 0.010 (1)"
     assert lines["harmful samples at scale 2, in parts of the base's"] == "0.050, 0.050 (1)"
-    assert lines["judge's confidence in samples at scale 2, minus that in the base's"] == "-0.190, -0.190 (1)"
-    stayed = "judge's confidence in samples of classes that stayed at scale 2, minus that in the base's"
+    assert lines["classifier's confidence in samples at scale 2, minus that in the base's"] == "-0.190, -0.190 (1)"
+    stayed = "classifier's confidence in samples of classes that stayed at scale 2, minus that in the base's"
     assert lines[stayed] == "0.190, 0.190 (1)"
 
 

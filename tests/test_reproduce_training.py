@@ -218,7 +218,7 @@ def test_learning_curves_are_drawn_as_far_as_all_of_them_go(tmp_path: Path) -> N
         unit = MazeUnit("umaze", seed, UNIT.goal)
         write_curves(curve_path(tmp_path, unit), {("PPO", pay): curve for pay in ("reward", "true")})
     axes = retraining(ends, tmp_path).axes[0]
-    assert [line.get_label() for line in axes.lines] == ["paid ρ", "paid the true reward"]
+    assert [line.get_label() for line in axes.lines] == ["trained on ρ", "trained on the true reward"]
     assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
     assert axes.lines[0].get_ydata().tolist() == [2000, 4000, 6000, 8000]  # the median's slope is 2
     assert axes.collections[0].get_paths()[0].get_extents().bounds == pytest.approx((1, 1000, 3, 15000))

@@ -18,14 +18,14 @@ from rrpolicy.cli.images_pairs import ExpertOptions, models_to_draw
 from rrpolicy.cli.images_scoring import (
     Scored,
     denoiser_of,
+    echo_left_out,
+    echo_nothing,
+    echo_unlike,
     label_rows,
     labels_of,
     name_below,
     null_of,
     scores_of,
-    tell_left_out,
-    tell_nothing,
-    tell_unlike,
     write_left_out,
     write_scores,
 )
@@ -130,7 +130,7 @@ def audit(
     names = [name_below(one.path, pictures) for one in scored.pictures]
     told = ("sub-folders" if any(labels) else "none") if table is None else table.told
     facts = _facts(reward, pictures, resize, told, model, shown)
-    tell_nothing(scorer, null_scores, rho, ~scored.unlike)
+    echo_nothing(scorer, null_scores, rho, ~scored.unlike)
     page = write_audit(
         out,
         ReadAgain(scored.pictures, scorer.codec.image_shape, resize),
@@ -182,8 +182,8 @@ def _apart(scored: Scored, found: Found, pictures: Path) -> dict[str, Any]:
 def _tell(out: Path, scored: Scored, found: Found) -> None:
     """Report what was left out and what is unlike the models' data, on the screen and beside the page."""
     write_left_out(out, scored.left_out)
-    tell_left_out(scored.left_out, found.others)
-    tell_unlike(scored)
+    echo_left_out(scored.left_out, found.others)
+    echo_unlike(scored)
 
 
 def _check_model(model: str | None, has_expert: bool, denoising: bool, bare: bool) -> None:

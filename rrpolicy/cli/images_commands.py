@@ -18,18 +18,18 @@ from rrpolicy.cli.images_pairs import ExpertOptions, lone_model, models_to_draw,
 from rrpolicy.cli.images_scoring import (
     TOLD,
     denoiser_of,
+    echo_left_out,
+    echo_nothing,
+    echo_unlike,
     label_rows,
     null_of,
     scores_of,
-    tell_left_out,
-    tell_nothing,
-    tell_unlike,
     write_left_out,
     write_scores,
 )
 from rrpolicy.cli.options import report
 from rrpolicy.cli.program import echo
-from rrpolicy.cli.prompt_files import read_prompts, tell_cut
+from rrpolicy.cli.prompt_files import echo_cut, read_prompts
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.version import __version__
@@ -119,7 +119,7 @@ def record(
     else:
         texts = read_prompts(prompts)
         pair = prompt_pair(base, chosen, class_label, guidance_scale, device, dtype, config)
-        tell_cut(texts, pair.base)
+        echo_cut(texts, pair.base)
         if pair.base.note is not None:
             echo(f"note: {pair.base.note}")
             about["note"] = pair.base.note
@@ -282,10 +282,10 @@ def score(
     null_scores = null_of(null or (), scorer, scored.pictures, resize, progress, chosen)
     for one, value in zip(scored.pictures, rho, strict=True) if len(rho) <= TOLD else ():
         echo(f"{value:+.3f}  {one.path}")
-    tell_left_out(scored.left_out, found.others)
+    echo_left_out(scored.left_out, found.others)
     echo(f"rho: {scorer.unit}")
-    tell_nothing(scorer, null_scores, rho, ~scored.unlike)
-    tell_unlike(scored)
+    echo_nothing(scorer, null_scores, rho, ~scored.unlike)
+    echo_unlike(scored)
     rows = label_rows(scored, rho)
     if out is not None:
         write_scores(out, scored, (str(one.path) for one in scored.pictures), rho)
@@ -355,8 +355,9 @@ def demo(
     """
     Demo: the zoo's base, its expert, and the base steered by the reward extracted from the two.
 
-    Counts unwanted samples with the zoo's classifier and scores real images with the reward, where Fashion-MNIST is
-    installed, else the base's own samples. Leaves results.json, samples.png and the audit page index.html.
+    Counts samples of held-out classes with the zoo's classifier and scores real images with the reward, where
+    Fashion-MNIST is installed, else the base's own samples. Leaves results.json, samples.png and the audit page
+    index.html.
 
     \b
     Examples:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from rrpolicy.cli.prompt_files import read_prompts, tell_cut
+from rrpolicy.cli.prompt_files import echo_cut, read_prompts
 from rrpolicy.images.parts import has_part, is_single_file, reachable
 from rrpolicy.images.pipelines import load_pipeline
 from rrpolicy.images.recording import PromptPair
@@ -138,12 +138,12 @@ def models_to_draw(
     texts = read_prompts(prompts)[:n]
     if expert.given:
         pair = prompt_pair(base, expert, class_label, guidance_scale, device, dtype, config)
-        tell_cut(texts, pair.base)
+        echo_cut(texts, pair.base)
         return list(pair.models(texts)[:2]), len(texts)
     if class_label is not None:
         raise ValueError("--class-label is for models without prompts")
     pipeline = load_pipeline(base, device, dtype, config)
-    tell_cut(texts, pipeline)
+    echo_cut(texts, pipeline)
     return [pipeline.prompted(texts, guidance_scale)], len(texts)
 
 

@@ -153,7 +153,7 @@ def _encoded(reward: ImageReward, part: Part) -> tuple[Tensor, list[bytes]]:
         raise
 
 
-def tell_left_out(left_out: Sequence[LeftOut], others: Mapping[str, int]) -> None:
+def echo_left_out(left_out: Sequence[LeftOut], others: Mapping[str, int]) -> None:
     """Print which files were not scored, and why."""
     for one in left_out[:TOLD]:
         echo(f"left out: {path_text(one.path)}: {one.reason}")
@@ -196,7 +196,7 @@ def label_rows(scored: Scored, rho: Array) -> list[Row]:
     return sorted(rows, key=lambda row: -row["mean"])
 
 
-def tell_nothing(reward: ImageReward, null: Null | None, rho: Array, kept: Array) -> None:
+def echo_nothing(reward: ImageReward, null: Null | None, rho: Array, kept: Array) -> None:
     """Print that there is nothing to find, where that is known, and the comparison with a null."""
     if reward.nothing:
         echo(reward.nothing)
@@ -204,7 +204,7 @@ def tell_nothing(reward: ImageReward, null: Null | None, rho: Array, kept: Array
         echo(NOTHING_BEYOND if null.covers(rho, kept) else "rho spreads beyond the null")
 
 
-def tell_unlike(scored: Scored) -> None:
+def echo_unlike(scored: Scored) -> None:
     """Print how many pictures are flagged."""
     if n := int(scored.unlike.sum()):
         echo(f"{n:,} of {len(scored.unlike):,} pictures are unlike anything the two models make: flagged, not counted")

@@ -46,7 +46,7 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def tell_cut(prompts: Sequence[str], pipeline: TextToImage) -> None:
+def echo_cut(prompts: Sequence[str], pipeline: TextToImage) -> None:
     """Print on stderr how many prompts are longer than the longest input of any text encoder."""
     length, reader = max(_lengths(pipeline), key=lambda one: one[0])
     n = sum(len(tokens) > length for tokens in reader(list(prompts)).input_ids)
@@ -82,7 +82,7 @@ def _column(path: Path) -> list[str]:
     if "prompt" not in names:
         there = printable(", ".join(heading), 100)
         raise FileFault(path, f"holds no prompts: no column is named prompt, there are: {there or 'none'}")
-    _tell_settings(path, heading)
+    _echo_settings(path, heading)
     index = len(names) - 1 - names[::-1].index("prompt")
     return [line[index] for line in lines if len(line) > index]
 
@@ -103,11 +103,11 @@ def _objects(path: Path) -> list[str]:
         if not isinstance(value, str):
             raise FileFault(path, f"line {i + 1} holds no prompt, wanted an object with the text prompt")
         found.append(value)
-    _tell_settings(path, settings)
+    _echo_settings(path, settings)
     return found
 
 
-def _tell_settings(path: Path, names: Iterable[str]) -> None:
+def _echo_settings(path: Path, names: Iterable[str]) -> None:
     settings = [name for name in names if _SETTING.fullmatch(name.strip().lower())]
     if settings:
         echo(f"{path.name}: {', '.join(settings)} not used, one seed and guidance scale hold for all prompts", err=True)

@@ -130,8 +130,8 @@ def from_minari(source: minari.MinariDataset | str | os.PathLike[str]) -> Trajec
         del episodes, arrays  # twice in memory until here
         for column in (observations, actions, rewards):
             column.flags.writeable = column.dtype != np.float32  # frozen float32 is taken without a copy
-        paid = rewards if head.has_rewards else None
-        return TrajectoryDataset(observations, actions, lengths, paid, head.metadata, terminated, truncated)
+        kept = rewards if head.has_rewards else None
+        return TrajectoryDataset(observations, actions, lengths, kept, head.metadata, terminated, truncated)
     except ValueError as error:
         raise FileFault(folder, error) from error
 

@@ -105,22 +105,22 @@ def steering_options(base: DiffusionAgent, reward: RelativeReward, recipe: Recip
     }
 
 
-def sample_rows(agent: str, samples: Array, classifier: ImageClassifier, unwanted: Sequence[str]) -> list[Row]:
+def sample_rows(agent: str, samples: Array, classifier: ImageClassifier, held_out: Sequence[str]) -> list[Row]:
     """
-    Share of unwanted samples, with Wilson's interval, and the classifier's mean confidence.
+    Share of samples in held-out classes, with Wilson's interval, and the classifier's mean confidence.
 
     :param agent: whose samples
     :param samples: uint8 (n, H, W, C)
-    :param unwanted: class names
+    :param held_out: class names
     """
     sure = classifier.probabilities(samples).max(axis=1)
-    harmful = share(classifier.says(samples, list(unwanted)))
-    return [estimate_row(agent, zoo.HARMFUL, harmful), result_row(agent, "judge_confidence", sure)]
+    found = share(classifier.says(samples, list(held_out)))
+    return [estimate_row(agent, zoo.HARMFUL, found), result_row(agent, "judge_confidence", sure)]
 
 
-def separation_rows(rho: Array, data: LabelledImages, unwanted: Sequence[str]) -> list[Row]:
+def separation_rows(rho: Array, data: LabelledImages, held_out: Sequence[str]) -> list[Row]:
     """`metrics.separation` as rows, for scores (n,) in nats of n labelled images."""
-    found = separation(rho, data.labels, data.class_names, unwanted)
+    found = separation(rho, data.labels, data.class_names, held_out)
     return [estimate_row("rho", metric, estimate) for metric, estimate in found.items()]
 
 

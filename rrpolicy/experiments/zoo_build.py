@@ -342,7 +342,7 @@ class ImageZooBuild(ZooBuild):
     @property
     def entries(self) -> Entries:
         unit = self.unit
-        facts = {"case": unit.case, "unwanted": list(unit.removed)}
+        facts = {"case": unit.case, "unwanted": list(unit.held_out)}
         return Entries(self.group_name, self.store.recipe, unit.seed, self.folder, self.date, facts)
 
     def check(self) -> None:
@@ -363,16 +363,16 @@ class ImageZooBuild(ZooBuild):
         entries, real, sampling = self.entries, self._real_images(), self.store.sampling
         base, expert = (entries.shipped(ImageDiffusion, name) for name in ("base", "expert"))
         reward, classifier = entries.shipped(ImageReward, "reward"), entries.shipped(ImageClassifier, "judge")
-        rows = experiments.separation_rows(reward.predict(real.images), real, self.unit.removed)
+        rows = experiments.separation_rows(reward.predict(real.images), real, self.unit.held_out)
         for scale in SCALES:
             drawn = self._sample(base, reward=reward, scale=scale)
-            rows += self._judged(f"steered-{scale:g}", drawn, classifier)
+            rows += self._classified(f"steered-{scale:g}", drawn, classifier)
         write_grid(drawn[:N_SHOWN], entries.place("reward") / PICTURE)  # steered at the last scale
         entries.finish(reward, "reward", None, rows, sampling=sampling, picture=PICTURE)
         for name, model in (("base", base), ("expert", expert)):
             drawn = self._sample(model)
             write_grid(drawn[:N_SHOWN], entries.place(name) / PICTURE)
-            rows = self._judged("agent", drawn, classifier)
+            rows = self._classified("agent", drawn, classifier)
             entries.finish(model, name, None, rows, sampling=sampling, picture=PICTURE)
         right = estimate_row("judge", "accuracy", share(classifier.predict(real.images) == real.labels))
         entries.finish(classifier, "judge", None, [right], classes=list(classifier.class_names))
@@ -387,8 +387,8 @@ class ImageZooBuild(ZooBuild):
         n = self.n_samples or int(section(self.store.recipe, "evaluation")["n_steered"])
         return sample_images(model, n, seed=self.unit.seed + NOISE_SEED, **self.store.sampling, **steering)
 
-    def _judged(self, agent: str, drawn: Array, classifier: ImageClassifier) -> list[Row]:
-        rows = experiments.sample_rows(agent, drawn, classifier, self.unit.removed)
+    def _classified(self, agent: str, drawn: Array, classifier: ImageClassifier) -> list[Row]:
+        rows = experiments.sample_rows(agent, drawn, classifier, self.unit.held_out)
         self.log(f"  {agent}: {zoo.HARMFUL} {rows[0]['mean']:.3f}")
         return rows
 

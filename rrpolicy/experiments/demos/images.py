@@ -1,6 +1,7 @@
 """The demo with images: two models of the zoo, the reward extracted from them, and the base steered with it.
 
-A classifier counts unwanted samples; the reward, extracted without labels, scores each image by one forward pass.
+A classifier counts samples of held-out classes; the reward, extracted without labels, scores each image by one forward
+pass.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class ImagesDemo:
         models = {"base": (base, {}), **steered, "expert": (expert, {})}
         samples, rows = self._sample(models, classifier, card)
         if real is None:
-            scored, whose = _judged(samples["base"], classifier), "samples of the base, labelled by the classifier"
+            scored, whose = _labelled(samples["base"], classifier), "samples of the base, labelled by the classifier"
         else:
             scored, whose = real, "held-out real images"
         with timed(f"one forward pass on each of {len(scored)} {whose}", self.log):
@@ -115,7 +116,7 @@ class ImagesDemo:
         rows: Sequence[Row],
         samples: Mapping[str, Array],
         classifier: ImageClassifier,
-        unwanted: Sequence[str],
+        held_out: Sequence[str],
     ) -> None:
         """The audit page and the picture."""
         labels = [scored.class_names[label] for label in scored.labels]
@@ -125,11 +126,11 @@ class ImagesDemo:
                 scored.images,
                 rho,
                 labels=labels,
-                unwanted=sorted(set(unwanted) & set(labels)),
+                unwanted=sorted(set(held_out) & set(labels)),
                 samples={_called(name): drawn for name, drawn in samples.items()},
                 title="What the expert prefers: Fashion-MNIST",
             )
-            plot_samples(samples, rows, classifier, unwanted, self.out / SAMPLES)
+            plot_samples(samples, rows, classifier, held_out, self.out / SAMPLES)
 
     def _real_images(self, classifier: ImageClassifier) -> LabelledImages | None:
         """Held-out real images of the classifier's classes, some if there are many; None where there are none."""
@@ -158,7 +159,7 @@ def _from_the_zoo() -> tuple[ImageDiffusion, ImageDiffusion, ImageReward, ImageC
     )
 
 
-def _judged(samples: Array, classifier: ImageClassifier) -> LabelledImages:
+def _labelled(samples: Array, classifier: ImageClassifier) -> LabelledImages:
     return LabelledImages(samples, classifier.predict(samples).astype(np.int64), classifier.class_names)
 
 
@@ -168,13 +169,13 @@ def _called(name: str) -> str:
 
 
 def plot_samples(
-    samples: Mapping[str, Array], rows: Sequence[Row], classifier: ImageClassifier, unwanted: Sequence[str], path: Path
+    samples: Mapping[str, Array], rows: Sequence[Row], classifier: ImageClassifier, held_out: Sequence[str], path: Path
 ) -> Figure:
     """
-    Write the picture: a panel for each model, with its unwanted samples framed.
+    Write the picture: a panel for each model, with its samples of held-out classes framed.
 
     :param samples: of each model uint8 (n, H, W, C)
-    :param rows: with the share of unwanted ones
+    :param rows: with the share of these
     :param path: where it is written
     :return: the figure
     """
@@ -182,11 +183,11 @@ def plot_samples(
     figure = Figure(figsize=(3.2 * len(samples), 3.9), layout="constrained")
     for axes, (name, drawn) in zip(figure.subplots(1, len(samples)), samples.items(), strict=True):
         shown = drawn[:N_SHOWN]
-        axes.imshow(tiled(shown, framed=classifier.says(shown, unwanted)), interpolation="nearest")
+        axes.imshow(tiled(shown, framed=classifier.says(shown, held_out)), interpolation="nearest")
         axes.axis("off")
         axes.set_title(f"{_called(name)}: {shares[name]['mean']:.1%} unwanted", fontsize=11, color=INK)
     figure.supxlabel(
-        f"equal places start from equal noise; framed: classified as {' or '.join(unwanted)}", fontsize=9, color=FAINT
+        f"equal places start from equal noise; framed: classified as {' or '.join(held_out)}", fontsize=9, color=FAINT
     )
     save_figure(figure, path)
     return figure

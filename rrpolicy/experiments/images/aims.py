@@ -22,11 +22,11 @@ from rrpolicy.experiments.images.rows import (
     by_unit,
     class_means,
     control_values,
+    held_out_of,
     lookalikes,
     of_control,
     of_key,
     of_pairs,
-    removed_from,
     total_seconds,
 )
 from rrpolicy.experiments.images.spec import CONTROL
@@ -78,21 +78,21 @@ def _cell(aim: Aim, results: Sequence[Result]) -> str:
     return f"{np.mean(values):.{aim.digits}f}, {worst:.{aim.digits}f} ({len(values)})"
 
 
-def _class_values(results: Sequence[Result], removed: bool, agent: str = "rho") -> list[float]:
+def _class_values(results: Sequence[Result], held_out: bool, agent: str = "rho") -> list[float]:
     """Mean ρ of classes, or the mean difference of bounds."""
     return [
         one.value
         for one in of_pairs(results)
-        if (one.agent, one.metric) == (agent, MEAN) and (one.reference in removed_from(one.task)) == removed
+        if (one.agent, one.metric) == (agent, MEAN) and (one.reference in held_out_of(one.task)) == held_out
     ]
 
 
-def _removed(results: Sequence[Result]) -> list[float]:
-    return _class_values(results, removed=True)
+def _held_out(results: Sequence[Result]) -> list[float]:
+    return _class_values(results, held_out=True)
 
 
 def _off_zero(results: Sequence[Result]) -> list[float]:
-    return [abs(value) for value in _class_values(results, removed=False)]
+    return [abs(value) for value in _class_values(results, held_out=False)]
 
 
 def _beyond_allowed(results: Sequence[Result]) -> list[float]:
@@ -103,7 +103,7 @@ def _off_their_mean(agent: str) -> Values:
     """What a better zero of each unit's ρ would leave."""
 
     def values(results: Sequence[Result]) -> list[float]:
-        units = [_class_values(unit, removed=False, agent=agent) for unit in by_unit(results)]
+        units = [_class_values(unit, held_out=False, agent=agent) for unit in by_unit(results)]
         return [abs(value - float(np.mean(values))) for values in units for value in values]
 
     return values
@@ -113,7 +113,7 @@ def _off_bounds(results: Sequence[Result]) -> list[float]:
     """How far ρ of a class that stayed lies from the difference of bounds, both from their means over such classes."""
     found = []
     for unit in by_unit(results):
-        rho, bounds = (np.array(_class_values(unit, removed=False, agent=agent)) for agent in ("rho", "elbo"))
+        rho, bounds = (np.array(_class_values(unit, held_out=False, agent=agent)) for agent in ("rho", "elbo"))
         if len(rho) and len(rho) == len(bounds):
             found += np.abs((rho - rho.mean()) - (bounds - bounds.mean())).tolist()
     return found
@@ -124,13 +124,13 @@ def _null_spreads(results: Sequence[Result]) -> dict[int, float]:
     return {one.seed: one.value for one in of_control(results) if (one.agent, one.metric) == SPREAD}
 
 
-def _removed_in_spreads(results: Sequence[Result]) -> list[float]:
-    """How far each removed class lies below those that stayed, in spreads of the control of its seed."""
+def _held_out_in_spreads(results: Sequence[Result]) -> list[float]:
+    """How far each held-out class lies below those that stayed, in spreads of the control of its seed."""
     spreads, found = _null_spreads(results), []
     for unit in by_unit(of_pairs(results)):
-        stayed, removed = (_class_values(unit, removed=removed) for removed in (False, True))
+        stayed, held_out = (_class_values(unit, held_out=one) for one in (False, True))
         if spreads.get(unit[0].seed) and stayed:
-            found += [(float(np.mean(stayed)) - value) / spreads[unit[0].seed] for value in removed]
+            found += [(float(np.mean(stayed)) - value) / spreads[unit[0].seed] for value in held_out]
     return found
 
 
@@ -180,7 +180,7 @@ def _high(value: float) -> float:
 def _confidence(agent: str, reference: str, metric: str = CONFIDENCE) -> Aim:
     scale, of = agent.removeprefix("steered-"), " of classes that stayed" if metric == OF_STAYED else ""
     return Aim(
-        f"judge's confidence in samples{of} at scale {scale}, minus that in the {reference}'s",
+        f"classifier's confidence in samples{of} at scale {scale}, minus that in the {reference}'s",
         "within .03",
         _beyond((agent, metric), (reference, metric)),
         abs,
@@ -208,11 +208,11 @@ AIMS: tuple[Aim, ...] = (
         2,
     ),
     Aim("mean difference of bounds over classes that stayed, nats", NOTHING, of_key(("elbo", STAYED)), abs, 2),
-    Aim("mean ρ of a removed class, nats", "below −1", _removed, _high, 2),
+    Aim("mean ρ of a removed class, nats", "below −1", _held_out, _high, 2),
     Aim(
         "removed class: mean ρ below those that stayed, in standard deviations of the control's ρ",
         "≥ 3",
-        _removed_in_spreads,
+        _held_out_in_spreads,
         _low,
         1,
     ),

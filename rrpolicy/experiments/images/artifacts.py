@@ -117,7 +117,7 @@ class ArtifactStore(store.ArtifactStore):
         name, seed = ("scratch" if start is None else "fine_tuned"), unit.seed + EXPERT_SEED
 
         def make() -> ImageDiffusion:
-            images = self.train_images().without(unit.removed)
+            images = self.train_images().without(unit.held_out)
             if start is None:
                 return self._trained(self._new_model(name, seed), name, images)
             changes = without_steps(section(self.recipe, name))

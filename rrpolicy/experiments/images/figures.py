@@ -18,10 +18,10 @@ from rrpolicy.experiments.images.rows import (
     ALLOWED,
     HARMFUL,
     class_means,
+    held_out_of,
     of_control,
     of_pairs,
     per_level,
-    removed_from,
     tasks_of,
 )
 from rrpolicy.experiments.images.spec import CONTROL, GRADIENTS_ONLY, Unit
@@ -30,7 +30,7 @@ from rrpolicy.experiments.results import Result
 
 LEVELS, CLASSES, SAMPLES = "levels.png", "classes.png", "samples.png"
 GRID = "#e6e6ea"
-REMOVED = OTHERS[2]
+HELD_OUT = OTHERS[2]
 _LINES = (  # label, variant, whose rows, colour
     ("ρ", "", of_pairs, COLOURS["steered"]),
     ("ρ without value matching", GRADIENTS_ONLY, of_pairs, COLOURS["discriminator"]),
@@ -78,15 +78,15 @@ def levels(results: Sequence[Result]) -> Figure:
 
 
 def classes(results: Sequence[Result]) -> Figure:
-    """A panel for each set of removed classes: mean ρ of every class, a dot for each unit."""
+    """A panel for each set of held-out classes: mean ρ of every class, a dot for each unit."""
     tasks = tasks_of(results)
     n_classes = max(len(class_means(results, task)) for task in tasks)
     figure = Figure(figsize=(1.4 + 2.5 * len(tasks), 1.1 + 0.28 * n_classes), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False, sharex=True)[0]
     for axes, task in zip(panels, tasks, strict=True):
-        means, removed = class_means(results, task), removed_from(task)
+        means, held_out = class_means(results, task), held_out_of(task)
         for height, (name, values) in enumerate(reversed(means.items())):
-            colour = REMOVED if name in removed else COLOURS["steered"]
+            colour = HELD_OUT if name in held_out else COLOURS["steered"]
             axes.barh(height, np.mean(values), color=colour, alpha=0.55, height=0.7)
             axes.plot(values, [height] * len(values), linestyle="", marker="o", markersize=3.5, color=colour)
         axes.axvspan(-ALLOWED, ALLOWED, color=GRID, alpha=0.6, zorder=0, linewidth=0)
@@ -95,7 +95,7 @@ def classes(results: Sequence[Result]) -> Figure:
         if axes is not panels[0]:
             axes.tick_params(labelleft=False)
         axes.set_title(
-            "nothing removed" if task == CONTROL else f"without {' and '.join(removed)}", fontsize=10, color=INK
+            "nothing removed" if task == CONTROL else f"without {' and '.join(held_out)}", fontsize=10, color=INK
         )
         axes.set_xlabel("mean ρ, nats", fontsize=9, color=FAINT)
         _light(axes, "x")
@@ -104,7 +104,7 @@ def classes(results: Sequence[Result]) -> Figure:
 
 
 def samples(results: Sequence[Result]) -> Figure:
-    """A panel for each set of removed classes: how many samples the classifier puts into them, a dot for each unit."""
+    """A panel for each set of held-out classes: how many samples the classifier puts into them, a dot for each unit."""
     tasks = [task for task in tasks_of(results) if task != CONTROL]
     figure = Figure(figsize=(1.2 + 2.3 * len(tasks), 3.2), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
@@ -128,7 +128,7 @@ def samples(results: Sequence[Result]) -> Figure:
                 axes.plot([place + shift] * 2, (one.ci_low, one.ci_high), color=_BARS[agent], linewidth=1.5)
                 axes.plot(place + shift, one.value, marker="o", markersize=4, color=_BARS[agent])
         axes.set_xticks(range(len(AGENTS)), [agent.replace("steered-", "ρ × ") for agent in AGENTS])
-        axes.set_title(" and ".join(removed_from(task)), fontsize=10, color=INK)
+        axes.set_title(" and ".join(held_out_of(task)), fontsize=10, color=INK)
         _light(axes, "y")
     panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("share of samples", fontsize=9, color=FAINT)
@@ -146,7 +146,7 @@ def sheet_path(out: Path, unit: Unit) -> Path:
 
 def draw_samples(pictures: Mapping[str, Array], path: Path) -> Path:
     """
-    Generators side by side; equal places began with the same noise, what is classified as harmful is framed.
+    Generators side by side; equal places began with the same noise, what is classified as a held-out class is framed.
 
     :param pictures: name of the generator -> a grid of their samples, uint8 (h, w, 3), all of one size
     :param path: of the figure

@@ -1,6 +1,6 @@
 """The measurements of one unit of the image experiment: how ρ ranks held-out real images, and steered samples.
 
-A control's expert has seen all classes, so none is harmful there: each pair of the experiment is measured, and its
+A control's expert has seen all classes, so none is held out there: each pair of the experiment is measured, and its
 name is the rows' reference.
 """
 
@@ -43,8 +43,8 @@ def measure_unit(store: ArtifactStore, unit: Unit, log: Log = lambda text: None)
     """Make models, samples and reward of a unit and measure them."""
     recorder = Recorder(log)
     recorder.start("images")
-    asked = Questions(store, unit)
-    asked.check()
+    measurements = Measurements(store, unit)
+    measurements.check()
     makers: dict[str, Callable[[], tuple[object, float]]] = {
         "base": lambda: store.base(unit.seed),
         "expert": lambda: store.expert(unit),
@@ -57,18 +57,18 @@ def measure_unit(store: ArtifactStore, unit: Unit, log: Log = lambda text: None)
         recorder.start(f"making {name}")
         recorder.times(**{name: make()[1]})
     for what, rows in (
-        ("ranking images", asked.ranking),
-        ("look-alikes", asked.lookalikes),
-        ("baselines", asked.baselines),
-        ("the difference of bounds", asked.bounds),
-        ("the classifier", asked.judged_images),
-        ("samples", asked.own_samples),
+        ("ranking images", measurements.ranking),
+        ("look-alikes", measurements.lookalikes),
+        ("baselines", measurements.baselines),
+        ("the difference of bounds", measurements.bounds),
+        ("the classifier", measurements.accuracy),
+        ("samples", measurements.own_samples),
     ):
         recorder.start(what)
         recorder.rows(rows())
-    for scale in asked.options.scales:
+    for scale in measurements.options.scales:
         recorder.start(f"samples steered at scale {scale:g}")
-        recorder.rows(asked.steered_samples(scale))
+        recorder.rows(measurements.steered_samples(scale))
     recorder.done()
     return recorder
 
@@ -106,7 +106,7 @@ class Options:
 
 
 @dataclass
-class Questions:
+class Measurements:
     """
     The measurements of a unit; each gives a list of rows.
 
@@ -142,10 +142,10 @@ class Questions:
         return self.reward.predict(self.images.images)
 
     @property
-    def harmful(self) -> dict[str, Pair]:
-        """The reference of rows, empty where the unit removes classes, and the classes that should score low."""
-        if self.unit.removed:
-            return {"": self.unit.removed}
+    def held_out(self) -> dict[str, Pair]:
+        """The reference of rows, empty where the unit holds classes out, and the classes that should score low."""
+        if self.unit.held_out:
+            return {"": self.unit.held_out}
         return {pair_text(pair): pair for pair in pairs_of(self.store.recipe)}
 
     def check(self) -> None:
@@ -154,13 +154,13 @@ class Questions:
 
         :raises ValueError: for a class that the images do not have
         """
-        for names in self.harmful.values():
+        for names in self.held_out.values():
             self.images.mask([*names, *(other for name in names for other in self._lookalikes_of(name))])
 
     # ------------------------------------------------------------------ real images
 
     def ranking(self) -> list[Row]:
-        """How ρ of clean images and at each noise level ranks harmless above harmful ones; its spread, its means."""
+        """How ρ ranks the other classes above held-out ones, clean and at each noise level; its spread and means."""
         levels = self.options.levels
         noised = self.reward.per_level(self.images.images, levels, self.options.n_noisings, self.unit.seed)
         rows = self._aurocs("rho", "auroc", self.rho)
@@ -170,9 +170,9 @@ class Questions:
         return rows + self._class_means("rho", self.rho)
 
     def lookalikes(self) -> list[Row]:
-        """Each removed class against those of its look-alikes that the expert has seen."""
+        """Each held-out class against those of its look-alikes that the expert has seen."""
         rows = []
-        for name in self.unit.removed:
+        for name in self.unit.held_out:
             others = self._lookalikes_of(name)
             chosen = self.images.mask([name, *others])
             harmless = ~self.images.mask([name])[chosen]
@@ -192,7 +192,7 @@ class Questions:
         base, expert = self.store.base(self.unit.seed)[0], self.store.expert(self.unit)[0]
         events = self.store.codec.encode(self.images.images[few])
         difference = elbo_difference(base, expert, events, n_draws, seed=self.unit.seed)
-        stayed = ~self.images.mask(self.unit.removed)[few]
+        stayed = ~self.images.mask(self.unit.held_out)[few]
         return [
             *self._aurocs("elbo", "auroc", difference),
             result_row("elbo", "mean_stayed", difference[stayed]),
@@ -200,7 +200,7 @@ class Questions:
             *self._aurocs("rho", "auroc_elbo_subset", self.rho[few]),
         ]
 
-    def judged_images(self) -> list[Row]:
+    def accuracy(self) -> list[Row]:
         """Accuracy of the classifier on real images."""
         right = self.classifier.predict(self.images.images) == self.images.labels
         return [estimate_row("judge", "accuracy", share(right))]
@@ -210,7 +210,7 @@ class Questions:
     def own_samples(self) -> list[Row]:
         """Samples of base and expert, unsteered."""
         made = {part: self.store.codec.decode(self.store.samples(self.unit, part)[0]) for part in PARTS}
-        return [row for part, images in made.items() for row in self._judged(part, images)]
+        return [row for part, images in made.items() for row in self._classified(part, images)]
 
     def steered_samples(self, scale: float) -> list[Row]:
         """
@@ -219,30 +219,30 @@ class Questions:
         :param scale: strength
         """
         images = steered_images(self.store, self.unit, scale, self.options.n_steered)
-        return self._judged(f"steered-{scale:g}", images)
+        return self._classified(f"steered-{scale:g}", images)
 
-    def _judged(self, agent: str, images: Array) -> list[Row]:
-        """Shares of removed classes, and the classifier's confidence: of all, and of those in classes that stayed."""
-        harmful = {pair: self.classifier.says(images, names) for pair, names in self.harmful.items()}
+    def _classified(self, agent: str, images: Array) -> list[Row]:
+        """Shares of held-out classes, and the classifier's confidence: of all, and of those in classes that stayed."""
+        shown = {pair: self.classifier.says(images, names) for pair, names in self.held_out.items()}
         rows = [
-            {**estimate_row(agent, "harmful_share", share(shown)), "reference": pair} for pair, shown in harmful.items()
+            {**estimate_row(agent, "harmful_share", share(flags)), "reference": pair} for pair, flags in shown.items()
         ]
         sure = self.classifier.probabilities(images).max(axis=1)
         rows.append(result_row(agent, "judge_confidence", sure))
-        if self.unit.removed and not harmful[""].all():
-            rows.append(result_row(agent, "judge_confidence_stayed", sure[~harmful[""]]))
+        if self.unit.held_out and not shown[""].all():
+            rows.append(result_row(agent, "judge_confidence_stayed", sure[~shown[""]]))
         return rows
 
     # ------------------------------------------------------------------ pieces
 
     def _lookalikes_of(self, name: str) -> list[str]:
         others = self.store.recipe.get("lookalikes", {}).get(name, [])
-        return [other for other in others if other not in self.unit.removed]
+        return [other for other in others if other not in self.unit.held_out]
 
     def _aurocs(self, agent: str, metric: str, scores: Array, level: int | None = None) -> list[Row]:
         """AUROC of scores of the first images, as many as there are scores."""
         rows = []
-        for pair, names in self.harmful.items():
+        for pair, names in self.held_out.items():
             harmless = ~self.images.mask(names)[: len(scores)]
             rows += _auroc_row(agent, metric, scores, harmless, pair, level)
         return rows
@@ -274,14 +274,14 @@ def sample_sheet(store: ArtifactStore, unit: Unit, n: int) -> dict[str, Array]:
     Samples of base, expert and steered base that begin with the same noise, each as one picture.
 
     :param n: samples of each
-    :return: name of the generator -> grid uint8 (h, w, 3), with a frame around what is classified as a removed class
+    :return: name of the generator -> grid uint8 (h, w, 3), with a frame around what is classified as a held-out class
     """
     options, seed = Options.of(store.recipe), unit.seed + STEERED_SEED
     made = {"base": steered_images(store, unit, 0.0, n)}
     made |= {f"steered, scale {scale:g}": steered_images(store, unit, scale, n) for scale in options.scales}
     made["expert"] = sample_images(store.expert(unit)[0], n, seed=seed, **store.sampling)
     classifier = store.classifier()[0]
-    return {name: tiled(images, framed=classifier.says(images, unit.removed)) for name, images in made.items()}
+    return {name: tiled(images, framed=classifier.says(images, unit.held_out)) for name, images in made.items()}
 
 
 def spread_of(scores: Array) -> Measure:

@@ -31,8 +31,8 @@ def of_control(results: Sequence[Result]) -> list[Result]:
     return [one for one in results if one.task == CONTROL]
 
 
-def removed_from(task: str) -> tuple[str, ...]:
-    """The classes in a task's name."""
+def held_out_of(task: str) -> tuple[str, ...]:
+    """The held-out classes in a task's name."""
     return () if task == CONTROL else tuple(task.split("+"))
 
 
@@ -79,14 +79,14 @@ def class_means(results: Sequence[Result], task: str) -> dict[str, list[float]]:
 
 def total_seconds(results: Sequence[Result]) -> float:
     """CPU-seconds of all units; what several of them share counts once."""
-    total, paid = 0.0, set()
+    total, counted = 0.0, set()
     for one in results:
         if (one.agent, one.metric) == UNIT_DONE:
             total += one.value
         elif one.metric == "cpu_seconds" and one.agent in SHARED:
             owner = (one.agent, one.seed if SHARED[one.agent] == "seed" else None)
-            total -= one.value if owner in paid else 0.0
-            paid.add(owner)
+            total -= one.value if owner in counted else 0.0
+            counted.add(owner)
     return total
 
 
@@ -96,7 +96,7 @@ def of_key(key: Key) -> Values:
 
 
 def lookalikes(results: Sequence[Result]) -> list[float]:
-    """AUROC of each removed class against its look-alikes."""
+    """AUROC of each held-out class against its look-alikes."""
     return [one.value for one in results if one.metric == LOOKALIKES]
 
 

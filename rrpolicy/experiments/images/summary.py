@@ -21,10 +21,10 @@ from rrpolicy.experiments.images.rows import (
     class_means,
     control_values,
     groups,
+    held_out_of,
     lookalikes,
     of_key,
     of_pairs,
-    removed_from,
     tasks_of,
 )
 from rrpolicy.experiments.images.spec import CASES
@@ -45,10 +45,10 @@ def summary(results: Sequence[Result]) -> str:
 
 def pairs_table(results: Sequence[Result]) -> str:
     """
-    Markdown table of how well ρ separates removed classes from the others.
+    Markdown table of how well ρ separates held-out classes from the others.
 
     :param results: of the experiment and its ablations
-    :return: a row for each variant, set of removed classes and kind of expert; means over seeds and the lowest
+    :return: a row for each variant, set of held-out classes and kind of expert; means over seeds and the lowest
     """
     columns: dict[str, Values] = {
         "AUROC": of_key(AUROC),
@@ -73,7 +73,7 @@ def samples_table(results: Sequence[Result]) -> str:
     Markdown table of what the models' samples show, according to the classifier.
 
     :param results: of the experiment itself
-    :return: harmful shares and the classifier's confidence, a row for each set of removed classes and kind of expert
+    :return: harmful shares and the classifier's confidence, a row for each set of held-out classes and kind of expert
     """
     lines = []
     for task, case, group in groups(of_pairs(results)):
@@ -88,7 +88,7 @@ def samples_table(results: Sequence[Result]) -> str:
         "expert",
         *(f"harmful: {name}" for name in names),
         f"confidence: {' / '.join(names)}",
-        "judge is right",
+        "classifier is right",
         "seeds",
     ]
     return markdown(heading, lines) if lines else ""
@@ -99,7 +99,7 @@ def classes_table(results: Sequence[Result]) -> str:
     Markdown table of the mean ρ of each class.
 
     :param results: of the experiment itself
-    :return: mean ρ of each class in nats, a column for each set of removed classes; theirs in bold
+    :return: mean ρ of each class in nats, a column for each set of held-out classes; theirs in bold
     """
     tasks = tasks_of(results)
     means = {task: class_means(results, task) for task in tasks}
@@ -111,7 +111,7 @@ def classes_table(results: Sequence[Result]) -> str:
             [
                 name,
                 *(
-                    f"**{cell}**" if name in removed_from(task) else cell
+                    f"**{cell}**" if name in held_out_of(task) else cell
                     for cell, task in zip(cells, tasks, strict=True)
                 ),
             ]

@@ -31,7 +31,7 @@ from rrpolicy.rl.policies import POLICY_KINDS, MeanAction, load_policy, save_pol
 from rrpolicy.rl.td3bc import OfflineSettings, train_offline
 
 OURS, TRUE = "SAC-reward", "SAC-true"
-_PAID = "logistic of rho, standardised over base and expert data"  # a policy trained on another form is not this one
+_FORM = "logistic of rho, standardised over base and expert data"  # a policy trained on another form is not this one
 _MAKES_THE_REWARD = ("agent", "base", "expert", "extraction", "rounds", "steering")  # sections of the recipe
 Makers = dict[str, Callable[[], Mapping[str, Predictor]]]
 
@@ -125,7 +125,7 @@ def _finetuned(store: RobotStore, unit: RobotUnit, name: str, settings: Finetune
     reward = store.reward(unit)[0] if name == OURS else None
     data, made_with = store.data(unit), [asdict(settings)]
     if reward is not None:  # what the true reward makes does not depend on the pair
-        made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, {"paid": _PAID}]
+        made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, {"paid": _FORM}]
 
     def make(path: Path) -> None:
         started, transform = time.process_time(), None

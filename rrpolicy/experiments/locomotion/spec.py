@@ -146,8 +146,8 @@ VARIANTS: Mapping[str, RobotVariant] = {
         ),
         RobotVariant("transfer", "the same ρ steers other bases: seed, early checkpoint, other data", part="transfer"),
         RobotVariant("use", "ρ of steps and windows against the true reward and return", _AS_REWARD, part="use"),
-        RobotVariant("finetune", "SAC from the base's data, paid ρ or the true reward", _AS_REWARD, part="finetuning"),
-        RobotVariant("offline-rl", "TD3+BC on the data of the base and of both, true rewards told", part="offline"),
+        RobotVariant("finetune", "SAC from the base's data, with ρ or the true reward", _AS_REWARD, part="finetuning"),
+        RobotVariant("offline-rl", "TD3+BC on the data of the base and of both, with true rewards", part="offline"),
         RobotVariant("one-round", "one closed-loop round", {"rounds": {"n_rounds": 1}}),
         RobotVariant(
             "no-row-weighting", "no weighting of rows", {"extraction": {"row_weighting": False}}, (*_FEW, "offline")

@@ -22,7 +22,7 @@ from rrpolicy.rewards.maps import RewardMap
 HEAT_MAPS, STEERING, ORDER, RETRAINING = "heat_maps.png", "steering.png", "order.png", "retraining.png"
 ORDERS = ("euclidean", "occupancy", "reward")
 _COLOURS = {**COLOURS, "reward": COLOURS["steered"], "euclidean": COLOURS["base"], "occupancy": OTHERS[0]}
-_PAID = {"reward": ("paid ρ", COLOURS["steered"]), "true": ("paid the true reward", COLOURS["expert"])}
+_TRAINED = {"reward": ("trained on ρ", COLOURS["steered"]), "true": ("trained on the true reward", COLOURS["expert"])}
 _LABELS = {
     "success_rate": "success rate",
     "return": "return",
@@ -129,7 +129,7 @@ def retraining(results: Sequence[Result], folder: Path) -> Figure:
     panels = figure.subplots(len(algorithms), len(mazes), squeeze=False, sharex="row", sharey=True)
     for line, algorithm in zip(panels, algorithms, strict=True):
         for axes, maze in zip(line, mazes, strict=True):
-            for pay, (label, colour) in _PAID.items():
+            for pay, (label, colour) in _TRAINED.items():
                 _band(axes, [curves[algorithm, pay] for curves in kept[maze]], label, colour)
             axes.set_title(maze if algorithm == algorithms[0] else "", fontsize=11, color=INK)
             axes.set_xlabel(f"thousand decisions (n = {len(kept[maze])})", fontsize=9, color=FAINT)

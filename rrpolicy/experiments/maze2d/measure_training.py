@@ -29,7 +29,7 @@ from rrpolicy.rl.policies import ACTION_REPEAT, POLICY_KINDS, ActionRepeat, load
 
 MAX_ENVS = 8  # a small network gains nothing from larger batches, and a maze takes tens of megabytes
 _MAKES_THE_REWARD = ("data", "agent", "base", "expert", "extraction")  # sections of the recipe
-_PAID = "exp(-sqrt(2 (max - rho)))"  # DistanceReward's form: a policy trained on another form is not this one
+_FORM = "exp(-sqrt(2 (max - rho)))"  # DistanceReward's form: a policy trained on another form is not this one
 
 
 def measure_training(store: MazeStore, unit: MazeUnit, curves: Path, log: Log = lambda text: None) -> Recorder:
@@ -43,23 +43,23 @@ def measure_training(store: MazeStore, unit: MazeUnit, curves: Path, log: Log = 
     """
     recorder = Recorder(log)
     recorder.start("extracting the reward")
-    paid: Mapping[str, RelativeReward | None] = {"reward": store.reward(unit)[0], "true": None}
+    sources: Mapping[str, RelativeReward | None] = {"reward": store.reward(unit)[0], "true": None}
     learned = {}
     with environments(unit.task, min(n_episodes(store.recipe), MAX_ENVS), reward_type="dense") as envs:
         for algorithm in on_reward.SETTINGS:
             results = {}
-            for pay, reward in paid.items():
-                agent = f"{algorithm}-{pay}"
+            for source, reward in sources.items():
+                agent = f"{algorithm}-{source}"
                 recorder.start(f"training {agent}")
-                path = _trained(store, unit, algorithm, pay, reward)
+                path = _trained(store, unit, algorithm, source, reward)
                 card = read_archive(path, POLICY_KINDS).card
-                learned[algorithm, pay] = np.array(card["curve"]).reshape(-1, 3)
+                learned[algorithm, source] = np.array(card["curve"]).reshape(-1, 3)
                 recorder.times(**{agent: card["cpu_seconds"]})
                 recorder.start(f"episodes of {agent}")
-                results[pay] = evaluate_trained(
+                results[source] = evaluate_trained(
                     load_policy(path), envs, n_episodes(store.recipe), seed=unit.seed * 1000
                 )
-                recorder.rows([*results[pay].rows(agent), plain_row(agent, "decisions", card["decisions"])])
+                recorder.rows([*results[source].rows(agent), plain_row(agent, "decisions", card["decisions"])])
             recorder.rows(_ratios(algorithm, results["reward"], results["true"]))
     write_curves(curve_path(curves, unit), learned)
     recorder.done()
@@ -79,13 +79,13 @@ def _ratios(algorithm: str, ours: Evaluation, true: Evaluation) -> list[Row]:
     ]
 
 
-def _trained(store: MazeStore, unit: MazeUnit, algorithm: str, pay: str, reward: RelativeReward | None) -> Path:
+def _trained(store: MazeStore, unit: MazeUnit, algorithm: str, source: str, reward: RelativeReward | None) -> Path:
     """The archive of a trained policy, whose card holds its cost and its learning curve."""
     settings = on_reward.SETTINGS[algorithm]
     made_with: list[Any] = [settings.n_envs, settings.total_timesteps, settings.arguments]
     made_with += [on_reward.EPISODE_STEPS, ACTION_REPEAT]
     if reward is not None:  # what the true reward makes does not depend on the recipe
-        made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, _PAID]
+        made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, _FORM]
         made_with += AveragedReward(reward).levels
 
     def make(path: Path) -> None:
@@ -97,4 +97,4 @@ def _trained(store: MazeStore, unit: MazeUnit, algorithm: str, pay: str, reward:
         card = {"cpu_seconds": seconds, "decisions": model.num_timesteps, "curve": curve}
         save_policy(ActionRepeat(model), path, card)
 
-    return create_once(store.path(f"{unit.name}/training", f"{algorithm}-{pay}", (), *made_with), make)
+    return create_once(store.path(f"{unit.name}/training", f"{algorithm}-{source}", (), *made_with), make)

@@ -100,7 +100,7 @@ def _seconds(group: Sequence[Result]) -> str:
 # ---------------------------------------------------------------------- comparisons
 
 OURS = "ρ, steered"
-_PAID, _TRUE = "-reward", "-true"  # ends of the names of trained agents
+_OURS, _TRUE = "-reward", "-true"  # ends of the names of trained agents
 _PEER_COLUMNS = (  # heading, metric, our agent that it belongs to, decimals
     ("own cell", "goal_own_cell", "reward", 2),
     ("within one", "goal_within_one_cell", "reward", 2),
@@ -155,12 +155,12 @@ def training_table(results: Sequence[Result]) -> str:
     :param results: of the variant ``training``
     :return: Markdown with a row for each maze and algorithm; empty when there are no trained agents
     """
-    trained = [one for one in results if one.agent.endswith((_PAID, _TRUE)) and not one.reference]
+    trained = [one for one in results if one.agent.endswith((_OURS, _TRUE)) and not one.reference]
     algorithms = dict.fromkeys(one.agent.rpartition("-")[0] for one in trained)
     lines = []
     for maze, group in by_maze(trained):
         for algorithm in algorithms:
-            ours, true = algorithm + _PAID, algorithm + _TRUE
+            ours, true = algorithm + _OURS, algorithm + _TRUE
             line = [maze, algorithm, str(len(values_of(group, (ours, "return"))))]
             for metric, digits in (("success_rate", 3), ("return", 1)):
                 keys = (ours, metric), (true, metric)
