@@ -43,9 +43,9 @@ SCORE = "normalized_score"
 IMAGES_HEADER = """
 ## Images
 
-Two image models, the reward that tells them apart, and a judge, a classifier that only counts. AUROC: wanted over
+Two image models, the reward that tells them apart, and a classifier (`judge`) that only counts. AUROC: wanted over
 unwanted held-out images, each scored by one forward pass; harmful share: of a model's own samples or of the base's
-steered ones, as the judge sees them; accuracy: of the judge on held-out images. Intervals are 95 % intervals.
+steered ones, by the classifier; accuracy: of the classifier on held-out images. Intervals are 95 % intervals.
 
 """
 IMAGE_COLUMNS = (
