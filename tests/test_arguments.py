@@ -102,6 +102,8 @@ def test_whole_numbers_of_an_agent(name: str) -> None:
         ("n_step_rows", 0),
         ("buffer_size", "16384"),
         ("first_action_weight", math.nan),
+        ("row_floor", 0.0),
+        ("value_clip", 0.0),
     ],
 )
 def test_numbers_of_an_extractor(name: str, wrong: Any) -> None:

@@ -175,6 +175,25 @@ def test_rows_that_differ_less_count_as_much_as_others() -> None:
     torch.testing.assert_close((weight[:, None] * free).sum() / free.sum(), torch.tensor(1.0))
     alike = make_extractor(make_agent(), make_agent(seed=1), row_weighting=False).learn(DATASET, 2)
     assert "row_weight" not in alike._units
+    floored = make_extractor(make_agent(), make_agent(seed=1), row_floor=100.0).learn(DATASET, 1)
+    torch.testing.assert_close(floored._units["row_weight"], torch.ones(8))  # every row is below a hundred averages
+
+
+def test_errors_of_values_count_linearly_beyond_the_clip(tmp_path: Path) -> None:
+    base, expert, index = make_agent(), make_agent(seed=1), torch.arange(32)
+    options: dict[str, Any] = {"heads": ("window",), "value_coef": 0.5, "buffer_size": 64}
+    losses = {}
+    for clip in (1e-4, 1e9):
+        extractor = make_extractor(base, expert, value_clip=clip, **options).learn(DATASET, 1)
+        targets = extractor._targets
+        t = targets.t[index]
+        error = (extractor.module(targets.x_t[index], t, "window") - targets.value[index]).detach()
+        error = (error / extractor._units["value_spread"][t]).abs()
+        losses[clip] = (float(extractor._window_losses(targets, index)["value"].detach()), error)
+    assert losses[1e9][0] == pytest.approx(0.25 * float((losses[1e9][1] ** 2).mean()), rel=1e-4)
+    assert losses[1e-4][0] == pytest.approx(0.5e-4 * float((losses[1e-4][1] - 0.5e-4).mean()), rel=1e-2)
+    extractor.save(tmp_path / "extractor")
+    assert RewardExtractor.load(tmp_path / "extractor", base=base, expert=expert).value_clip == 1e9
 
 
 def test_the_first_actions_count_as_much_as_they_are_told_to() -> None:

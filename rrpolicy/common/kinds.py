@@ -118,6 +118,8 @@ class ExtractorTrainingFields(TrainingFields):
     n_step_rows: Annotated[int, Field(ge=1, le=1024)]
     row_weighting: bool = True
     first_action_weight: Positive = 1.0
+    row_floor: Positive = 0.02
+    value_clip: Positive = 10.0
 
 
 class ExtractorFields(LearnerFields):

@@ -26,13 +26,13 @@ from rrpolicy.diffusion.sampling import sample_model
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, layout_of, with_device_of
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.heads import restored_window
-from rrpolicy.rewards.matching import eps_rms, gradient_loss, row_weights, value_spread
+from rrpolicy.rewards.matching import ROW_FLOOR, eps_rms, gradient_loss, row_weights, value_spread
 from rrpolicy.rewards.metrics import SteeringCheck, check_steering
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.sources import Data, Source, target_source
 from rrpolicy.rewards.targets import Targets
 
-VALUE_CLIP = 10.0  # spreads; beyond it value errors count linearly, since targets are heavy-tailed off the support
+VALUE_CLIP = 10.0  # the default of `value_clip`
 UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
 MAX_BUFFER_NUMBERS = 2**32
 
@@ -59,6 +59,8 @@ class RewardExtractor(Learner[RelativeReward]):
         loss: the next rows, which are acted upon, differ least and would hardly count
     :param first_action_weight: weight of the first row's actions in the window head's loss, as in `DiffusionAgent`:
         an agent that plans anew after every step is steered by them alone
+    :param row_floor: rows whose mean square is a smaller part of the average are not weighted any more for it
+    :param value_clip: spreads beyond which value errors count linearly: targets are heavy-tailed off the support
     :param window_kwargs: arguments of the window head's network
     :param step_kwargs: arguments of the step head's network
     :raises ValueError: when the two models do not share their space, naming the field, or options contradict
@@ -84,6 +86,9 @@ class RewardExtractor(Learner[RelativeReward]):
         first_action_weight: float = 1.0,
         window_kwargs: Mapping[str, Any] | None = None,
         step_kwargs: Mapping[str, Any] | None = None,
+        *,
+        row_floor: float = ROW_FLOOR,
+        value_clip: float = VALUE_CLIP,
         **training: Unpack[TrainingOptions],
     ) -> None:
         check_options("RewardExtractor", training, TrainingOptions)
@@ -112,6 +117,8 @@ class RewardExtractor(Learner[RelativeReward]):
         self.n_step_rows = whole("n_step_rows", n_step_rows, 1)
         self.row_weighting = flag("row_weighting", row_weighting)
         self.first_action_weight: float = native(first_action_weight)
+        self.row_floor: float = number("row_floor", row_floor, above=0)
+        self.value_clip: float = number("value_clip", value_clip, above=0)
         default: tuple[Head, ...] = ("window", "step") if layout_of(base) is not None else ("window",)
         self.heads = default if heads is None else tuple(heads)
         self.window_kwargs: dict[str, Any] = native(window_kwargs or {})
@@ -231,7 +238,7 @@ class RewardExtractor(Learner[RelativeReward]):
         losses = {"window_gradient": gradient}
         if targets.value is not None and self.value_coef > 0:
             error = (rho - targets.value[index]) / self._units["value_spread"][t]
-            value = nn.functional.huber_loss(error, torch.zeros_like(error), delta=VALUE_CLIP)
+            value = nn.functional.huber_loss(error, torch.zeros_like(error), delta=self.value_clip)
             losses["value"] = self.value_coef * value
         return losses
 
@@ -317,7 +324,7 @@ class RewardExtractor(Learner[RelativeReward]):
             if self.value_units:
                 reward.value_scale.copy_(spread)
         if self.row_weighting and layout_of(self.base) is not None:
-            self._units["row_weight"] = row_weights(targets, rms, pinned)
+            self._units["row_weight"] = row_weights(targets, rms, pinned, self.row_floor)
 
     # ------------------------------------------------------------------ persistence
 
@@ -348,6 +355,8 @@ class RewardExtractor(Learner[RelativeReward]):
                 "n_step_rows": self.n_step_rows,
                 "row_weighting": self.row_weighting,
                 "first_action_weight": self.first_action_weight,
+                "row_floor": self.row_floor,
+                "value_clip": self.value_clip,
             },
             "steps_in_buffer": self._steps_in_buffer,
         }

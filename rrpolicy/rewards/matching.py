@@ -11,7 +11,7 @@ from torch import Tensor
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.targets import Targets, level_means
 
-ROW_FLOOR = 0.02  # rows whose mean square is a smaller part of the average are not weighted any more for it
+ROW_FLOOR = 0.02  # the default of `row_floor`
 
 
 def gradient_loss(
@@ -70,10 +70,14 @@ def value_spread(targets: Targets, process: DiffusionProcess) -> Tensor:
     return level_means(deviation, targets.t, sigma)
 
 
-def row_weights(targets: Targets, rms: Tensor, pinned: Tensor) -> Tensor:
-    """1 / mean square (H,) of each row's score differences, 1 on average over free entries."""
+def row_weights(targets: Targets, rms: Tensor, pinned: Tensor, row_floor: float = ROW_FLOOR) -> Tensor:
+    """
+    1 / mean square (H,) of each row's score differences, 1 on average over free entries.
+
+    :param row_floor: rows whose mean square is a smaller part of the average are not weighted any more for it
+    """
     free = ~pinned
     relative = (targets.eps_difference / rms.clamp(min=1e-12)[targets.t].view(-1, 1, 1)) ** 2
     rows = torch.where(free, relative.mean(dim=0), 0.0).sum(dim=1) / free.sum(dim=1).clamp(min=1)
-    weight = 1 / (rows / rows.mean().clamp(min=1e-12)).clamp(min=ROW_FLOOR)
+    weight = 1 / (rows / rows.mean().clamp(min=1e-12)).clamp(min=row_floor)
     return weight / weight.repeat_interleave(free.sum(dim=1)).mean()
