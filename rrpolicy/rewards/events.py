@@ -11,7 +11,7 @@ from torch import Tensor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.windows import WindowSampler
 from rrpolicy.diffusion.sampling import sample_model
-from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of
+from rrpolicy.diffusion.score_model import ScoreModel, device_of, layout_of, normalizer_of
 
 N_OWN_SAMPLES = 4096  # of each model
 CHUNK = 1024
@@ -74,6 +74,18 @@ def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None)
     if layout is None or normalizer is None:
         raise ValueError("the models have no layout and normalizer, so datasets mean nothing to them; pass a tensor")
     return _Windows(WindowSampler(datasets, layout, normalizer, advice=SHORT_EPISODES))
+
+
+def draw_events(data: Any, base: ScoreModel, expert: ScoreModel, n: int, seed: int) -> Tensor:
+    """
+    Clean events (n, *event_shape) of data, where the models are; for None, half of them of each model.
+
+    :param data: as :func:`as_events` takes them
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if data is None:
+        return torch.cat([sample_model(model, n // 2, generator=generator) for model in (base, expert)])
+    return as_events(data, base, expert, seed).draw(n, generator).to(device_of(base))
 
 
 def own_samples(model: ScoreModel, generator: torch.Generator) -> Tensor:

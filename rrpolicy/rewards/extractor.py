@@ -6,7 +6,6 @@ event, value matching (`rewards.targets`). No environment, no policy optimisatio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, Unpack
 
@@ -22,19 +21,17 @@ from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
-from rrpolicy.diffusion.sampling import sample_model
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, layout_of, with_device_of
-from rrpolicy.rewards.events import as_events
+from rrpolicy.rewards.events import draw_events
 from rrpolicy.rewards.heads import restored_window
 from rrpolicy.rewards.matching import ROW_FLOOR, eps_rms, gradient_loss, row_weights, value_spread
 from rrpolicy.rewards.metrics import SteeringCheck, check_steering
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
-from rrpolicy.rewards.sources import Data, Source, target_source
+from rrpolicy.rewards.sources import Data, Source, check_buffer, target_source
 from rrpolicy.rewards.targets import Targets
 
 VALUE_CLIP = 10.0  # the default of `value_clip`
 UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
-MAX_BUFFER_NUMBERS = 2**32
 
 
 class RewardExtractor(Learner[RelativeReward]):
@@ -98,13 +95,7 @@ class RewardExtractor(Learner[RelativeReward]):
         plans_actions = getattr(layout_of(base), "plan_actions", False)
         if number("first_action_weight", first_action_weight, above=0) != 1 and not plans_actions:
             raise ValueError(f"first_action_weight is {first_action_weight}, it must be 1 where no actions are planned")
-        if whole("buffer_size", buffer_size) < batch_size:
-            raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
-        if (size := buffer_size * math.prod(base.event_shape)) > MAX_BUFFER_NUMBERS or buffer_size > 2**20:
-            raise ValueError(
-                f"buffer_size is {buffer_size}, which makes {size} numbers, wanted at most 2**20 events "
-                f"and {MAX_BUFFER_NUMBERS} numbers"
-            )
+        check_buffer(buffer_size, batch_size, base.event_shape)
         if flag("value_units", value_units) and number("value_coef", value_coef) <= 0:
             raise ValueError(f"value_units needs values to be matched, value_coef is {value_coef}")
         self.base = base
@@ -199,11 +190,7 @@ class RewardExtractor(Learner[RelativeReward]):
             ``advice``, a sentence that is empty where no remedy is needed
         """
         seed, n = 0 if self.seed is None else self.seed, whole("n_events", n_events, 2)
-        generator = torch.Generator().manual_seed(seed + 1)
-        if data is None:
-            x0 = torch.cat([sample_model(one, n // 2, generator=generator) for one in (self.base, self.expert)])
-        else:
-            x0 = as_events(data, self.base, self.expert, seed + 1).draw(n, generator)
+        x0 = draw_events(data, self.base, self.expert, n, seed + 1)
         return check_steering(self.reward, self.base, self.expert, x0, seed, **steering)
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:

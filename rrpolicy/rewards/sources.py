@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from rrpolicy.common.arguments import whole
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel, device_of
 from rrpolicy.rewards.events import as_events
@@ -14,6 +16,7 @@ from rrpolicy.rewards.recorded import RecordedPairs
 from rrpolicy.rewards.targets import Targets, make_targets
 
 Data = TrajectoryDataset | Sequence[TrajectoryDataset] | Tensor | RecordedPairs | None
+MAX_BUFFER_EVENTS, MAX_BUFFER_NUMBERS = 2**20, 2**32
 Source = Callable[[int, torch.Generator], Targets]
 """(number of targets, source of randomness) -> targets."""
 
@@ -44,6 +47,21 @@ def target_source(
         return make_targets(base, expert, events.draw(n, generator).to(device), generator, n_value_draws)
 
     return draw
+
+
+def check_buffer(buffer_size: int, batch_size: int, event_shape: Sequence[int]) -> None:
+    """
+    Check the size of the buffer of targets.
+
+    :raises ValueError: for a buffer smaller than a batch, or one that no memory holds
+    """
+    if whole("buffer_size", buffer_size) < batch_size:
+        raise ValueError(f"buffer_size is {buffer_size}, it must be at least batch_size, {batch_size}")
+    if (size := buffer_size * math.prod(event_shape)) > MAX_BUFFER_NUMBERS or buffer_size > MAX_BUFFER_EVENTS:
+        raise ValueError(
+            f"buffer_size is {buffer_size}, which makes {size} numbers, wanted at most 2**20 events "
+            f"and {MAX_BUFFER_NUMBERS} numbers"
+        )
 
 
 def _with_pairs(pairs: Targets, rest: Source) -> Source:
