@@ -17,6 +17,7 @@ from rrpolicy.cli.options import agent_label, recipe_for, report, task_in_card, 
 from rrpolicy.cli.program import Program, echo
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.messages import RrpolicyWarning, at, printable
+from rrpolicy.common.processes import current
 from rrpolicy.common.version import __version__
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.readers import load_dataset
@@ -210,6 +211,8 @@ def extract(
     with sole_use(out):
         extractor = experiments.extract(weak, strong, training, values, seed, progress)
         reward = extractor.reward
+        if not current().is_main:
+            return
         rows = flat_rows(experiments.explained_rows(reward, weak, strong, held_out, values, seed))
         if task is not None and task.goal is not None:
             error = experiments.map_reward(reward, task.maze, values).goal_error_cells(task.goal)

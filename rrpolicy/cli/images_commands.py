@@ -32,6 +32,7 @@ from rrpolicy.cli.program import echo
 from rrpolicy.cli.prompt_files import echo_cut, read_prompts
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.jobs import Jobs
+from rrpolicy.common.processes import current
 from rrpolicy.common.version import __version__
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.evaluation import RESULTS_FILE, Row, result_row
@@ -165,7 +166,8 @@ def extract(
             extractor = RewardExtractor.load(checkpoint, base=pairs.model, expert=pairs.model)
         else:
             extractor = _new_extractor(pairs, start_from, width, batch_size, value_coef, seed)
-            begin_anew(out, ("reward.zip", "checkpoint.zip", RESULTS_FILE), extractor)
+            if current().is_main:
+                begin_anew(out, ("reward.zip", "checkpoint.zip", RESULTS_FILE), extractor)
         remaining = max(total_timesteps - extractor.num_timesteps, 0)
         extractor.learn(
             train,
@@ -175,7 +177,8 @@ def extract(
             checkpoint_path=checkpoint,
             checkpoint_freq=checkpoint_freq,
         )
-        report(_finish_reward(extractor, pairs, held_out, codec, out, seed), out)
+        if current().is_main:
+            report(_finish_reward(extractor, pairs, held_out, codec, out, seed), out)
 
 
 def _finish_reward(

@@ -20,6 +20,7 @@ import typer
 from PIL import Image
 from typer.core import TyperGroup
 
+from rrpolicy.common import processes
 from rrpolicy.common.interruption import raised_signals, stop_line
 from rrpolicy.common.messages import LONGEST, RrpolicyWarning, printable, shown
 
@@ -41,6 +42,7 @@ FAULTS = (  # of input, of the machine, and of what a file may have in it
     safetensors.SafetensorError,
     Image.DecompressionBombError,
 )
+SHARED = (("train",), ("extract",), ("images", "record"), ("images", "extract"))  # by processes of `accelerate launch`
 _EMPTY = re.compile(r"(--[\w-]+)=")
 
 
@@ -57,12 +59,17 @@ class Program(TyperGroup):
             if not argument or empty:
                 name = empty.group(1) if empty else before if before.startswith("-") else "an argument"
                 raise typer.BadParameter("must not be empty.", ctx=ctx, param_hint=name)
+        self._command = tuple(one for one in args if not one.startswith("-"))
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         received: list[int] = []
         try:
             with raised_signals() as received, own_warnings():
+                processes.join()
+                if processes.current().n > 1 and not any(self._command[: len(one)] == one for one in SHARED):
+                    names = ", ".join(" ".join(one) for one in SHARED)
+                    raise ValueError(f"{' '.join(self._command[:2])} runs in one process; several share {names}")
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise
@@ -121,5 +128,6 @@ def one_line(error: BaseException) -> str:
 
 
 def echo(text: str = "", nl: bool = True, err: bool = False) -> None:
-    """Print lines with control characters escaped, since text from files may hold them."""
-    typer.echo("\n".join(map(shown, text.split("\n"))), nl=nl, err=err)
+    """Print lines with control characters escaped, since text from files may hold them, in the first process."""
+    if err or processes.current().is_main:
+        typer.echo("\n".join(map(shown, text.split("\n"))), nl=nl, err=err)

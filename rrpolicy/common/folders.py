@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rrpolicy.common.locks import LOCKS, lock, lock_where_possible
+from rrpolicy.common.processes import current
 
 UNFINISHED = re.compile(r"\..*unfinished-\d+-\d+(\.[^.]*)?")  # hidden names
 MARGIN = 2**20  # bytes of a file system that are left alone
@@ -27,11 +28,14 @@ _STEM_LENGTH = 40  # of the target's name: names of files are limited to 255 byt
 def sole_use(folder: str | Path) -> Iterator[None]:
     """
     Hold a folder for one run, so that a second one cannot write between its files. What dead processes have left
-    unfinished there is removed.
+    unfinished there is removed. Of several processes that do the same the first holds it for all.
 
     :param folder: made where missing, and removed again when nothing was written to it
     :raises ValueError: when another run holds it
     """
+    if not current().is_main:
+        yield
+        return
     made = make_folder(Path(folder))
     descriptor = os.open(folder, os.O_RDONLY) if LOCKS else None
     try:

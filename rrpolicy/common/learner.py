@@ -31,6 +31,7 @@ from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
 from rrpolicy.common.options import LearnOptions, LoopOptions
 from rrpolicy.common.persistence import Archived, LearningRate, Module
+from rrpolicy.common.processes import current
 from rrpolicy.common.schema import native, plain
 
 
@@ -140,7 +141,7 @@ class Learner(Archived[Module]):
 
     def _setup_logger(self, reset_num_timesteps: bool) -> None:
         """A new training is a new run of TensorBoard, one that goes on continues its own."""
-        if self.tensorboard_log is None or self._custom_logger:
+        if self.tensorboard_log is None or self._custom_logger or not current().is_main:
             return
         if reset_num_timesteps or self._tensorboard_run is None:
             self._tensorboard_run = f"{self.kind}_{get_latest_run_id(self.tensorboard_log, self.kind) + 1}"
@@ -151,7 +152,7 @@ class Learner(Archived[Module]):
 
     def dump_logs(self) -> None:
         """Log the last step, as callbacks such as SB3's ``LogEveryNTimesteps`` want it."""
-        if self._latest is not None:
+        if self._latest is not None and current().is_main:
             self._log(*self._latest)
 
     def get_env(self) -> VecEnv | None:
@@ -220,12 +221,13 @@ class Learner(Archived[Module]):
         stop_at = self._begin(total_timesteps, flag("reset_num_timesteps", reset_num_timesteps), watch)
         if checkpoint_path is not None:  # what no archive can hold is refused before anything is learned
             check_config(self.kind, plain(self._archive_config()), "arguments")
-        self._callback_env = NoEnvironment()
+        self._callback_env, processes = NoEnvironment(), current()
+        processes.check_same(self.module)
         try:
-            callbacks = self._init_callback(callback, total_timesteps if progress_bar else 0)
+            callbacks = self._init_callback(callback, total_timesteps if progress_bar and processes.is_main else 0)
             total_timesteps = stop_at  # as SB3's callbacks count, with the steps of before
             callbacks.on_training_start(locals(), globals())
-            started, first = time.process_time(), self.num_timesteps
+            started, first, stopped_by = time.process_time(), self.num_timesteps, 0
             with deferred_signals() as received:
                 while self.num_timesteps < stop_at:
                     values = self._gradient_step()
@@ -235,18 +237,21 @@ class Learner(Archived[Module]):
                     if measured or (log_interval and self.num_timesteps % log_interval == 0):
                         self.dump_logs()
                     callbacks.update_locals(locals())
-                    last = not callbacks.on_step() or bool(received) or over or self.num_timesteps == stop_at
-                    if last and not received:  # what was interrupted goes on
+                    last = not callbacks.on_step() or over or self.num_timesteps == stop_at
+                    last, stopped_by = processes.stop(last, received[0] if received else 0)
+                    last = last or stopped_by > 0
+                    if last and not stopped_by:  # what was interrupted goes on
                         self._best.put_into(self.averaged)
-                    if checkpoint_path is not None and (last or self.num_timesteps % checkpoint_freq == 0):
+                    due = checkpoint_path is not None and (last or self.num_timesteps % checkpoint_freq == 0)
+                    if checkpoint_path is not None and due and processes.is_main:
                         self.save(checkpoint_path)
                     if last:
                         break
             callbacks.on_training_end()
         finally:
             self._callback_env = None
-        if received:
-            raise TrainingInterrupted(received[0])
+        if stopped_by or received:
+            raise TrainingInterrupted(stopped_by or received[0])
 
     @staticmethod
     def _watch(loss: Callable[[], float] | None, total_timesteps: int, options: LearnOptions) -> HeldOut | None:
@@ -295,10 +300,13 @@ class Learner(Archived[Module]):
         learning_rate = self._learning_rate_at(self.num_timesteps)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        loss, values = self._draw_loss()
+        processes = current()
+        with processes.sharing(self):
+            loss, values = self._draw_loss()
         self._check_finite("loss", float(loss.detach()))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        processes.add_gradients(self.module.parameters())
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
         self._check_finite("gradient norm", float(norm))
         self.optimizer.step()
@@ -308,7 +316,7 @@ class Learner(Archived[Module]):
 
     def _measure(self, watch: HeldOut) -> bool:
         """Measure the held-out loss; whether to stop."""
-        with torch.no_grad():
+        with torch.no_grad(), current().sharing(self):
             loss = watch.loss()
         self._best.consider(self.num_timesteps, loss, self.averaged)
         self.logger.record("eval/loss", loss)

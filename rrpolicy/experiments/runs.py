@@ -20,6 +20,7 @@ from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.common.files import write_json
 from rrpolicy.common.folders import check_space, scratch_folder, sole_use
 from rrpolicy.common.learner import Learner
+from rrpolicy.common.processes import current
 from rrpolicy.common.progress import LOSS_KEY, ProgressLog
 from rrpolicy.common.schema import from_json, read_small
 from rrpolicy.common.spaces import check_spaces, flattened_box
@@ -81,9 +82,12 @@ class TrainingRun:
             self._check_same()
             agent = DiffusionAgent.load(checkpoint)
             total = agent._total_timesteps if self.total_timesteps is None else self.total_timesteps
-            log.keep(agent.num_timesteps)
         else:
             agent, total = self._new_agent(), self._steps()
+        writes = current().is_main
+        if writes and resume:
+            log.keep(agent.num_timesteps)
+        elif writes:
             begin_anew(self.out, (AGENT, CHECKPOINT, PROGRESS, RESULTS_FILE), agent)
             write_json(self.out / RUN, self._facts)
         if (remaining := total - agent.num_timesteps) > 0:
@@ -97,8 +101,9 @@ class TrainingRun:
                 checkpoint_path=checkpoint,
                 checkpoint_freq=self.checkpoint_freq,
             )
-        experiments.save_agent(agent, self.out / AGENT, {**self.task.to_card(), **self._facts})
-        write_results(self._rows(agent, log), self.out)
+        if writes:
+            experiments.save_agent(agent, self.out / AGENT, {**self.task.to_card(), **self._facts})
+            write_results(self._rows(agent, log), self.out)
         return agent
 
     @property

@@ -20,6 +20,7 @@ from torch import Tensor
 from rrpolicy.common.files import write_json
 from rrpolicy.common.kinds import ErrorRangesFields
 from rrpolicy.common.messages import at
+from rrpolicy.common.processes import current
 from rrpolicy.common.schema import checked, from_json, read_small
 from rrpolicy.common.typing import Array
 from rrpolicy.diffusion.score_model import ScoreModel, device_of
@@ -132,7 +133,7 @@ def denoising_errors(
 def keep_errors(pairs: RecordedPairs, base: ScoreModel) -> None:
     """Write the ranges of a recording's samples beside its shards; nothing for too few samples or where they are."""
     path, samples = pairs.folder / FILE, pairs.samples(N_SAMPLES)
-    if path.is_file() or samples is None or sum(map(len, samples)) < N_NEEDED:
+    if not current().is_main or path.is_file() or samples is None or sum(map(len, samples)) < N_NEEDED:
         return
     levels = levels_of(base)
     errors = np.concatenate([denoising_errors(base, part, levels) for one in samples for part in one.split(N_SAMPLES)])

@@ -25,6 +25,7 @@ from rrpolicy.common.files import atomic_write, write_json
 from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.kinds import ManifestFields
 from rrpolicy.common.messages import at, printable
+from rrpolicy.common.processes import current
 from rrpolicy.common.schema import check_depth, checked, from_json, plain, read_small
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel
@@ -207,18 +208,26 @@ def record(
     settings = plain({"format": FORMAT, "n_shards": n_shards, "half": half, "about": {**about, "space": space}})
     if (size := len(json.dumps(settings)) + 50 * n_shards) > MAX_MANIFEST_BYTES:
         raise ValueError(f"a manifest of {size} bytes, wanted at most {MAX_MANIFEST_BYTES}: record fewer prompts")
-    _begin(folder, settings)
+    processes = current()
+    if processes.is_main:
+        _begin(folder, settings)
+    processes.wait()
     maker = _ShardMaker(folder, model.event_shape, make, half)
     missing = [number for number in map(_Number, range(n_shards)) if maker.rows(number) is None]
-    with tqdm(total=n_shards, disable=not progress_bar, desc="shards", unit="shard") as bar:
+    processes.wait()  # all have seen what is missing before any of it is made
+    silent = not (progress_bar and processes.is_main)
+    with tqdm(total=n_shards, disable=silent, desc="shards", unit="shard") as bar:
         bar.update(n_shards - len(missing))
-        with closing((jobs or Jobs()).run(maker, missing)) as made:
+        with closing((jobs or Jobs()).run(maker, missing[processes.rank :: processes.n])) as made:
             for _ in made:
-                bar.update()
+                bar.update(processes.n)
+    processes.wait()
     shards = [(maker.path(number).name, maker.rows(number)) for number in map(_Number, range(n_shards))]
     if absent := [name for name, rows in shards if rows is None]:
         raise ValueError(f"{folder} lacks {absent[0]}, which a worker has made: workers must see the same folder")
-    write_json(folder / MANIFEST, {**settings, "shards": shards})
+    if processes.is_main:
+        write_json(folder / MANIFEST, {**settings, "shards": shards})
+    processes.wait()
     return RecordedPairs.open(folder)
 
 
