@@ -73,14 +73,15 @@ def test_two_processes_learn_what_one_learns(folders: tuple[Path, Path], name: s
 
 @pytest.mark.slow
 def test_a_network_with_attention_predicts_the_same(folders: tuple[Path, Path]) -> None:
-    """Its weights differ where they do nothing: a bias of keys has no gradient but that of rounding."""
+    """Ten times as far as the others: Adam makes whole steps of gradients that are little more than rounding."""
     one, two = (ImageDiffusion.load(folder / "images.zip") for folder in folders)
     before = launched.learners()["images"]
     generator = torch.Generator().manual_seed(0)
     x_t = torch.randn(16, *one.event_shape, generator=generator)
     t = torch.randint(one.process.n_diffusion_steps, (16,), generator=generator)
     predicted = [model.eps(x_t, t) for model in (before, one, two)]
-    assert (predicted[1] - predicted[2]).abs().max() <= TOLERANCE < 1e-3 < (predicted[1] - predicted[0]).abs().max()
+    far, learned = ((predicted[1] - other).abs().max() for other in (predicted[2], predicted[0]))
+    assert far <= 10 * TOLERANCE < 1e-3 < learned
 
 
 @pytest.mark.slow
