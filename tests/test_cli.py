@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.program import invoke
 from helpers.recipes import ENV_ID, RECIPE, build_zoo, recipe, toml
 from stable_baselines3 import PPO
-from typer.testing import CliRunner
 
 from rrpolicy import DiffusionAgent, zoo
-from rrpolicy.cli import app, collect_commands, commands, main
+from rrpolicy.cli import collect_commands, commands, main
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
@@ -60,7 +60,7 @@ def tiny_zoo(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = invoke(arguments)
     assert result.exit_code == code, result.output
     return result
 

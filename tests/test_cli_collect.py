@@ -9,11 +9,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from helpers.agents import make_agent, shorten
+from helpers.program import invoke
 from stable_baselines3 import SAC
-from typer.testing import CliRunner
 
 from rrpolicy import zoo
-from rrpolicy.cli import agents, app, collect_commands
+from rrpolicy.cli import agents, collect_commands
 from rrpolicy.common.archive import read_archive
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.evaluation import read_results
@@ -41,7 +41,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, ["collect", *(str(argument) for argument in arguments)])
+    result = invoke(["collect", *arguments])
     assert result.exit_code == code, result.output
     return result
 

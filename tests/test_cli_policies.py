@@ -6,11 +6,10 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from helpers.agents import shorten
+from helpers.program import invoke
 from stable_baselines3 import PPO, SAC
-from typer.testing import CliRunner
 
 from rrpolicy import zoo
-from rrpolicy.cli import app
 from rrpolicy.evaluation import read_results
 from rrpolicy.rl.policies import save_policy
 
@@ -32,7 +31,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = invoke(arguments)
     assert result.exit_code == code, result.output
     return result
 

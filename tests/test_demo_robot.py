@@ -9,12 +9,11 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from helpers import robots
+from helpers.program import invoke
 from helpers.robots import ENV_ID, RECIPE
 from PIL import Image
-from typer.testing import CliRunner
 
 from rrpolicy import zoo
-from rrpolicy.cli import app
 from rrpolicy.cli.options import recipe_for
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments import DEFAULT_RECIPE, Task
@@ -34,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_the_command_leaves_numbers_a_picture_and_videos(tmp_path: Path) -> None:
     (tmp_path / "heat_map.png").write_bytes(b"")  # of an earlier demo, in a maze
     given = ["demo", "--env", ENV_ID, "--n-episodes", "3", "--seed", "4", "--out", str(tmp_path), "--no-progress"]
-    result = CliRunner().invoke(app, given)
+    result = invoke(given)
     assert result.exit_code == 0, result.output
     assert {path.name for path in tmp_path.iterdir()} == {
         "results.json",

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import markdown
-from typer.testing import CliRunner
-
-from rrpolicy.cli import app
+from helpers.program import invoke
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if not {"_build", "api"} & set(page.parts))
@@ -66,7 +64,7 @@ def test_blocks_that_do_not_run_are_known() -> None:
 @cache
 def options(*command: str) -> set[str] | None:
     """The options of a command as its ``--help`` names them; None where there is no such command."""
-    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    result = invoke([*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", result.output)) if result.exit_code == 0 else None
 
 

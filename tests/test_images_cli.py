@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.pipelines import unet, write_codec, write_ddpm, write_stable_diffusion
+from helpers.program import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from rrpolicy.cli import app
 from rrpolicy.cli.images_scoring import scores_of
 from rrpolicy.common.folders import sole_use
 from rrpolicy.evaluation import read_results
@@ -31,7 +30,7 @@ QUICK = ("--total-timesteps", 4, "--batch-size", 8, "--width", 8, "--no-progress
 
 
 def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, ["images", *(str(argument) for argument in arguments)])
+    result = invoke(["images", *arguments])
     assert result.exit_code == code, result.output
     return result
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.pipelines import write_codec, write_ddpm
-from typer.testing import CliRunner
+from helpers.program import invoke
 
 from rrpolicy import zoo
-from rrpolicy.cli import app
 from rrpolicy.evaluation import read_results
 from rrpolicy.images.audit import write_audit
 from rrpolicy.images.codec import PixelCodec
@@ -30,7 +29,7 @@ IMAGES = np.zeros((4, 4, 4, 1), np.uint8)
 
 
 def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, ["images", *(str(argument) for argument in arguments)])
+    result = invoke(["images", *arguments])
     assert result.exit_code == code, result.output
     return result
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.pipelines import write_codec, write_ddpm
+from helpers.program import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
 from rrpolicy import zoo
-from rrpolicy.cli import app
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.evaluation import read_results
 from rrpolicy.images.audit import write_audit
@@ -164,7 +163,7 @@ def test_forged_ranges_are_refused(change: dict[str, Any], support: Support, tmp
 
 
 def run(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, ["images", *(str(argument) for argument in arguments)])
+    result = invoke(["images", *arguments])
     assert result.exit_code == 0, result.output
     return result
 

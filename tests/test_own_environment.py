@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.program import invoke
 from helpers.recipes import NETWORK, toml
 from helpers.robots import RECIPE as ROBOT_RECIPE
-from typer.testing import CliRunner
 
 from rrpolicy import zoo
-from rrpolicy.cli import app
 from rrpolicy.evaluation import read_results as read_rows
 from rrpolicy.experiments.locomotion import known_robots, read_results, select
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE, cases_of, environment_of, read_recipe
@@ -53,7 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    result = invoke(arguments)
     assert result.exit_code == 0, result.output
     return result.output
 

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
+from helpers.program import invoke
 from helpers.recipes import ENV_ID, toml
-from typer.testing import CliRunner
 
 from rrpolicy import TrajectoryDataset
-from rrpolicy.cli import app
 from rrpolicy.data import save_minari
 from rrpolicy.data.report import actions_outside, report
 from rrpolicy.evaluation import read_results
@@ -130,7 +129,7 @@ def test_what_does_not_fit_the_environment_is_named() -> None:
 
 
 def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = invoke(arguments)
     assert result.exit_code == code, result.output
     return result
 

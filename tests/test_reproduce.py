@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.program import invoke
 from helpers.recipes import RECIPE, toml
 from helpers.rows import short_key
-from typer.testing import CliRunner
 
-from rrpolicy.cli import app
 from rrpolicy.common.locks import file_lock
 from rrpolicy.envs import MazeGeometry
 from rrpolicy.experiments import maze2d, report
@@ -391,12 +390,12 @@ def test_the_command(tmp_path: Path) -> None:
         "--no-progress",
     ]
     one = [*arguments, "--maze", "open", "--goal", "2.3,4.3", "--seed", "1"]
-    result = CliRunner().invoke(app, one)
+    result = invoke(one)
     assert result.exit_code == 0, result.output
     assert "0 of 2 units done before" in result.output and "| open |" in result.output
-    assert "2 of 2 units done before" in CliRunner().invoke(app, one).output
+    assert "2 of 2 units done before" in invoke(one).output
     (tmp_path / "r" / "steering.png").unlink()
-    result = CliRunner().invoke(app, [*arguments, "--figures-only"])
+    result = invoke([*arguments, "--figures-only"])
     assert result.exit_code == 0 and (tmp_path / "r" / "steering.png").exists()
-    result = CliRunner().invoke(app, [*arguments, "--variant", "nothing"])
+    result = invoke([*arguments, "--variant", "nothing"])
     assert result.exit_code == 1 and "variant must be one of" in result.stderr

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import idx
+from helpers.program import invoke
 from helpers.recipes import toml
 from helpers.rows import short_key
 from PIL import Image
-from typer.testing import CliRunner
 
 from rrpolicy import RewardExtractor
-from rrpolicy.cli import app
 from rrpolicy.experiments.images import (
     ArtifactStore,
     Unit,
@@ -402,11 +401,11 @@ def test_the_command(done: Path, photos: Path, tmp_path: Path) -> None:
     quoted = {f'"{name}"': others for name, others in RECIPE["lookalikes"].items()}
     recipe.write_text(toml({**{key: value for key, value in RECIPE.items() if key != "name"}, "lookalikes": quoted}))
     given = ["reproduce", "images", "--recipe", str(recipe), "--no-progress"]
-    shown = CliRunner().invoke(app, [*given, "--out", str(done / "r.csv"), "--figures-only"])
+    shown = invoke([*given, "--out", str(done / "r.csv"), "--figures-only"])
     assert shown.exit_code == 0 and "| none | fine-tuned | with values |" in shown.output, shown.output
     assert (done / "r" / "summary.md").read_text() in shown.output and "0 units" in shown.output
     fresh = [*given, "--work", str(done / "work"), "--data", str(photos), "--out", str(tmp_path / "q.csv"), "--quick"]
-    result = CliRunner().invoke(app, fresh)
+    result = invoke(fresh)
     assert result.exit_code == 0 and "0 of 2 units done before" in result.output, result.output
     assert {one.task for one in read_results(tmp_path / "q.csv")} == {"north west+north east", "none"}
 
@@ -416,12 +415,12 @@ def test_missing_images_and_unknown_classes_stop_before_training(
 ) -> None:
     monkeypatch.setattr("rrpolicy.images.training.ImageDiffusion.learn", pytest.fail)
     given = ["reproduce", "images", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "r.csv"), "--no-progress"]
-    result = CliRunner().invoke(app, [*given, "--quick", "--data", str(tmp_path / "nowhere")])
+    result = invoke([*given, "--quick", "--data", str(tmp_path / "nowhere")])
     assert result.exit_code == 1
     assert "nowhere: no images; install Debian's package dataset-fashion-mnist" in result.stderr
-    result = CliRunner().invoke(app, [*given, "--quick", "--data", str(photos)])  # the zoo's recipe names trousers
+    result = invoke([*given, "--quick", "--data", str(photos)])  # the zoo's recipe names trousers
     assert result.exit_code == 1 and "'trouser' is no class, there are north east," in result.stderr
-    result = CliRunner().invoke(app, [*given, "--pair", "hat"])  # Fashion-MNIST need not be installed
+    result = invoke([*given, "--pair", "hat"])  # Fashion-MNIST need not be installed
     assert result.exit_code == 1
     assert "no images" in result.stderr or "'hat' is no class, there are t-shirt," in result.stderr
     lacking = {**RECIPE, "evaluation": {"n_test": 5}}

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import robots
+from helpers.program import invoke
 from helpers.recipes import NETWORK, toml
 from helpers.robots import RECIPE, untrained_agents
 from helpers.rows import short_key
-from typer.testing import CliRunner
 
 from rrpolicy.agents import DiffusionAgent
 from rrpolicy.agents.blended_planner import BlendedPlanner
-from rrpolicy.cli import app
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.evaluation import Evaluation
@@ -363,9 +362,9 @@ def test_the_command(done: Path, agents: Path, tmp_path: Path, monkeypatch: pyte
         (folder / f"{name.lower()}.toml").write_text(toml(recipe))
     given = ["reproduce", "locomotion", "--out", str(done / "r.csv"), "--work", str(done / "work")]
     given += ["--data", str(done / "data"), "--agents", str(agents), "--robot", "hopper", "--no-progress"]
-    result = CliRunner().invoke(app, [*given, "--figures-only"])
+    result = invoke([*given, "--figures-only"])
     assert result.exit_code == 0 and "| hopper | noisy | steered |" in result.output, result.output
     assert (done / "r" / "summary.md").read_text() in result.output
-    fresh = CliRunner().invoke(app, [*given[:2], "--out", str(tmp_path / "q.csv"), *given[4:], "--quick"])
+    fresh = invoke([*given[:2], "--out", str(tmp_path / "q.csv"), *given[4:], "--quick"])
     assert fresh.exit_code == 0 and "0 of 1 units done before" in fresh.output, fresh.output
     assert {one.n for one in read_results(tmp_path / "q.csv") if (one.agent, one.metric) == ("base", "return")} == {16}

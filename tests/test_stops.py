@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 from fuzz.programs import Forked, leftovers
+from helpers.program import invoke
 from helpers.recipes import RECIPE
 from stable_baselines3.common.logger import Logger
-from typer.testing import CliRunner
 
-from rrpolicy.cli import app
 from rrpolicy.common.files import atomic_write, write_text
 from rrpolicy.common.folders import make_folder, remove_empty, sole_use
 from rrpolicy.common.interruption import NUMBERS, Stopped, deferred_signals, raised_signals
@@ -177,7 +176,7 @@ def test_a_fault_that_follows_a_signal_is_not_what_is_told(tmp_path: Path, monke
             raise RuntimeError("cleaning up has failed, too")
 
     monkeypatch.setattr("rrpolicy.cli.zoo_commands.zoo.entries", broken)
-    result = CliRunner().invoke(app, ["zoo", "list"])
+    result = invoke(["zoo", "list"])
     assert result.exit_code == 143
     assert result.stderr == "rrpolicy: stopped by SIGTERM; what was finished is kept\n"
 
@@ -269,10 +268,10 @@ def training(out: Path, n_steps: int = 10, **arguments: Any) -> TrainingRun:
 )
 def test_a_folder_in_use_is_refused(command: list[str], tmp_path: Path) -> None:
     out, data = tmp_path / "out", tmp_path / "data"
-    run = CliRunner().invoke(app, ["collect", "--n-transitions", "200", "--out", str(data)])
+    run = invoke(["collect", "--n-transitions", "200", "--out", str(data)])
     assert run.exit_code == 0, run.output
     with sole_use(out):
-        result = CliRunner().invoke(app, [part.format(out=out, data=data) for part in command])
+        result = invoke([part.format(out=out, data=data) for part in command])
         assert list(out.iterdir()) == []
     assert result.exit_code == 1 and result.stdout == ""
     assert result.stderr == (

@@ -25,10 +25,9 @@ from fuzz.target import Target
 from fuzz.tensors import Raw, edited
 from fuzz.zips import METHODS, members_of, packed
 from helpers.agents import make_agent
-from typer.testing import CliRunner
+from helpers.program import invoke
 
 from rrpolicy import experiments
-from rrpolicy.cli import app
 from rrpolicy.experiments import Task
 from rrpolicy.experiments.recipes import read_recipe
 
@@ -45,7 +44,7 @@ def program(*arguments: str) -> Target:
     card = {"environment": "PointMaze_UMaze-v3", "maze": ["#####", "#...#", "#####"], "goal": [1.0, 3.0]}
 
     def invoke(path: Path) -> float:
-        result = CliRunner().invoke(app, [part.replace("ARCHIVE", str(path)) for part in arguments])
+        result = invoke([part.replace("ARCHIVE", str(path)) for part in arguments])
         lines = result.stderr.splitlines()
         if result.exit_code == 1 and len(lines) == 1 and lines[0].startswith("rrpolicy: error: "):
             raise ValueError(lines[0].removeprefix("rrpolicy: error: "))
@@ -90,7 +89,7 @@ def test_cards_run_no_code_and_open_no_file() -> None:
 
 @pytest.mark.parametrize("env", ["FrankaKitchen-v1", f"{EVIL_MODULE}:Env-v0", "\x1b[31m", "Nowhere-v0", ""])
 def test_environments_that_cannot_be_made_are_one_line(env: str) -> None:
-    result = CliRunner().invoke(app, ["enjoy", "PointMaze_UMaze-v3/base", "--env", env, "--n-episodes", "1"])
+    result = invoke(["enjoy", "PointMaze_UMaze-v3/base", "--env", env, "--n-episodes", "1"])
     lines = result.stderr.splitlines()
     assert result.exit_code in (1, 2) and lines[-1].isprintable() and "Traceback" not in result.output
     assert result.exit_code == 2 or len(lines) == 1

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import idx
+from helpers.program import invoke
 from helpers.recipes import toml
 from PIL import Image
-from typer.testing import CliRunner
 
 from rrpolicy import experiments, zoo
-from rrpolicy.cli import app
 from rrpolicy.common.stats import auroc, share
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments.demos import ImagesDemo
@@ -96,7 +95,7 @@ def tiny_zoo(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    result = invoke(arguments)
     assert result.exit_code == code, result.output
     return result
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 from helpers import robots
+from helpers.program import invoke
 from helpers.robots import BASE, ENV_ID, EXPERT, REWARD, robot_zoo
-from typer.testing import CliRunner
 
 from rrpolicy import DiffusionAgent, RelativeReward, experiments, zoo
-from rrpolicy.cli import app
 from rrpolicy.experiments import DEFAULT_RECIPE, Task
 from rrpolicy.experiments.scoring import with_episodes
 from rrpolicy.experiments.zoo_build import robot_unit
@@ -78,9 +77,9 @@ def test_the_page_and_the_list_show_scores(built: Path) -> None:
     assert [row.split("`")[1] for row in rows] == [BASE, EXPERT, REWARD]
     assert all(row.count("|") == len(zoo.page.ROBOT_COLUMNS) + 1 for row in rows)
     assert f"(agents/{BASE}/video.mp4)" in rows[0] and "| noisy |" in rows[0]
-    listed = CliRunner().invoke(app, ["zoo", "list"]).output.splitlines()
+    listed = invoke(["zoo", "list"]).output.splitlines()
     assert f"score {means(BASE)['agent', 'normalized_score']:.1f}" in listed[0]
-    assert "normalized_score" in CliRunner().invoke(app, ["zoo", "info", REWARD]).output
+    assert "normalized_score" in invoke(["zoo", "info", REWARD]).output
 
 
 def test_the_share_of_the_gap_stands_below_the_score(tmp_path: Path) -> None:
@@ -134,7 +133,7 @@ def test_the_command(built: Path, tmp_path: Path) -> None:
         "--date",
         "2026-01-03",
     ]
-    result = CliRunner().invoke(app, [str(one) for one in given])
+    result = invoke(given)
     assert result.exit_code == 0, result.output
     cards = {card["name"]: card for card in zoo.entries(tmp_path)}
     assert set(cards) == {BASE, EXPERT, REWARD} and cards[BASE]["date"] == "2026-01-03"
@@ -145,9 +144,9 @@ def test_the_command(built: Path, tmp_path: Path) -> None:
 def test_what_a_build_does_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match=r"recipe 'default' does not say how demonstrations in Ant-v5 are made"):
         robot_unit("Ant-v5", DEFAULT_RECIPE)
-    result = CliRunner().invoke(app, ["zoo", "build", ENV_ID, "--case", "none"])
+    result = invoke(["zoo", "build", ENV_ID, "--case", "none"])
     assert result.exit_code == 1 and "case must be one of noisy, replay, mixture, got 'none'" in result.stderr
-    result = CliRunner().invoke(app, ["zoo", "build", "Ant-v5"])
+    result = invoke(["zoo", "build", "Ant-v5"])
     assert result.exit_code == 1 and "no recipe for 'Ant-v5', there are fashion_mnist, halfcheetah" in result.stderr
-    result = CliRunner().invoke(app, ["zoo", "build", "PointMaze_UMaze-v3"])
+    result = invoke(["zoo", "build", "PointMaze_UMaze-v3"])
     assert result.exit_code == 2 and "is needed in a maze" in result.stderr
