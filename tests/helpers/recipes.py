@@ -1,7 +1,10 @@
 """The smallest recipe that still goes through every step, and a zoo built with it."""
 
 import copy
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rrpolicy.experiments import Task
@@ -14,7 +17,7 @@ GOAL = (3.0, 1.0)
 RECIPE: dict[str, Any] = {
     "name": "tiny",
     "environments": ["PointMaze_*"],
-    "data": {"base_transitions": 4000, "expert_transitions": 2000},
+    "data": {"base_transitions": 1000, "expert_transitions": 2000},
     "agent": {
         "policy": "MlpPolicy",
         "horizon": 8,
@@ -37,6 +40,7 @@ RECIPE: dict[str, Any] = {
         "window_kwargs": NETWORK,
         "step_kwargs": NETWORK,
     },
+    "rounds": {"total_timesteps": 3, "n_plans": 64, "n_visited": 60, "n_envs": 2},
     "discriminator": {"total_timesteps": 10, "batch_size": 16, "window_kwargs": NETWORK},
     "map": {"points_per_cell": 4},
     "steering": {"scale": 1.0},
@@ -69,8 +73,15 @@ def _value(value: Any) -> str:
 
 
 def build_zoo(folder: Path) -> Path:
-    """A zoo with a base, an expert and a reward, made in about a second."""
-    (folder / "recipes").mkdir(parents=True)
+    """A zoo with a base, an expert and a reward in a new folder: a copy of one that is made once in a process."""
+    return shutil.copytree(_zoo().name, folder)
+
+
+@cache
+def _zoo() -> "TemporaryDirectory[str]":
+    made = TemporaryDirectory()
+    folder = Path(made.name)
+    (folder / "recipes").mkdir()
     (folder / "recipes" / "tiny.toml").write_text(toml(), encoding="utf-8")
     MazeZooBuild(Task.create(ENV_ID), [GOAL], RECIPE, folder=folder, date="2026-01-02").run()
-    return folder
+    return made
