@@ -24,6 +24,7 @@ from rrpolicy.experiments import images, locomotion, maze2d
 from rrpolicy.images.sampling import sample_images
 
 EXPERIMENTS = {"maze2d": maze2d, "locomotion": locomotion, "images": images}
+ROWS = {"maze2d": "maze2d", "locomotion": "locomotion", "images": "images_2026-11-26"}  # those of the first output
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RENAMED = {  # variants and labels whose names have changed since
     "no-row-weighting": "rows-alike",
@@ -78,7 +79,7 @@ def pictures() -> Iterator[tuple[str, str]]:
 def tables() -> Iterator[tuple[str, str]]:
     """The tables of each experiment, drawn from its committed rows."""
     for name, experiment in EXPERIMENTS.items():
-        results = experiment.read_results(RESULTS / f"{name}.csv")
+        results = experiment.read_results(RESULTS / f"{ROWS[name]}.csv")
         text = experiment.summary(results)
         for new, old in RENAMED.items():
             text = text.replace(new, old)
