@@ -341,5 +341,5 @@ def test_a_refused_dataset_leaves_no_trace() -> None:
 
 
 def test_other_devices_are_refused() -> None:
-    with pytest.raises(ValueError, match="device is 'cuda', wanted 'cpu'"):
-        make_agent(device="cuda")
+    with pytest.raises(ValueError, match="device is 'cuda:9', this machine has auto, cpu"):
+        make_agent(device="cuda:9")

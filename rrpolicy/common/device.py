@@ -38,6 +38,12 @@ def _present() -> list[str]:
     return ["auto", "cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
+def place_of(computes: object) -> torch.device:
+    """The device that something with a ``device`` computes on; the CPU for functions and whatever else has none."""
+    place: torch.device = getattr(computes, "device", CPU)
+    return place
+
+
 def device_of_module(module: nn.Module) -> torch.device:
     """Where a network computes: the device of its first parameter, the CPU for one that has none."""
     weights = next(module.parameters(), None)

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rrpolicy.common.device import CPU
+from rrpolicy.common.device import place_of
 from rrpolicy.common.options import TrainingOptions
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -75,8 +75,7 @@ def pinned_mask(model: ScoreModel) -> Tensor:
 
 def device_of(model: ScoreModel) -> torch.device:
     """Where the model computes, and its events have to be."""
-    device: torch.device = getattr(model, "device", CPU)
-    return device
+    return place_of(model)
 
 
 def with_device_of(model: ScoreModel, training: TrainingOptions) -> TrainingOptions:
