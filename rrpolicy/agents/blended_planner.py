@@ -43,10 +43,15 @@ class BlendedPlanner(Planner):
             check_compatible(base, other)
         self.observation_space, self.action_space = base.observation_space, base.action_space
         self.layout, self.process = base.layout, base.process
-        self.controller, self.device = base.controller, base.device
+        self.controller = base.controller
         self.planning = replace(base.planning, **options)
         self._check_planning()
         self._acting_generator = torch.Generator().manual_seed(0 if base.seed is None else base.seed)
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the base computes; the pair has to be there, too."""
+        return self.base.device
 
     @property
     def normalizer(self) -> Normalizer:

@@ -72,7 +72,6 @@ class GuidedPlanner(Planner):
         self.layout = agent.layout
         self.process = agent.process
         self.controller = agent.controller
-        self.device = agent.device
         wanted: dict[str, Any] = {
             "n_candidates": n_candidates,
             "n_action_steps": n_action_steps,
@@ -82,13 +81,21 @@ class GuidedPlanner(Planner):
         }
         self.planning = replace(agent.planning, **{name: value for name, value in wanted.items() if value is not None})
         self._check_planning()
-        self._pinned = torch.tensor(agent.layout.pinned, device=agent.device)
         self._acting_generator = torch.Generator().manual_seed(getattr(agent, "seed", None) or 0)
         self._n_steered, self._n_bound = 0, 0
 
     @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the agent computes; the reward has to be there, too."""
+        return self.agent.device
+
+    @property
     def normalizer(self) -> Normalizer:
         return self.agent.normalizer
+
+    @property
+    def _pinned(self) -> Tensor:
+        return torch.tensor(self.layout.pinned, device=self.device)
 
     @property
     def n_candidates(self) -> int:
@@ -205,14 +212,12 @@ class GuidedPlanner(Planner):
         for part in (self.agent, self.reward):
             if hasattr(part, "to"):
                 part.to(device)
-        self.device = self.agent.device
-        self._pinned = self._pinned.to(self.device)
         return self
 
 
 def _check_space(agent: Planner, reward: RelativeReward | RewardFunction) -> None:
     if not isinstance(reward, RelativeReward):
-        check_reward_function(reward, agent.layout.event_shape, agent.process.n_diffusion_steps)
+        check_reward_function(reward, agent.layout.event_shape, agent.process.n_diffusion_steps, agent.device)
         return
     if reward.device != agent.device:
         raise ValueError(

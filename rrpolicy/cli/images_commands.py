@@ -83,7 +83,7 @@ def record(
     guidance_scale: inputs.GuidanceScale = None,
     half: Annotated[bool, typer.Option("--half", help="Store events in half precision.")] = False,
     seed: options.Seed = 0,
-    device: inputs.Device = "cpu",
+    device: inputs.Device = "auto",
     dtype: inputs.Dtype = inputs.Precision.float32,
     progress: options.Progress = True,
     jobs: options.NumberOfJobs = 1,
@@ -255,7 +255,7 @@ def score(
     resize: inputs.Resize = False,
     strict: inputs.Strict = False,
     out: options.MaybeOut = None,
-    device: inputs.Device = "cpu",
+    device: inputs.Device = "auto",
     progress: options.Progress = True,
 ) -> None:
     """
@@ -317,7 +317,7 @@ def sample(
     n_sampling_steps: inputs.SamplingSteps = None,
     guidance_scale: inputs.GuidanceScale = None,
     seed: options.Seed = 0,
-    device: inputs.Device = "cpu",
+    device: inputs.Device = "auto",
     dtype: inputs.Dtype = inputs.Precision.float32,
 ) -> None:
     """
@@ -333,7 +333,7 @@ def sample(
     chosen = ExpertOptions.of(expert, expert_unet, expert_lora, safety)
     models, n = models_to_draw(model, chosen, prompts, n, guidance_scale, class_label, device, dtype, config)
     source = models[-1]
-    scorer = None if reward is None else ImageReward.load(zoo.find(reward), codec=source.codec)
+    scorer = None if reward is None else ImageReward.load(zoo.find(reward), device=device, codec=source.codec)
     steps = n_sampling_steps or min(50 if prompts else 25, source.process.n_diffusion_steps)
     with sole_use(out):
         drawn = sample_images(source, n, n_sampling_steps=steps, reward=scorer, scale=scale, seed=seed)

@@ -32,7 +32,7 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
-Device = Annotated[str, typer.Option("--device", help="Where the models compute: cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option("--device", help="Where the models compute: auto, cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[Precision, typer.Option("--dtype", help="Precision of the models.")]
 Prompts = Annotated[
     Path | None, typer.Option("--prompts", metavar="FILE", help="One per line, or prompt in CSV, TSV or JSONL.")
@@ -119,4 +119,4 @@ def parse_scales(text: str) -> list[float]:
 def load_reward(name: str, pipeline: str | None, device: str, config: Path | None = None) -> ImageReward:
     """An image reward, ready to score pictures; that of latents with its pipeline's autoencoder."""
     codec = None if pipeline is None else load_pipeline(pipeline, device, config=config).codec
-    return ImageReward.load(zoo.find(name), codec=codec)
+    return ImageReward.load(zoo.find(name), device=device, codec=codec)

@@ -119,7 +119,7 @@ def null_of(
     """
     names, scores, chosen = [], [], levels or [reward.level]
     for path in [path for place in places for path in _archives(place)]:
-        other = ImageReward.load(path, codec=reward.codec)
+        other = ImageReward.load(path, device=reward.device, codec=reward.codec)
         if other.in_nats != reward.in_nats:
             raise FileFault(path, f"gives {other.unit}, wanted a null in what the audited reward gives, {reward.unit}")
         if max(chosen) >= other.reward.process.n_diffusion_steps:

@@ -26,7 +26,10 @@ def resolve(device: torch.device | str = "auto") -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=device).device  # of "cuda" the one with its number
+        found = torch.empty(0, device=device).device  # of "cuda" the one with its number
+        if found.type == "meta":
+            raise TypeError("meta tensors hold no numbers")
+        return found
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ValueError(
             f"device is {str(device)!r}, this machine has {', '.join(_present())}: {first_line(error)}"
@@ -45,8 +48,8 @@ def place_of(computes: object) -> torch.device:
 
 
 def device_of_module(module: nn.Module) -> torch.device:
-    """Where a network computes: the device of its first parameter, the CPU for one that has none."""
-    weights = next(module.parameters(), None)
+    """Where a network computes: the device of its first parameter or buffer, the CPU for one that has none."""
+    weights = next(module.parameters(), next(module.buffers(), None))
     return CPU if weights is None else weights.device
 
 

@@ -127,7 +127,7 @@ class StableDiffusion3(FlowTransformer):
     def from_pretrained(
         cls,
         name: str | Path,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "auto",
         dtype: torch.dtype | str = torch.float32,
         batch_size: int = 4,
     ) -> Self:
@@ -232,7 +232,7 @@ class Flux(FlowTransformer):
     def from_pretrained(
         cls,
         name: str | Path,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "auto",
         dtype: torch.dtype | str = torch.float32,
         batch_size: int = 4,
     ) -> Self:

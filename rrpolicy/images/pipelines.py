@@ -28,7 +28,7 @@ SINGLE_FILES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 def load_pipeline(
     name: str | Path,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "auto",
     dtype: torch.dtype | str = torch.float32,
     config: str | Path | None = None,
 ) -> TextToImage:

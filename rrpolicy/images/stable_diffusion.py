@@ -207,7 +207,7 @@ class StableDiffusion(TextToImage):
     def from_pretrained(
         cls,
         name: str | Path,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "auto",
         dtype: torch.dtype | str = torch.float32,
         batch_size: int = 4,
         weights: str | Path | None = None,

@@ -67,7 +67,7 @@ class StableDiffusionXL(TextToImage):
     def from_pretrained(
         cls,
         name: str | Path,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "auto",
         dtype: torch.dtype | str = torch.float32,
         batch_size: int = 4,
         weights: str | Path | None = None,

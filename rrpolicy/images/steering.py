@@ -69,7 +69,7 @@ def _variance_preserving(pipeline: Any, reward: ImageReward, scale: float) -> An
         # samplers may stand between two levels
         level = torch.as_tensor(t).round().long().clamp(0, process.n_diffusion_steps - 1)
         change = _change(reward, x_t, level, scale)
-        alpha, sigma = process.levels(change, level.cpu().expand(len(change)))
+        alpha, sigma = process.levels(change, level.to(change.device).expand(len(change)))
         factor = {"eps": torch.ones_like(alpha), "x0": -sigma / alpha, "v": 1 / alpha}[own.prediction]
         return output + (factor * change).to(output)
 
@@ -100,7 +100,7 @@ def _flow(pipeline: Any, reward: ImageReward, scale: float) -> Any:
         level = (levels[None] - s[:, None].to(levels)).abs().argmin(dim=1)
         alpha, sigma = process.levels(x, level)
         change = _change(reward, x.float().cpu() * (alpha + sigma), level, scale)
-        change = change / (1 - s.view(-1, 1, 1, 1)).clamp(min=1e-3)
+        change = change.cpu() / (1 - s.view(-1, 1, 1, 1)).clamp(min=1e-3)
         if packed:
             change = nn.functional.pixel_unshuffle(change, 2).flatten(2).transpose(1, 2)
         return output + change.to(output)
@@ -116,14 +116,14 @@ def _flow_levels(process: DiffusionProcess) -> Tensor:
 
 
 def _change(reward: ImageReward, x_t: Tensor, level: Tensor, scale: float) -> Tensor:
-    """-scale · σ∇ρ, float32, on the CPU, where rewards are."""
+    """-scale · σ∇ρ, float32, where the reward computes."""
     wanted = tuple(reward.reward.event_shape)
     if tuple(x_t.shape[1:]) != wanted:
         raise ValueError(
             f"the pipeline has events of shape {tuple(x_t.shape[1:])}, the reward was made for {wanted}; "
             "set height and width"
         )
-    x, t = x_t.detach().float().cpu(), level.cpu().expand(len(x_t))
+    x, t = x_t.detach().float().to(reward.device), level.to(reward.device).expand(len(x_t))
     return -scale * reward.reward.process.levels(x, t)[1] * reward.reward.gradient(x, t)
 
 

@@ -69,7 +69,7 @@ class UNetScoreModel:
         name: str | Path,
         process: DiffusionProcess | None = None,
         codec: Codec | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "auto",
         dtype: torch.dtype | str = torch.float32,
         class_label: int | None = None,
     ) -> Self:

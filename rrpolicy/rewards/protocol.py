@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rrpolicy.common.device import CPU, device_of_module, randn
 from rrpolicy.common.torch_mode import usual_tensor, usual_torch
 from rrpolicy.common.typing import Array
 from rrpolicy.data.layout import TrajectoryLayout
@@ -79,20 +80,25 @@ def reward_gradient(reward: RewardFunction, x_t: Tensor, t: Tensor, **options: A
 
 
 @usual_torch()
-def check_reward_function(reward: Any, event_shape: tuple[int, ...], n_levels: int) -> None:
+def check_reward_function(reward: Any, event_shape: tuple[int, ...], n_levels: int, device: torch.device = CPU) -> None:
     """
     Call a reward once, to see whether it can steer.
 
     :param event_shape: of the model that it is to steer
     :param n_levels: noise levels of that model
-    :raises ValueError: for something that is no function, another shape of what it returns, or no gradient
+    :param device: where the model computes
+    :raises ValueError: for something that is no function, another shape of what it returns, no gradient, or
+        one that computes on another device
     """
     if not callable(reward):
         inner = ", wanted its .reward" if hasattr(reward, "reward") else ", wanted a function or module of (x_t, t)"
         raise ValueError(f"reward is a {type(reward).__name__}{inner}")
-    x_t = torch.randn(2, *event_shape, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    place = device_of_module(reward) if isinstance(reward, nn.Module) else device
+    if place != device:
+        raise ValueError(f"the agent is on {device}, the reward on {place}: move one, such as reward.to(agent.device)")
+    x_t = randn((2, *event_shape), torch.Generator().manual_seed(0), device).requires_grad_(True)
     with torch.enable_grad():
-        value = reward(x_t, torch.tensor([0, n_levels - 1]))
+        value = reward(x_t, torch.tensor([0, n_levels - 1], device=device))
     if not isinstance(value, Tensor) or value.shape != (2,):
         found = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise ValueError(f"the reward returned {found} for 2 events, wanted one number for each, of shape (2,)")

@@ -33,8 +33,8 @@ def check_reward(reward: RelativeReward, seed: int = 0) -> list[str]:
     :return: names of the contracts that were checked
     :raises ContractError: naming the first contract that is broken
     """
-    x_t = torch.randn(N_EVENTS, *reward.event_shape, generator=torch.Generator().manual_seed(seed))
-    t = torch.linspace(0, reward.process.n_diffusion_steps - 1, N_EVENTS).long()
+    x_t = torch.randn(N_EVENTS, *reward.event_shape, generator=torch.Generator().manual_seed(seed)).to(reward.device)
+    t = torch.linspace(0, reward.process.n_diffusion_steps - 1, N_EVENTS).long().to(reward.device)
     for head in reward.heads:
         _values(reward, x_t, t, head)
         _gradient(reward, x_t, t, head)
@@ -46,7 +46,7 @@ def check_reward(reward: RelativeReward, seed: int = 0) -> list[str]:
         _environment_units(reward, reward.layout, reward.normalizer)
         check_normalizer(reward.normalizer, reward.layout)
         checked.append("one normaliser")
-    check_archive(reward, lambda one: one(x_t, t).detach().numpy())
+    check_archive(reward, lambda one: one(x_t.to(one.device), t.to(one.device)).detach().cpu().numpy())
     return [*checked, "archive"]
 
 
@@ -96,7 +96,7 @@ def _guidance(reward: RelativeReward, x_t: Tensor, t: Tensor) -> None:
 
 def _refusals(reward: RelativeReward, x_t: Tensor, t: Tensor) -> None:
     length = reward.event_shape[0] + 1
-    wrong = torch.zeros(len(t), length, *reward.event_shape[1:])
+    wrong = torch.zeros(len(t), length, *reward.event_shape[1:], device=t.device)
     check_refusal("units", lambda: reward(wrong, t), (tuple(wrong.shape), reward.event_shape[0]), "a wrong event shape")
     check_refusal("units", lambda: reward(x_t, t[:-1]), (tuple(t[:-1].shape), len(t)), "a wrong number of levels")
 
@@ -108,10 +108,10 @@ def _environment_units(reward: RelativeReward, layout: TrajectoryLayout, normali
         for affine in (normalizer.observations, normalizer.actions)
     )
     rows = layout.pack(normalizer.observations.normalize(observations), normalizer.actions.normalize(actions))
-    x0, t = torch.as_tensor(rows), torch.zeros(N_EVENTS, dtype=torch.int64)
+    x0, t = torch.as_tensor(rows).to(reward.device), torch.zeros(N_EVENTS, dtype=torch.int64, device=reward.device)
     head: Head = "window" if "window" in reward.heads else "step"
     with torch.no_grad():
-        wanted = reward(torch.where(reward.pinned, x0, reward.process.alpha(0) * x0), t, head).numpy()
+        wanted = reward(torch.where(reward.pinned, x0, reward.process.alpha(0) * x0), t, head).cpu().numpy()
     seen = reward.predict(observations, actions, levels=[0])
     allowed = TOLERANCE * (1 + np.abs(wanted).max())
     same = np.shape(seen) == wanted.shape and bool((np.abs(seen - wanted) <= allowed).all())
