@@ -287,7 +287,7 @@ def test_samples_are_of_the_experts_that_a_recording_names(world: Path, tmp_path
     assert len(drawn) == 4
     all_the_way(["--base", world / "sd", "--safety", "max"], world / "sd", tmp_path, world / "prompts.txt")
     reward = tmp_path / "reward" / "reward.zip"
-    audit = ("audit", tmp_path / "drawn", "--reward", reward, "--no-progress", "--scales", 0, "--n-sampling-steps", 2)
+    audit = ("audit", tmp_path / "drawn", "--reward", reward, "--no-progress", "--scales", 0)
     for option, (value, _) in list(experts.items())[1:]:
         run(*audit, *more, option, value, "--out", tmp_path / "page")
         page = unescape((tmp_path / "page" / "index.html").read_text(encoding="utf-8"))

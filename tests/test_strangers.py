@@ -43,7 +43,7 @@ def program(*arguments: str) -> Target:
     """``rrpolicy`` with an archive, whose fault is the one line that it prints."""
     card = {"environment": "PointMaze_UMaze-v3", "maze": ["#####", "#...#", "#####"], "goal": [1.0, 3.0]}
 
-    def invoke(path: Path) -> float:
+    def call(path: Path) -> float:
         result = invoke([part.replace("ARCHIVE", str(path)) for part in arguments])
         lines = result.stderr.splitlines()
         if result.exit_code == 1 and len(lines) == 1 and lines[0].startswith("rrpolicy: error: "):
@@ -54,7 +54,7 @@ def program(*arguments: str) -> Target:
 
     agent = make_agent(**SMALL)
     save = partial(agent.save, resumable=False, card=card)
-    return one_archive("program", save, invoke, float, temporary=True)
+    return one_archive("program", save, call, float, temporary=True)
 
 
 ENJOY = ("enjoy", "ARCHIVE", "--n-episodes", "1", "--no-progress")
