@@ -122,7 +122,7 @@ class GuidedPlanner(Planner):
         return guided(base, self.reward, self.process, self.scale, self.max_shift, self._count_bound, own)
 
     def _count_bound(self, bound: Tensor) -> None:
-        self._n_steered += len(bound) * int((~self._pinned).sum())  # pinned entries are never changed
+        self._n_steered += len(bound) * int((~self.layout.pinned).sum())  # pinned entries are never changed
         self._n_bound += int(bound.sum())
 
     def _value(self, plans: Tensor) -> Tensor:
@@ -197,10 +197,10 @@ class GuidedPlanner(Planner):
             if env is not None:
                 agent.set_env(env)
             reward = RelativeReward.from_archive(config["reward"], tensors, archive.tensors["reward-weights"], network)
-            planner = cls(agent, reward, config["scale"], max_shift=config["max_shift"])
+            planner = cls(agent.to(place), reward.to(place), config["scale"], max_shift=config["max_shift"])
             planner.planning = Planning(**config["planning"])
             planner._check_planning()
-        return planner.to(place)
+        return planner
 
     def to(self, device: torch.device | str) -> Self:
         """

@@ -114,7 +114,7 @@ class ImageDiffusion(Learner[nn.Module]):
 
         :param changes: arguments of the constructor that differ, such as ``learning_rate`` or ``seed``
         """
-        arguments = {**self._arguments(), **changes}
+        arguments = {**self._arguments(), "device": self.device, **changes}
         copy = type(self)(self.codec, **arguments)
         weights = self.averaged.state_dict()
         copy.set_parameters({"policy": weights, "averaged": weights}, exact_match=False)

@@ -100,14 +100,14 @@ def explained_when_guided(
     base: ScoreModel,
     expert: ScoreModel,
     x0: Tensor,
-    n_sampling_steps: int = 5,
-    scale: float = 1.0,
-    max_shift: float | None = None,
-    seed: int = 0,
-    solver: SolverName | Solver = "ddim",
+    **steering: Any,
 ) -> dict[int, float]:
-    """R² per noise level on the x_t that guided sampling visits; pinned entries are taken from ``x0``."""
-    visited = _visited(reward, base, x0, n_sampling_steps, scale, max_shift, seed, solver)
+    """
+    R² per noise level on the x_t that guided sampling visits; pinned entries are taken from ``x0``.
+
+    :param steering: ``n_sampling_steps``, ``scale``, ``max_shift``, ``solver`` and ``seed`` of guided sampling
+    """
+    visited = _visited(reward, base, x0, **steering)
     return {int(t[0]): explained_fraction(reward, base, expert, x_t, t) for x_t, t in visited}
 
 
