@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rrpolicy.common.device import device_of_module
+from rrpolicy.common.device import device_of
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -104,6 +104,6 @@ class LearnedController:
             units.normalize_bounded(np.asarray(observations)),
             units.select(columns).normalize_bounded(np.asarray(targets)),
         )
-        place = device_of_module(self.network)
+        place = device_of(self.network)
         current, wanted = (torch.as_tensor(row, dtype=torch.float32).to(place) for row in rows)
         return self.normalizer.actions.denormalize(self.network(current, wanted).cpu().numpy())

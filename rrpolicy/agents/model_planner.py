@@ -14,6 +14,7 @@ from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.agents.planning import Planner
 from rrpolicy.agents.policy import fingerprint
 from rrpolicy.agents.ranges import LEAST_CLIP
+from rrpolicy.common.device import device_of
 from rrpolicy.common.spaces import flat_box
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -22,7 +23,6 @@ from rrpolicy.diffusion.score_model import (
     ScoreModel,
     check_models,
     clip_of,
-    device_of,
     layout_of,
     normalizer_of,
     pinned_mask,

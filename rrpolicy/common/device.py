@@ -41,16 +41,17 @@ def _present() -> list[str]:
     return ["auto", "cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
-def place_of(computes: object) -> torch.device:
-    """The device that something with a ``device`` computes on; the CPU for functions and whatever else has none."""
+def device_of(computes: object) -> torch.device:
+    """
+    Where something computes: a network where its first parameter or buffer is, a model where its ``device`` says.
+
+    :param computes: a network, an agent, a reward, a score model; the CPU for functions and whatever has no device
+    """
+    if isinstance(computes, nn.Module):
+        weights = next(computes.parameters(), next(computes.buffers(), None))
+        return CPU if weights is None else weights.device
     place: torch.device = getattr(computes, "device", CPU)
     return place
-
-
-def device_of_module(module: nn.Module) -> torch.device:
-    """Where a network computes: the device of its first parameter or buffer, the CPU for one that has none."""
-    weights = next(module.parameters(), next(module.buffers(), None))
-    return CPU if weights is None else weights.device
 
 
 def precise(device: torch.device) -> torch.dtype:

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rrpolicy.common.device import place_of
+from rrpolicy.common.device import device_of
 from rrpolicy.common.options import TrainingOptions
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -36,7 +36,7 @@ class ScoreModel(Protocol):
     ``pinned``                    bool tensor ``event_shape``: True for entries that arrive  :func:`pinned_mask`
                                   clean in every x_t and carry neither noise nor gradient
     ``sample_pinned(n, gen)``     ``(n, *event_shape)``, pinned entries as they occur        :func:`sampled_pinned`
-    ``device``                    where it computes; the CPU where it does not say           :func:`device_of`
+    ``device``                    where it computes; the CPU where it does not say           ``common.device``
     ``clip``                      bound of clean entries, such as pixels, to which samplers  :func:`clip_of`
                                   clip their estimates; None for none
     ``layout``                    `TrajectoryLayout` of events that are windows              :func:`layout_of`
@@ -71,11 +71,6 @@ def pinned_mask(model: ScoreModel) -> Tensor:
     if pinned is None:
         return torch.zeros(tuple(model.event_shape), dtype=torch.bool, device=device_of(model))
     return pinned
-
-
-def device_of(model: ScoreModel) -> torch.device:
-    """Where the model computes, and its events have to be."""
-    return place_of(model)
 
 
 def with_device_of(model: ScoreModel, training: TrainingOptions) -> TrainingOptions:

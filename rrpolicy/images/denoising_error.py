@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import device_of
 from rrpolicy.common.files import write_json
 from rrpolicy.common.kinds import ErrorRangesFields
 from rrpolicy.common.messages import at
 from rrpolicy.common.processes import current
 from rrpolicy.common.schema import checked, from_json, read_small
 from rrpolicy.common.typing import Array
-from rrpolicy.diffusion.score_model import ScoreModel, device_of
+from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.images.noise import digests_of_events, noise_of
 from rrpolicy.rewards.recorded import RecordedPairs
 

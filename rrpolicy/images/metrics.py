@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import device_of
 from rrpolicy.common.stats import Measure, auroc, normal_mean
 from rrpolicy.common.typing import Array
-from rrpolicy.diffusion.score_model import ScoreModel, device_of
+from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.targets import value_targets
 
 CHUNK = 1024

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag, whole
-from rrpolicy.common.device import place_of, resolve
+from rrpolicy.common.device import device_of, resolve
 from rrpolicy.common.typing import Array
 from rrpolicy.common.weights import stored_weights
 from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict, in_chunks
@@ -81,7 +81,7 @@ class ImageReward:
     @property
     def device(self) -> torch.device:
         """Where the reward computes; the CPU for one that is no network."""
-        return place_of(self.reward)
+        return device_of(self.reward)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the reward's network to a device."""

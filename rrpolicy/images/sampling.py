@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import device_of
 from rrpolicy.common.typing import Array
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Solver, SolverName, sample_model
-from rrpolicy.diffusion.score_model import Denoiser, device_of
+from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.images.codec import Codec, check_codec
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.stable_diffusion import SafeModel

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from rrpolicy.common.device import device_of_module
+from rrpolicy.common.device import device_of
 from rrpolicy.common.messages import at
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.unet_encoder import import_diffusers
@@ -285,7 +285,7 @@ class PromptedModel:
     @property
     def device(self) -> torch.device:
         """Where the pipeline's network computes."""
-        return device_of_module(self.pipeline.network)
+        return device_of(self.pipeline.network)
 
     def fingerprint(self) -> str:
         return self.pipeline.fingerprint()

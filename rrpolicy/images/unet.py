@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from rrpolicy.common.device import device_of_module, resolve
+from rrpolicy.common.device import device_of, resolve
 from rrpolicy.common.kinds import CodecFields
 from rrpolicy.common.messages import at, first_line, printable
 from rrpolicy.common.schema import checked, from_json, read_small
@@ -154,7 +154,7 @@ class UNetScoreModel:
     @property
     def device(self) -> torch.device:
         """Where the network computes."""
-        return device_of_module(self.unet)
+        return device_of(self.unet)
 
     def fingerprint(self) -> str:
         """Equal for two models that share shape, codec and noise levels."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from rrpolicy.common.device import CPU, device_of_module
+from rrpolicy.common.device import device_of
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
@@ -117,7 +117,7 @@ class ForeignModel:
     @property
     def device(self) -> torch.device:
         """Where the network computes; the CPU for a function."""
-        return device_of_module(self.module) if isinstance(self.module, nn.Module) else CPU
+        return device_of(self.module)
 
     @torch.no_grad()
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import number
-from rrpolicy.common.device import place_of
+from rrpolicy.common.device import device_of
 from rrpolicy.models.foreign import ForeignModel, Inputs
 from rrpolicy.rewards.relative_reward import RelativeReward
 
@@ -41,7 +41,7 @@ def steer(model: ForeignModel, reward: RelativeReward, scale: float = 1.0, input
         )
     if not reward.process.same_levels(model.process):
         raise ValueError(f"the model has the noise levels {model.process}, the reward {reward.process}")
-    if (place := place_of(reward)) != model.device:
+    if (place := device_of(reward)) != model.device:
         raise ValueError(
             f"the model is on {model.device}, the reward on {place}: move one, such as reward.to(model.device)"
         )
@@ -85,7 +85,7 @@ class SteeredModule(nn.Module):
     def _change(self, x: Tensor, time: Any, condition: Tensor | None = None) -> Tensor:
         """By how much the output changes (B, *inner_shape)."""
         model, path = self._model[0], self._model[0].path
-        device = place_of(self._reward[0])
+        device = device_of(self._reward[0])
         x = x.float().to(device)
         times = torch.as_tensor(time).expand(len(x))
         level, share = (one.to(device) for one in path.at(times))

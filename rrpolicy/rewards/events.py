@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rrpolicy.common.device import device_of
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.windows import WindowSampler
 from rrpolicy.diffusion.sampling import sample_model
-from rrpolicy.diffusion.score_model import ScoreModel, device_of, layout_of, normalizer_of
+from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of
 
 N_OWN_SAMPLES = 4096  # of each model
 CHUNK = 1024

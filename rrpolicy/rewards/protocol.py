@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from rrpolicy.common.device import CPU, device_of_module, randn
+from rrpolicy.common.device import CPU, device_of, randn
 from rrpolicy.common.torch_mode import usual_tensor, usual_torch
 from rrpolicy.common.typing import Array
 from rrpolicy.data.layout import TrajectoryLayout
@@ -93,7 +93,7 @@ def check_reward_function(reward: Any, event_shape: tuple[int, ...], n_levels: i
     if not callable(reward):
         inner = ", wanted its .reward" if hasattr(reward, "reward") else ", wanted a function or module of (x_t, t)"
         raise ValueError(f"reward is a {type(reward).__name__}{inner}")
-    place = device_of_module(reward) if isinstance(reward, nn.Module) else device
+    place = device_of(reward) if isinstance(reward, nn.Module) else device
     if place != device:
         raise ValueError(f"the agent is on {device}, the reward on {place}: move one, such as reward.to(agent.device)")
     x_t = randn((2, *event_shape), torch.Generator().manual_seed(0), device).requires_grad_(True)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rrpolicy.common.arguments import whole
+from rrpolicy.common.device import device_of
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.diffusion.score_model import ScoreModel, device_of
+from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.recorded import RecordedPairs
 from rrpolicy.rewards.targets import Targets, make_targets
