@@ -226,12 +226,12 @@ def test_memory_is_flat_in_the_number_of_prompts(
     def recorded_prompts(n: int) -> RecordedPairs:
         return record_prompts(pair, ["a cat"] * n, tmp_path / str(n), 4, n_noisings=2, n_value_draws=0, shard_size=4)
 
-    few, many = (peak(monkeypatch, "save", lambda n=n: recorded_prompts(n)) for n in (8, 16))
+    few, many = (peak(monkeypatch, "save", lambda n=n: recorded_prompts(n)) for n in (8, 32))
     assert few >= SHARD_BYTES and many <= 1.05 * few  # x_t and Δε of one shard, and no more with more
     monkeypatch.setattr(recorded, "N_SHARDS_PER_DRAW", 4)
     few, many = (
         peak(monkeypatch, "load_file", lambda n=n: RecordedPairs.open(tmp_path / str(n)).draw(16, RANDOM))
-        for n in (8, 16)
+        for n in (8, 32)
     )
     assert few > 0 and many <= few + SHARD_BYTES  # the drawn pairs and one shard
 
