@@ -8,6 +8,7 @@ end, is a failure of the case that it was at; the next child goes on behind it.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -251,6 +252,7 @@ def _in_child(target: Target, folder: Path, numbers: Sequence[int], seed: int) -
     child = os.fork()
     if child == 0:
         os.close(reading)
+        gc.freeze()  # what the parent holds is no garbage, and to look at it copies every page of it
         try:
             _child(target, folder, numbers, seed, writing)
         except BaseException:  # the parent only sees that it ended
