@@ -3,9 +3,9 @@
 Names are imported when they are first used: the program is there, and can be stopped, before torch is.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rrpolicy.common.lazy import lazy
 from rrpolicy.common.version import __version__
 
 if TYPE_CHECKING:
@@ -61,22 +61,4 @@ _HOMES = {
     "record_video": "evaluation.video",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """A public name, or a module of the package."""
-    if name in _HOMES:
-        value = getattr(import_module(f"rrpolicy.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    missing = f"rrpolicy.{name}"
-    if not name.startswith("_"):
-        try:
-            return import_module(missing)
-        except ModuleNotFoundError as error:
-            if error.name != missing:
-                raise
-    raise AttributeError(f"module 'rrpolicy' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -17,7 +17,7 @@ from rrpolicy import (
     RelativeReward,
     RewardExtractor,
 )
-from rrpolicy.agents.options import grouped
+from rrpolicy.agents.arguments import grouped
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Step
 from rrpolicy.images.classifier import ImageClassifier

@@ -10,7 +10,7 @@ import torch
 from helpers.agents import DATASET, EXPERT_DATASET, SMALL, Drift, make_agent
 
 from rrpolicy import DiffusionAgent, Normalizer, TrajectoryDataset
-from rrpolicy.agents.options import grouped
+from rrpolicy.agents.arguments import grouped
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 
 

@@ -14,8 +14,8 @@ from helpers.forged import forge
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward, RewardExtractor, TrajectoryDataset
+from rrpolicy.agents.arguments import grouped
 from rrpolicy.agents.inverse_dynamics import InverseDynamics, LearnedController
-from rrpolicy.agents.options import grouped
 from rrpolicy.common.archive import read_archive
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.diffusion.score_model import check_compatible

@@ -23,6 +23,10 @@ def dataset() -> TrajectoryDataset:
     return TrajectoryDataset.from_arrays(observations, actions)
 
 
+def tensors_of(normalizer: Normalizer) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(array) for name, array in normalizer.to_arrays().items()}
+
+
 def test_limits_reach_plus_and_minus_one(dataset: TrajectoryDataset) -> None:
     normalizer = Normalizer.fit(dataset)
     for affine, values in ((normalizer.observations, dataset.observations), (normalizer.actions, dataset.actions)):
@@ -208,7 +212,7 @@ def test_packed_map_names_the_width_that_differs(dataset: TrajectoryDataset) -> 
 @pytest.mark.parametrize("mode", MODES)
 def test_survives_the_archive_with_its_fingerprint(dataset: TrajectoryDataset, tmp_path: Path, mode: str) -> None:
     normalizer = Normalizer.fit(dataset, mode)
-    path = write_archive(tmp_path / "n", "normalizer", {}, {"normalizer": normalizer.to_tensors()})
+    path = write_archive(tmp_path / "n", "normalizer", {}, {"normalizer": tensors_of(normalizer)})
     again = Normalizer.from_tensors(read_archive(path).tensors["normalizer"])
     assert again == normalizer
     assert again.mode == mode
@@ -273,7 +277,7 @@ def test_wrong_values_are_named(dataset: TrajectoryDataset) -> None:
 
 
 def test_wrong_tensors_are_named(dataset: TrajectoryDataset) -> None:
-    tensors = Normalizer.fit(dataset).to_tensors()
+    tensors = tensors_of(Normalizer.fit(dataset))
     with pytest.raises(ValueError, match="'action_scale' is missing"):
         Normalizer.from_tensors({key: value for key, value in tensors.items() if key != "action_scale"})
     with pytest.raises(ValueError, match="'mode' is"):

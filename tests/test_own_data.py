@@ -12,7 +12,7 @@ from helpers.agents import DATASET, NORMALIZER, SMALL, Drift, make_agent
 from test_cli import run
 
 from rrpolicy import DiffusionAgent, TrajectoryDataset
-from rrpolicy.agents.options import grouped
+from rrpolicy.agents.arguments import grouped
 from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.diffusion.score_model import check_compatible

@@ -15,7 +15,7 @@ from helpers.agents import SMALL, Drift, make_dataset
 from test_cli import fault, run
 
 from rrpolicy import DiffusionAgent, zoo
-from rrpolicy.agents.options import grouped
+from rrpolicy.agents.arguments import grouped
 from rrpolicy.common.kinds import MAX_CELLS
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.data.writers import save_minari

@@ -11,10 +11,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, nn
 
 from rrpolicy.agents.archive import N_STARTS, arguments_of, checked_starts, policy_of
+from rrpolicy.agents.arguments import check_training
 from rrpolicy.agents.checks import check_columns, check_controller, checked_datasets, checked_group
 from rrpolicy.agents.environment import Env, fitting_environment, flat_environment, place_of
 from rrpolicy.agents.inverse_dynamics import INVERSE_DYNAMICS, LearnedController
-from rrpolicy.agents.options import AUTO, PlanningOptions, check_training
+from rrpolicy.agents.options import AUTO, PlanningOptions
 from rrpolicy.agents.planning import Planner
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
 from rrpolicy.agents.ranges import LEAST_CLIP, check_range, clip_for
@@ -330,7 +331,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         }
 
     def _extra_tensors(self) -> dict[str, dict[str, Tensor]]:
-        return {"normalizer": self.normalizer.to_tensors(), "starts": {"rows": self._starts}}
+        units = {name: torch.tensor(array) for name, array in self.normalizer.to_arrays().items()}
+        return {"normalizer": units, "starts": {"rows": self._starts}}
 
     @classmethod
     def _module_of(

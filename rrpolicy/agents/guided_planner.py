@@ -122,11 +122,11 @@ class GuidedPlanner(Planner):
         return guided(base, self.reward, self.process, self.scale, self.max_shift, self._count_bound, own)
 
     def _count_bound(self, bound: Tensor) -> None:
-        self._n_steered += len(bound) * int((~self.layout.pinned).sum())  # pinned entries are never changed
+        self._n_steered += bound.shape[0] * int((~self.layout.pinned).sum())  # pinned entries are never changed
         self._n_bound += int(bound.sum())
 
     def _value(self, plans: Tensor) -> Tensor:
-        return self.reward(plans, torch.zeros(len(plans), dtype=torch.int64, device=plans.device))
+        return self.reward(plans, torch.zeros(plans.shape[0], dtype=torch.int64, device=plans.device))
 
     # ------------------------------------------------------------------ persistence
 

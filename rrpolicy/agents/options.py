@@ -1,20 +1,15 @@
-"""How a planner turns a denoiser into actions, and where each option of an agent belongs.
-
-A `DiffusionAgent` takes its options in groups, ``planning=PlanningOptions(...)`` and ``process=DiffusionProcess(...)``;
-recipes name them flat, and :func:`grouped` sorts them.
-"""
+"""Options of planning: how a planner turns a denoiser into actions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rrpolicy.common.arguments import number, whole
-from rrpolicy.common.options import TrainingOptions, check_options
 from rrpolicy.common.schema import native
-from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.sampling import Solver, SolverName
+
+if TYPE_CHECKING:
+    from rrpolicy.diffusion.sampling import Solver, SolverName
 
 AUTO: Final = "auto"
 """The clip that fits an agent's normaliser and its data."""
@@ -99,39 +94,3 @@ class Planning(PlanningOptions):
                 f"and give it to what is loaded, with_planning(sampler={name})"
             )
         return asdict(self)
-
-
-PLANNING = tuple(field.name for field in fields(PlanningOptions))
-PROCESS = ("n_diffusion_steps", "schedule", "prediction")
-
-
-def check_training(options: Mapping[str, Any]) -> None:
-    """
-    Refuse keywords that a `DiffusionAgent` does not take.
-
-    :raises TypeError: naming where an option of planning or of the process belongs
-    """
-    for name, value in options.items():
-        if name in PLANNING:
-            raise TypeError(f"{name} is a planning option: planning=PlanningOptions({name}={value!r:.60})")
-        if name in PROCESS:
-            raise TypeError(f"{name} is an option of the process: process=DiffusionProcess({name}={value!r:.60})")
-    check_options("DiffusionAgent", options, TrainingOptions)
-
-
-def grouped(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    A `DiffusionAgent`'s arguments from flat ones, as recipes have them.
-
-    :param arguments: those of the constructor, of `PlanningOptions` and of `DiffusionProcess`, side by side
-    :return: the constructor's
-    :raises ValueError: for a number of levels, schedule or prediction that there is not
-    """
-    groups: dict[str, Any] = {name: value for name, value in arguments.items() if name not in (*PLANNING, *PROCESS)}
-    planning = {name: arguments[name] for name in PLANNING if name in arguments}
-    process = {name: arguments[name] for name in PROCESS if name in arguments}
-    if planning:
-        groups["planning"] = PlanningOptions(**planning)
-    if process:
-        groups["process"] = DiffusionProcess(**process)
-    return groups

@@ -1,58 +1,41 @@
-"""Acting by planning: observations in, actions out, the plan being executed carried in ``state``.
+"""Acting by planning: the plans that are followed are sampled from a noise predictor, by torch.
 
-A `Planner` samples one window per environment in one batched call, executes ``n_action_steps`` of it and plans again.
-Everything it remembers is in ``state``, a `Memory`.
+A `Planner` samples one window per environment in one batched call; how windows become actions is said by its base, the
+`PlanFollower`.
 """
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
-from rrpolicy.agents.memory import Memory
-from rrpolicy.agents.options import Planning
-from rrpolicy.common.arguments import flag, number, whole
+from rrpolicy.agents.acting import PlanFollower
+from rrpolicy.common.arguments import number, whole
 from rrpolicy.common.device import randn
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.typing import Array, State
-from rrpolicy.data.layout import TrajectoryLayout
-from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.plausibility import denoising_errors
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Noise, sample, solver_of
 from rrpolicy.diffusion.score_model import Denoiser
-from rrpolicy.envs.controller import Controller
 
-FLAT = "wrap the environment in rrpolicy.common.spaces.FlatSpaces, which flattens its observations"
 CHUNK = 2048  # plans sampled at a time where many are wanted, which bounds the memory
 
 
-class Planner(ABC):
+class Planner(PlanFollower):
     """Base of everything that acts by sampling windows."""
 
-    observation_space: spaces.Box
-    action_space: spaces.Box
-    layout: TrajectoryLayout
     process: DiffusionProcess
-    controller: Controller | None
-    planning: Planning
     device: torch.device
     _acting_generator: torch.Generator
 
     # ------------------------------------------------------------------ hooks
-
-    @property
-    @abstractmethod
-    def normalizer(self) -> Normalizer:
-        """Environment units to normalised ones."""
 
     @abstractmethod
     def _denoiser(self) -> Denoiser:
@@ -77,66 +60,11 @@ class Planner(ABC):
         episode_start: Array | None = None,
         deterministic: bool = False,
     ) -> tuple[Array, State]:
-        """
-        SB3's ``PolicyPredictor``.
-
-        :param observation: (obs_dim,) or (n_envs, obs_dim), environment units
-        :param state: what the previous call returned; None at the very first step
-        :param episode_start: (n_envs,) bool, True where an episode has just begun
-        :param deterministic: plan from noise that the first observation of the episode and the number of the plan
-            decide (both are in ``state``), so that the action is a function of observation and state
-        :return: actions in the shape of the batch, clipped to the action space; state
-        :raises ValueError: for a wrong shape, NaN or infinite observations or a state of another batch
-        """
-        observations, deterministic = self._check_observation(observation), flag("deterministic", deterministic)
-        n_envs = len(observations)
-        memory = Memory.of(state, n_envs, self.layout)
-        plans, age = memory.plans, memory.age
-        begins = np.broadcast_to(False if episode_start is None else episode_start, n_envs).astype(bool)
-        fresh = begins | (age < 0)
-        due = fresh | (age >= self.planning.n_action_steps)
-        if fresh.any():
-            memory = memory.begun(fresh, observations, self.normalizer)
-        if due.any():
-            plans, age, known = plans.copy(), age.copy(), memory.known(observations, self.layout)
-            seeds = np.array(memory.seeds()) if deterministic else None
-            warm = due & ~fresh & (self.planning.warm_start is not None)
-            for group, previous in ((due & ~warm, None), (warm, plans[warm])):  # one call, two only while some begin
-                if group.any():
-                    plans[group] = self._plan(known[group], previous, None if seeds is None else seeds[group]).numpy()
-            age[due] = 0
-            memory = memory._replace(noise=memory.noise + np.stack([np.zeros_like(age), due], axis=1))
-        actions = self._act(observations, plans, age)
-        if not np.isfinite(actions).all():
-            raise ValueError(
-                "the planned actions hold NaN or infinite numbers: the weights or the normaliser are "
-                "beyond what can be computed with"
-            )
-        actions = np.clip(actions, self.action_space.low, self.action_space.high).astype(self.action_space.dtype)
-        return (actions if np.ndim(observation) == 2 else actions[0]), Memory(
-            plans, age + 1, memory.noise, memory.moved_on(observations)
-        )
-
-    def __call__(
-        self, observations: Array, states: State | None = None, episode_starts: Array | None = None
-    ) -> tuple[Array, State]:
-        """``imitation``'s policy callable: stochastic :meth:`predict`."""
-        return self.predict(observations, states, episode_starts, deterministic=False)
+        return super().predict(observation, state, episode_start, deterministic)
 
     @usual_torch()
     def plan(self, observation: Array, deterministic: bool = True) -> Array:
-        """
-        The planned observation entries from here, for drawing, as at the beginning of an episode.
-
-        :param observation: (obs_dim,) or (n_envs, obs_dim)
-        :return: (H, n_columns) or (n_envs, H, n_columns) in environment units, columns as in ``layout.columns``
-        """
-        observations = self._check_observation(observation)
-        begun = np.ones(len(observations), dtype=bool)
-        memory = Memory.of(None, len(observations), self.layout).begun(begun, observations, self.normalizer)
-        seeds = np.array(memory.seeds()) if deterministic else None
-        planned = self.planned_observations(self._plan(memory.known(observations, self.layout), None, seeds).numpy())
-        return planned if np.ndim(observation) == 2 else planned[0]
+        return super().plan(observation, deterministic)
 
     def with_planning(self, **options: Any) -> Self:
         """
@@ -162,10 +90,6 @@ class Planner(ABC):
         if seed is not None:
             self._acting_generator.manual_seed(whole("seed", seed))
 
-    def planned_observations(self, plans: Array) -> Array:
-        """Normalised plans (..., H, D) -> planned observation entries (..., H, n_columns), environment units."""
-        return self.layout.observations_of(self.normalizer.packed(self.layout).denormalize(plans))
-
     # ------------------------------------------------------------------ sampling
 
     def pinned_at(self, observations: Array) -> Tensor:
@@ -182,24 +106,35 @@ class Planner(ABC):
         return windows.to(self.device)
 
     @torch.no_grad()
-    def _plan(self, known: Array, previous: Array | None, seeds: Array | None) -> Tensor:
-        """One batched call: (n_envs, n_observation_rows, obs_dim) -> normalised plans (n_envs, H, D)."""
-        n_envs, n_candidates = len(known), self.planning.n_candidates
-        current = self.pinned_at(known).repeat_interleave(n_candidates, dim=0)
-        noise = self._noise(seeds)
+    def _plan(self, known: Array, previous: Array | None, seeds: Array | None) -> Array:
+        left = None if previous is None else torch.as_tensor(previous).to(self.device)
+        return self.sampled(self.pinned_at(known), left, self._noise(seeds)).cpu().numpy()
+
+    def sampled(self, pinned: Tensor, previous: Tensor | None, noise: Noise) -> Tensor:
+        """
+        The best of ``n_candidates`` plans for each window, as a function of tensors alone.
+
+        :param pinned: (n, H, D) what is known, as :meth:`pinned_at` gives it
+        :param previous: (n, H, D) plans to be refined from the noise level ``warm_start``; None to plan from noise
+        :param noise: source of standard normal noise
+        :return: (n, H, D) normalised
+        """
+        n_candidates = self.planning.n_candidates
+        current = pinned.repeat_interleave(n_candidates, dim=0)
         x_t, levels = noise(current), self._levels()
         if previous is not None and self.planning.warm_start is not None:
             levels = self.process.timesteps(
                 min(self.planning.n_sampling_steps, self.planning.warm_start + 1), self.planning.warm_start
             )
-            shifted = torch.as_tensor(self._shift(previous)).to(self.device).repeat_interleave(n_candidates, dim=0)
-            t = torch.full((len(shifted),), self.planning.warm_start, dtype=torch.int64, device=self.device)
-            x_t = self.process.q_sample(shifted, t, x_t)
+            left = previous.repeat_interleave(n_candidates, dim=0)
+            t = torch.full((left.shape[0],), self.planning.warm_start, dtype=torch.int64, device=self.device)
+            x_t = self.process.q_sample(left, t, x_t)
         plans = self._denoise(current, x_t, levels, noise)
         if n_candidates == 1:
-            return plans.cpu()
-        best = self._value(plans).view(n_envs, n_candidates).argmax(dim=1)
-        return plans.view(n_envs, n_candidates, *plans.shape[1:])[torch.arange(n_envs, device=self.device), best].cpu()
+            return plans
+        best = self._value(plans).view(-1, n_candidates).argmax(dim=1)
+        first = torch.arange(pinned.shape[0], device=self.device) * n_candidates
+        return plans[first + best]
 
     @usual_torch()
     @torch.no_grad()
@@ -262,50 +197,7 @@ class Planner(ABC):
 
         return draw
 
-    def _shift(self, plans: Array) -> Array:
-        """What is left of executed plans, the last row repeated; what ends between two rows is interpolated."""
-        last = self.layout.horizon - 1
-        place = np.minimum(np.arange(last + 1) + self.planning.n_action_steps / self.layout.stride, last)
-        row = np.minimum(place.astype(int), last - 1)
-        part = (place - row).astype(np.float32)[:, None]
-        return plans[:, row] * (1 - part) + plans[:, row + 1] * part
-
-    # ------------------------------------------------------------------ acting
-
-    def _act(self, observations: Array, plans: Array, age: Array) -> Array:
-        """Actions (n_envs, act_dim) for environments that are ``age`` steps into their plans."""
-        envs, last, stride = np.arange(len(plans)), self.layout.horizon - 1, self.layout.stride
-        present = self.layout.present
-        unpack = self.normalizer.packed(self.layout).denormalize
-        if self.controller is None and stride == 1:
-            return self.layout.actions_of(unpack(plans[envs, np.minimum(present + age, last)]))
-        # between rows that are several steps apart lies the straight line, after the last one its end
-        lookahead = 0.0 if self.controller is None else self.planning.lookahead
-        ahead = np.minimum(present + age / stride + lookahead, last)
-        row = np.minimum(ahead.astype(int), last - 1)
-        part = (ahead - row).astype(np.float32)[:, None]
-        target = unpack(plans[envs, row] * (1 - part) + plans[envs, row + 1] * part)
-        if self.controller is None:
-            return self.layout.actions_of(target)
-        return self.controller.action(observations, self.layout.observations_of(target))
-
     # ------------------------------------------------------------------ checks
-
-    def _check_observation(self, observation: Array) -> Array:
-        width = self.layout.observation_dim
-        if isinstance(observation, Mapping | tuple):
-            raise ValueError(
-                f"observation is a {type(observation).__name__}, wanted a vector ({width},) or "
-                f"(n_envs, {width}): {FLAT}"
-            )
-        values = np.asarray(observation, dtype=np.float32)
-        if values.ndim not in (1, 2) or values.shape[-1] != width:
-            wanted = f"wanted ({width},) or (n_envs, {width})" + (f": {FLAT}" if values.ndim > 2 else "")
-            raise ValueError(f"observation has shape {values.shape}, {wanted}")
-        if not np.isfinite(values).all():
-            wanted = f"finite values of shape ({width},) or (n_envs, {width})"
-            raise ValueError(f"observation of shape {values.shape} holds NaN or inf, wanted {wanted}")
-        return values.reshape(-1, width)
 
     def _check_planning(self) -> None:
         """

@@ -2,16 +2,20 @@
 ``Predictor`` is Stable-Baselines3's ``PolicyPredictor`` restated with the memory that planners need, so consumers
 depend on this protocol and never on a class."""
 
-from typing import Any, Protocol, TypeVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Array = np.ndarray
 State = tuple[np.ndarray, ...]
 """Memory of an agent between two calls of ``predict``: arrays with a leading ``n_envs`` axis."""
 
-AnyArray = TypeVar("AnyArray", np.ndarray, torch.Tensor)
+AnyArray = TypeVar("AnyArray", np.ndarray, "torch.Tensor")
 """A function of this type returns numpy for numpy and torch for torch."""
 
 

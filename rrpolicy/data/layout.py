@@ -4,13 +4,15 @@ A window of H rows, taken every ``stride`` environment steps, is packed as ``[ac
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from rrpolicy.common.arguments import whole
 from rrpolicy.common.typing import AnyArray
+
+if TYPE_CHECKING:
+    import torch
 
 _LARGEST = {
     "observation_dim": 2**16,
@@ -133,9 +135,12 @@ class TrajectoryLayout:
         if actions is None:
             raise ValueError("actions=None, wanted an array: this layout plans actions")
         self._check_width("actions", actions, self.action_dim)
-        if isinstance(chosen, torch.Tensor):
-            return torch.cat([actions, chosen], dim=-1)
-        return np.concatenate([actions, chosen], axis=-1)
+        if isinstance(actions, np.ndarray):
+            return np.concatenate([actions, chosen], axis=-1)
+        given: Any = actions
+        packed = given.new_empty((*given.shape[:-1], self.width))
+        packed[..., self.action_slice], packed[..., self.observation_slice] = actions, chosen
+        return packed
 
     def observations_of(self, x: AnyArray) -> AnyArray:
         """The planned observation entries of packed rows.
@@ -188,6 +193,6 @@ class TrajectoryLayout:
         return slice(first, first + len(self.columns)) if consecutive else list(self.columns)
 
     @staticmethod
-    def _check_width(name: str, array: np.ndarray | torch.Tensor, width: int) -> None:
+    def _check_width(name: str, array: "np.ndarray | torch.Tensor", width: int) -> None:
         if array.ndim < 1 or array.shape[-1] != width:
             raise ValueError(f"{name} has shape {tuple(array.shape)}, wanted (..., {width})")

@@ -6,14 +6,17 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.common.typing import AnyArray
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
+
+if TYPE_CHECKING:
+    import torch
 
 MODES = ("limits", "gaussian", "isotropic", "quantiles")  # archives hold the position
 QUANTILES = (0.01, 0.99)  # sent to -1 and 1 by "quantiles"
@@ -107,7 +110,7 @@ class Affine:
     def _divisor(self) -> np.ndarray:
         return np.where(self.scale > 0, self.scale, np.float32(1.0))
 
-    def _check_width(self, x: np.ndarray | torch.Tensor) -> None:
+    def _check_width(self, x: "np.ndarray | torch.Tensor") -> None:
         if x.ndim < 1 or x.shape[-1] != self.width:
             raise ValueError(f"x has shape {tuple(x.shape)}, wanted (..., {self.width})")
 
@@ -199,19 +202,19 @@ class Normalizer:
                 digest.update(values.astype("<f4").tobytes())
         return digest.hexdigest()[:16]
 
-    def to_tensors(self) -> dict[str, torch.Tensor]:
-        """Tensors for an archive group; keep them in float32, half precision would change the fingerprint."""
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays for an archive group; keep them in float32, half precision would change the fingerprint."""
         return {
-            "observation_offset": torch.tensor(self.observations.offset),
-            "observation_scale": torch.tensor(self.observations.scale),
-            "action_offset": torch.tensor(self.actions.offset),
-            "action_scale": torch.tensor(self.actions.scale),
-            "mode": torch.tensor([MODES.index(self.mode)], dtype=torch.uint8),
+            "observation_offset": self.observations.offset,
+            "observation_scale": self.observations.scale,
+            "action_offset": self.actions.offset,
+            "action_scale": self.actions.scale,
+            "mode": np.array([MODES.index(self.mode)], dtype=np.uint8),
         }
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "Normalizer":
-        """Rebuild from :meth:`to_tensors`.
+    def from_tensors(cls, tensors: "Mapping[str, torch.Tensor]") -> "Normalizer":
+        """Rebuild from tensors of :meth:`to_arrays`.
 
         :param tensors: the archive group
         :raises ValueError: naming the tensor that is missing or wrong
@@ -231,9 +234,7 @@ class Normalizer:
 
 def _like(x: AnyArray, values: np.ndarray) -> AnyArray:
     """Made anew each time: a tensor kept from inference mode could not be used in training later."""
-    if isinstance(x, torch.Tensor):
-        return torch.tensor(values, dtype=x.dtype if x.is_floating_point() else torch.float32, device=x.device)
-    return values
+    return values if isinstance(x, np.ndarray) else (x if x.is_floating_point() else x.float()).new_tensor(values)
 
 
 def _limits(name: str, low: np.ndarray, high: np.ndarray) -> Affine:

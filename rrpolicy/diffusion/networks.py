@@ -89,7 +89,7 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """(B, *event_shape), (B,) -> (B, *event_shape) or (B, n_outputs)."""
-        steps = x_t.reshape(len(x_t), *self._step_shape)
+        steps = x_t.reshape(x_t.shape[0], *self._step_shape)
         if self.features is not None:
             steps = torch.cat([steps, self.features(steps, self._damping[t][:, None])], dim=-1)
         h = self.enter(self.encode(steps).flatten(1))

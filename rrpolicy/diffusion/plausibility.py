@@ -36,9 +36,9 @@ def denoising_errors(
     levels = sorted(
         {min(max(round(part * process.n_diffusion_steps), 1), process.n_diffusion_steps - 1) for part in LEVELS}
     )
-    squares = torch.zeros(len(candidates), device=candidates.device)
+    squares = torch.zeros(candidates.shape[0], device=candidates.device)
     for level in levels:
-        t = torch.full((len(candidates),), level, dtype=torch.int64, device=candidates.device)
+        t = torch.full((candidates.shape[0],), level, dtype=torch.int64, device=candidates.device)
         noise = randn(candidates.shape[1:], generator, candidates.device)
         for signed in (noise, -noise):
             signed = signed.expand_as(candidates)

@@ -139,7 +139,7 @@ def sample(
     previous: tuple[int, Tensor] | None = None
     for i, level in enumerate(timesteps):
         x_t = pin(x_t)
-        t = torch.full((len(x_t),), level, dtype=torch.int64, device=x_t.device)
+        t = torch.full((x_t.shape[0],), level, dtype=torch.int64, device=x_t.device)
         if visit is not None:
             visit(x_t, t)
         # 1. Estimate the clean sample: x̂0 = (x_t - σ ε̂) / α

@@ -9,9 +9,9 @@ from typing import Any
 
 import gymnasium as gym
 
+from rrpolicy.agents.arguments import grouped
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
-from rrpolicy.agents.options import grouped
 from rrpolicy.agents.refining import Rounds, refine
 from rrpolicy.common.arguments import whole
 from rrpolicy.data.collect import collect_point_maze

@@ -163,12 +163,12 @@ class RelativeReward(nn.Module):
         if head == "window":
             scale = self.value_scale if self.value_units else self.gradient_scale
             output = self.window(x_t, t)
-            if output.shape != (len(x_t), 1):
+            if output.shape != (x_t.shape[0], 1):
                 raise ValueError(f"the window head's network returned {tuple(output.shape)}, wanted ({len(x_t)}, 1)")
             return scale[t] * output[:, 0]
         free = (~self.pinned).any(dim=1)
         rows = self.forward_steps(x_t.flatten(0, 1), t.repeat_interleave(self.event_shape[0]))
-        return (rows.view(len(x_t), -1) * free).sum(dim=1)
+        return (rows.view(x_t.shape[0], -1) * free).sum(dim=1)
 
     def forward_steps(self, x_t: Tensor, t: Tensor) -> Tensor:
         """
@@ -292,7 +292,9 @@ class RelativeReward(nn.Module):
         }
 
     def normalizer_tensors(self) -> dict[str, dict[str, Tensor]]:
-        return {} if self.normalizer is None else {"normalizer": self.normalizer.to_tensors()}
+        if self.normalizer is None:
+            return {}
+        return {"normalizer": {name: torch.tensor(array) for name, array in self.normalizer.to_arrays().items()}}
 
     @classmethod
     def from_config(

@@ -15,7 +15,8 @@ import torch
 from stable_baselines3.common.logger import KVWriter
 
 from rrpolicy import DiffusionAgent, Normalizer, TrajectoryDataset
-from rrpolicy.agents.options import PlanningOptions, grouped
+from rrpolicy.agents.arguments import grouped
+from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs.controller import PDController
 from rrpolicy.testing import DriftEnv as Drift
