@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.agents.policy import POLICIES
+from rrpolicy.common.boxes import box_from_dict
 from rrpolicy.common.persistence import training_arguments
-from rrpolicy.common.spaces import box_from_dict
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.networks import named_network, restored_kwargs

@@ -20,11 +20,12 @@ from rrpolicy.agents.planning import Planner
 from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
 from rrpolicy.agents.ranges import LEAST_CLIP, check_range, clip_for
 from rrpolicy.common.arguments import flag, number
+from rrpolicy.common.boxes import box_to_dict
 from rrpolicy.common.held_out import N_HELD_OUT
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
 from rrpolicy.common.schema import native
-from rrpolicy.common.spaces import box_to_dict, flat_box
+from rrpolicy.common.spaces import flat_box
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout

@@ -82,7 +82,8 @@ class GuidedPlanner(Planner):
         self.planning = replace(agent.planning, **{name: value for name, value in wanted.items() if value is not None})
         self._check_planning()
         self._acting_generator = torch.Generator().manual_seed(getattr(agent, "seed", None) or 0)
-        self._n_steered, self._n_bound = 0, 0
+        self._n_steered = 0
+        self._n_bound: Tensor | int = 0
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -107,7 +108,7 @@ class GuidedPlanner(Planner):
         Share of the free plan entries whose guidance ``max_shift`` bound, over all denoising steps of all plans so far;
         0 without a bound and before the first plan.
         """
-        return self._n_bound / max(self._n_steered, 1)
+        return float(self._n_bound) / max(self._n_steered, 1)
 
     def with_planning(self, **options: Any) -> Self:
         other = super().with_planning(**options)
@@ -123,7 +124,7 @@ class GuidedPlanner(Planner):
 
     def _count_bound(self, bound: Tensor) -> None:
         self._n_steered += bound.shape[0] * int((~self.layout.pinned).sum())  # pinned entries are never changed
-        self._n_bound += int(bound.sum())
+        self._n_bound = bound.sum() + self._n_bound  # on the device, which need not wait for it
 
     def _value(self, plans: Tensor) -> Tensor:
         return self.reward(plans, torch.zeros(plans.shape[0], dtype=torch.int64, device=plans.device))

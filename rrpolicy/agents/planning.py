@@ -110,13 +110,22 @@ class Planner(PlanFollower):
         left = None if previous is None else torch.as_tensor(previous).to(self.device)
         return self.sampled(self.pinned_at(known), left, self._noise(seeds)).cpu().numpy()
 
-    def sampled(self, pinned: Tensor, previous: Tensor | None, noise: Noise) -> Tensor:
+    def sampled(
+        self,
+        pinned: Tensor,
+        previous: Tensor | None,
+        noise: Noise,
+        denoiser: Denoiser | None = None,
+        value: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """
         The best of ``n_candidates`` plans for each window, as a function of tensors alone.
 
         :param pinned: (n, H, D) what is known, as :meth:`pinned_at` gives it
         :param previous: (n, H, D) plans to be refined from the noise level ``warm_start``; None to plan from noise
         :param noise: source of standard normal noise
+        :param denoiser: in place of the planner's own noise predictor, such as one that is being exported
+        :param value: in place of the planner's own values of candidates
         :return: (n, H, D) normalised
         """
         n_candidates = self.planning.n_candidates
@@ -129,12 +138,12 @@ class Planner(PlanFollower):
             left = previous.repeat_interleave(n_candidates, dim=0)
             t = torch.full((left.shape[0],), self.planning.warm_start, dtype=torch.int64, device=self.device)
             x_t = self.process.q_sample(left, t, x_t)
-        plans = self._denoise(current, x_t, levels, noise)
+        plans = self._denoise(current, x_t, levels, noise, denoiser=denoiser)
         if n_candidates == 1:
             return plans
-        best = self._value(plans).view(-1, n_candidates).argmax(dim=1)
+        best = (value or self._value)(plans).view(-1, n_candidates).argmax(dim=1)
         first = torch.arange(pinned.shape[0], device=self.device) * n_candidates
-        return plans[first + best]
+        return plans.index_select(0, first + best)
 
     @usual_torch()
     @torch.no_grad()
@@ -166,11 +175,12 @@ class Planner(PlanFollower):
         levels: list[int],
         noise: Noise,
         visit: Callable[[Tensor, Tensor], None] | None = None,
+        denoiser: Denoiser | None = None,
     ) -> Tensor:
         """Plans from ``x_t`` (n, H, D) on, pinned as in ``windows`` (n, H, D)."""
         pinned = torch.tensor(self.layout.pinned, device=self.device)
         return sample(
-            self._denoiser(),
+            denoiser or self._denoiser(),
             self.process,
             x_t,
             levels,

@@ -3,8 +3,6 @@ spaces and its units. One rule makes a vector of a dictionary of boxes, in envir
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any, get_args
 
 import gymnasium as gym
@@ -170,30 +168,6 @@ def flat_for(agent: Any, env: gym.Env) -> gym.Env:
 def flat_box_or_none(space: Any) -> spaces.Box | None:
     """The space if it is a Box with one dimension."""
     return space if isinstance(space, spaces.Box) and len(space.shape) == 1 else None
-
-
-# ---------------------------------------------------------------------- JSON
-
-
-def box_to_dict(box: spaces.Box) -> dict[str, Any]:
-    """JSON form: bounds as lists (None for infinite) and the dtype's name."""
-    return {"low": _to_json(box.low), "high": _to_json(box.high), "dtype": str(box.dtype)}
-
-
-def box_from_dict(values: Mapping[str, Any]) -> spaces.Box:
-    """The Box that `box_to_dict` described."""
-    dtype = np.dtype(str(values["dtype"]))
-    low = np.array([-math.inf if bound is None else bound for bound in values["low"]], dtype=dtype)
-    high = np.array([math.inf if bound is None else bound for bound in values["high"]], dtype=dtype)
-    for name, bounds in (("low", low), ("high", high)):
-        given = np.array([bound is not None for bound in values[name]])
-        if not np.isfinite(bounds[given]).all():
-            raise ValueError(f"{name} holds a bound that {dtype} cannot hold")
-    return spaces.Box(low, high, dtype=dtype.type)
-
-
-def _to_json(bounds: np.ndarray) -> list[float | None]:
-    return [bound.item() if math.isfinite(bound) else None for bound in bounds]  # a float holds no large integer
 
 
 # ---------------------------------------------------------------------- the environment of an agent or a reward

@@ -157,7 +157,7 @@ class RelativeReward(nn.Module):
         """
         if x_t.ndim != len(self.event_shape) + 1 or tuple(x_t.shape[1:]) != self.event_shape:
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}, wanted (B, {', '.join(map(str, self.event_shape))})")
-        if t.shape != x_t.shape[:1]:
+        if t.shape not in (x_t.shape[:1], (1,)):
             raise ValueError(f"t has shape {tuple(t.shape)}, wanted ({len(x_t)},)")
         head = self._head(head)
         if head == "window":

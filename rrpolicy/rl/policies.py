@@ -20,8 +20,9 @@ from stable_baselines3.common.policies import BasePolicy
 
 from rrpolicy.agents.environment import Env, flat_environment
 from rrpolicy.common.archive import Archive, read_archive, write_archive
+from rrpolicy.common.boxes import box_from_dict, box_to_dict
 from rrpolicy.common.device import resolve
-from rrpolicy.common.spaces import box_from_dict, box_to_dict, check_spaces, flat_box
+from rrpolicy.common.spaces import check_spaces, flat_box
 from rrpolicy.common.typing import Array, Predictor, State
 from rrpolicy.rl.networks import ACTIVATIONS, actor_weights, filled, network_of
 from rrpolicy.rl.vecnormalize import ObservationStatistics

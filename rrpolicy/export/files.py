@@ -1,0 +1,104 @@
+"""Writing ONNX files: the graphs of a planner or a reward, and beside them the description that they are used by."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rrpolicy.common.boxes import box_to_dict
+from rrpolicy.common.files import atomic_write
+from rrpolicy.common.version import __version__
+from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.envs.controller import PDController
+from rrpolicy.export.plans import n_draws, plan_model
+from rrpolicy.export.reward_graphs import reward_model
+from rrpolicy.export.session import FORMAT, KEY
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+SUFFIX = ".onnx"
+NOISE = "torch's CPU generator (MT19937), seeded for each plan as rrpolicy.agents.memory says"
+
+
+def export_onnx(source: Any, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None) -> Path:
+    """
+    Write an agent, a planner or a reward as one ONNX file, which needs no torch.
+
+    :param source: a `DiffusionAgent`, `GuidedPlanner` or any other `Planner`, to be read by `OnnxPolicy`; or a
+        `RelativeReward`, to be read by `OnnxReward`; on the CPU
+    :param path: file; ``.onnx`` is added when missing
+    :param card: facts about it, JSON values
+    :return: the path written
+    :raises ValueError: without the extra ``fast``, or for something that cannot be exported, naming it
+    """
+    target = Path(path) if os.fspath(path).endswith(SUFFIX) else Path(f"{os.fspath(path)}{SUFFIX}")
+    if isinstance(source, RelativeReward):
+        model, about = reward_model(source), _about_reward(source)
+    elif hasattr(source, "sampled"):
+        model, about = plan_model(source), _about_planner(source)
+    else:
+        raise ValueError(f"source is a {type(source).__name__}, wanted an agent, a planner or a RelativeReward")
+    describe(model, {**about, "format": FORMAT, "rrpolicy": __version__, "card": dict(card or {})})
+    content = model.SerializeToString()
+    with atomic_write(target) as unfinished:
+        unfinished.write_bytes(content)
+    return target
+
+
+def describe(model: ModelProto, about: Mapping[str, Any]) -> None:
+    """Put a description among a model's metadata, JSON of finite numbers."""
+    model.producer_name, model.producer_version = "rrpolicy", __version__
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, json.dumps(about, allow_nan=False, sort_keys=True)
+
+
+def _about_planner(planner: Any) -> dict[str, Any]:
+    options, controller = planner.planning, planner.controller
+    sampler = options.sampler if isinstance(options.sampler, str) else "ddim"  # what is run is in the graph
+    law = controller.to_dict() if isinstance(controller, PDController) else None
+    return {
+        "kind": "planner",
+        "observation_space": box_to_dict(planner.observation_space),
+        "action_space": box_to_dict(planner.action_space),
+        "layout": planner.layout.to_dict(),
+        "normalizer": _about_normalizer(planner.normalizer),
+        "planning": {**vars(options), "sampler": sampler},
+        "controller": "network" if hasattr(controller, "network") else law,
+        "n_draws": n_draws(planner),
+        "noise": NOISE,
+        "seed": getattr(planner, "seed", None) or getattr(getattr(planner, "agent", None), "seed", None) or 0,
+        "process": planner.process.to_dict(),
+        "scale": getattr(planner, "scale", None),
+    }
+
+
+def _about_reward(reward: RelativeReward) -> dict[str, Any]:
+    return {
+        "kind": "reward",
+        "event_shape": list(reward.event_shape),
+        "n_diffusion_steps": reward.process.n_diffusion_steps,
+        "process": reward.process.to_dict(),
+        "heads": list(reward.heads),
+        "layout": None if reward.layout is None else reward.layout.to_dict(),
+        "normalizer": None if reward.normalizer is None else _about_normalizer(reward.normalizer),
+        "source": reward.source,
+    }
+
+
+def _about_normalizer(normalizer: Normalizer) -> dict[str, Any]:
+    return {
+        "mode": normalizer.mode,
+        "fingerprint": normalizer.fingerprint(),
+        **{
+            name: {
+                "offset": getattr(normalizer, name).offset.tolist(),
+                "scale": getattr(normalizer, name).scale.tolist(),
+            }
+            for name in ("observations", "actions")
+        },
+    }

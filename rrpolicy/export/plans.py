@@ -1,0 +1,181 @@
+"""A planner as one ONNX graph: observation and noise in, plan and first action in environment units out.
+
+Everything lies inside: normaliser, pinned entries, noise levels, solver, ∇ρ and the choice of the best candidate. One
+file holds up to three graphs beside each other, of which only the one that is run is computed: the plan from noise,
+the plan refined from the one before (``warm_start``), and a learned controller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rrpolicy.common.device import CPU
+from rrpolicy.common.torch_mode import usual_torch
+from rrpolicy.data.layout import TrajectoryLayout
+from rrpolicy.data.normalizer import FARTHEST, Normalizer
+from rrpolicy.diffusion.sampling import SOLVERS, ddim, dpm_solver
+from rrpolicy.envs.controller import PDController
+from rrpolicy.export.assembly import inlined, joined, shared
+from rrpolicy.export.graphs import N_EXAMPLES, Part, onnx_model, read_from, traced
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+STEPS = "guided_noise"
+VALUES = "values"
+
+
+@usual_torch()
+def plan_model(planner: Any) -> ModelProto:
+    """
+    The graphs of a planner.
+
+    :param planner: an `agents.planning.Planner` on the CPU
+    :return: with inputs ``observation``, ``noise`` and outputs ``window``, ``plan``, ``action``; where plans are
+        refined also ``warm_observation``, ``warm_noise``, ``previous`` and ``warm_window``; where a network follows
+        them also ``control_observation``, ``control_target`` and ``control_action``
+    :raises ValueError: for a planner on another device, or something in it that cannot be exported, naming it
+    """
+    if planner.device != CPU:
+        raise ValueError(f"the planner is on {planner.device}, wanted the CPU: planner.to('cpu')")
+    source = planner.with_planning()  # whose counters may be spoilt
+    parts = {STEPS: _steps(source), **({VALUES: _values(source)} if planner.planning.n_candidates > 1 else {})}
+    models = [_graph(source, parts, warm) for warm in ((False, True) if _refines(planner) else (False,))]
+    network = getattr(planner.controller, "network", None)
+    if network is not None:
+        models.append(_control(network, planner.normalizer))
+    model = joined(models)
+    shared(model)
+    return model
+
+
+def n_draws(planner: Any) -> int:
+    """How often a plan draws noise: once, and at every step but the last where the solver is not known to need none."""
+    sampler = planning.sampler if isinstance((planning := planner.planning).sampler, str) else None
+    steady = sampler is not None and SOLVERS[sampler] in (ddim, dpm_solver)
+    return 1 if steady else planning.n_sampling_steps
+
+
+def _refines(planner: Any) -> bool:
+    return planner.planning.warm_start is not None
+
+
+def _graph(planner: Any, parts: Mapping[str, ModelProto], warm: bool) -> ModelProto:
+    layout, normalizer, options = planner.layout, planner.normalizer, planner.planning
+    draws, events = n_draws(planner), (N_EXAMPLES, *layout.event_shape)
+    steps, values = Part(STEPS), Part(VALUES, scalar=True)
+    levels = planner.process.timesteps(options.n_sampling_steps)
+    if warm:
+        n_steps = min(options.n_sampling_steps, options.warm_start + 1)
+        levels = planner.process.timesteps(n_steps, options.warm_start)
+
+    def window(observation: Tensor, noise: Tensor, previous: Tensor | None = None) -> Tensor:
+        known, left, drawn = _pinned(observation, layout, normalizer), iter(levels), iter(noise)
+        current = known.repeat_interleave(options.n_candidates, dim=0)
+        return planner.sampled(
+            known,
+            previous,
+            lambda like: next(drawn).flatten(0, 1),
+            denoiser=lambda x_t, t: steps(x_t, current, torch.tensor([next(left)])),
+            value=values,
+        )
+
+    def everything(observation: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        found = window(observation, noise)
+        units = normalizer.packed(layout).denormalize(found)
+        action = _first_action(planner, observation.flatten(1)[:, -layout.observation_dim :], found)
+        return found, layout.observations_of(units), action
+
+    rows = (layout.n_observation_rows,) if layout.n_observation_rows > 1 else ()
+    observation = torch.zeros(N_EXAMPLES, *rows, layout.observation_dim)
+    noise = torch.randn(draws, N_EXAMPLES, options.n_candidates, *layout.event_shape)
+    if warm:
+        inputs = {"warm_observation": observation, "warm_noise": noise, "previous": torch.randn(events)}
+        model = onnx_model(window, inputs, ["warm_window"], {"warm_noise": 1})
+    else:
+        inputs = {"observation": observation, "noise": noise}
+        model = onnx_model(everything, inputs, ["window", "plan", "action"], {"noise": 1})
+    inlined(model, parts)
+    return model
+
+
+def _steps(planner: Any) -> ModelProto:
+    """The noise predictor, in which a level stands for all rows."""
+    shape = (N_EXAMPLES, *planner.layout.event_shape)
+    x_t, known, level = torch.randn(shape), torch.randn(shape), torch.tensor([planner.process.n_diffusion_steps // 2])
+    denoiser = _of_one_level(planner._denoiser(), x_t, level)
+    made = traced(lambda x_t, known, level: denoiser(x_t, level), (x_t, known, level))
+    read_from(made, 0, 1, torch.tensor(planner.layout.pinned))
+    return onnx_model(made, {"x_t": x_t, "known": known, "level": level}, ["eps"], {"level": None})
+
+
+def _of_one_level(
+    denoiser: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, level: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A noise predictor that takes one level (1,) for all rows; what is computed of it alone is then a constant."""
+    each = denoiser(x_t, level.expand(len(x_t)))
+    try:
+        alike = torch.allclose(denoiser(x_t, level), each, rtol=1e-4, atol=1e-5)
+    except (RuntimeError, ValueError, IndexError):  # an own network or reward that wants a level for each row
+        alike = False
+    return denoiser if alike else lambda x_t, t: denoiser(x_t, t.expand(x_t.shape[0]))
+
+
+def _values(planner: Any) -> ModelProto:
+    """The values of candidates."""
+    plans = torch.randn(N_EXAMPLES, *planner.layout.event_shape)
+    planner._value(plans)  # what it draws once and keeps is drawn outside of the graph
+    return onnx_model(traced(lambda plans: planner._value(plans), (plans,)), {"plans": plans}, ["values"], {})
+
+
+def _pinned(observation: Tensor, layout: TrajectoryLayout, normalizer: Normalizer) -> Tensor:
+    """As `Planner.pinned_at`."""
+    units = normalizer.observations.normalize(observation).clamp(-FARTHEST, FARTHEST)
+    rows = units.reshape(observation.shape[0], layout.n_observation_rows, -1)[..., list(layout.columns)]
+    below = layout.horizon - layout.n_observation_rows
+    return nn.functional.pad(rows, (layout.observation_slice.start, 0, 0, below))
+
+
+def _first_action(planner: Any, observation: Tensor, windows: Tensor) -> Tensor:
+    """The action at the present, (B, act_dim) within the action space, as `PlanFollower` takes it."""
+    layout, controller = planner.layout, planner.controller
+    place = min(layout.present + (0.0 if controller is None else planner.planning.lookahead), layout.horizon - 1)
+    row = int(place)
+    below = min(row + 1, layout.horizon - 1)
+    target = windows[:, row] * (1 - (place - row)) + windows[:, below] * (place - row)
+    units = planner.normalizer.packed(layout).denormalize(target)
+    if controller is None:
+        action = layout.actions_of(units)
+    elif isinstance(controller, PDController):
+        position, velocity = (
+            observation[:, list(columns)] for columns in (controller.position_columns, controller.velocity_columns)
+        )
+        action = (controller.kp * (layout.observations_of(units) - position) - controller.kd * velocity).clamp(-1, 1)
+    elif hasattr(controller, "network"):
+        action = _follow(controller.network, planner.normalizer, observation, layout.observations_of(units))
+    else:
+        raise ValueError(f"controller is a {type(controller).__name__}, wanted None, a PDController or a learned one")
+    low, high = (torch.as_tensor(bound) for bound in (planner.action_space.low, planner.action_space.high))
+    return action.clamp(low, high)
+
+
+def _follow(network: Any, normalizer: Normalizer, observation: Tensor, target: Tensor) -> Tensor:
+    """Inverse dynamics in environment units, as `LearnedController.action`."""
+    units = normalizer.observations
+    current = units.normalize(observation).clamp(-FARTHEST, FARTHEST)
+    wanted = units.select(tuple(network.columns)).normalize(target).clamp(-FARTHEST, FARTHEST)
+    return normalizer.actions.denormalize(network(current, wanted))
+
+
+def _control(network: Any, normalizer: Normalizer) -> ModelProto:
+    inputs = {
+        "control_observation": torch.zeros(N_EXAMPLES, normalizer.observations.width),
+        "control_target": torch.zeros(N_EXAMPLES, len(network.columns)),
+    }
+    return onnx_model(
+        lambda observation, target: _follow(network, normalizer, observation, target), inputs, ["control_action"], {}
+    )

@@ -1,0 +1,112 @@
+"""ONNX files of this library, read and run by ONNX Runtime alone: graphs and the description that stands beside them.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrpolicy.common.arguments import whole
+from rrpolicy.common.messages import at, printable
+from rrpolicy.common.typing import Array
+
+KEY = "rrpolicy"  # of the description among the file's metadata
+FORMAT = 1
+NEEDS = "ONNX files need the extra fast: pip install 'rrpolicy[fast]'"
+LARGEST = 2**30  # bytes of a file
+
+
+class GraphFile:
+    """
+    An exported file, ready to run.
+
+    :param path: that `export_onnx` wrote
+    :param kind: ``"planner"`` or ``"reward"``, which the file must hold
+    :param n_threads: of ONNX Runtime
+    :raises FileNotFoundError: when there is no such file
+    :raises ValueError: without the extra ``fast``; for a file that is damaged, foreign, of another kind or from a later
+        version, naming file and fault
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kind: str, n_threads: int = 1) -> None:
+        self.path = Path(path)
+        whole("n_threads", n_threads, 1)
+        self._session, self._options = _session(self.path, n_threads)
+        stored = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        if stored is None:
+            raise ValueError(f"{self.path}: no file of rrpolicy: its metadata have no entry {KEY!r}")
+        self.about: dict[str, Any] = _description(self.path, stored, kind)
+        self._blank = {
+            one.name: np.zeros([size if isinstance(size, int) else 0 for size in one.shape], _DTYPES[one.type])
+            for one in self._session.get_inputs()
+        }
+        self._outputs = [one.name for one in self._session.get_outputs()]
+
+    def run(self, outputs: list[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """
+        Compute some outputs, and only the graph that leads to them.
+
+        :param outputs: their names
+        :param feeds: the inputs of that graph
+        """
+        found: list[Array] = self._session.run(outputs, {**self._blank, **feeds}, self._options)
+        return found
+
+    def check_graphs(self, inputs: set[str], outputs: set[str]) -> None:
+        """
+        Compare the file's graphs with what its description needs.
+
+        :raises ValueError: naming the first that is missing
+        """
+        for what, wanted, found in (("input", inputs, set(self._blank)), ("output", outputs, set(self._outputs))):
+            if missing := sorted(wanted - found):
+                raise ValueError(f"{self.path}: damaged: the {what} {missing[0]!r} is missing")
+
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+
+
+def _session(path: Path, n_threads: int) -> tuple[Any, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, wanted at most {LARGEST}")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(f"{path}: {NEEDS}") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
+    options.log_severity_level = 4
+    run = onnxruntime.RunOptions()
+    run.only_execute_path_to_fetches = True
+    try:
+        content = path.read_bytes()  # by its bytes: no other file is read in its name
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        known = all(one.type in _DTYPES for one in session.get_inputs())
+    except Exception as error:  # of onnxruntime's own classes, which it does not export
+        raise ValueError(f"{path}: no ONNX file that can be run: {printable(error, 200)}") from error
+    if not known:
+        raise ValueError(f"{path}: no file of rrpolicy: it has inputs that are neither float32 nor int64")
+    return session, run
+
+
+def _description(path: Path, stored: str, kind: str) -> dict[str, Any]:
+    try:
+        about = json.loads(stored)
+        found, version = about["kind"], about["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged: its description cannot be read: {printable(error)}") from error
+    if version != FORMAT:
+        raise ValueError(f"{path}: format {printable(version)}, this version of rrpolicy reads format {FORMAT}")
+    if found != kind:
+        raise ValueError(at(path, f"holds a {printable(found)}, wanted a {kind}"))
+    checked: dict[str, Any] = about
+    return checked
