@@ -36,6 +36,7 @@ from rrpolicy.diffusion.networks import archived_kwargs, network_name, restored_
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import Denoiser
 from rrpolicy.envs.controller import Controller, PDController
+from rrpolicy.export.compiled import digest_of
 
 
 class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
@@ -330,6 +331,11 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
                 "padding": self.padding,
             },
         }
+
+    def _digest(self) -> str | None:
+        if not isinstance(self.policy_class, str) or not isinstance(self.planning.sampler, str):
+            return None
+        return digest_of(self._config(), {"averaged": self.averaged.state_dict(), **self._extra_tensors()})
 
     def _extra_tensors(self) -> dict[str, dict[str, Tensor]]:
         units = {name: torch.tensor(array) for name, array in self.normalizer.to_arrays().items()}

@@ -25,6 +25,7 @@ from rrpolicy.common.weights import check_weights
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.sampling import Solver, SolverName
 from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.export.compiled import digest_of
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.protocol import RewardFunction, check_reward_function
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -128,6 +129,15 @@ class GuidedPlanner(Planner):
 
     def _value(self, plans: Tensor) -> Tensor:
         return self.reward(plans, torch.zeros(plans.shape[0], dtype=torch.int64, device=plans.device))
+
+    def _digest(self) -> str | None:
+        agent, reward = self.agent._digest(), self.reward
+        if agent is None or not isinstance(reward, RelativeReward) or not isinstance(self.planning.sampler, str):
+            return None
+        if not isinstance(reward.window_kwargs.get("network", ""), str):
+            return None
+        options = {"scale": self.scale, "max_shift": self.max_shift, "planning": self.planning.to_dict()}
+        return digest_of({"agent": agent, "reward": reward.to_config(), **options}, {"reward": reward.state_dict()})
 
     # ------------------------------------------------------------------ persistence
 

@@ -22,8 +22,9 @@ from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.typing import Array, State
 from rrpolicy.diffusion.plausibility import denoising_errors
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.diffusion.sampling import Noise, sample, solver_of
+from rrpolicy.diffusion.sampling import SOLVERS, Noise, ddpm, sample, solver_of
 from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.export.compiled import PlanGraph, plan_graph
 
 CHUNK = 2048  # plans sampled at a time where many are wanted, which bounds the memory
 
@@ -34,6 +35,7 @@ class Planner(PlanFollower):
     process: DiffusionProcess
     device: torch.device
     _acting_generator: torch.Generator
+    _graph: PlanGraph | None = None  # computes plans where the planner is compiled
 
     # ------------------------------------------------------------------ hooks
 
@@ -77,9 +79,29 @@ class Planner(PlanFollower):
         other = copy.copy(self)
         other.planning = replace(self.planning, **options)
         other._check_planning()
+        other._graph = None
         other._acting_generator = torch.Generator()
         other._acting_generator.set_state(self._acting_generator.get_state())
         return other
+
+    def compile(self) -> Self:
+        """
+        The same agent, whose plans are computed by ONNX Runtime: the same actions up to rounding, several times faster.
+
+        Its graph holds the weights and options of now. It is kept in the folder ``RRPOLICY_CACHE`` (default:
+        ``~/.cache/rrpolicy``) for planners of this library's agents and rewards, and made anew for others.
+
+        :return: a copy; what is trained or changed later, the copy does not know
+        :raises ValueError: without the extra ``fast``, on another device than the CPU, or for an own network, reward
+            or solver that cannot be exported, naming it
+        """
+        other = self.with_planning()
+        other._graph = plan_graph(other, self._digest())
+        return other
+
+    def _digest(self) -> str | None:
+        """Of everything that decides about plans; None where that cannot be told, as of functions."""
+        return None
 
     def set_random_seed(self, seed: int | None) -> None:
         """
@@ -107,8 +129,13 @@ class Planner(PlanFollower):
 
     @torch.no_grad()
     def _plan(self, known: Array, previous: Array | None, seeds: Array | None) -> Array:
+        noise = self._noise(seeds)
+        if self._graph is not None:
+            like = torch.empty(len(known) * self.planning.n_candidates, *self.layout.event_shape)
+            drawn = torch.stack([noise(like) for _ in range(self.n_draws)]).numpy()
+            return self._graph(known, previous, drawn.reshape(len(drawn), len(known), -1, *self.layout.event_shape))
         left = None if previous is None else torch.as_tensor(previous).to(self.device)
-        return self.sampled(self.pinned_at(known), left, self._noise(seeds)).cpu().numpy()
+        return self.sampled(self.pinned_at(known), left, noise).cpu().numpy()
 
     def sampled(
         self,
@@ -164,6 +191,13 @@ class Planner(PlanFollower):
 
         parts, levels = windows.to(self.device).split(CHUNK), self._levels()
         return torch.cat([self._denoise(part, noise(part), levels, noise, visit) for part in parts])
+
+    @property
+    def n_draws(self) -> int:
+        """How often a plan draws noise: once, and with ancestral and own solvers up to once a step."""
+        sampler = self.planning.sampler
+        steady = isinstance(sampler, str) and SOLVERS[sampler] is not ddpm
+        return 1 if steady else self.planning.n_sampling_steps
 
     def _levels(self) -> list[int]:
         return self.process.timesteps(self.planning.n_sampling_steps)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Mapping
 from contextlib import closing
+from typing import Any
 
 from rrpolicy import experiments, zoo
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.archive import read_archive
+from rrpolicy.common.messages import RrpolicyWarning, printable
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.experiments import Recipe, Task
+from rrpolicy.export.policy import OnnxPolicy
+from rrpolicy.export.session import SUFFIX
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rl.policies import POLICY_KIND, POLICY_KINDS, ActionRepeat, Policy, Sb3Agent, check_fits, load_policy
@@ -25,22 +31,46 @@ def load_agent_for(
     scale: float | None,
     n_candidates: int | None,
     algorithm: str | None = None,
-) -> Planner | Policy:
+    fast: bool = False,
+) -> Planner | Policy | OnnxPolicy:
     """
     The agent of a name, steered when a reward is given.
 
     :param algorithm: of a file of Stable-Baselines3 whose name does not hold it
+    :param fast: plan by ONNX Runtime where that can be
     :raises ValueError: for something that cannot act, or not in the task's environment
     """
+    given = {"--reward": reward, "--scale": scale, "--n-candidates": n_candidates}
+    if name.endswith(SUFFIX):
+        _refuse(given, f"{name!r} is exported with what it was steered by")
+        exported = OnnxPolicy(name)
+        with closing(task.make()) as env:
+            check_spaces(exported.observation_space, exported.action_space, env.observation_space, env.action_space)
+        return exported
     if algorithm is not None and not is_sb3_agent(source_of(name)):
         raise ValueError(f"--algorithm is for files of Stable-Baselines3, {name!r} is none")
     policy = load_policy_for(name, task, algorithm)
     if policy is None:
-        return load_planner_for(name, task, recipe, reward, scale, n_candidates)
-    for option, value in {"--reward": reward, "--scale": scale, "--n-candidates": n_candidates}.items():
-        if value is not None:
-            raise ValueError(f"{name!r} is a policy without plans, {option} needs a diffusion agent")
+        planner = load_planner_for(name, task, recipe, reward, scale, n_candidates)
+        return compiled(planner) if fast else planner
+    _refuse({**given, "--fast": fast or None}, f"{name!r} is a policy without plans")
     return policy
+
+
+def _refuse(given: Mapping[str, Any], reason: str) -> None:
+    """:raises ValueError: naming the first option that has a value"""
+    for option, value in given.items():
+        if value is not None:
+            raise ValueError(f"{reason}, {option} needs a diffusion agent")
+
+
+def compiled(planner: Planner) -> Planner:
+    """The planner by ONNX Runtime; itself, with a warning of one line, where it cannot be exported."""
+    try:
+        return planner.compile()
+    except ValueError as error:
+        warnings.warn(f"--fast is left out: {printable(error, 200)}", RrpolicyWarning, stacklevel=2)
+        return planner
 
 
 def load_planner_for(

@@ -11,7 +11,7 @@ import typer
 
 from rrpolicy import experiments, zoo
 from rrpolicy.cli import options
-from rrpolicy.cli.agents import load_agent_for
+from rrpolicy.cli.agents import compiled, load_agent_for
 from rrpolicy.cli.data_commands import warn_of_data
 from rrpolicy.cli.options import agent_label, recipe_for, report, task_in_card, task_of
 from rrpolicy.cli.program import Program, echo
@@ -73,6 +73,7 @@ def demo(
     ] = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
+    fast: options.Fast = False,
 ) -> None:
     """
     Demo: extract and draw a maze's reward, or load a robot's or an image pair's; then run base, steered base, expert.
@@ -90,9 +91,10 @@ def demo(
       rrpolicy demo --maze-map maze.txt --goal 1,5 --out runs/mine
     """
     if env == FASHION_MNIST:
-        if goal or maze_map or from_scratch or recipe:
+        if goal or maze_map or from_scratch or recipe or fast:
             raise ValueError(
-                f"--env {FASHION_MNIST} is about images: --goal, --maze-map, --from-scratch and --recipe are not"
+                f"--env {FASHION_MNIST} is about images: --goal, --maze-map, --from-scratch, --recipe and --fast are "
+                "not"
             )
         with sole_use(out):
             ImagesDemo(out, seed, n_samples=n_episodes or N_SAMPLES, log=echo).run()
@@ -100,7 +102,8 @@ def demo(
     task = Task.create(env, maze_map, goal)
     values = recipe_for(task, recipe)
     with sole_use(out):
-        Demo(task, out, values, seed, n_episodes, progress, echo, from_scratch).run()
+        prepare = compiled if fast else None
+        Demo(task, out, values, seed, n_episodes, progress, echo, prepare, from_scratch).run()
 
 
 @app.command()
@@ -248,6 +251,7 @@ def enjoy(
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
     algorithm: options.AlgorithmOfFile = None,
+    fast: options.Fast = False,
 ) -> None:
     """
     Let an agent run in its environment and print success and return with 95 % intervals.
@@ -257,13 +261,14 @@ def enjoy(
       rrpolicy enjoy PointMaze_UMaze-v3/expert-3-1
       rrpolicy enjoy PointMaze_UMaze-v3/base --goal 3,1 --out runs/base
       rrpolicy enjoy PointMaze_UMaze-v3/base --reward PointMaze_UMaze-v3/reward-3-1 --scale 2
+      rrpolicy enjoy Hopper-v5/base --reward Hopper-v5/reward --fast
       rrpolicy enjoy runs/hopper-sac.zip
       rrpolicy enjoy sb3/tqc-Hopper-v3 --env Hopper-v5
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
     values = recipe_for(task, recipe)
     check_section(values, "evaluation", evaluate)
-    player = load_agent_for(agent, task, values, reward, scale, n_candidates, algorithm)
+    player = load_agent_for(agent, task, values, reward, scale, n_candidates, algorithm, fast)
     settings = {**experiments.section(values, "evaluation"), "n_eval_episodes": n_episodes}
     result = evaluate(player, task.make, seed=seed, progress_bar=progress, **settings)
     report(result.rows(agent_label(agent, reward)), out)
@@ -285,6 +290,7 @@ def record(
     seed: options.Seed = 0,
     recipe: options.RecipeFile = None,
     algorithm: options.AlgorithmOfFile = None,
+    fast: options.Fast = False,
 ) -> None:
     """
     Film an agent with its plan overlaid (no display and no OpenGL needed).
@@ -296,7 +302,7 @@ def record(
     """
     task = task_of([reward, agent] if reward else [agent], env, maze_map, goal)
     values = recipe_for(task, recipe)
-    player = load_agent_for(agent, task, values, reward, scale, n_candidates, algorithm)
+    player = load_agent_for(agent, task, values, reward, scale, n_candidates, algorithm, fast)
     called = agent_label(agent, reward)
     deterministic = experiments.section(values, "evaluation").get("deterministic", True)
     path = out / f"{called}.mp4"

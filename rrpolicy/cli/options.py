@@ -17,6 +17,8 @@ from rrpolicy.common.messages import at
 from rrpolicy.evaluation import Row, table, write_results
 from rrpolicy.experiments import Recipe, Task
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
+from rrpolicy.export.policy import OnnxPolicy
+from rrpolicy.export.session import SUFFIX
 from rrpolicy.rl.sb3_files import is_sb3_agent
 
 SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
@@ -132,6 +134,9 @@ Candidates = Annotated[
     int | None,
     typer.Option("--n-candidates", min=1, help="Plans to choose the best from: by the reward, else the likeliest."),
 ]
+Fast = Annotated[
+    bool, typer.Option("--fast", help="Plan by ONNX Runtime: the same actions up to rounding (extra fast).")
+]
 Episodes = Annotated[int, typer.Option("--n-episodes", min=1, help="Episodes, seed-matched between agents.")]
 
 
@@ -179,12 +184,12 @@ def task_in_card(name: str, needed: bool) -> Task | None:
     """
     if is_sb3_agent(name):  # has no card
         return None
-    card = zoo.card(name)
+    card = OnnxPolicy(name).card if name.endswith(SUFFIX) else zoo.card(name)
     try:
         return Task.from_card(card)
     except ValueError as error:
         if needed:
-            raise ValueError(at(zoo.find(name), error)) from error
+            raise ValueError(at(name if name.endswith(SUFFIX) else zoo.find(name), error)) from error
         return None
 
 
@@ -211,7 +216,7 @@ def task_of(
 def agent_label(name: str, reward: str | None) -> str:
     """The name of an agent in results."""
     path = Path(name)
-    stem = path.stem if path.suffix == ".zip" else path.name
+    stem = path.stem if path.suffix in (".zip", SUFFIX) else path.name
     return ("" if stem == "agent" else f"{stem}-") + "steered" if reward else stem
 
 

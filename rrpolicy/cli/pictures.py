@@ -115,25 +115,33 @@ def latency(
     n_repeats: Annotated[int, typer.Option("--n-repeats", min=1, help="Plans timed.")] = 200,
     seed: options.Seed = 0,
     recipe: options.RecipeFile = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Time the agent's plans against those of ONNX Runtime.")] = False,
 ) -> None:
     """
     Time guided plans on one thread, and a reference setting in the same run (medians, milliseconds).
 
     The reference is a temporal U-Net of width 32 with 20 ancestral steps that plans at every environment step. With
     --agent that agent's decisions are timed instead: milliseconds for one alone, and how many a core makes in a second
-    for 64 environments at once.
+    for 64 environments at once; with --fast its plans as torch and as ONNX Runtime make them, by turns (CPU time).
 
     \b
     Examples:
       rrpolicy benchmark latency --out runs/latency
       rrpolicy benchmark latency --agent Hopper-v5/base --reward Hopper-v5/reward --out runs/latency
+      rrpolicy benchmark latency --agent Hopper-v5/base --reward Hopper-v5/reward --fast
     """
     if agent is None:
-        if reward is not None:
-            raise ValueError("--reward needs --agent")
+        if reward is not None or fast:
+            raise ValueError("--reward and --fast need --agent")
         task = Task.create(DEFAULT_ENV_ID)
         report(latency_of(recipe_for(task, recipe), n_repeats, seed, task), out)
         return
     task = task_of([reward, agent] if reward else [agent])
     player = load_planner_for(agent, task, recipe_for(task, recipe), reward)
-    report(benchmarks.decisions(player, task.make, agent_label(agent, reward), n_repeats, seed), out)
+    if fast:
+        rows = benchmarks.compiled_ratios(
+            player, player.compile(), task.make, agent_label(agent, reward), n_repeats, seed
+        )
+    else:
+        rows = benchmarks.decisions(player, task.make, agent_label(agent, reward), n_repeats, seed)
+    report(rows, out)

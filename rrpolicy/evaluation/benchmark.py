@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import Planner
-from rrpolicy.common.stats import bootstrap_statistic, median_ratio
+from rrpolicy.common.stats import Measure, bootstrap_statistic, median_ratio
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row, measure_row
 
@@ -87,6 +87,53 @@ def decisions(
         _row(name, "decision_cpu_ms_median", cpu),
         _row(name, f"decisions_per_second_batch_{BATCH}", rate),
     ]
+
+
+def compiled_ratios(
+    planner: Planner, compiled: Planner, make_env: Callable[[], gym.Env], name: str, n_repeats: int = 200, seed: int = 0
+) -> list[Row]:
+    """
+    Time plans of a planner and of the same one compiled, by turns, on one thread.
+
+    :param planner: the agent, steered or not
+    :param compiled: what ``planner.compile()`` returned
+    :param make_env: makes the environment whose first observations are planned from
+    :param name: of the agent in the rows
+    :param n_repeats: plans timed at batch 1; a tenth as many batches of 64
+    :param seed: of the observations
+    :return: rows: CPU milliseconds of a plan of both (medians), and how many times faster the compiled one is (ratio of
+        medians), at batch 1 and for 64 together; largest difference of their planned observations
+    :raises ValueError: for fewer than one repeat
+    """
+    if n_repeats < 1:
+        raise ValueError(f"n_repeats is {n_repeats}, it must be at least 1")
+    with closing(make_env()) as env:
+        observations = np.stack([env.reset(seed=seed + index)[0] for index in range(BATCH)])
+    rows = []
+    with _one_thread():
+        for n, repeats in ((1, n_repeats), (BATCH, max(n_repeats // 10, 1))):
+            eager, fast = _by_turns([planner, compiled], observations[:n], repeats) * 1e3 / n
+            rows += [
+                _row(name, f"plan_cpu_ms_median_batch_{n}", eager),
+                _row(f"{name}-compiled", f"plan_cpu_ms_median_batch_{n}", fast),
+                measure_row(f"{name}-compiled", f"batch_{n}_ratio", median_ratio(eager, fast)),
+            ]
+        difference = float(np.abs(planner.plan(observations) - compiled.plan(observations)).max())
+    return [
+        *rows,
+        measure_row(f"{name}-compiled", "largest_difference", Measure(difference, difference, difference, BATCH)),
+    ]
+
+
+def _by_turns(planners: Sequence[Planner], observations: Array, n_repeats: int) -> Array:
+    """CPU-seconds (n_planners, n_repeats) of a plan, one planner after the other; the first three do not count."""
+    seconds = np.empty((len(planners), n_repeats + 3))
+    for i in range(n_repeats + 3):
+        for j, planner in enumerate(planners):
+            started = time.process_time()
+            planner.plan(observations)
+            seconds[j, i] = time.process_time() - started
+    return seconds[:, 3:]
 
 
 def _follow(planner: Planner, observations: Array) -> None:

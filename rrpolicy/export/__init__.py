@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 from rrpolicy.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from rrpolicy.export.files import export_onnx
+    from rrpolicy.export.files import export_onnx, planner_file
     from rrpolicy.export.policy import OnnxPolicy
     from rrpolicy.export.rewards import OnnxReward
 
-__all__ = ["OnnxPolicy", "OnnxReward", "export_onnx"]
+__all__ = ["OnnxPolicy", "OnnxReward", "export_onnx", "planner_file"]
 
-__getattr__, __dir__ = lazy(__name__, {"OnnxPolicy": "policy", "OnnxReward": "rewards", "export_onnx": "files"})
+__getattr__, __dir__ = lazy(
+    __name__, {"OnnxPolicy": "policy", "OnnxReward": "rewards", "export_onnx": "files", "planner_file": "files"}
+)

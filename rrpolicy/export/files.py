@@ -13,15 +13,14 @@ from rrpolicy.common.files import atomic_write
 from rrpolicy.common.version import __version__
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.envs.controller import PDController
-from rrpolicy.export.plans import n_draws, plan_model
+from rrpolicy.export.plans import plan_model
 from rrpolicy.export.reward_graphs import reward_model
-from rrpolicy.export.session import FORMAT, KEY
+from rrpolicy.export.session import FORMAT, KEY, SUFFIX
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-SUFFIX = ".onnx"
 NOISE = "torch's CPU generator (MT19937), seeded for each plan as rrpolicy.agents.memory says"
 
 
@@ -38,23 +37,29 @@ def export_onnx(source: Any, path: str | os.PathLike[str], card: Mapping[str, An
     """
     target = Path(path) if os.fspath(path).endswith(SUFFIX) else Path(f"{os.fspath(path)}{SUFFIX}")
     if isinstance(source, RelativeReward):
-        model, about = reward_model(source), _about_reward(source)
+        content = _content(reward_model(source), _about_reward(source), card)
     elif hasattr(source, "sampled"):
-        model, about = plan_model(source), _about_planner(source)
+        content = planner_file(source, card)
     else:
         raise ValueError(f"source is a {type(source).__name__}, wanted an agent, a planner or a RelativeReward")
-    describe(model, {**about, "format": FORMAT, "rrpolicy": __version__, "card": dict(card or {})})
-    content = model.SerializeToString()
     with atomic_write(target) as unfinished:
         unfinished.write_bytes(content)
     return target
 
 
-def describe(model: ModelProto, about: Mapping[str, Any]) -> None:
-    """Put a description among a model's metadata, JSON of finite numbers."""
+def planner_file(planner: Any, card: Mapping[str, Any] | None = None) -> bytes:
+    """The content of a planner's file, see :func:`export_onnx`."""
+    return _content(plan_model(planner), _about_planner(planner), card)
+
+
+def _content(model: ModelProto, about: Mapping[str, Any], card: Mapping[str, Any] | None) -> bytes:
+    """A model with its description among the metadata, JSON of finite numbers."""
+    whole = {**about, "format": FORMAT, "rrpolicy": __version__, "card": dict(card or {})}
     model.producer_name, model.producer_version = "rrpolicy", __version__
     entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, json.dumps(about, allow_nan=False, sort_keys=True)
+    entry.key, entry.value = KEY, json.dumps(whole, allow_nan=False, sort_keys=True)
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _about_planner(planner: Any) -> dict[str, Any]:
@@ -69,7 +74,7 @@ def _about_planner(planner: Any) -> dict[str, Any]:
         "normalizer": _about_normalizer(planner.normalizer),
         "planning": {**vars(options), "sampler": sampler},
         "controller": "network" if hasattr(controller, "network") else law,
-        "n_draws": n_draws(planner),
+        "n_draws": planner.n_draws,
         "noise": NOISE,
         "seed": getattr(planner, "seed", None) or getattr(getattr(planner, "agent", None), "seed", None) or 0,
         "process": planner.process.to_dict(),

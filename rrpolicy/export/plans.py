@@ -7,7 +7,7 @@ the plan refined from the one before (``warm_start``), and a learned controller.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,6 @@ from rrpolicy.common.device import CPU
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import FARTHEST, Normalizer
-from rrpolicy.diffusion.sampling import SOLVERS, ddim, dpm_solver
 from rrpolicy.envs.controller import PDController
 from rrpolicy.export.assembly import inlined, joined, shared
 from rrpolicy.export.graphs import N_EXAMPLES, Part, onnx_model, read_from, traced
@@ -53,20 +52,13 @@ def plan_model(planner: Any) -> ModelProto:
     return model
 
 
-def n_draws(planner: Any) -> int:
-    """How often a plan draws noise: once, and at every step but the last where the solver is not known to need none."""
-    sampler = planning.sampler if isinstance((planning := planner.planning).sampler, str) else None
-    steady = sampler is not None and SOLVERS[sampler] in (ddim, dpm_solver)
-    return 1 if steady else planning.n_sampling_steps
-
-
 def _refines(planner: Any) -> bool:
     return planner.planning.warm_start is not None
 
 
 def _graph(planner: Any, parts: Mapping[str, ModelProto], warm: bool) -> ModelProto:
     layout, normalizer, options = planner.layout, planner.normalizer, planner.planning
-    draws, events = n_draws(planner), (N_EXAMPLES, *layout.event_shape)
+    draws, events = planner.n_draws, (N_EXAMPLES, *layout.event_shape)
     steps, values = Part(STEPS), Part(VALUES, scalar=True)
     levels = planner.process.timesteps(options.n_sampling_steps)
     if warm:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from rrpolicy.common.arguments import whole
 from rrpolicy.common.messages import at, printable
 from rrpolicy.common.typing import Array
 
+SUFFIX = ".onnx"
 KEY = "rrpolicy"  # of the description among the file's metadata
 FORMAT = 1
 NEEDS = "ONNX files need the extra fast: pip install 'rrpolicy[fast]'"
@@ -36,9 +37,28 @@ class GraphFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: str, n_threads: int = 1) -> None:
-        self.path = Path(path)
+        file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file")
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"{file}: {file.stat().st_size} bytes, wanted at most {LARGEST}")
+        self._open(file.read_bytes(), file, kind, n_threads)  # by its bytes: no other file is read in its name
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str, kind: str, n_threads: int = 1) -> Self:
+        """
+        As the constructor, for the content of a file.
+
+        :param name: in place of the path in errors
+        """
+        made = cls.__new__(cls)
+        made._open(content, Path(name), kind, n_threads)
+        return made
+
+    def _open(self, content: bytes, path: Path, kind: str, n_threads: int) -> None:
+        self.path = path
         whole("n_threads", n_threads, 1)
-        self._session, self._options = _session(self.path, n_threads)
+        self._session, self._options = _session(content, path, n_threads)
         stored = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         if stored is None:
             raise ValueError(f"{self.path}: no file of rrpolicy: its metadata have no entry {KEY!r}")
@@ -73,11 +93,7 @@ class GraphFile:
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
 
-def _session(path: Path, n_threads: int) -> tuple[Any, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes, wanted at most {LARGEST}")
+def _session(content: bytes, path: Path, n_threads: int) -> tuple[Any, Any]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -88,7 +104,6 @@ def _session(path: Path, n_threads: int) -> tuple[Any, Any]:
     run = onnxruntime.RunOptions()
     run.only_execute_path_to_fetches = True
     try:
-        content = path.read_bytes()  # by its bytes: no other file is read in its name
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         known = all(one.type in _DTYPES for one in session.get_inputs())
     except Exception as error:  # of onnxruntime's own classes, which it does not export

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rrpolicy import experiments, zoo
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.agents.planning import Planner
 from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.evaluation import Row, write_results
@@ -47,12 +48,13 @@ def maze_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
     base, expert = _train(stage, task, data) if scratch else _load(stage, task)
     reward, other = _extract(stage, task, base, expert, data)
     reward_map = _map(stage, task, reward)
-    agents: dict[str, Predictor] = {
+    planners: dict[str, Planner] = {
         "base": base,
         "discriminator": experiments.steer(base, other, stage.recipe),
         "steered": experiments.steer(base, reward, stage.recipe),
         "expert": expert,
     }
+    agents = stage.prepared(planners)
     with stage.environments(task, n_episodes) as envs:
         results = stage.evaluate(agents, envs, n_episodes)
         rows = [row for name, result in results.items() for row in result.rows(name)]

@@ -54,7 +54,7 @@ def robot_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
     stage.clear()
     base, expert, reward = _train(stage) if scratch else _load(stage)
     steered = experiments.steer(base, reward, stage.recipe)
-    agents: dict[str, Predictor] = {"base": base, "steered": steered, "expert": expert}
+    agents = stage.prepared({"base": base, "steered": steered, "expert": expert})
     with stage.environments(stage.task, n_episodes) as envs:
         results = stage.evaluate(agents, envs, n_episodes)
     rows = [row for name, result in results.items() for row in result.rows(name)]

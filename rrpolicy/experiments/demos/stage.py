@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 
 from rrpolicy import experiments
+from rrpolicy.agents.planning import Planner
 from rrpolicy.common.typing import Predictor
 from rrpolicy.evaluation import RESULTS_FILE, Evaluation, Row, evaluate, table, write_results
 from rrpolicy.experiments import Recipe, Task
@@ -36,6 +37,7 @@ class Stage:
     :param n_episodes: for each agent, seed-matched; None: as many as suit the environment
     :param progress_bar: show them
     :param log: called with a line of text at each step
+    :param prepare: makes of each planner what acts in its place, such as a compiled one; None: itself
     """
 
     task: Task
@@ -45,6 +47,11 @@ class Stage:
     n_episodes: int | None = None
     progress_bar: bool = False
     log: Callable[[str], None] = lambda text: None
+    prepare: Callable[[Planner], Predictor] | None = None
+
+    def prepared(self, planners: Mapping[str, Planner]) -> dict[str, Predictor]:
+        """The agents that act."""
+        return {name: planner if self.prepare is None else self.prepare(planner) for name, planner in planners.items()}
 
     @property
     def deterministic(self) -> bool:
