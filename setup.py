@@ -16,8 +16,10 @@ if VERSION is None:
     raise RuntimeError(f'{VERSION_FILE} has no line `__version__ = "..."`')
 
 SCALE = ["accelerate>=1.0", "dask>=2025.1", "distributed>=2025.1", "optuna>=4.0", "tomli_w>=1.0"]
+FAST = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
 EXTRAS = {
     "tests": [
+        *FAST,
         *SCALE,
         "diffusers==0.39.*",  # samplers are held against its schedulers
         "numcodecs>=0.13",  # Zarr's chunks
@@ -36,7 +38,7 @@ EXTRAS = {
     "zarr": ["numcodecs>=0.13"],
     "hub": ["huggingface_hub>=0.36"],
     "images": ["diffusers==0.39.*", "transformers>=4.57,<5"],  # transformers 5 breaks diffusers 0.39
-    "fast": ["onnxruntime>=1.20"],
+    "fast": FAST,
     "scale": SCALE,
 }
 

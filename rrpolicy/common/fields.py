@@ -244,3 +244,13 @@ def bounded_event(value: list[int]) -> list[int]:
     if product > 2**24:
         raise ValueError(f"events of shape {value} hold more than {2**24} numbers")
     return value
+
+
+class DistillationFields(LearnerFields):
+    """A `Distillation`; its teacher is given when it is loaded."""
+
+    observation_space: BoxFields
+    action_space: BoxFields
+    net_arch: Widths
+    round: Count
+    training: TrainingFields

@@ -15,6 +15,7 @@ from rrpolicy.common.fields import (
     BoxFields,
     ControllerFields,
     Count,
+    DistillationFields,
     EnvId,
     ImageTrainingFields,
     LatentCodecFields,
@@ -226,7 +227,7 @@ class PolicyFields(Fields):
 
     network: Literal["actor-critic", "squashed-gaussian", "deterministic", "search"]
     algorithm: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+ -]{0,100}$")] = ""
-    activation: Literal["ReLU", "Tanh", "ELU", "LeakyReLU"]
+    activation: Literal["ReLU", "Tanh", "ELU", "LeakyReLU", "SiLU"]
     observation_space: BoxFields
     action_space: BoxFields
     action_repeat: Annotated[int, Field(ge=1, le=2**24)] = 1
@@ -280,6 +281,7 @@ KINDS: Mapping[str, type[Fields]] = {
     "planner": PlannerFields,
     "extractor": ExtractorFields,
     "discriminator": DiscriminatorFields,
+    "distillation": DistillationFields,
     "image-diffusion": ImageDiffusionFields,
     "image-judge": ImageClassifierFields,
     "image-reward": ImageRewardFields,

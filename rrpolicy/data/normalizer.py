@@ -184,6 +184,15 @@ class Normalizer:
         :param layout: decides which columns and in which order
         :raises ValueError: when the layout was made for other widths
         """
+        if layout not in self._packed:
+            self._packed[layout] = self._joined(layout)
+        return self._packed[layout]
+
+    @cached_property
+    def _packed(self) -> dict[TrajectoryLayout, Affine]:
+        return {}
+
+    def _joined(self, layout: TrajectoryLayout) -> Affine:
         for name, width, wanted in (
             ("observation_dim", layout.observation_dim, self.observations.width),
             ("action_dim", layout.action_dim, self.actions.width),

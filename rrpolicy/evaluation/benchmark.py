@@ -20,6 +20,7 @@ from rrpolicy.common.typing import Array
 from rrpolicy.evaluation import Row, measure_row
 
 BATCH = 64
+TURN = 5  # plans of one planner before the other's turn
 
 
 def latency(guided: GuidedPlanner, reference: GuidedPlanner, observations: Array, n_repeats: int = 200) -> list[Row]:
@@ -126,14 +127,15 @@ def compiled_ratios(
 
 
 def _by_turns(planners: Sequence[Planner], observations: Array, n_repeats: int) -> Array:
-    """CPU-seconds (n_planners, n_repeats) of a plan, one planner after the other; the first three do not count."""
-    seconds = np.empty((len(planners), n_repeats + 3))
-    for i in range(n_repeats + 3):
+    """CPU-seconds (n_planners, n_repeats) of a plan, `TURN` of one planner at a time; the first do not count."""
+    seconds = np.empty((len(planners), n_repeats + TURN))
+    for first in range(0, n_repeats + TURN, TURN):
         for j, planner in enumerate(planners):
-            started = time.process_time()
-            planner.plan(observations)
-            seconds[j, i] = time.process_time() - started
-    return seconds[:, 3:]
+            for i in range(first, min(first + TURN, n_repeats + TURN)):
+                started = time.process_time()
+                planner.plan(observations)
+                seconds[j, i] = time.process_time() - started
+    return seconds[:, TURN:]
 
 
 def _follow(planner: Planner, observations: Array) -> None:

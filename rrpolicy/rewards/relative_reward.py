@@ -165,7 +165,7 @@ class RelativeReward(nn.Module):
             output = self.window(x_t, t)
             if output.shape != (x_t.shape[0], 1):
                 raise ValueError(f"the window head's network returned {tuple(output.shape)}, wanted ({len(x_t)}, 1)")
-            return scale[t] * output[:, 0]
+            return scale[t] * output.squeeze(1)
         free = (~self.pinned).any(dim=1)
         rows = self.forward_steps(x_t.flatten(0, 1), t.repeat_interleave(self.event_shape[0]))
         return (rows.view(x_t.shape[0], -1) * free).sum(dim=1)
@@ -179,7 +179,7 @@ class RelativeReward(nn.Module):
         :return: (N,)
         """
         self._head("step")
-        return self.gradient_scale[t] * self.step(x_t, t)[:, 0]
+        return self.gradient_scale[t] * self.step(x_t, t).squeeze(1)
 
     def step_inputs(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Inputs of the step head: α x0 at the cleanest levels, x_t elsewhere; all (N, ..., D)."""

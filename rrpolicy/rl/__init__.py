@@ -3,6 +3,7 @@
 from rrpolicy.rl import finetune
 from rrpolicy.rl.adversarial import Demonstrations, PeerReward, PeerSettings, train_peer
 from rrpolicy.rl.cloning import clone_behaviour
+from rrpolicy.rl.distill import Distillation, Visits
 from rrpolicy.rl.finetune import FinetuneSettings, SquashedReward
 from rrpolicy.rl.on_reward import Settings, evaluate_trained, make_reward_env, train_on_reward
 from rrpolicy.rl.policies import ActionRepeat, MeanAction, Sb3Agent, load_policy, save_policy
@@ -14,6 +15,7 @@ from rrpolicy.rl.vecnormalize import ObservationStatistics, read_statistics
 __all__ = [
     "ActionRepeat",
     "Demonstrations",
+    "Distillation",
     "FinetuneSettings",
     "MeanAction",
     "ObservationStatistics",
@@ -24,6 +26,7 @@ __all__ = [
     "Sb3Agent",
     "Settings",
     "SquashedReward",
+    "Visits",
     "clone_behaviour",
     "evaluate_trained",
     "finetune",

@@ -176,7 +176,8 @@ NETWORKS: Mapping[str, Builder] = {
 }
 """Builders of policies from spaces, weights (for the widths of layers alone) and activation, by name."""
 
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {cls.__name__: cls for cls in (nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU)}
+_LAYERS = (nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU)
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {layer.__name__: layer for layer in _LAYERS}
 _SCALED = ("squashed-gaussian", "deterministic")
 _CLASSES = {
     "stable_baselines3.common.policies.ActorCriticPolicy": "actor-critic",
