@@ -51,7 +51,9 @@ def test_a_plan_is_the_planners_plan() -> None:
         ["plan", "action"],
         {
             "observation": observations.astype(np.float32),
-            "noise": np.zeros((policy.n_draws, 4, policy.planning.n_candidates, *policy.layout.event_shape), np.float32),
+            "noise": np.zeros(
+                (policy.n_draws, 4, policy.planning.n_candidates, *policy.layout.event_shape), np.float32
+            ),
         },
     )
     assert plan.shape == (4, *policy.layout.event_shape[:1], len(policy.layout.columns))
@@ -158,7 +160,9 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_things_are_not_exported(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="source is a str, wanted an agent, a planner or a RelativeReward"):
+    with pytest.raises(
+        ValueError, match="source is a str, wanted an agent, a planner, an Sb3Agent or a RelativeReward"
+    ):
         export_onnx("planner", tmp_path / "x")
 
 

@@ -13,6 +13,7 @@ from rrpolicy.cli.baseline_commands import train_agents_on_reward
 from rrpolicy.cli.collect_commands import collect
 from rrpolicy.cli.commands import app
 from rrpolicy.cli.data_commands import check_data
+from rrpolicy.cli.distill_commands import distill
 from rrpolicy.cli.export_commands import export
 from rrpolicy.cli.images_commands import images_app
 from rrpolicy.cli.pictures import benchmark_app, plot_app
@@ -23,6 +24,7 @@ from rrpolicy.cli.zoo_commands import zoo_app
 __all__ = ["app", "main"]
 
 app.command("collect")(collect)
+app.command("distill")(distill)
 app.command("export")(export)
 app.command("check-data")(check_data)
 app.command("tune")(tune_recipe)

@@ -15,7 +15,10 @@ from rrpolicy.common.archive import read_archive
 from rrpolicy.common.messages import RrpolicyWarning, printable
 from rrpolicy.common.spaces import check_spaces
 from rrpolicy.experiments import Recipe, Task
+from rrpolicy.export.actors import OnnxActor
+from rrpolicy.export.loading import load_onnx
 from rrpolicy.export.policy import OnnxPolicy
+from rrpolicy.export.rewards import OnnxReward
 from rrpolicy.export.session import SUFFIX
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -32,7 +35,7 @@ def load_agent_for(
     n_candidates: int | None,
     algorithm: str | None = None,
     fast: bool = False,
-) -> Planner | Policy | OnnxPolicy:
+) -> Planner | Policy | OnnxPolicy | OnnxActor:
     """
     The agent of a name, steered when a reward is given.
 
@@ -43,7 +46,9 @@ def load_agent_for(
     given = {"--reward": reward, "--scale": scale, "--n-candidates": n_candidates}
     if name.endswith(SUFFIX):
         _refuse(given, f"{name!r} is exported with what it was steered by")
-        exported = OnnxPolicy(name)
+        exported = load_onnx(name)
+        if isinstance(exported, OnnxReward):
+            raise ValueError(f"{name!r} is a reward, wanted an agent")
         with closing(task.make()) as env:
             check_spaces(exported.observation_space, exported.action_space, env.observation_space, env.action_space)
         return exported

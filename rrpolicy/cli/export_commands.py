@@ -14,6 +14,7 @@ from rrpolicy.cli.options import recipe_for, task_of
 from rrpolicy.cli.program import echo
 from rrpolicy.export import export_onnx
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rl.policies import Sb3Agent
 
 
 def export(
@@ -40,6 +41,10 @@ def export(
     if isinstance(loaded, RelativeReward):
         if reward is not None or scale is not None or n_candidates is not None:
             raise ValueError(f"{name!r} is a reward, --reward, --scale and --n-candidates need an agent")
+        path = export_onnx(loaded, out, card=zoo.card(name))
+    elif isinstance(loaded, Sb3Agent):
+        if reward is not None or scale is not None or n_candidates is not None:
+            raise ValueError(f"{name!r} is a policy without plans, --reward, --scale and --n-candidates need an agent")
         path = export_onnx(loaded, out, card=zoo.card(name))
     else:
         task = task_of([reward, name] if reward else [name], env)

@@ -17,7 +17,7 @@ from rrpolicy.common.messages import at
 from rrpolicy.evaluation import Row, table, write_results
 from rrpolicy.experiments import Recipe, Task
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
-from rrpolicy.export.policy import OnnxPolicy
+from rrpolicy.export.loading import load_onnx
 from rrpolicy.export.session import SUFFIX
 from rrpolicy.rl.sb3_files import is_sb3_agent
 
@@ -184,7 +184,7 @@ def task_in_card(name: str, needed: bool) -> Task | None:
     """
     if is_sb3_agent(name):  # has no card
         return None
-    card = OnnxPolicy(name).card if name.endswith(SUFFIX) else zoo.card(name)
+    card = load_onnx(name).card if name.endswith(SUFFIX) else zoo.card(name)
     try:
         return Task.from_card(card)
     except ValueError as error:

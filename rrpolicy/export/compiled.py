@@ -70,7 +70,7 @@ def plan_graph(planner: Any, digest: str | None) -> PlanGraph:
     file = None
     if kept is not None and kept.is_file():
         try:
-            file = GraphFile(kept, "planner", torch.get_num_threads())
+            file = GraphFile(kept, "planner", n_threads=torch.get_num_threads())
         except ValueError:  # damaged: it is written anew
             kept.unlink(missing_ok=True)
     if file is None:

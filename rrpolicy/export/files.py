@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stable_baselines3.common.policies import BasePolicy
+
 from rrpolicy.common.boxes import box_to_dict
 from rrpolicy.common.files import atomic_write
 from rrpolicy.common.version import __version__
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.envs.controller import PDController
 from rrpolicy.export.plans import plan_model
+from rrpolicy.export.policy_graphs import policy_model
 from rrpolicy.export.reward_graphs import reward_model
 from rrpolicy.export.session import FORMAT, KEY, SUFFIX
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -29,7 +32,7 @@ def export_onnx(source: Any, path: str | os.PathLike[str], card: Mapping[str, An
     Write an agent, a planner or a reward as one ONNX file, which needs no torch.
 
     :param source: a `DiffusionAgent`, `GuidedPlanner` or any other `Planner`, to be read by `OnnxPolicy`; or a
-        `RelativeReward`, to be read by `OnnxReward`; on the CPU
+        `RelativeReward`, to be read by `OnnxReward`; or an `Sb3Agent`, to be read by `OnnxActor`; on the CPU
     :param path: file; ``.onnx`` is added when missing
     :param card: facts about it, JSON values
     :return: the path written
@@ -40,8 +43,11 @@ def export_onnx(source: Any, path: str | os.PathLike[str], card: Mapping[str, An
         content = _content(reward_model(source), _about_reward(source), card)
     elif hasattr(source, "sampled"):
         content = planner_file(source, card)
+    elif isinstance(getattr(source, "policy", None), BasePolicy):
+        content = _content(policy_model(source), _about_policy(source), card)
     else:
-        raise ValueError(f"source is a {type(source).__name__}, wanted an agent, a planner or a RelativeReward")
+        wanted = "an agent, a planner, an Sb3Agent or a RelativeReward"
+        raise ValueError(f"source is a {type(source).__name__}, wanted {wanted}")
     with atomic_write(target) as unfinished:
         unfinished.write_bytes(content)
     return target
@@ -92,6 +98,15 @@ def _about_reward(reward: RelativeReward) -> dict[str, Any]:
         "layout": None if reward.layout is None else reward.layout.to_dict(),
         "normalizer": None if reward.normalizer is None else _about_normalizer(reward.normalizer),
         "source": reward.source,
+    }
+
+
+def _about_policy(agent: Any) -> dict[str, Any]:
+    return {
+        "kind": "policy",
+        "observation_space": box_to_dict(agent.observation_space),
+        "action_space": box_to_dict(agent.action_space),
+        "algorithm": agent.algorithm,
     }
 
 

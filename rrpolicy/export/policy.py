@@ -33,7 +33,7 @@ class OnnxPolicy(PlanFollower):
     """
 
     def __init__(self, path: str | os.PathLike[str], n_threads: int = 1) -> None:
-        self.file = GraphFile(path, "planner", n_threads)
+        self.file = GraphFile(path, "planner", n_threads=n_threads)
         about = self.file.about
         try:
             self.observation_space = box_from_dict(about["observation_space"])

@@ -25,7 +25,7 @@ class OnnxReward:
     """
 
     def __init__(self, path: str | os.PathLike[str], n_threads: int = 1) -> None:
-        self.file = GraphFile(path, "reward", n_threads)
+        self.file = GraphFile(path, "reward", n_threads=n_threads)
         about = self.file.about
         try:
             self.event_shape = tuple(whole("event_shape", size, 1) for size in about["event_shape"])
@@ -36,6 +36,11 @@ class OnnxReward:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.file.path}: damaged: its description does not hold: {printable(error)}") from error
         self.file.check_graphs({"x_t", "t"}, {"rho"})
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the file says of itself."""
+        return dict(self.file.about.get("card", {}))
 
     def __call__(self, x_t: Array, t: Array) -> Array:
         """

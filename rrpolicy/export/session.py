@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,20 +29,20 @@ class GraphFile:
     An exported file, ready to run.
 
     :param path: that `export_onnx` wrote
-    :param kind: ``"planner"`` or ``"reward"``, which the file must hold
+    :param kinds: ``"planner"``, ``"policy"`` or ``"reward"``, one of which the file must hold
     :param n_threads: of ONNX Runtime
     :raises FileNotFoundError: when there is no such file
     :raises ValueError: without the extra ``fast``; for a file that is damaged, foreign, of another kind or from a later
         version, naming file and fault
     """
 
-    def __init__(self, path: str | os.PathLike[str], kind: str, n_threads: int = 1) -> None:
+    def __init__(self, path: str | os.PathLike[str], *kinds: str, n_threads: int = 1) -> None:
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file")
         if file.stat().st_size > LARGEST:
             raise ValueError(f"{file}: {file.stat().st_size} bytes, wanted at most {LARGEST}")
-        self._open(file.read_bytes(), file, kind, n_threads)  # by its bytes: no other file is read in its name
+        self._open(file.read_bytes(), file, kinds, n_threads)  # by its bytes: no other file is read in its name
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str, kind: str, n_threads: int = 1) -> Self:
@@ -52,17 +52,17 @@ class GraphFile:
         :param name: in place of the path in errors
         """
         made = cls.__new__(cls)
-        made._open(content, Path(name), kind, n_threads)
+        made._open(content, Path(name), (kind,), n_threads)
         return made
 
-    def _open(self, content: bytes, path: Path, kind: str, n_threads: int) -> None:
+    def _open(self, content: bytes, path: Path, kinds: Sequence[str], n_threads: int) -> None:
         self.path = path
         whole("n_threads", n_threads, 1)
         self._session, self._options = _session(content, path, n_threads)
         stored = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         if stored is None:
             raise ValueError(f"{self.path}: no file of rrpolicy: its metadata have no entry {KEY!r}")
-        self.about: dict[str, Any] = _description(self.path, stored, kind)
+        self.about: dict[str, Any] = _description(self.path, stored, kinds)
         self._blank = {
             one.name: np.zeros([size if isinstance(size, int) else 0 for size in one.shape], _DTYPES[one.type])
             for one in self._session.get_inputs()
@@ -113,7 +113,7 @@ def _session(content: bytes, path: Path, n_threads: int) -> tuple[Any, Any]:
     return session, run
 
 
-def _description(path: Path, stored: str, kind: str) -> dict[str, Any]:
+def _description(path: Path, stored: str, kinds: Sequence[str]) -> dict[str, Any]:
     try:
         about = json.loads(stored)
         found, version = about["kind"], about["format"]
@@ -121,7 +121,7 @@ def _description(path: Path, stored: str, kind: str) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged: its description cannot be read: {printable(error)}") from error
     if version != FORMAT:
         raise ValueError(f"{path}: format {printable(version)}, this version of rrpolicy reads format {FORMAT}")
-    if found != kind:
-        raise ValueError(at(path, f"holds a {printable(found)}, wanted a {kind}"))
+    if found not in kinds:
+        raise ValueError(at(path, f"holds a {printable(found)}, wanted a {' or '.join(kinds)}"))
     checked: dict[str, Any] = about
     return checked

@@ -153,6 +153,11 @@ class Distillation(Learner[Student]):
         return self.averaged.policy()
 
     @property
+    def labels(self) -> Mapping[str, Tensor]:
+        """Labelled states: ``observations`` (n, obs_dim), ``actions`` (n, act_dim) in [-1, 1], ``held_out`` (n,)."""
+        return dict(self._labels)
+
+    @property
     def n_labels(self) -> int:
         """Labelled states so far."""
         return len(self._labels["observations"])
