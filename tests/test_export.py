@@ -148,6 +148,8 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         OnnxPolicy(FOLDER / "reward.onnx")
     with pytest.raises(ValueError, match=r"changed\.onnx: format 2, this version of rrpolicy reads format 1"):
         OnnxPolicy(changed(tmp_path, format=2))
+    with pytest.raises(ValueError, match=r"changed\.onnx: damaged: card: environment"):
+        OnnxPolicy(changed(tmp_path, card={"environment": "module:Env-v0"}))
     for name, value in (("layout", 3), ("planning", {"clip": "x"}), ("normalizer", {}), ("observation_space", None)):
         with pytest.raises(ValueError, match=r"changed\.onnx: damaged: its description does not hold"):
             OnnxPolicy(changed(tmp_path, **{name: value}))

@@ -14,7 +14,9 @@ from typing import Any, Self
 import numpy as np
 
 from rrpolicy.common.arguments import whole
+from rrpolicy.common.kinds import CardFields
 from rrpolicy.common.messages import at, printable
+from rrpolicy.common.schema import check_depth, checked
 from rrpolicy.common.typing import Array
 
 SUFFIX = ".onnx"
@@ -123,5 +125,10 @@ def _description(path: Path, stored: str, kinds: Sequence[str]) -> dict[str, Any
         raise ValueError(f"{path}: format {printable(version)}, this version of rrpolicy reads format {FORMAT}")
     if found not in kinds:
         raise ValueError(at(path, f"holds a {printable(found)}, wanted a {' or '.join(kinds)}"))
-    checked: dict[str, Any] = about
-    return checked
+    try:
+        check_depth(about, KEY)
+        checked(CardFields, about.get("card", {}), "card")
+    except ValueError as error:
+        raise ValueError(at(path, f"damaged: {error}")) from error
+    description: dict[str, Any] = about
+    return description
