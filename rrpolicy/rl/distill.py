@@ -22,10 +22,10 @@ from stable_baselines3.td3.policies import Actor
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from rrpolicy.agents.environment import flat_environment
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.arguments import number, whole
 from rrpolicy.common.boxes import box_from_dict, box_to_dict
-from rrpolicy.common.environments import make_by_id
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
@@ -192,7 +192,7 @@ class Distillation(Learner[Student]):
         """
         check_options("learn", options, LearnOptions)
         sizes, steps = visits or Visits(), whole("total_timesteps", total_timesteps, 1)
-        make = None if isinstance(env, TrajectoryDataset) else partial(make_by_id, env) if isinstance(env, str) else env
+        make = None if isinstance(env, TrajectoryDataset) else partial(_made, env)
         last = 0 if make is None else whole("n_rounds", n_rounds, 0)
         freq = min(options.get("eval_freq", 500), steps)
         while self.round <= last:
@@ -325,6 +325,10 @@ class Distillation(Learner[Student]):
             if not alike or len(found) != len(labels["observations"]):
                 raise ValueError(f"labels hold {name} of {found.dtype} {tuple(found.shape)}")
         self.round, self._labels = int(config["round"]), {name: labels[name] for name in _GROUPS}
+
+
+def _made(env: str | Callable[[], gym.Env]) -> Any:
+    return flat_environment(env if isinstance(env, str) else env())
 
 
 def _no_labels(observation_space: spaces.Box, action_space: spaces.Box) -> dict[str, Tensor]:
