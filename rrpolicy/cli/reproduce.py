@@ -24,7 +24,7 @@ IMAGES_RECIPE = "fashion_mnist"
 
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="CSV", callback=options.file_for_results, help="Default: that of the zoo's results."),
+    typer.Option("--out", metavar="CSV", callback=options.file_for_results, help="Default: runs/EXPERIMENT.csv."),
 ]
 Work = Annotated[
     Path, typer.Option("--work", metavar="DIR", callback=options.folder_for_results, help="Folder of archives.")

@@ -86,7 +86,11 @@ def _makers(store: RobotStore, unit: RobotUnit, recorder: Recorder) -> dict[str,
         "steered": lambda: steered("steered", store.reward(unit)),
         "exact": exact,
         "expert": lambda: {"expert": trained("expert", store.expert(unit))},
-        "cloning": lambda: {"cloning": clone_behaviour(store.data(unit)[1], seed=unit.seed, **cloning)},
+        "cloning": lambda: {
+            "cloning": clone_behaviour(
+                store.data(unit)[1], seed=unit.seed, **{"action_space": base().action_space, **cloning}
+            )
+        },
         "demonstrator": demonstrator,
     }
 
