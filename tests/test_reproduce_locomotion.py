@@ -207,6 +207,7 @@ def test_the_gap_closed_is_a_share_of_the_way() -> None:
             },
         ),
         ("use", {("reward", "spearman_window_reward"), ("discriminator", "spearman_window_reward")}),
+        ("few", {("offline-base", "normalized_score"), ("steered-base", "normalized_score")}),
         ("inverse-dynamics", {("exact-0.25", "return"), ("steered", "return")}),
     ],
 )
@@ -214,6 +215,12 @@ def test_variants(done: Path, agents: Path, variant: str, wanted: set[tuple[str,
     run(done, agents, [NOISY], variant).run()
     rows = values(done, variant)
     assert wanted <= set(rows)
+    if variant == "few":  # the experiment's own pair and reward, in its episodes, without what is compared
+        assert {agent for agent, metric in rows if metric == "return"} == {
+            *("base", "offline", "steered", "expert"),
+            *("base-data", "expert-data"),
+        }
+        assert rows["steered", "return"] == values(done)["steered", "return"]
     if variant == "sweep":  # scale 1 is the experiment's own steering; a bare best-of-8 begins from the base's plans
         assert rows["scale-1", "return"] == pytest.approx(values(done)["steered", "return"], rel=1e-4)
 

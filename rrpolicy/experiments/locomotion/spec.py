@@ -148,6 +148,7 @@ VARIANTS: Mapping[str, RobotVariant] = {
         RobotVariant("use", "ρ of steps and windows against the true reward and return", _AS_REWARD, part="use"),
         RobotVariant("finetune", "SAC from the base's data, with ρ or the true reward", _AS_REWARD, part="finetuning"),
         RobotVariant("offline-rl", "TD3+BC on the data of the base and of both, with true rewards", part="offline"),
+        RobotVariant("few", "base, steered base with and without rounds, and expert alone", agents=(*_FEW, "offline")),
         RobotVariant("one-round", "one closed-loop round", {"rounds": {"n_rounds": 1}}),
         RobotVariant(
             "no-row-weighting", "no weighting of rows", {"extraction": {"row_weighting": False}}, (*_FEW, "offline")
