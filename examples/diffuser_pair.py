@@ -1,9 +1,10 @@
 """
 The setting of Nuti et al. 2023 with models of Diffuser's kind: windows of 32 rows, 20 noise levels, a temporal U-Net.
 
-Two planners learn to walk to one of two goals: the base mostly to the first, the expert mostly to the second. Their
-checkpoints have Diffuser's layout (``state_<step>.pt`` with groups ``model`` and ``ema``) and are read again as data;
-a folder that holds some already is loaded and not trained. Then: bridge, check, extract, steer, measure.
+Two planners learn walks in a square: those of the base lead anywhere, those of the expert, which starts from the base's
+weights, to one goal. Their checkpoints have Diffuser's layout (``state_<step>.pt`` with groups ``model`` and ``ema``)
+and are read again as data; a folder that holds some already is loaded and not trained. Then: bridge, check, extract,
+steer, measure.
 
     python examples/diffuser_pair.py --out runs/diffuser_pair
     python examples/diffuser_pair.py --out runs/quick --quick
@@ -26,11 +27,18 @@ from rrpolicy.models import check_pair, from_diffuser, load_diffuser, steer
 from rrpolicy.models.conditional_unet import ConditionalUnet
 
 HORIZON, N_LEVELS, ACTIONS, OBSERVATIONS = 32, 20, 2, 2
-GOALS = torch.tensor([[-0.8, 0.6], [0.8, 0.6]])
-SHARES = {"base": 0.25, "expert": 0.75}  # of walks to the second goal
+NAMES = ("base", "expert")
+GOAL, REACHED = torch.tensor([0.6, 0.6]), 0.2  # the expert's, and how near to it a walk must end
 Sizes = dict[str, Any]
-FULL: Sizes = {"down_dims": (32, 64, 128, 256), "training": 800, "extraction": 960, "buffer": 6144, "samples": 200}
-QUICK: Sizes = {"down_dims": (8, 16), "training": 4, "extraction": 2, "buffer": 64, "samples": 8}
+FULL: Sizes = {
+    "down_dims": (32, 64, 128, 256),
+    "base": 1500,  # gradient steps
+    "expert": 750,
+    "extraction": 3000,
+    "buffer": 8192,
+    "samples": 256,
+}
+QUICK: Sizes = {"down_dims": (8, 16), "base": 4, "expert": 3, "extraction": 2, "buffer": 64, "samples": 8}
 
 
 class TemporalUnet(nn.Module):
@@ -71,11 +79,10 @@ class GaussianDiffusion(nn.Module):
         return error.mean()
 
 
-def windows(n: int, share: float, generator: torch.Generator) -> Tensor:
-    """Rows [action, observation] of n walks from anywhere at the bottom to a goal, within ±1."""
-    goal = GOALS[(torch.rand(n, generator=generator) < share).long()]
-    place = torch.stack([2 * torch.rand(n, generator=generator) - 1, -torch.rand(n, generator=generator)], dim=1)
-    rows = []
+def windows(n: int, name: str, generator: torch.Generator) -> Tensor:
+    """Rows [action, observation] of n walks of the base or the expert from anywhere in the square ±1."""
+    place, anywhere = (2 * torch.rand(2, n, 2, generator=generator) - 1).unbind()
+    goal, rows = GOAL if name == "expert" else anywhere, []
     for _ in range(HORIZON):
         action = (0.5 * (goal - place) + 0.1 * torch.randn(n, 2, generator=generator)).clamp(-1, 1)
         rows.append(torch.cat([action, place], dim=1))
@@ -83,34 +90,41 @@ def windows(n: int, share: float, generator: torch.Generator) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def planner(folder: Path, share: float, sizes: Sizes, seed: int) -> GaussianDiffusion:
-    """The checkpoint of a folder, trained first where there is none."""
+def planner(out: Path, name: str, sizes: Sizes, seed: int) -> GaussianDiffusion:
+    """The base or the expert by its checkpoint, trained first where there is none."""
     torch.manual_seed(seed)
     diffusion = GaussianDiffusion(TemporalUnet(sizes["down_dims"]))
-    if not folder.is_dir():
-        generator = torch.Generator().manual_seed(seed)
-        averaged = torch.optim.swa_utils.AveragedModel(
-            diffusion, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
-        )
-        optimizer = torch.optim.Adam(diffusion.parameters(), 1e-3)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, sizes["training"])
-        for _ in range(sizes["training"]):
-            optimizer.zero_grad()
-            diffusion.loss(windows(32, share, generator)).backward()
-            optimizer.step()
-            scheduler.step()
-            averaged.update_parameters(diffusion)
-        folder.mkdir(parents=True)
-        state = {"step": sizes["training"], "model": diffusion.state_dict(), "ema": averaged.module.state_dict()}
-        torch.save(state, folder / f"state_{sizes['training']}.pt")
-    return load_diffuser(diffusion, folder)
+    if not (out / name).is_dir():
+        if name == "expert":
+            load_diffuser(diffusion, out / "base")
+        train(diffusion, name, sizes[name], seed, out / name)
+    return load_diffuser(diffusion, out / name)
+
+
+def train(diffusion: GaussianDiffusion, name: str, n_steps: int, seed: int, folder: Path) -> None:
+    """Train the base or the expert, with averaged weights beside its own, and write a checkpoint as Diffuser does."""
+    generator = torch.Generator().manual_seed(seed)
+    averaged = torch.optim.swa_utils.AveragedModel(
+        diffusion, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
+    )
+    optimizer = torch.optim.Adam(diffusion.parameters(), 5e-4 if name == "expert" else 1e-3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        diffusion.loss(windows(32, name, generator)).backward()
+        optimizer.step()
+        scheduler.step()
+        averaged.update_parameters(diffusion)
+    folder.mkdir(parents=True)
+    state = {"step": n_steps, "model": diffusion.state_dict(), "ema": averaged.module.state_dict()}
+    torch.save(state, folder / f"state_{n_steps}.pt")
 
 
 def ends(diffusion: GaussianDiffusion, starts: Tensor, seed: int) -> Tensor:
-    """Last places (n, 2) of plans, by all levels in turn."""
-    plans = sample_model(
-        from_diffuser(diffusion), clean=starts, generator=torch.Generator().manual_seed(seed), n_sampling_steps=N_LEVELS
-    )
+    """Last places (n, 2) of plans, sampled as Diffuser does: all levels in turn, with new noise at each."""
+    generator = torch.Generator().manual_seed(seed)
+    model = from_diffuser(diffusion)
+    plans = sample_model(model, clean=starts, generator=generator, n_sampling_steps=N_LEVELS, solver="ddpm")
     return plans[:, -1, ACTIONS:]
 
 
@@ -127,27 +141,28 @@ def main(out: Path, seed: int = 0, quick: bool = False) -> dict[str, float]:
     :param out: folder of the checkpoints ``base`` and ``expert`` and of ``reward.zip``
     """
     sizes, begin = QUICK if quick else FULL, time.process_time()
-    base, expert = (planner(out / name, share, sizes, seed + i) for i, (name, share) in enumerate(SHARES.items()))
+    base, expert = (planner(out, name, sizes, seed + i) for i, name in enumerate(NAMES))
     generator = torch.Generator().manual_seed(seed + 2)
-    data, held_out = (
-        [windows(n, share, generator) for share in SHARES.values()] for n in (max(sizes["buffer"], 64), 128)
-    )
+    data, held_out = ([windows(n, name, generator) for name in NAMES] for n in (sizes["buffer"], 128))
     models = from_diffuser(base), from_diffuser(expert)
     if not quick:
         check_pair(*models, *held_out)
     extractor = RewardExtractor(
-        *models, heads=["window"], buffer_size=sizes["buffer"], n_value_draws=1, n_epochs=10, batch_size=64, seed=seed
+        *models, heads=["window"], buffer_size=sizes["buffer"], value_coef=0.0, n_epochs=1000, batch_size=64, seed=seed
     ).learn(torch.cat(data), sizes["extraction"], log_interval=0)
     extractor.reward.save(out / "reward.zip")
-    check = extractor.check_steering(torch.cat(held_out), n_events=min(64, sizes["samples"]), n_sampling_steps=N_LEVELS)
+    steering = {"n_events": min(64, sizes["samples"]), "n_sampling_steps": N_LEVELS, "solver": "ddpm"}
+    check = extractor.check_steering(torch.cat(held_out), **steering)
     measured = {"R² at held-out data": check.recorded, "R² where the steered base goes": check.steered}
 
-    starts = windows(sizes["samples"], 0.5, generator)
+    starts = windows(sizes["samples"], "base", generator)
     wanted = ends(expert, starts, seed + 3)
     base_ends = ends(base, starts, seed + 4)
     base.model = steer(models[0], extractor.reward)  # what a user of Diffuser puts into its planner
     for name, places in (("base", base_ends), ("steered", ends(base, starts, seed + 4)), ("expert", wanted)):
-        measured[f"{name}: share at the second goal"] = float((places[:, 0] > 0).float().mean())
+        distance = (places - GOAL).norm(dim=1)
+        measured[f"{name}: share at the goal"] = float((distance < REACHED).float().mean())
+        measured[f"{name}: distance to the goal"] = float(distance.mean())
         if name != "expert":
             measured[f"{name}: energy distance to the expert"] = energy_distance(places, wanted)
     for name, value in measured.items():

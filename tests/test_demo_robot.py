@@ -16,6 +16,7 @@ from PIL import Image
 from rrpolicy import zoo
 from rrpolicy.cli.options import recipe_for
 from rrpolicy.evaluation import read_results
+from rrpolicy.evaluation.video import CannotDraw
 from rrpolicy.experiments import DEFAULT_RECIPE, Task
 from rrpolicy.experiments.demos import Demo
 from rrpolicy.experiments.locomotion.film import film, moments
@@ -101,6 +102,54 @@ def test_what_is_no_mujoco_simulation_draws_itself(tmp_path: Path, monkeypatch: 
     strip = moments(Kicking(), Task("Painter-v0"), (0.0, 0.1))
     assert [one.travelled for one in strip] == [None, None] and strip[1].picture.shape == (32, 32, 3)
     assert film(Kicking(), Task("Painter-v0"), tmp_path / "a.mp4").n_frames > 5
+
+
+def test_numbers_are_kept_where_an_environment_cannot_draw_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_pygame(self: Painter) -> Any:
+        raise gym.error.DependencyNotInstalled("pygame is not installed")
+
+    monkeypatch.setattr(Painter, "render", without_pygame)
+    monkeypatch.setattr(Task, "make", lambda self, render_mode=None: Painter(render_mode))
+    with pytest.raises(CannotDraw, match=r"Painter.* cannot draw itself: pygame is not installed"):
+        moments(Kicking(), Task("Painter-v0"), (0.0, 0.1))
+    with pytest.raises(CannotDraw, match="pygame"):
+        film(Kicking(), Task("Painter-v0"), tmp_path / "a.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_without_pictures_has_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Task.make
+
+    def blind(self: Task, render_mode: str | None = None) -> gym.Env:
+        return Blind(make(self), render_mode)
+
+    monkeypatch.setattr(Task, "make", blind)
+    result = invoke(["demo", "--env", ENV_ID, "--n-episodes", "2", "--out", str(tmp_path), "--no-progress"])
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json"}
+    assert "warning: no pictures and no videos: " in result.stderr and "pygame is not installed" in result.stderr
+    assert "steered-base" in result.stdout
+
+
+class Blind(gym.Wrapper):
+    """A simulation that says it is none of MuJoCo, and lacks the library to draw itself."""
+
+    def __init__(self, env: gym.Env, mode: str | None) -> None:
+        super().__init__(env)
+        self.mode = mode
+
+    @property
+    def unwrapped(self) -> Any:
+        return self
+
+    @property
+    def render_mode(self) -> str | None:
+        return self.mode
+
+    def render(self) -> Any:
+        raise gym.error.DependencyNotInstalled("pygame is not installed")
 
 
 class Kicking:

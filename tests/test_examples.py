@@ -24,10 +24,10 @@ def test_a_pair_of_diffuser_is_trained_then_loaded(tmp_path: Path, capsys: pytes
         measured = example.main(tmp_path, quick=True)
         again = example.main(tmp_path, quick=True)
     assert {path.name for path in tmp_path.iterdir()} == {"base", "expert", "reward.zip"}
-    assert [path.name for path in (tmp_path / "expert").iterdir()] == ["state_4.pt"]
+    assert [path.name for path in (tmp_path / "expert").iterdir()] == ["state_3.pt"]
     assert measured == again  # of the checkpoints that were written
     printed = capsys.readouterr().out
-    assert len(measured) == 7 and all(f"{name}: {value:.3f}" in printed for name, value in measured.items())
+    assert len(measured) == 10 and all(f"{name}: {value:.3f}" in printed for name, value in measured.items())
 
 
 def test_the_energy_distance_of_the_script() -> None:

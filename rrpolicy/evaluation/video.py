@@ -199,15 +199,23 @@ def _drawing(
         raise ValueError(f"renderer must be None or one of {Renderer.__args__}, got {renderer!r}")  # type: ignore[attr-defined]
     if env.render_mode != "rgb_array":
         raise ValueError(f"env must have render_mode 'rgb_array' to draw itself, got {env.render_mode!r}")
-    return "environment", lambda _: _rgb(_drawn(env))
+    return "environment", lambda _: _rgb(drawn(env))
 
 
-def _drawn(env: gym.Env) -> Any:
-    """The rendered picture; a missing rendering library is a ValueError."""
+class CannotDraw(ValueError):
+    """An environment lacks what it draws itself with, such as pygame."""
+
+
+def drawn(env: gym.Env) -> Any:
+    """
+    The picture that an environment renders.
+
+    :raises CannotDraw: when a library that it needs is missing
+    """
     try:
         return env.render()
     except (gym.error.Error, ImportError) as error:
-        raise ValueError(f"env {env!r:.60} cannot draw itself: {error}") from error
+        raise CannotDraw(f"env {env!r:.60} cannot draw itself: {error}") from error
 
 
 class _MazeDrawing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from matplotlib.figure import Figure
 
 from rrpolicy import experiments, zoo
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.common.typing import Predictor
 from rrpolicy.evaluation import Row, write_results
 from rrpolicy.evaluation.plots import COLOURS, FAINT, INK
-from rrpolicy.evaluation.video import VideoInfo
+from rrpolicy.evaluation.video import CannotDraw, VideoInfo
 from rrpolicy.experiments.demos.stage import HERO, Stage
 from rrpolicy.experiments.locomotion.artifacts import Demonstrations, RobotStore
 from rrpolicy.experiments.locomotion.film import SECONDS, Moment, film, moments
@@ -60,20 +62,27 @@ def robot_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
     rows = [row for name, result in results.items() for row in result.rows(name)]
     rows += flat_rows(row for row in comparisons(results, "base", "expert") if np.isfinite(row["mean"]))
     write_results(rows, stage.out)
+    try:
+        _draw(stage, agents, rows)
+    except CannotDraw as error:
+        warnings.warn(f"no pictures and no videos: {error}", RrpolicyWarning, stacklevel=2)
+    stage.finish(rows)
+    return rows
+
+
+def _draw(stage: Stage, agents: Mapping[str, Predictor], rows: Sequence[Row]) -> None:
+    """The picture, and a video of each agent."""
+    title = f"{stage.task.env_id}: scores, and one episode of each (seed {stage.seed})"
     with stage.timed("pictures"):
         strips = {
             name: moments(agent, stage.task, WHEN, stage.seed, stage.deterministic) for name, agent in agents.items()
         }
-        plot_robots(
-            rows, strips, WHEN, stage.out / HERO, f"{env_id}: scores, and one episode of each (seed {stage.seed})"
-        )
+        plot_robots(rows, strips, WHEN, stage.out / HERO, title)
 
     def record(agent: Predictor, path: Path, caption: str) -> VideoInfo:
         return film(agent, stage.task, path, stage.seed, stage.deterministic)
 
     stage.film(agents, record)
-    stage.finish(rows)
-    return rows
 
 
 def _load(stage: Stage) -> tuple[DiffusionAgent, DiffusionAgent, RelativeReward]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.envs.scene import SceneRenderer
-from rrpolicy.evaluation.video import VideoInfo, record_video
+from rrpolicy.evaluation.video import VideoInfo, drawn, record_video
 from rrpolicy.experiments import Task
 
 SECONDS = 5.0  # of the robot's own time: some hundred steps of most robots
@@ -110,7 +110,7 @@ def _drawn(task: Task, size: int) -> tuple[gym.Env, Callable[[], Array]]:
         return env, lambda: scene.render(env.unwrapped.data)  # type: ignore[attr-defined]
     env.close()
     env = task.make("rgb_array")
-    return env, lambda: np.asarray(env.render())
+    return env, lambda: np.asarray(drawn(env))
 
 
 def _position(env: gym.Env) -> float | None:
