@@ -32,10 +32,10 @@ GOAL, REACHED = torch.tensor([0.6, 0.6]), 0.2  # the expert's, and how near to i
 Sizes = dict[str, Any]
 FULL: Sizes = {
     "down_dims": (32, 64, 128, 256),
-    "base": 1500,  # gradient steps
-    "expert": 750,
-    "extraction": 3000,
-    "buffer": 8192,
+    "base": 800,  # gradient steps
+    "expert": 400,
+    "extraction": 2000,
+    "buffer": 6144,
     "samples": 256,
 }
 QUICK: Sizes = {"down_dims": (8, 16), "base": 4, "expert": 3, "extraction": 2, "buffer": 64, "samples": 8}

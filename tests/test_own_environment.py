@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from helpers import markdown
 from helpers.agents import shorten
 from helpers.program import invoke
 from helpers.recipes import toml
@@ -11,8 +12,9 @@ from helpers.robots import RECIPE
 
 from rrpolicy.experiments.locomotion import read_results
 from rrpolicy.experiments.locomotion.report import AGENTS
-from rrpolicy.experiments.recipes import FOLDER_VARIABLE
+from rrpolicy.experiments.recipes import FOLDER_VARIABLE, cases_of, environment_of, read_recipe
 
+ROOT = Path(__file__).resolve().parents[1]
 ENV_ID = "Pendulum-v1"  # whose torques reach from -2 to 2
 
 
@@ -40,3 +42,22 @@ def test_a_recipe_adds_an_environment_whose_actions_are_not_within_one(
     assert gym.make(ENV_ID).action_space.high == 2
     assert {one.agent for one in rows if one.metric == "return"} >= {*AGENTS, "base-data", "expert-data"}
     assert "| swingup | trained | cloning |" in result.output
+
+
+def test_the_recipes_of_the_guide_differ_in_their_data_alone() -> None:
+    recipes = {path.stem: read_recipe(path) for path in (ROOT / "examples" / "recipes").glob("*.toml")}
+    assert {name: environment_of(recipe) for name, recipe in recipes.items()} == {
+        "swingup": ENV_ID,
+        "pendulum": "InvertedDoublePendulum-v5",
+        "reacher": "Reacher-v5",
+    }
+    assert {name: cases_of(recipe) for name, recipe in recipes.items()} == {
+        "swingup": ["trained", "checkpoint"],
+        "pendulum": ["trained"],
+        "reacher": ["trained"],
+    }
+    own = ("name", "environments", "data")
+    common = [{key: value for key, value in recipe.items() if key not in own} for recipe in recipes.values()]
+    assert common[0]["rounds"] and common[1:] == common[:1] * 2
+    shown = [block.text for block in markdown.blocks(ROOT / "docs" / "guides" / "own_environment.md")]
+    assert (ROOT / "examples" / "recipes" / "pendulum.toml").read_text(encoding="utf-8") in shown
