@@ -16,16 +16,19 @@ from rrpolicy.data.collect import collect
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 
+UNITS = Normalizer.from_bounds((-np.ones(3), np.ones(3)), (-np.ones(1), np.ones(1)))
+
 
 def pendulum_agent(env: Any = "Pendulum-v1") -> DiffusionAgent:
-    return DiffusionAgent("MlpPolicy", env, horizon=4, process=DiffusionProcess(5), policy_kwargs=NARROW)
+    process = DiffusionProcess(5)
+    return DiffusionAgent("MlpPolicy", env, horizon=4, process=process, policy_kwargs=NARROW, normalizer=UNITS)
 
 
-class Reshaped(Drift):
+class Reshaped(gym.ObservationWrapper):
     """`Drift` with observations and actions of another form."""
 
     def __init__(self, form: str) -> None:
-        super().__init__()
+        super().__init__(Drift())
         self._form = form
         flat = self.observation_space
         parts = {"position": spaces.Box(-np.inf, np.inf, (2,)), "rest": spaces.Box(-np.inf, np.inf, (2,))}
@@ -43,8 +46,7 @@ class Reshaped(Drift):
     def step(self, action: np.ndarray) -> Any:
         return super().step(np.reshape(action, 2))
 
-    def _observation(self) -> Any:
-        vector = super()._observation()
+    def observation(self, vector: Any) -> Any:
         parts = {"position": vector[:2].astype(np.float32), "rest": vector[2:].astype(np.float32)}
         return {"2-D": vector.reshape(2, 2), "Dict": parts, "Tuple": tuple(parts.values())}.get(self._form, vector)
 
@@ -54,7 +56,6 @@ class Reshaped(Drift):
 
 def test_an_id_is_taken_where_environments_are(tmp_path: Path) -> None:
     agent = pendulum_agent()
-    agent._take_units(unit_normalizer(agent))
     agent.save(tmp_path / "agent")
     for env in ("Pendulum-v1", gym.make("Pendulum-v1")):
         loaded = DiffusionAgent.load(tmp_path / "agent", env=env)
@@ -73,7 +74,6 @@ def test_an_id_is_taken_where_environments_are(tmp_path: Path) -> None:
 )
 def test_the_card_tells_the_environment_where_an_id_makes_it_again(tmp_path: Path, env: Any, noted: dict) -> None:
     agent = pendulum_agent(env())
-    agent._take_units(unit_normalizer(agent))
     agent.save(tmp_path / "agent", card={"author": "me"})
     assert zoo.card(tmp_path / "agent.zip") == {**noted, "author": "me"}
     agent.save(tmp_path / "agent", card={"environment": "Told-v0"})
@@ -84,11 +84,6 @@ def test_the_card_tells_the_environment_where_an_id_makes_it_again(tmp_path: Pat
     loaded = DiffusionAgent.load(tmp_path / "agent")
     loaded.save(tmp_path / "again")  # without an environment
     assert zoo.card(tmp_path / "again.zip") == {}
-
-
-def unit_normalizer(agent: DiffusionAgent) -> Normalizer:
-    ones = [np.ones(space.shape) for space in (agent.observation_space, agent.action_space)]
-    return Normalizer.from_bounds((-ones[0], ones[0]), (-ones[1], ones[1]))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +98,6 @@ def unit_normalizer(agent: DiffusionAgent) -> Normalizer:
 )
 def test_an_environment_at_fault_does_not_make_the_archive_invalid(tmp_path: Path, env: Any, fault: str) -> None:
     agent = pendulum_agent()
-    agent._take_units(unit_normalizer(agent))
     agent.save(tmp_path / "agent")
     with pytest.raises(ValueError, match=fault) as told:
         DiffusionAgent.load(tmp_path / "agent", env=env)
@@ -147,7 +141,6 @@ def test_an_environment_that_normalises_is_refused(tmp_path: Path, normalised: A
     agent = pendulum_agent()
     with refused:
         agent.set_env(normalised())
-    agent._take_units(unit_normalizer(agent))
     agent.save(tmp_path / "agent")
     with refused:
         DiffusionAgent.load(tmp_path / "agent", env=normalised())

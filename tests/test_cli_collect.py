@@ -153,7 +153,6 @@ def test_a_run_gives_weak_data_and_an_expert_of_its_lineage(hopper: Path, monkey
     output = run(*training, "--total-timesteps", 40, "--stop-return", 1e6).output
     assert "a mean return of 1e+06 was not reached: the data are all 40 steps" in output
     assert "40 transitions in 8 episodes" in output and "SAC-training" in output
-    monkeypatch.setattr("rrpolicy.rl.replay._CHUNK_STEPS", 10)
     output = run(*training, "--total-timesteps", 70, "--resume", "--stop-return", -1e6, "--policy-out", policy).output
     assert "50 transitions in 10 episodes" in output and "policy after 70 steps" in output
     data = load_dataset(out)

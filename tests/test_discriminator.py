@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.agents import DATASET, EXPERT_DATASET, NARROW, make_agent
+from helpers.agents import DATASET, EXPERT_DATASET, NARROW, Lines, make_agent
+from stable_baselines3.common.logger import Logger
 
 from rrpolicy import DiscriminatorReward, GuidedPlanner, Normalizer, RelativeReward
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
@@ -42,10 +43,11 @@ def test_swapped_data_flip_the_sign() -> None:
     assert scores[0][1] > scores[0][0] and scores[1][1] < scores[1][0]
 
 
-def test_without_data_the_models_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.rewards.events.N_OWN_SAMPLES", 64)
-    discriminator = make_discriminator().learn(None, 2)
-    assert discriminator.num_timesteps == 2 and [len(source.x0) for source in discriminator._sources] == [64, 64]
+def test_without_data_the_models_are_sampled() -> None:
+    base, expert = (GaussianMixtureModel(torch.full((1, 2), mean), 0.1) for mean in (-1.0, 1.0))
+    reward = DiscriminatorReward(base, expert, window_kwargs=NARROW, seed=0).learn(None, 20).reward
+    at_base, at_expert = reward(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), torch.zeros(2, dtype=torch.int64)).tolist()
+    assert at_base < at_expert
 
 
 def test_the_result_is_a_reward_that_says_where_it_is_from(tmp_path: Path) -> None:
@@ -58,10 +60,10 @@ def test_the_result_is_a_reward_that_says_where_it_is_from(tmp_path: Path) -> No
 
 
 def test_the_accuracy_is_logged() -> None:
-    discriminator = make_discriminator()
-    discriminator._sources = discriminator._two_sources([DATASET, EXPERT_DATASET])
-    loss, values = discriminator._draw_loss()
-    assert loss.requires_grad and 0 <= values["accuracy"] <= 1
+    discriminator, log = make_discriminator(), Lines()
+    discriminator.set_logger(Logger(None, [log]))
+    discriminator.learn([DATASET, EXPERT_DATASET], 2, log_interval=1)
+    assert len(log.seen) == 2 and all(0 <= line["train/accuracy"] <= 1 for _, line in log.seen)
 
 
 def test_wrong_calls_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from helpers.stand_in_d3rlpy import stand_in
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
@@ -20,7 +21,6 @@ from rrpolicy.data import from_d4rl, load_dataset, save_minari
 from rrpolicy.data.collect import collect, collect_point_maze
 from rrpolicy.data.transitions import finished, terminals, transitions
 from rrpolicy.experiments.runs import fingerprint
-from rrpolicy.rl import td3bc
 from rrpolicy.rl.finetune import FinetuneSettings, finetune
 from rrpolicy.rl.replay import ReplayTraining
 from rrpolicy.rl.td3bc import train_offline
@@ -279,9 +279,7 @@ def test_pendulum_has_no_ends_to_learn() -> None:
 
 
 def test_td3_bc_is_given_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Any] = []
-    monkeypatch.setattr(td3bc, "_linears", lambda arrays, *_: given.append(arrays) or [])
-    monkeypatch.setattr(td3bc, "_actor", lambda *_: None)
+    given = stand_in(monkeypatch, 4)
     train_offline([told(), told()], 1000)
     *_, over, cut = given[0]
     assert np.flatnonzero(over).tolist() == [OVER, N + OVER]

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NARROW, agent_of_kind, make_agent
+from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NARROW, Lines, agent_of_kind, make_agent
+from stable_baselines3.common.logger import Logger
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward, RewardExtractor
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
+from rrpolicy.rewards.matching import eps_rms, row_weights
 from rrpolicy.rewards.metrics import explained_by_level
+from rrpolicy.rewards.sources import target_source
 from rrpolicy.rewards.targets import make_targets
 
 OBSERVATIONS = DATASET.observations[::17][:6]
@@ -24,6 +27,16 @@ STEPS = np.arange(0, 140)
 def make_extractor(base: Any, expert: Any, **kwargs: Any) -> RewardExtractor:
     options = {"window_kwargs": NARROW, "step_kwargs": NARROW, "batch_size": 32, "buffer_size": 512, "seed": 0}
     return RewardExtractor(base, expert, **{**options, **kwargs})
+
+
+def first_losses(extractor: RewardExtractor) -> dict[str, float]:
+    """What is logged of the losses in the first step, before any weight has changed."""
+    log = Lines()
+    extractor.set_logger(Logger(None, [log]))
+    extractor.learn(DATASET, 1, log_interval=1)
+    ((_, line),) = log.seen
+    names = ("window_gradient", "step_gradient", "value")
+    return {name: line[f"train/{name}"] for name in names if f"train/{name}" in line}
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +113,12 @@ def test_steering_moves_the_base_towards_the_expert(
 
 @pytest.mark.parametrize("kind", ["dataset", "datasets", "tensor", "none"])
 def test_it_learns_from_datasets_tensors_and_the_models_own_samples(
-    kind: str, pair: tuple[DiffusionAgent, DiffusionAgent], monkeypatch: pytest.MonkeyPatch
+    kind: str, pair: tuple[DiffusionAgent, DiffusionAgent]
 ) -> None:
-    monkeypatch.setattr("rrpolicy.rewards.events.N_OWN_SAMPLES", 64)
     events = torch.rand(40, 8, 6)
     data: Any = {"dataset": DATASET, "datasets": [DATASET, EXPERT_DATASET], "tensor": events, "none": None}
     extractor = make_extractor(*pair, buffer_size=64).learn(data[kind], 3)
-    assert extractor.num_timesteps == 3 and torch.isfinite(extractor._targets.x_t).all()
+    assert extractor.num_timesteps == 3 and all(torch.isfinite(one).all() for one in extractor.reward.parameters())
     assert (extractor.reward.gradient_scale > 0).all()
 
 
@@ -127,16 +139,16 @@ def test_heads_follow_the_kind_of_event() -> None:
     mixture = GaussianMixtureModel(torch.zeros(1, 5))
     assert make_extractor(mixture, mixture).heads == ("window",)
     assert make_extractor(make_agent(), make_agent()).heads == ("window", "step")
-    only = make_extractor(make_agent(), make_agent(seed=1), heads=("step",)).learn(DATASET, 2)
-    assert only.reward.heads == ("step",) and only._targets.value is None  # values are for heads that see the event
+    only = make_extractor(make_agent(), make_agent(seed=1), heads=("step",))
+    assert set(first_losses(only)) == {"step_gradient"}  # values are for heads that see the event
+    assert only.reward.heads == ("step",)
 
 
 def test_values_are_matched_only_when_asked_for() -> None:
     base, expert = make_agent(), make_agent(seed=1)
     for value_coef, matched in ((0.0, False), (0.3, True)):
-        extractor = make_extractor(base, expert, value_coef=value_coef, buffer_size=64).learn(DATASET, 2)
-        assert (extractor._targets.value is not None) == matched
-        assert ("value" in extractor._draw_loss()[1]) == matched
+        losses = first_losses(make_extractor(base, expert, value_coef=value_coef, buffer_size=64))
+        assert ("value" in losses) == matched
 
 
 def test_in_units_of_values_a_slowly_changing_reward_is_one_to_the_network(tmp_path: Path) -> None:
@@ -145,8 +157,8 @@ def test_in_units_of_values_a_slowly_changing_reward_is_one_to_the_network(tmp_p
     base, expert = (GaussianMixtureModel(means, 0.05, weights) for weights in (None, torch.tensor([0.9, 0.1])))
     options: dict[str, Any] = {"heads": ("window",), "value_coef": 0.3, "batch_size": 32, "buffer_size": 2048}
     extractor = RewardExtractor(base, expert, value_units=True, seed=0, **options).learn(None, 2, log_interval=0)
-    spread = extractor._units["value_spread"]
-    assert torch.equal(extractor.reward.value_scale, spread) and spread[0] < 2 * spread[len(spread) // 4]
+    spread = extractor.reward.value_scale
+    assert 0 < spread[0] < 2 * spread[len(spread) // 4]
     x_t, t = torch.randn(8, 1), torch.arange(8)
     torch.testing.assert_close(extractor.reward(x_t, t), spread[:8] * extractor.reward.window(x_t, t)[:, 0])
     extractor.reward.save(tmp_path / "reward.zip")
@@ -164,34 +176,33 @@ def test_units_of_values_need_values() -> None:
 
 
 def test_rows_that_differ_less_count_as_much_as_others() -> None:
-    extractor = make_extractor(make_agent(), make_agent(seed=1)).learn(DATASET, 2)
-    targets, weight = extractor._targets, extractor._units["row_weight"]
-    free = ~extractor.module.pinned
-    scale = extractor.module.gradient_scale[targets.t] * extractor.base.process.sigma(targets.t)
-    squares = (targets.eps_difference / scale[:, None, None]).pow(2).mean(dim=0)
+    base, expert, generator = make_agent(), make_agent(seed=1), torch.Generator().manual_seed(0)
+    pinned, free = base.pinned, ~base.pinned
+    targets = make_targets(base, expert, torch.randn(512, *base.event_shape, generator=generator), generator, 0)
+    rms = eps_rms(targets, base.process, pinned)
+    squares = (targets.eps_difference / rms[targets.t, None, None]).pow(2).mean(dim=0)
     rows = torch.stack([squares[i][free[i]].mean() for i in range(8)])
+    weight = row_weights(targets, rms, pinned)
     product = weight * rows
     torch.testing.assert_close(product, product[:1].expand(8), rtol=1e-4, atol=0)  # none is below the floor here
     torch.testing.assert_close((weight[:, None] * free).sum() / free.sum(), torch.tensor(1.0))
-    alike = make_extractor(make_agent(), make_agent(seed=1), row_weighting=False).learn(DATASET, 2)
-    assert "row_weight" not in alike._units
-    floored = make_extractor(make_agent(), make_agent(seed=1), row_floor=100.0).learn(DATASET, 1)
-    torch.testing.assert_close(floored._units["row_weight"], torch.ones(8))  # every row is below a hundred averages
+    torch.testing.assert_close(row_weights(targets, rms, pinned, 100.0), torch.ones(8))  # all are below 100 averages
+    options: list[dict[str, Any]] = [{}, {"row_weighting": False}, {"row_floor": 100.0}]
+    weighted, alike, floored = (first_losses(make_extractor(base, expert, **one))["window_gradient"] for one in options)
+    assert floored == pytest.approx(alike, rel=1e-5) and abs(weighted - alike) > 1e-3 * alike
 
 
 def test_errors_of_values_count_linearly_beyond_the_clip(tmp_path: Path) -> None:
-    base, expert, index = make_agent(), make_agent(seed=1), torch.arange(32)
-    options: dict[str, Any] = {"heads": ("window",), "value_coef": 0.5, "buffer_size": 64}
-    losses = {}
-    for clip in (1e-4, 1e9):
-        extractor = make_extractor(base, expert, value_clip=clip, **options).learn(DATASET, 1)
-        targets = extractor._targets
-        t = targets.t[index]
-        error = (extractor.module(targets.x_t[index], t, "window") - targets.value[index]).detach()
-        error = (error / extractor._units["value_spread"][t]).abs()
-        losses[clip] = (float(extractor._window_losses(targets, index)["value"].detach()), error)
-    assert losses[1e9][0] == pytest.approx(0.25 * float((losses[1e9][1] ** 2).mean()), rel=1e-4)
-    assert losses[1e-4][0] == pytest.approx(0.5e-4 * float((losses[1e-4][1] - 0.5e-4).mean()), rel=1e-2)
+    base, expert = make_agent(), make_agent(seed=1)
+    options: dict[str, Any] = {"heads": ("window",), "buffer_size": 64}
+
+    def loss(clip: float, value_coef: float = 0.5) -> float:
+        return first_losses(make_extractor(base, expert, value_clip=clip, value_coef=value_coef, **options))["value"]
+
+    beyond, squared = loss(1e-4), loss(1e9)  # 1e-4 times the mean size of the errors, half their mean square
+    assert loss(2e-4) == pytest.approx(2 * beyond, rel=1e-2) and loss(1e8) == pytest.approx(squared, rel=1e-6)
+    assert (beyond / 1e-4 / 0.5) ** 2 < squared / 0.25 and loss(1e9, 0.25) == pytest.approx(squared / 2, rel=1e-6)
+    extractor = make_extractor(base, expert, value_clip=1e9, **options)
     extractor.save(tmp_path / "extractor")
     assert RewardExtractor.load(tmp_path / "extractor", base=base, expert=expert).value_clip == 1e9
 
@@ -199,12 +210,10 @@ def test_errors_of_values_count_linearly_beyond_the_clip(tmp_path: Path) -> None
 def test_the_first_actions_count_as_much_as_they_are_told_to() -> None:
     def loss(weight: float, **changes: Any) -> float:
         extractor = make_extractor(make_agent(), make_agent(seed=1), first_action_weight=weight, **changes)
-        extractor.learn(DATASET, 1)
-        index = torch.arange(16)
-        return float(extractor._window_losses(extractor._targets, index)["window_gradient"].detach())
+        return first_losses(extractor)["window_gradient"]
 
     for changes in ({}, {"row_weighting": False}):
-        one, two, three = (loss(weight, learning_rate=1e-12, **changes) for weight in (1.0, 2.0, 3.0))
+        one, two, three = (loss(weight, **changes) for weight in (1.0, 2.0, 3.0))
         assert two - one > 0.01 * one
         assert three - two == pytest.approx(two - one, rel=1e-3)  # a share of the loss, times the weight
     for bad in (0.0, float("nan")):
@@ -224,37 +233,46 @@ def test_the_step_head_sees_clean_states_at_the_cleanest_levels(monkeypatch: pyt
     monkeypatch.setattr(
         RelativeReward, "forward_steps", lambda self, x, t: (seen.append((x.detach(), t)), ask(self, x, t))[1]
     )
-    extractor.learn(DATASET, 3)
+    events = torch.randn(40, *extractor.base.event_shape, generator=torch.Generator().manual_seed(0))
+    extractor.learn(events, 3)
     inputs, t = torch.cat([x for x, _ in seen]), torch.cat([level for _, level in seen])
     clean = t < extractor.reward.n_clean_levels
     assert 0.5 <= clean.float().mean() < 0.9  # half of the windows, and by chance some of the others
-    rows = torch.cat([extractor._targets.x0.flatten(0, 1), extractor._targets.x_t.flatten(0, 1)])
-    n_clean = len(rows) // 2
     for level in range(10):
-        alpha = extractor.base.process.alpha(level)
-        pool = alpha * rows[:n_clean] if level < extractor.reward.n_clean_levels else rows[n_clean:]
-        of_level = inputs[t == level]
-        distances = torch.cdist(of_level, pool, compute_mode="donot_use_mm_for_euclid_dist")
-        assert len(of_level) and (distances.min(dim=1).values < 1e-5).all()
+        of_level, rows = inputs[t == level], extractor.base.process.alpha(level) * events.flatten(0, 1)
+        nearest = torch.cdist(of_level, rows, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1).values
+        assert len(of_level) and (nearest < 1e-5).all() == (level < extractor.reward.n_clean_levels)
+        assert (nearest < 1e-5).all() or (nearest > 1e-3).all()
 
 
 def test_the_buffer_is_drawn_anew_after_its_epochs() -> None:
-    extractor = make_extractor(make_agent(), make_agent(seed=1), buffer_size=64, n_epochs=2)  # 4 steps a buffer
-    seen: list[Any] = []
-    extractor.learn(DATASET, 9, callback=lambda *_: bool(seen.append(extractor._targets)) or True)
-    assert [one is other for one, other in itertools.pairwise(seen)] == [True] * 3 + [False] + [True] * 3 + [False]
+    class Counted(GaussianMixtureModel):
+        n_calls = 0
+
+        def eps(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            self.n_calls += 1
+            return super().eps(x_t, t)
+
+    base = Counted(torch.zeros(1, 4))
+    extractor = make_extractor(base, GaussianMixtureModel(torch.ones(1, 4)), buffer_size=64, n_epochs=2)
+    seen: list[int] = [0]  # calls after each step, of which a buffer lasts for four
+    extractor.learn(torch.randn(40, 4), 9, callback=lambda *_: bool(seen.append(base.n_calls)) or True)
+    assert [after > before for before, after in itertools.pairwise(seen)] == ([True] + [False] * 3) * 2 + [True]
 
 
 def test_half_of_every_buffer_are_the_given_pairs() -> None:
     base, expert, generator = make_agent(), make_agent(seed=1), torch.Generator().manual_seed(0)
-    extractor = make_extractor(base, expert, heads=("window",), buffer_size=64, value_coef=0.0)
     pairs = make_targets(base, expert, torch.randn(16, *base.event_shape, generator=generator), generator, 0)
-    extractor.learn(DATASET, 2, log_interval=0, pairs=pairs)
-    buffer = extractor._current_targets()
+    buffer = target_source(base, expert, DATASET, pairs, 0, 0)(64, generator)
     known = (buffer.x_t[:, None] == pairs.x_t).flatten(2).all(dim=2)
     assert len(buffer) == 64 and known.any(dim=1).tolist() == [True] * 32 + [False] * 32
     row = int(known[0].int().argmax())
     assert torch.equal(buffer.eps_difference[0], pairs.eps_difference[row]) and buffer.t[0] == pairs.t[row]
+    with_pairs, without = (
+        make_extractor(base, expert, buffer_size=64).learn(DATASET, 1, log_interval=0, pairs=given).reward
+        for given in (pairs, None)
+    )
+    assert not torch.equal(with_pairs.gradient_scale, without.gradient_scale)
 
 
 def test_learning_twice_starts_with_a_new_buffer_and_new_units() -> None:

@@ -164,12 +164,13 @@ def test_the_base_is_untouched(kind: str) -> None:
         for name, values in before.items()
     }
     acted = agent.predict(OBSERVATIONS, deterministic=True)[0]
-    planning, generator = agent.planning, agent._acting_generator.get_state()
+    planning, same = agent.planning, agent_of_kind(kind)
+    same.predict(OBSERVATIONS, deterministic=True)
     planner = GuidedPlanner(agent, make_reward(agent), scale=2.0, n_candidates=2, n_action_steps=2, n_sampling_steps=2)
     planner.predict(OBSERVATIONS)
     assert same_tensors(agent.get_parameters(), copies) and agent.planning == planning
-    assert torch.equal(agent._acting_generator.get_state(), generator)
     np.testing.assert_array_equal(agent.predict(OBSERVATIONS, deterministic=True)[0], acted)
+    np.testing.assert_array_equal(agent.predict(OBSERVATIONS)[0], same.predict(OBSERVATIONS)[0])  # the same noise
 
 
 # ---------------------------------------------------------------------- candidates
@@ -180,10 +181,12 @@ def test_the_candidate_with_the_highest_reward_is_kept(monkeypatch: pytest.Monke
     reward = make_reward(agent)
     planner = GuidedPlanner(agent, reward, n_candidates=5)
     seen: list[torch.Tensor] = []
-    value = planner._value
-    monkeypatch.setattr(planner, "_value", lambda plans: seen.append(plans) or value(plans))
+    ask = RelativeReward.forward
+    monkeypatch.setattr(
+        RelativeReward, "forward", lambda self, x, t, head=None: (seen.append(x.detach()), ask(self, x, t, head))[1]
+    )
     _, (kept, *_) = planner.predict(OBSERVATIONS)
-    (drawn,) = seen
+    drawn = seen[-1]  # it is asked for gradients before
     assert drawn.shape == (30, 8, 6)
     candidates = drawn.view(6, 5, 8, 6)
     rho = reward(drawn, torch.zeros(30, dtype=torch.int64)).view(6, 5)

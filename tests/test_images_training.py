@@ -9,7 +9,9 @@ import pytest
 import torch
 from diffusers import DDPMPipeline
 from helpers import idx
+from helpers.forged import forge
 
+from rrpolicy.common.archive import read_archive
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.training import ImageDiffusion
@@ -113,10 +115,12 @@ def test_the_codec_checks_images() -> None:
         model().learn(PIXELS)
 
 
-def test_an_archive_of_latents_is_refused(trained: ImageDiffusion) -> None:
+def test_an_archive_of_latents_is_refused(trained: ImageDiffusion, tmp_path: Path) -> None:
     latents = {"kind": "latents", "event_shape": [4, 4, 4], "image_shape": [3, 8, 8], "scaling_factor": 1.0}
+    archive = read_archive(trained.save(tmp_path / "images"))
+    forged = forge(tmp_path / "forged.zip", archive.kind, {**archive.config, "codec": latents}, archive.tensors)
     with pytest.raises(ValueError, match="wanted one of pixels"):
-        ImageDiffusion._from_config({**trained._config(), "codec": latents}, {})
+        ImageDiffusion.load(forged)
 
 
 def test_events_need_not_be_square() -> None:

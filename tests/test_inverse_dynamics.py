@@ -90,7 +90,8 @@ def test_following_a_plan_reaches_its_rows(linear_agent: DiffusionAgent) -> None
 def test_it_learns_from_real_transitions_only() -> None:
     """A layout of two rows, as far apart as the plan's, never across the end of an episode."""
     agent = make_inverse_agent(stride=3, observation_columns=(1, 0)).learn(DATASET, 1)
-    drawn, mask = agent._transitions.draw(200, torch.Generator().manual_seed(0))
+    transitions = agent.averaged.inverse_dynamics.transitions([DATASET], agent.normalizer)
+    drawn, mask = transitions.draw(200, torch.Generator().manual_seed(0))
     assert mask.all() and drawn.shape == (200, 2, 6)
     observations = torch.as_tensor(agent.normalizer.observations.normalize(DATASET.observations))
     actions = torch.as_tensor(agent.normalizer.actions.normalize(DATASET.actions))
@@ -164,7 +165,7 @@ def test_data_without_transitions_are_refused_and_leave_no_trace() -> None:
     agent = make_inverse_agent(normalizer=None)
     with pytest.raises(ValueError, match=r"no window fits: layout spans 2 environment steps .* the longest episode"):
         agent.learn(single, 1)
-    assert agent._normalizer is None and agent.controller is None
+    assert agent.controller is None
     with pytest.raises(ValueError, match="the agent has no normalizer"):
         agent.predict(OBSERVATIONS)
 

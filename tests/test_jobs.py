@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from rrpolicy.cli import app
 from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.locks import file_lock
-from rrpolicy.experiments.runner import Piece, Reproduction, shared_pieces
+from rrpolicy.experiments.runner import Piece, shared_pieces
 
 TWO = Jobs(2)
 
@@ -62,11 +62,11 @@ def test_units_that_were_finished_out_of_order_wait_for_those_before_them(tmp_pa
 
 
 def test_a_run_that_is_stopped_goes_on(tmp_path: Path, alone: bytes) -> None:
-    def stop(self: Reproduction[Walk], unit: Walk) -> Any:
+    def stop(bar: Any, text: str) -> Any:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Reproduction, "_show", stop)  # when the first unit is done
+        patch.setattr("tqdm.auto.tqdm.set_postfix_str", stop)  # when the first unit is done
         with pytest.raises(KeyboardInterrupt):
             walk(tmp_path, TWO)
     kept = kept_units(tmp_path)

@@ -1,17 +1,15 @@
 """TD3+BC as a reference: what d3rlpy is given, what is kept of it, and with d3rlpy itself that it learns from data."""
 
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from helpers.stand_in_d3rlpy import layers, stand_in
 
 from rrpolicy import TrajectoryDataset
-from rrpolicy.rl import td3bc
 from rrpolicy.rl.policies import load_policy, save_policy
 from rrpolicy.rl.td3bc import OfflineSettings, train_offline
 
@@ -36,22 +34,10 @@ def best(states: Any) -> Any:
     return np.stack([np.full(len(states), 0.5), -0.5 * np.sign(states[:, 0])], axis=1)
 
 
-def layers(*widths: int) -> list[nn.Linear]:
-    torch.manual_seed(0)
-    return [nn.Linear(a, b) for a, b in pairwise(widths)]
-
-
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would have been given to d3rlpy, which is not asked."""
-    seen: list[Any] = []
-
-    def linears(arrays: Any, seed: int, settings: Any, progress_bar: bool) -> list[nn.Linear]:
-        seen.append(arrays)
-        return layers(2, 16, 8, 2)
-
-    monkeypatch.setattr(td3bc, "_linears", linears)
-    return seen
+    return stand_in(monkeypatch, 16, 8)
 
 
 def test_data_are_given_in_units_of_their_spread_with_their_ends(given: list[Any]) -> None:

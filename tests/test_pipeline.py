@@ -1,6 +1,7 @@
 """Tasks, recipes and steps; training runs that are stopped, killed and resumed; data sets on disk."""
 
 import csv
+import itertools
 import signal
 from pathlib import Path
 from typing import Any
@@ -180,14 +181,14 @@ def run(out: Path, **arguments: Any) -> TrainingRun:
 
 def fail_at(step: int, monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
     """Let ``fault`` happen in the middle of a gradient step."""
-    draw_loss = DiffusionAgent._draw_loss
+    clip, calls = torch.nn.utils.clip_grad_norm_, itertools.count()
 
-    def draw(agent: DiffusionAgent) -> Any:
-        if agent.num_timesteps == step:
+    def clipped(*arguments: Any) -> Any:
+        if next(calls) == step:
             fault()
-        return draw_loss(agent)
+        return clip(*arguments)
 
-    monkeypatch.setattr(DiffusionAgent, "_draw_loss", draw)
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", clipped)
 
 
 def killed() -> None:

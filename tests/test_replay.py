@@ -142,8 +142,10 @@ def test_stopped_and_resumed_nothing_is_lost(tmp_path: Path) -> None:
     weights = [one.model.policy.state_dict() for one in (run, again)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert torch.equal(run.model.log_ent_coef, again.model.log_ent_coef)
-    for name, optimizer in run._optimizers().items():
-        states = [one.state_dict()["state"] for one in (optimizer, again._optimizers()[name])]
+    models = run.model, again.model
+    optimizers = ((one.actor.optimizer, one.critic.optimizer, one.ent_coef_optimizer) for one in models)
+    for pair in zip(*optimizers, strict=True):
+        states = [one.state_dict()["state"] for one in pair]
         assert states[0] and states[0].keys() == states[1].keys()
         assert all(
             torch.equal(value, states[1][key][part])
@@ -172,30 +174,28 @@ def test_random_numbers_go_on(tmp_path: Path) -> None:
 
 
 def test_checkpoints_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.rl.replay._CHUNK_STEPS", 10)
     seen: list[int] = []
     run = idle()
     save = run.save
     monkeypatch.setattr(run, "save", lambda path: (seen.append(run.num_timesteps), save(path)))
-    run.train(45, checkpoint=tmp_path / "run", checkpoint_freq=20)
-    assert seen == [20, 40, 45]
+    run.train(900, checkpoint=tmp_path / "run", checkpoint_freq=400)
+    assert seen == [400, 800, 900]
 
 
 def test_a_signal_saves_before_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.rl.replay._CHUNK_STEPS", 10)
     run = idle()
     learn = run.model.learn
 
     def interrupted(*arguments: Any, **more: Any) -> Any:
-        if run.num_timesteps == 20:
+        if run.num_timesteps == 200:
             signal.raise_signal(signal.SIGTERM)
         return learn(*arguments, **more)
 
     monkeypatch.setattr(run.model, "learn", interrupted)
     with pytest.raises(TrainingInterrupted) as stopped:
-        run.train(100, checkpoint=tmp_path / "run")
+        run.train(1000, checkpoint=tmp_path / "run")
     assert stopped.value.signal_number == signal.SIGTERM
-    assert len(read_archive(tmp_path / "run", KIND).tensors["replay"]["rewards"]) == 30 == run.num_timesteps
+    assert len(read_archive(tmp_path / "run", KIND).tensors["replay"]["rewards"]) == 400 == run.num_timesteps
 
 
 def test_the_last_policy_is_kept(tmp_path: Path) -> None:

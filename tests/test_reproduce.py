@@ -240,15 +240,12 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, done: Pat
     class Killed(BaseException):
         pass
 
-    def show(self: Reproduction[MazeUnit], unit: MazeUnit) -> Any:
-        def log(text: str) -> None:
-            if unit == CORNER and text == step:
-                raise Killed
-
-        return log
+    def show(bar: Any, text: str) -> None:
+        if text == f"{CORNER}: {step}":
+            raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Reproduction, "_show", show)
+        patch.setattr("tqdm.auto.tqdm.set_postfix_str", show)
         with pytest.raises(Killed):
             reproduction(tmp_path, [BASE, CORNER]).run()
     assert {one.unit for one in read_results(tmp_path / "maze2d.csv")} == {BASE.key}

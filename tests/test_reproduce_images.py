@@ -209,16 +209,20 @@ class Judge:
         return np.stack([sure, 1 - sure], axis=1)
 
 
-def test_the_judge_is_also_asked_how_sure_it_is_of_classes_that_stayed(done: Path, photos: Path) -> None:
-    measurements = Measurements(ArtifactStore(done / "work", RECIPE, photos), TUNED)
-    measurements.classifier = Judge()
-    rows = {row["metric"]: row for row in measurements._classified("base", np.array([2, 4, 6, 7, 9]))}
+def test_the_judge_is_also_asked_how_sure_it_is_of_classes_that_stayed(
+    done: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*images: int) -> dict[str, Any]:
+        measurements = Measurements(ArtifactStore(done / "work", RECIPE, photos), TUNED)
+        measurements.classifier = Judge()
+        monkeypatch.setattr("rrpolicy.experiments.images.measure.steered_images", lambda *_: np.array(images))
+        return {row["metric"]: row for row in measurements.steered_samples(1.0)}
+
+    rows = said(2, 4, 6, 7, 9)
     assert rows["harmful_share"]["mean"] == pytest.approx(0.6)
     assert rows["judge_confidence"]["mean"] == pytest.approx((3 + 0.7 + 0.9) / 5)
     assert rows["judge_confidence_stayed"]["mean"] == pytest.approx(0.8) and rows["judge_confidence_stayed"]["n"] == 2
-    assert "judge_confidence_stayed" not in {
-        row["metric"] for row in measurements._classified("base", np.array([2, 4]))
-    }
+    assert "judge_confidence_stayed" not in said(2, 4)
 
 
 def test_a_control_is_asked_about_every_pair(done: Path) -> None:

@@ -12,6 +12,7 @@ from helpers.program import invoke
 from helpers.recipes import NETWORK, toml
 from helpers.robots import RECIPE, untrained_agents
 from helpers.rows import short_key
+from helpers.stand_in_d3rlpy import stand_in
 
 from rrpolicy.agents import DiffusionAgent
 from rrpolicy.agents.blended_planner import BlendedPlanner
@@ -167,9 +168,10 @@ def test_the_exact_difference_at_scale_0_is_the_base(done: Path, agents: Path) -
             same.predict(observations, deterministic=True)[0],
             atol=1e-5,
         )
-    x_t, t = torch.randn(2, *base.event_shape), torch.tensor([1, 2])
-    led = BlendedPlanner(expert, expert, scale=0.5, weak=base)._denoiser()(x_t, t)
-    torch.testing.assert_close(led, 1.5 * expert.eps(x_t, t) - 0.5 * base.eps(x_t, t), atol=1e-5, rtol=1e-5)
+    led, beyond = BlendedPlanner(expert, expert, 0.5, weak=base), BlendedPlanner(base, expert, 1.5)
+    np.testing.assert_allclose(  # 1.5 of the expert less 0.5 of the base, either way
+        *(planner.predict(observations, deterministic=True)[0] for planner in (led, beyond)), atol=1e-5
+    )
     other = DiffusionAgent("MlpPolicy", "Hopper-v5", horizon=8, normalizer=base.normalizer, policy_kwargs=NETWORK)
     with pytest.raises(ValueError, match="event_shape"):
         BlendedPlanner(base, other)
@@ -239,7 +241,7 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
             "arguments": small,
         },
     )
-    monkeypatch.setattr("rrpolicy.rl.td3bc._linears", lambda *_: [torch.nn.Linear(11, 4), torch.nn.Linear(4, 3)])
+    stand_in(monkeypatch, 4)
     for variant, names in (
         ("finetune", {"SAC-reward", "SAC-true"}),
         ("offline-rl", {"TD3+BC-of-base", "TD3+BC-of-both"}),

@@ -225,28 +225,28 @@ class OneByOne(DiffusionAgent):
 
 
 class TakesNan(DiffusionAgent):
-    def _check_observation(self, observation: Any) -> Any:
-        return super()._check_observation(np.nan_to_num(np.asarray(observation, np.float32), posinf=0, neginf=0))
+    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
+        finite = np.nan_to_num(np.asarray(observation, np.float32), posinf=0, neginf=0)
+        return super().predict(finite, *args, **kwargs)
 
 
 class TakesAnyShape(DiffusionAgent):
-    def _check_observation(self, observation: Any) -> Any:
-        values = np.asarray(observation, np.float32)
-        return super()._check_observation(values[..., :4])
+    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().predict(np.asarray(observation, np.float32)[..., :4], *args, **kwargs)
 
 
 class VagueRefusal(DiffusionAgent):
-    def _check_observation(self, observation: Any) -> Any:
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super()._check_observation(observation)
+            return super().predict(*args, **kwargs)
         except ValueError:
             raise ValueError("bad observation") from None
 
 
 class WrongError(DiffusionAgent):
-    def _check_observation(self, observation: Any) -> Any:
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super()._check_observation(observation)
+            return super().predict(*args, **kwargs)
         except ValueError:
             raise RuntimeError("bad observation") from None
 

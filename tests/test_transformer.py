@@ -92,7 +92,10 @@ def test_attention_is_torch_s(n_heads: int) -> None:
             "out_proj.bias": block.merge.bias,
         }
     )
-    torch.testing.assert_close(block._attention(h), reference(h, h, h)[0], rtol=1e-4, atol=1e-5)
+    modulation = torch.zeros(5, 1, 6 * 16)
+    modulation[..., 2 * 16 : 3 * 16] = 1  # the gate of attention is open, that of the MLP is closed
+    given = torch.nn.functional.layer_norm(h, (16,))
+    torch.testing.assert_close(block(h, modulation) - h, reference(given, given, given)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_second_derivatives_match_finite_differences() -> None:

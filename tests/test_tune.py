@@ -12,12 +12,12 @@ from helpers.recipes import ENV_ID, RECIPE, toml
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
-from rrpolicy.experiments import Task, collect_base, new_agent, tuning
+from rrpolicy.experiments import Task, collect_base, new_agent
 from rrpolicy.experiments.recipes import read_recipe
 from rrpolicy.experiments.runs import write_dataset
 from rrpolicy.experiments.tuning import Range, Search, tune, write_tuned
 
-pytest.importorskip("optuna", reason="the extra scale is not installed")
+optuna = pytest.importorskip("optuna", reason="the extra scale is not installed")
 
 TASK = Task(ENV_ID)
 DATA = [collect_base(TASK, RECIPE, 0)]
@@ -196,9 +196,11 @@ def test_the_command_finds_numbers_that_train_can_use(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study = optuna.create_study()
+    study.add_trial(optuna.trial.create_trial(value=1.0))
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ValueError, match=r"tuning needs the scale extra: pip install 'rrpolicy\[scale\]'"):
         tune(search(), tmp_path / "study.log", 1)
     monkeypatch.setitem(sys.modules, "tomli_w", None)
     with pytest.raises(ValueError, match=r"pip install 'rrpolicy\[scale\]'"):
-        tuning._toml_writer()
+        write_tuned(study, search(), tmp_path / "found.toml")
