@@ -2,9 +2,10 @@
 
 import itertools
 import json
+import runpy
 import signal
-import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -402,8 +403,12 @@ def test_help_lists_the_commands() -> None:
     assert run("--version").output == f"rrpolicy {__version__}\n"
 
 
-def test_the_module_runs() -> None:
-    command = [sys.executable, "-m", "rrpolicy", "zoo", "info", "nothing"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stdout == ""
-    assert result.stderr.startswith("rrpolicy: error: 'nothing' is not in the zoo") and result.stderr.count("\n") == 1
+def test_the_module_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["rrpolicy", "zoo", "info", "nothing"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # signals are still needed here
+    monkeypatch.setattr("threading.excepthook", threading.excepthook)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("rrpolicy", run_name="__main__")
+    said = capsys.readouterr()
+    assert left.value.code == 1 and said.out == ""
+    assert said.err.startswith("rrpolicy: error: 'nothing' is not in the zoo") and said.err.count("\n") == 1

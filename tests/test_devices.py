@@ -36,7 +36,7 @@ from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.models import check_score_model, from_module, steer
 from rrpolicy.rewards.metrics import explained_by_level
 
-N_STEPS = 20
+N_STEPS = 6
 DATA = [DATASET, EXPERT_DATASET]
 NARROW: dict[str, Any] = {"batch_size": 16, "buffer_size": 64, "n_epochs": 2, "n_value_draws": 1, "value_coef": 0.1}
 SMALL_UNET = {"block_out_channels": (8, 8), "norm_num_groups": 4, "attention_head_dim": 4}
@@ -67,7 +67,7 @@ def pair(device: str) -> tuple[DiffusionAgent, DiffusionAgent]:
 
 def learn(device: str, folder: Path, kind: str = "plain") -> Any:
     agent = make_agent(**KINDS[kind], device=device)
-    agent.learn(DATASET, total_timesteps=N_STEPS, log_interval=0, eval_dataset=EXPERT_DATASET, eval_freq=5)
+    agent.learn(DATASET, total_timesteps=N_STEPS, log_interval=0, eval_dataset=EXPERT_DATASET, eval_freq=3)
     return outputs(agent)
 
 
@@ -89,7 +89,7 @@ def moved(device: str, folder: Path) -> Any:
 def act(device: str, folder: Path, kind: str = "plain") -> Any:
     agent, state = learned(device, kind), None
     actions = []
-    for _ in range(5):
+    for _ in range(4):  # plans of three actions are made anew
         action, state = agent.predict(OBSERVATIONS, state=state)
         actions.append(action)
     return [*actions, agent.predict(OBSERVATIONS, deterministic=True)[0], agent.plan(OBSERVATIONS)]
@@ -109,7 +109,8 @@ def run_episodes(device: str, folder: Path) -> Any:
 def extract(device: str, folder: Path, **options: Any) -> Any:
     base, expert = pair(device)
     extractor = RewardExtractor(base, expert, **{**NARROW, **options})
-    extractor.learn(DATA, total_timesteps=N_STEPS, log_interval=0, checkpoint_path=folder / "extractor.zip")
+    # of fewer steps most would be those in which Adam divides gradients near zero by their own size
+    extractor.learn(DATA, total_timesteps=20, log_interval=0, checkpoint_path=folder / "extractor.zip")
     again = RewardExtractor.load(folder / "extractor.zip", base=base, expert=expert)
     again.learn(DATA, total_timesteps=4, log_interval=0, reset_num_timesteps=False)
     windows = torch.as_tensor(np.random.default_rng(1).normal(0, 0.5, (8, 8, 6)), dtype=torch.float32)
@@ -254,6 +255,11 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
 }
 
 
+MORE = {  # of a kind that others show as well, or nearly
+    *(f"learn-{kind}" for kind in ("warm", "strided", "history", "controller")),
+    *(f"act-{kind}" for kind in ("strided", "controller", "unet", "transformer")),
+    *("foreign-ve", "foreign-edm", "foreign-flow-back", "extract-own-samples", "extract-value-units", "images-draw"),
+}
 ROUGH = ("extract-value-units", "extract-own-samples", "refine", "foreign-edm", "images-record")
 """Cases in which Adam divides gradients that are hardly more than rounding by their own size."""
 
@@ -284,7 +290,7 @@ def elsewhere() -> Iterator[Callable[..., Any]]:
         yield lambda function, *arguments: pool.submit(function, *arguments).result()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in MORE)) for case in CASES])
 def test_a_second_device_gives_the_numbers_of_the_cpu(case: str, tmp_path: Path, elsewhere: Callable[..., Any]) -> None:
     expected = numbers_of(case, "cpu", tmp_path / "cpu")
     found = elsewhere(numbers_of, case, "other", tmp_path / "other")

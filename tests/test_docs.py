@@ -26,12 +26,36 @@ NOT_EXECUTED = {"docs/images.md": 2, "docs/locomotion.md": 1}
 """Pages with blocks that do not run, and how many; the reasons stand in the pages."""
 
 
+SMALLER = {
+    "docs/tutorial_own_data.md": {
+        "total_timesteps=500": "total_timesteps=40",
+        "total_timesteps=100)": "total_timesteps=10)",
+        "n_eval_episodes=8": "n_eval_episodes=2",
+        "draw(512,": "draw(64,",
+        "n_rounds=1, rounds": "n_rounds=1, total_timesteps=5, rounds",
+    },
+    "docs/quickstart.md": {"n_eval_episodes=4": "n_eval_episodes=1"},
+}
+"""Sizes of a page, and those that its blocks run with here; as they are printed they run with ``-m slow``."""
+
+
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("page", EXECUTED, ids=name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace = markdown.run(page, sizes=SMALLER.get(name(page), {}))
+    if page.name == "quickstart.md":
+        assert namespace["result"].success_rate == 1 and namespace["heat_map"].same_cell((2, 3))
+    if page.name == "tutorial_own_data.md":
+        assert (tmp_path / "steered.mp4").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in EXECUTED if name(page) in SMALLER], ids=name)
+def test_pages_show_what_they_say(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace = markdown.run(page)
     if page.name == "tutorial_own_data.md":

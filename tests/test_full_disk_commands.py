@@ -47,6 +47,12 @@ IN_MAZES = [  # where the environment writes temporary files, too
     "train-on-reward",
 ]
 REPLACE = ["extract", "record-video", "images sample"]
+MORE_OF_A_KIND = {"images extract --resume", "images score", "images audit", "extract", "enjoy --out", "demo"}
+
+
+def few(names: list[str]) -> list[Any]:
+    """Commands that write archives, tables, pictures, videos and data; others write as one of them does."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in MORE_OF_A_KIND)) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +86,13 @@ def check_refused(name: str, world: Path, out: Path, limit: int | None) -> None:
     assert leftovers(out) == []
 
 
-@pytest.mark.parametrize("name", LIMITED)
+@pytest.mark.parametrize("name", few(LIMITED))
 def test_a_command_that_can_write_nothing_says_so(name: str, world: Path, tmp_path: Path) -> None:
     check_refused(name, world, tmp_path / "new" / "out", limit=0)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", IN_MAZES)
+@pytest.mark.parametrize("name", few(IN_MAZES))
 def test_wherever_it_runs(name: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", full)
     check_refused(name, world, tmp_path / "new" / "out", limit=None)
@@ -117,7 +123,7 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         log.write({"time/total_timesteps": 2}, {})
 
 
-@pytest.mark.parametrize("name", REPLACE)
+@pytest.mark.parametrize("name", few(REPLACE))
 def test_what_was_there_is_intact(name: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     assert Forked(ALL[name].arguments(world, out), world / "log").wait() == 0

@@ -56,7 +56,10 @@ LEARNERS: dict[str, tuple[Any, Any, Any]] = {
     "value units": (lambda: new_extractor(value_units=True), None, HELD_OUT),
     "discriminator": (new_discriminator, [DATASET, EXPERT_DATASET], [HELD_OUT, EXPERT_DATASET]),
 }
-every_learner = pytest.mark.parametrize("name", LEARNERS)
+FEW = ("plain", "inverse", "extractor", "value units", "discriminator")  # other kinds of agents learn alike
+every_learner = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FEW)) for name in LEARNERS]
+)
 some_learners = pytest.mark.parametrize("name", ["plain", "inverse", "extractor", "discriminator"])
 
 
@@ -82,8 +85,17 @@ def test_the_best_average_is_kept_and_training_does_not_change(name: str) -> Non
     assert plain.best_step is None and plain.best_loss is None
 
 
-@some_learners
-@pytest.mark.parametrize("stop", [1, FREQ, 2 * FREQ + 1])
+@pytest.mark.parametrize(
+    ("name", "stop"),
+    [
+        ("plain", 1),
+        ("plain", FREQ),
+        ("plain", 2 * FREQ + 1),
+        ("inverse", FREQ),
+        ("extractor", 2 * FREQ + 1),
+        ("discriminator", 1),
+    ],
+)
 def test_a_resume_is_exact(name: str, stop: int, tmp_path: Path) -> None:
     make, data, held_out = LEARNERS[name]
     options = {"eval_dataset": held_out, "eval_freq": FREQ, "checkpoint_path": tmp_path / "checkpoint"}

@@ -121,7 +121,9 @@ def test_values_can_be_recorded_for_prompts(pipeline: StableDiffusion, tmp_path:
 
 def test_half_the_precision_is_half_the_space(pipeline: StableDiffusion, tmp_path: Path) -> None:
     pair = PromptPair(pipeline, safety=EAGER)
-    exact, rounded = (record_prompts(pair, PROMPTS[:2], tmp_path / str(half), 3, half=half) for half in (False, True))
+    exact, rounded = (
+        record_prompts(pair, PROMPTS[:2], tmp_path / str(half), 2, n_value_draws=1, half=half) for half in (False, True)
+    )
     sizes = [(pairs.folder / pairs.shards[0][0]).stat().st_size for pairs in (exact, rounded)]
     assert sizes[1] < 0.6 * sizes[0]
     torch.testing.assert_close(exact.shard(0).x_t, rounded.shard(0).x_t, rtol=1e-3, atol=1e-3)
@@ -224,14 +226,14 @@ def test_memory_is_flat_in_the_number_of_prompts(
     pair = PromptPair(pipeline, safety=EAGER)
 
     def recorded_prompts(n: int) -> RecordedPairs:
-        return record_prompts(pair, ["a cat"] * n, tmp_path / str(n), 4, n_noisings=2, n_value_draws=0, shard_size=4)
+        return record_prompts(pair, ["a cat"] * n, tmp_path / str(n), 2, n_noisings=2, n_value_draws=0, shard_size=4)
 
-    few, many = (peak(monkeypatch, "save", lambda n=n: recorded_prompts(n)) for n in (8, 32))
+    few, many = (peak(monkeypatch, "save", lambda n=n: recorded_prompts(n)) for n in (4, 16))
     assert few >= SHARD_BYTES and many <= 1.05 * few  # x_t and Δε of one shard, and no more with more
     monkeypatch.setattr(recorded, "N_SHARDS_PER_DRAW", 4)
     few, many = (
         peak(monkeypatch, "load_file", lambda n=n: RecordedPairs.open(tmp_path / str(n)).draw(16, RANDOM))
-        for n in (8, 32)
+        for n in (4, 16)
     )
     assert few > 0 and many <= few + SHARD_BYTES  # the drawn pairs and one shard
 

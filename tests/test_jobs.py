@@ -51,6 +51,7 @@ def kept_units(folder: Path) -> list[Walk]:
     return [unit for unit in WALKS if list(folder.glob(f"work/units/*/{unit.name}-*.json"))]
 
 
+@pytest.mark.slow  # two pairs of processes import torch; as a run that is stopped, below
 def test_units_that_were_finished_out_of_order_wait_for_those_before_them(tmp_path: Path, alone: bytes) -> None:
     with pytest.raises(ValueError, match="is faulty"):
         walk(tmp_path, TWO, faulty=(WALKS[0],), units=[*WALKS[1:3], WALKS[0], *WALKS[3:]])

@@ -21,7 +21,7 @@ from rrpolicy.rewards.relative_reward import RelativeReward
 LEVELS = (0, 1, 5, 15, 30)  # of 50
 WEIGHTS = (torch.tensor([0.4, 0.3, 0.2, 0.1]), torch.tensor([0.1, 0.2, 0.3, 0.4]))
 BUDGETS: dict[int, tuple[int, dict[str, Any]]] = {
-    2: (1200, {"window_kwargs": {"width": 128, "n_blocks": 2}, "buffer_size": 8192, "learning_rate": 4e-3}),
+    2: (800, {"window_kwargs": {"width": 128, "n_blocks": 2}, "buffer_size": 4096, "learning_rate": 4e-3}),
     8: (1500, {"window_kwargs": {"width": 128, "n_blocks": 2}, "buffer_size": 8192}),
     64: (2500, {"buffer_size": 8192}),
 }
@@ -90,7 +90,7 @@ def test_rho_is_the_log_density_ratio_at_every_level(width: int) -> None:
 def test_without_value_matching_the_modes_are_ranked_wrongly() -> None:
     """The gradients fit as well, and yet ρ is not the log density ratio."""
     case, (_, options) = Case.of(2), BUDGETS[2]
-    blind = RewardExtractor(case.base, case.expert, seed=0, value_coef=0.0, **options).learn(case.train, 400).reward
+    blind = RewardExtractor(case.base, case.expert, seed=0, value_coef=0.0, **options).learn(case.train, 250).reward
     x_t, t = case.noised(1)
     assert explained_fraction(blind, case.base, case.expert, x_t, t) > 0.95
     for level in (0, 1, 5):
@@ -100,7 +100,7 @@ def test_without_value_matching_the_modes_are_ranked_wrongly() -> None:
 
 def test_swapping_the_models_flips_the_sign() -> None:
     case, (_, options) = Case.of(2), BUDGETS[2]
-    swapped = RewardExtractor(case.expert, case.base, seed=0, **options).learn(case.train, 400).reward
+    swapped = RewardExtractor(case.expert, case.base, seed=0, **options).learn(case.train, 250).reward
     for level in LEVELS:
         assert pearson(*case.truth(swapped, level)) < -0.9
 

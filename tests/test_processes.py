@@ -124,7 +124,7 @@ def test_commands_leave_what_one_process_leaves(folders: tuple[Path, Path]) -> N
 # Exact and cheap: what accelerate exchanges between processes goes through memory.
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("name", list(launched.learners()))
 def test_slices_give_what_the_batch_gives(name: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = launched.learn(name, launched.learners()[name])

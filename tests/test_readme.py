@@ -17,6 +17,22 @@ def test_the_readme_is_short_and_shows_python_early() -> None:
     assert len(lines) <= 140 and block.line <= 40 and len(code) <= 14
 
 
+SMALLER = {
+    "total_timesteps=128": "total_timesteps=4",
+    "buffer_size=4096": "buffer_size=256",
+    "n_eval_episodes=8": "n_eval_episodes=1",
+    "n_steps=150": "n_steps=10",
+}
+
+
+def test_the_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    markdown.run(README, sizes=SMALLER)
+    assert {"base", "steered"} <= {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert (tmp_path / "steered.mp4").is_file() and (tmp_path / "reward.zip").is_file()
+
+
+@pytest.mark.slow
 def test_the_snippet_does_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,8 +5,7 @@ Weights, averaged weights and optimiser state are compared exactly after the sam
 
 import os
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from helpers.agents import DATASET, EXPERT_DATASET, NARROW, make_agent, same_ten
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import DiffusionAgent, DiscriminatorReward, RewardExtractor
+from rrpolicy.common.interruption import TrainingInterrupted
 from rrpolicy.common.learner import Learner
 
 TOTAL = 14
@@ -97,8 +97,7 @@ def test_stopping_twice_is_no_worse(tmp_path: Path, uninterrupted: dict[str, Lea
     assert same_tensors(state_of(finish("extractor", path)), state_of(uninterrupted["extractor"]))
 
 
-def test_the_models_own_samples_are_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.rewards.events.N_OWN_SAMPLES", 32)
+def test_the_models_own_samples_are_drawn_again(tmp_path: Path) -> None:
     whole = new_extractor().learn(None, 6)
     new_extractor().learn(None, 6, callback=StopAt(3), checkpoint_path=tmp_path / "extractor")
     resumed = RewardExtractor.load(tmp_path / "extractor", base=BASE, expert=EXPERT)
@@ -148,23 +147,19 @@ def test_an_archive_for_sharing_acts_but_holds_no_training_state(tmp_path: Path)
         agent.save(tmp_path / "shared", half=True)
 
 
-CHILD = """
-import sys, time
-import torch
-torch.set_num_threads(1)
-from stable_baselines3.common.callbacks import BaseCallback
-from test_resume import DATASET, TOTAL, new_agent
+class Linger(BaseCallback):
+    """Tells at step 7 that it is there, and stays for long enough to be stopped."""
 
-class Linger(BaseCallback):  # at step 7 for long enough to be stopped there
-    def _on_step(self):
+    def __init__(self, pipe: int, n_naps: int) -> None:
+        super().__init__()
+        self._pipe, self._n_naps = pipe, n_naps
+
+    def _on_step(self) -> bool:
         if self.num_timesteps == 7:
-            print("ready", flush=True)
-            for _ in range(int(sys.argv[2])):
+            os.write(self._pipe, b"ready")
+            for _ in range(self._n_naps):
                 time.sleep(0.05)
         return True
-
-new_agent().learn(DATASET, TOTAL, callback=Linger(), checkpoint_path=sys.argv[1], checkpoint_freq=5)
-"""
 
 
 @pytest.mark.parametrize(("number", "last_step"), [(signal.SIGTERM, 7), (signal.SIGKILL, 5)])
@@ -172,26 +167,25 @@ def test_a_stopped_process_resumes_exactly(
     number: signal.Signals, last_step: int, tmp_path: Path, uninterrupted: dict[str, Learner]
 ) -> None:
     path = tmp_path / "agent.zip"
-    tests = Path(__file__).parent
-    lingering = 2 if number == signal.SIGTERM else 1200
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), *sys.path])}
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(path), str(lingering)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as child:
+    lingering = Linger(writing := (pipe := os.pipe())[1], 2 if number == signal.SIGTERM else 1200)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
-            assert child.stdout is not None and child.stderr is not None
-            assert child.stdout.readline() == "ready\n", child.stderr.read()
-            child.send_signal(number)
-            errors = child.communicate(timeout=60)[1]
+            new_agent().learn(DATASET, TOTAL, callback=lingering, checkpoint_path=path, checkpoint_freq=5)
+        except TrainingInterrupted as interrupted:
+            os._exit(interrupted.signal_number)
         finally:
-            child.kill()
-    assert child.returncode != 0
+            os._exit(99)
+    os.close(writing)
+    with open(pipe[0], "rb", buffering=0) as told:
+        assert told.read(5) == b"ready"
+    os.kill(child, number)
+    status = os.waitpid(child, 0)[1]
     if number == signal.SIGTERM:
-        assert "training interrupted by SIGTERM" in errors
+        assert os.waitstatus_to_exitcode(status) == signal.SIGTERM  # it was told, and left by itself
+    else:
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
     assert [file.name for file in tmp_path.iterdir()] == ["agent.zip"]
     assert DiffusionAgent.load(path).num_timesteps == last_step
     assert same_tensors(state_of(finish("agent", path)), state_of(uninterrupted["agent"]))

@@ -238,28 +238,34 @@ def test_a_build_with_a_bad_goal_builds_nothing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- what is shipped
 
 
-def check(name: str) -> None:
+def check(name: str, contracts: bool = True) -> None:
     """Load an entry, hold it against the contracts, act once, a reward by steering its base."""
     task = Task.from_card(zoo.info(name))
     assert task is not None
     loaded = zoo.load(name)
     env = task.make()
     if isinstance(loaded, RelativeReward):
-        assert check_reward(loaded)
-        if task.is_maze:
+        assert not contracts or check_reward(loaded)
+        if contracts and task.is_maze:
             assert np.isfinite(experiments.map_reward(loaded, task.maze, recipe_of(task.env_id)).values).all()
         loaded = experiments.steer(zoo.load_agent(f"{task.env_id}/base"), loaded, recipe_of(task.env_id))
     else:
-        assert check_agent(loaded, env)
+        assert not contracts or check_agent(loaded, env)
     action, _ = loaded.predict(env.reset(seed=0)[0], deterministic=True)
     assert env.action_space.contains(action)
     env.step(action)
     env.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ACTING)
+def test_all_shipped_entries_keep_the_contracts(name: str) -> None:
+    check(name)
+
+
 @pytest.mark.parametrize("name", ACTING)
 def test_shipped_entries_load_and_work(name: str) -> None:
-    check(name)
+    check(name, contracts=name.split("/")[0] in (ENV_ID, "Hopper-v5"))
     card = zoo.info(name)
     assert card["bytes"] < 2e6
     if "video" in card:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,21 @@ def python_blocks(page: Path) -> list[Block]:
     return [block for block in blocks(page) if block.language == "python" and block.reason is None]
 
 
-def run(page: Path, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Execute the Python blocks of a page in one namespace; a traceback names the page and its line."""
+def run(page: Path, namespace: dict[str, Any] | None = None, sizes: Mapping[str, str] = {}) -> dict[str, Any]:
+    """
+    Execute the Python blocks of a page in one namespace; a traceback names the page and its line.
+
+    :param sizes: other texts for some of the page's, each of which must be there
+    """
     namespace = {"__name__": "__main__"} if namespace is None else namespace
-    for block in python_blocks(page):
-        exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+    found = python_blocks(page)
+    if missing := [one for one in sizes if not any(one in block.text for block in found)]:
+        raise ValueError(f"{page} has no {missing}")
+    for block in found:
+        text = block.text
+        for printed, smaller in sizes.items():
+            text = text.replace(printed, smaller)
+        exec(compile("\n" * (block.line - 1) + text, str(page), "exec"), namespace)
     return namespace
 
 
