@@ -141,7 +141,7 @@ def test_the_name_may_leave_the_algorithm_to_the_caller(hopper: Path, monkeypatc
     ],
 )
 def test_names_and_shares(text: str, wanted: tuple[str, float]) -> None:
-    assert collect_commands._name_and_share(text) == wanted
+    assert collect_commands.name_and_share(text) == wanted
 
 
 # ---------------------------------------------------------------------- training

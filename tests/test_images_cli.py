@@ -354,6 +354,8 @@ def test_prompts_go_all_the_way(world: Path, tmp_path: Path) -> None:
         prompts,
         "--n-sampling-steps",
         3,
+        "--n-noisings",
+        2,
         "--half",
         "--out",
         tmp_path / "pairs",

@@ -95,7 +95,11 @@ def test_a_recording_is_not_gone_on_with_by_other_weights(kind: str, world: Path
         tmp_path / "pairs",
         "--no-progress",
     ]
-    arguments += ["--n-samples", 2, "--n-noisings", 2] if kind == "samples" else ["--prompts", world / "prompts.txt"]
+    arguments += (
+        ["--n-samples", 2, "--n-noisings", 2]
+        if kind == "samples"
+        else ["--prompts", world / "prompts.txt", "--n-noisings", 1]
+    )
     run(*arguments)
     settings = json.loads((tmp_path / "pairs" / "settings.json").read_text())
     wanted = sha256(tmp_path / "expert" / WEIGHTS)

@@ -235,7 +235,7 @@ def test_files_of_other_kinds_are_refused(world: Path, tmp_path: Path) -> None:
 
 def test_files_go_all_the_way(world: Path, tmp_path: Path) -> None:
     prompts = ("--prompts", world / "prompts.txt")
-    shape = ("--n-sampling-steps", 2, "--n-noisings", 2, "--no-progress")
+    shape = ("--n-sampling-steps", 2, "--n-noisings", 1, "--n-value-draws", 1, "--no-progress")
     for name, base, config in (
         ("folder", world / "sd", ()),
         ("file", world / "sd.safetensors", ("--config", world / "sd")),

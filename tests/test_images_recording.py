@@ -122,7 +122,7 @@ def test_values_can_be_recorded_for_prompts(pipeline: StableDiffusion, tmp_path:
 def test_half_the_precision_is_half_the_space(pipeline: StableDiffusion, tmp_path: Path) -> None:
     pair = PromptPair(pipeline, safety=EAGER)
     exact, rounded = (
-        record_prompts(pair, PROMPTS[:2], tmp_path / str(half), 2, n_value_draws=1, half=half) for half in (False, True)
+        record_prompts(pair, PROMPTS[:2], tmp_path / str(half), 2, n_noisings=3, half=half) for half in (False, True)
     )
     sizes = [(pairs.folder / pairs.shards[0][0]).stat().st_size for pairs in (exact, rounded)]
     assert sizes[1] < 0.6 * sizes[0]

@@ -117,7 +117,8 @@ def test_the_codec_checks_images() -> None:
 
 def test_an_archive_of_latents_is_refused(trained: ImageDiffusion, tmp_path: Path) -> None:
     latents = {"kind": "latents", "event_shape": [4, 4, 4], "image_shape": [3, 8, 8], "scaling_factor": 1.0}
-    archive = read_archive(trained.save(tmp_path / "images"))
+    trained.save(tmp_path / "images")
+    archive = read_archive(tmp_path / "images")
     forged = forge(tmp_path / "forged.zip", archive.kind, {**archive.config, "codec": latents}, archive.tensors)
     with pytest.raises(ValueError, match="wanted one of pixels"):
         ImageDiffusion.load(forged)

@@ -195,7 +195,9 @@ def cycle(modules: Modules) -> list[str]:
     return []
 
 
-MODULES = read_modules(ROOT / "rrpolicy")
+@pytest.fixture(scope="module")
+def modules() -> Modules:
+    return read_modules(ROOT / "rrpolicy")
 
 
 def tree_source(module: str) -> str:
@@ -203,24 +205,24 @@ def tree_source(module: str) -> str:
     return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
 
 
-def test_every_module_is_seen() -> None:
-    assert {"rrpolicy", "rrpolicy.data", "rrpolicy.diffusion", "rrpolicy.envs.maze"} <= set(MODULES)
+def test_every_module_is_seen(modules: Modules) -> None:
+    assert {"rrpolicy", "rrpolicy.data", "rrpolicy.diffusion", "rrpolicy.envs.maze"} <= set(modules)
 
 
-def test_modules_import_from_their_own_or_a_lower_layer() -> None:
-    assert upward_imports(MODULES) == []
+def test_modules_import_from_their_own_or_a_lower_layer(modules: Modules) -> None:
+    assert upward_imports(modules) == []
 
 
-def test_imports_are_absolute() -> None:
-    assert relative_imports(MODULES) == []
+def test_imports_are_absolute(modules: Modules) -> None:
+    assert relative_imports(modules) == []
 
 
-def test_no_import_cycles() -> None:
-    assert cycle(MODULES) == []
+def test_no_import_cycles(modules: Modules) -> None:
+    assert cycle(modules) == []
 
 
-def test_imports_stand_at_the_top() -> None:
-    assert inner_imports(MODULES) == []
+def test_imports_stand_at_the_top(modules: Modules) -> None:
+    assert inner_imports(modules) == []
 
 
 def test_files_are_short() -> None:
@@ -232,13 +234,13 @@ def test_files_are_short() -> None:
     assert {name: length for name, length in lengths.items() if length > 0} == {}
 
 
-def test_functions_are_short() -> None:
-    sources = {module: tree_source(module) for module in MODULES}
-    assert long_functions(MODULES, sources) == set()
+def test_functions_are_short(modules: Modules) -> None:
+    sources = {module: tree_source(module) for module in modules}
+    assert long_functions(modules, sources) == set()
 
 
-def test_docstrings_begin_with_a_sentence() -> None:
-    assert without_sentence(MODULES) == []
+def test_docstrings_begin_with_a_sentence(modules: Modules) -> None:
+    assert without_sentence(modules) == []
 
 
 def test_the_checks_of_functions_find_what_they_look_for() -> None:

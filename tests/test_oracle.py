@@ -21,7 +21,7 @@ from rrpolicy.rewards.relative_reward import RelativeReward
 LEVELS = (0, 1, 5, 15, 30)  # of 50
 WEIGHTS = (torch.tensor([0.4, 0.3, 0.2, 0.1]), torch.tensor([0.1, 0.2, 0.3, 0.4]))
 BUDGETS: dict[int, tuple[int, dict[str, Any]]] = {
-    2: (800, {"window_kwargs": {"width": 128, "n_blocks": 2}, "buffer_size": 4096, "learning_rate": 4e-3}),
+    2: (1000, {"window_kwargs": {"width": 96, "n_blocks": 2}, "buffer_size": 8192, "learning_rate": 5e-3}),
     8: (1500, {"window_kwargs": {"width": 128, "n_blocks": 2}, "buffer_size": 8192}),
     64: (2500, {"buffer_size": 8192}),
 }

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.pictures import small_pictures
 from helpers.program import invoke
 from helpers.recipes import RECIPE, toml
 from helpers.rows import short_key
 
 from rrpolicy.common.locks import file_lock
 from rrpolicy.envs import MazeGeometry
-from rrpolicy.experiments import maze2d, report
+from rrpolicy.experiments import maze2d
 from rrpolicy.experiments.maze2d import (
     MAIN,
     MAZES,
@@ -50,7 +51,7 @@ def reproduction(folder: Path, units: list[MazeUnit] = UNITS, **arguments: Any) 
 def small() -> Iterator[None]:
     """Small pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "DPI", 30)
+        small_pictures(patch)
         yield
 
 

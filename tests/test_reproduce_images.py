@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import idx
+from helpers.pictures import small_pictures
 from helpers.program import invoke
 from helpers.recipes import toml
 from helpers.rows import short_key
@@ -82,7 +83,7 @@ CONTROL = Unit((), "fine-tuned", 1)
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rrpolicy.experiments.images.figures.DPI", 30)
+        small_pictures(patch)
         yield
 
 
@@ -279,11 +280,17 @@ def test_what_units_share_is_made_once(done: Path, photos: Path) -> None:
     assert isinstance(store.reward(TUNED)[0], ImageReward)
 
 
-def test_other_images_are_another_experiment(photos: Path, tmp_path: Path) -> None:
-    paths = {ArtifactStore(tmp_path, RECIPE, folder)._base_path(1) for folder in (None, photos, tmp_path)}
+def test_other_images_are_another_experiment(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = "rrpolicy.experiments.images.artifacts.load_or_create"
+    monkeypatch.setattr(made, lambda path, *_: (path, 0.0))  # where it would lie
+
+    def base_path(recipe: dict[str, Any], folder: Path | None) -> Any:
+        return ArtifactStore(tmp_path, recipe, folder).base(1)[0]
+
+    paths = {base_path(RECIPE, folder) for folder in (None, photos, tmp_path)}
     assert len(paths) == 3
     longer = {**RECIPE, "extraction": {**RECIPE["extraction"], "total_timesteps": 5}}
-    assert ArtifactStore(tmp_path, longer, photos)._base_path(1) in paths  # only the reward is made anew
+    assert base_path(longer, photos) in paths  # only the reward is made anew
 
 
 def test_any_kind_of_thing_is_kept_with_its_time(tmp_path: Path) -> None:

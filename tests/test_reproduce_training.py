@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.pictures import small_pictures
 from helpers.recipes import RECIPE, recipe
 from helpers.rows import short_key
 from stable_baselines3 import PPO, SAC
@@ -45,7 +46,7 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(on_reward, "SETTINGS", TINY)
         patch.setattr(on_reward, "N_BASE_TRANSITIONS", 2_000)
-        patch.setattr("rrpolicy.experiments.report.DPI", 30)
+        small_pictures(patch)
         yield
 
 

@@ -13,7 +13,7 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import sample_model
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.metrics import explained_by_level, explained_fraction, explained_when_guided
-from rrpolicy.rewards.targets import Targets, eps_difference, make_targets, noised, value_targets
+from rrpolicy.rewards.targets import CHUNK, Targets, eps_difference, make_targets, noised, value_targets
 
 PROCESS = DiffusionProcess(50)
 MEANS = torch.tensor([[-1.0, 0.0], [1.0, 0.5]])
@@ -137,10 +137,10 @@ def test_swapped_models_have_opposite_targets() -> None:
     torch.testing.assert_close(one.value, -other.value)
 
 
-def test_targets_come_in_chunks_that_change_nothing_in_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrpolicy.rewards.targets.CHUNK", 7)
-    targets = make_targets(BASE, EXPERT, events(40), torch.Generator(), n_value_draws=0)
-    assert len(targets) == 40 and targets.x_t.shape == (40, 2) and targets.value is None
+def test_targets_come_in_chunks_that_change_nothing_in_shape() -> None:
+    n = CHUNK + 40
+    targets = make_targets(BASE, EXPERT, events(n), torch.Generator(), n_value_draws=0)
+    assert len(targets) == n and targets.x_t.shape == (n, 2) and targets.value is None
     assert len(targets.t.unique()) > 10
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import idx
+from helpers.pictures import small_pictures
 from helpers.program import invoke
 from helpers.recipes import toml
 from PIL import Image
@@ -63,7 +64,7 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="module", autouse=True)
 def coarse() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rrpolicy.experiments.report.DPI", 30)
+        small_pictures(patch)
         yield
 
 

@@ -201,7 +201,7 @@ def _from_agents(
 
 def _home_of_agents(names: Sequence[str], maze_map: Path | None) -> str:
     """The environment in the card of the first agent that has one."""
-    archives = [zoo.find(name) for name, _ in map(_name_and_share, names) if not is_sb3_agent(name)]
+    archives = [zoo.find(name) for name, _ in map(name_and_share, names) if not is_sb3_agent(name)]
     for path in archives if maze_map is None else ():
         try:
             task = Task.from_card(read_archive(path).card)
@@ -219,7 +219,7 @@ def _driver(text: str, task: Task, algorithm: str | None) -> MixtureComponent:
     :param text: a name, or a name and a share
     :raises ValueError: for something that cannot act in the task's environment
     """
-    name, share = _name_and_share(text)
+    name, share = name_and_share(text)
     label, source = agent_label(name, None), source_of(name)
     agent: Predictor = load_policy_for(name, task, algorithm) or load_planner_for(name, task, {})
     if is_sb3_agent(source) and isinstance(agent, Sb3Agent):
@@ -233,7 +233,7 @@ def _driver(text: str, task: Task, algorithm: str | None) -> MixtureComponent:
     return MixtureComponent(label, agent, share, facts)
 
 
-def _name_and_share(text: str) -> tuple[str, float]:
+def name_and_share(text: str) -> tuple[str, float]:
     """``"a/b.zip:0.5"`` -> ``("a/b.zip", 0.5)``; a colon that no number follows belongs to the name."""
     name, colon, number = text.rpartition(":")
     try:

@@ -10,6 +10,7 @@ import pytest
 from stable_baselines3 import SAC
 
 from helpers.agents import shorten
+from helpers.pictures import small_pictures
 from helpers.recipes import NETWORK, toml
 from rrpolicy import zoo
 from rrpolicy.experiments import Task
@@ -73,9 +74,7 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch, "Hopper-v5", 12)
         patch.setattr(Task, "make", short_hopper)
-        patch.setattr("rrpolicy.experiments.locomotion.film.SECONDS", 0.4)
-        patch.setattr("rrpolicy.experiments.demos.robot.WHEN", (0.0, 0.08, 0.16))
-        patch.setattr("rrpolicy.experiments.report.DPI", 30)
+        small_pictures(patch)
         yield
 
 
