@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from rrpolicy import zoo
 from rrpolicy.cli import options
 from rrpolicy.cli.options import agent_label, report, task_of
+from rrpolicy.common.device import AUTO
 from rrpolicy.common.files import naming
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.typing import Predictor
@@ -49,6 +50,7 @@ def train_agents_on_reward(
     seed: options.Seed = 0,
     n_episodes: options.Episodes = 48,
     progress: options.Progress = True,
+    device: options.Device = "auto",
 ) -> None:
     """
     Train PPO or SAC on an extracted reward, and on the true one for comparison, from the same starts and seed.
@@ -65,6 +67,8 @@ def train_agents_on_reward(
     """
     if reward is None and not true_reward:
         raise ValueError("nothing to train on: give --reward, --true-reward or both")
+    if reward is None and device != AUTO:
+        raise ValueError("--device is for --reward: the algorithms themselves run on the CPU")
     task = task_of([reward], env, maze_map, goal) if reward else Task.create(env or DEFAULT_ENV_ID, maze_map, goal)
     if not task.is_maze:
         raise ValueError(f"--env {task.env_id} is not a PointMaze, whose simulator the training needs")

@@ -18,6 +18,7 @@ from rrpolicy.cli.agents import load_planner_for, load_policy_for, source_of
 from rrpolicy.cli.options import agent_label
 from rrpolicy.cli.program import echo
 from rrpolicy.common.archive import read_archive
+from rrpolicy.common.device import AUTO
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.messages import at
 from rrpolicy.common.typing import Predictor
@@ -114,6 +115,7 @@ def collect(
     ] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of --from-training.")] = False,
     progress: options.Progress = True,
+    device: options.Device = "auto",
 ) -> None:
     """
     Make a dataset (a Minari folder), from waypoint demonstrations, from agents, or from a SAC run.
@@ -136,6 +138,8 @@ def collect(
     how = {"action_noise": action_noise, "epsilon": epsilon, "deterministic": deterministic}
     if not agent and (any(how.values()) or n_envs is not None):
         raise ValueError("--action-noise, --epsilon, --deterministic and --n-envs need --agent")
+    if device != AUTO and not agent:
+        raise ValueError("--device is for --agent: demonstrations have no network, and --from-training runs on the CPU")
     if from_training and (agent or algorithm not in (None, options.Algorithm.SAC)):
         raise ValueError("--from-training trains SAC: --agent and other algorithms cannot be given with it")
     if not from_training and (stop_return is not None or policy_out is not None or resume):

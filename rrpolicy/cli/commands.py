@@ -74,6 +74,7 @@ def demo(
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
     fast: options.Fast = False,
+    device: options.Device = "auto",
 ) -> None:
     """
     Demo: extract and draw a maze's reward, or load a robot's or an image pair's; then run base, steered base, expert.
@@ -121,6 +122,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
+    device: options.Device = "auto",
 ) -> None:
     """
     Train an agent; leaves agent.zip, checkpoint.zip and progress.csv. Stopped and resumed equals uninterrupted.
@@ -192,6 +194,7 @@ def extract(
     seed: options.Seed = 0,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
+    device: options.Device = "auto",
 ) -> None:
     """
     Extract the reward that explains the difference of two agents; leaves reward.zip and R² per noise level.
@@ -252,6 +255,7 @@ def enjoy(
     recipe: options.RecipeFile = None,
     algorithm: options.AlgorithmOfFile = None,
     fast: options.Fast = False,
+    device: options.Device = "auto",
 ) -> None:
     """
     Let an agent run in its environment and print success and return with 95 % intervals.
@@ -291,6 +295,7 @@ def record(
     recipe: options.RecipeFile = None,
     algorithm: options.AlgorithmOfFile = None,
     fast: options.Fast = False,
+    device: options.Device = "auto",
 ) -> None:
     """
     Film an agent with its plan overlaid (no display and no OpenGL needed).

@@ -90,7 +90,7 @@ def audit(
     null: inputs.Nulls = None,
     resize: inputs.Resize = False,
     strict: inputs.Strict = False,
-    device: inputs.Device = "auto",
+    device: options.Device = "auto",
     dtype: inputs.Dtype = inputs.Precision.float32,
     progress: options.Progress = True,
 ) -> None:

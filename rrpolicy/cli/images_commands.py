@@ -83,7 +83,7 @@ def record(
     guidance_scale: inputs.GuidanceScale = None,
     half: Annotated[bool, typer.Option("--half", help="Store events in half precision.")] = False,
     seed: options.Seed = 0,
-    device: inputs.Device = "auto",
+    device: options.Device = "auto",
     dtype: inputs.Dtype = inputs.Precision.float32,
     progress: options.Progress = True,
     jobs: options.NumberOfJobs = 1,
@@ -147,6 +147,7 @@ def extract(
     checkpoint_freq: Annotated[int, typer.Option("--checkpoint-freq", min=1, help="Steps per checkpoint.")] = 500,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     progress: options.Progress = True,
+    device: options.Device = "auto",
 ) -> None:
     """
     Learn the reward that explains a recording; leaves reward.zip, checkpoint.zip and R² on held-out pairs.
@@ -255,7 +256,7 @@ def score(
     resize: inputs.Resize = False,
     strict: inputs.Strict = False,
     out: options.MaybeOut = None,
-    device: inputs.Device = "auto",
+    device: options.Device = "auto",
     progress: options.Progress = True,
 ) -> None:
     """
@@ -317,7 +318,7 @@ def sample(
     n_sampling_steps: inputs.SamplingSteps = None,
     guidance_scale: inputs.GuidanceScale = None,
     seed: options.Seed = 0,
-    device: inputs.Device = "auto",
+    device: options.Device = "auto",
     dtype: inputs.Dtype = inputs.Precision.float32,
 ) -> None:
     """
@@ -354,6 +355,7 @@ def demo(
         Path | None, typer.Option("--data", metavar="DIR", help="Folder of real images; default: Fashion-MNIST's.")
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Samples of each model.")] = 512,
+    device: options.Device = "auto",
 ) -> None:
     """
     Demo: the zoo's base, its expert, and the base steered by the reward extracted from the two.

@@ -32,7 +32,6 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
-Device = Annotated[str, typer.Option("--device", help="Where the models compute: auto, cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[Precision, typer.Option("--dtype", help="Precision of the models.")]
 Prompts = Annotated[
     Path | None, typer.Option("--prompts", metavar="FILE", help="One per line, or prompt in CSV, TSV or JSONL.")

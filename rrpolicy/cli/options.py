@@ -13,6 +13,7 @@ import typer
 
 from rrpolicy import experiments, zoo
 from rrpolicy.cli.program import echo
+from rrpolicy.common.device import prefer
 from rrpolicy.common.messages import at
 from rrpolicy.evaluation import Row, table, write_results
 from rrpolicy.experiments import Recipe, Task
@@ -85,6 +86,16 @@ def _check_writable(wanted: Path, folder: Path, what: str) -> None:
         raise ValueError(f"the {what} {wanted} cannot be written: no permission to write to {above}")
 
 
+def chosen_device(value: str) -> str:
+    """
+    An option's device, which is what ``"auto"`` stands for while the command runs: whatever is loaded or made is there.
+
+    :raises ValueError: for one that this machine lacks, before any work is done
+    """
+    prefer(value)
+    return value
+
+
 def parse_cell(text: str) -> tuple[float, float]:
     """Parse ``R,C``."""
     try:
@@ -124,6 +135,10 @@ AgentName = Annotated[
 NumberOfJobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Processes on this machine.")]
 Scheduler = Annotated[
     str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Dask cluster that does the work, tcp://HOST:PORT.")
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", callback=chosen_device, help="Where networks compute: auto, cpu, cuda, cuda:1, mps, ..."),
 ]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progress bars.")]
 Reward = Annotated[str | None, typer.Option("--reward", help="Steer the agent with this reward (zoo name or path).")]

@@ -29,6 +29,7 @@ def heat_map(
     maze_map: options.MazeMap = None,
     goal: options.Goal = None,
     recipe: options.RecipeFile = None,
+    device: options.Device = "auto",
 ) -> None:
     """
     Draw a reward over its maze, the goal marked with a star, the maximum with a ring.
@@ -61,6 +62,7 @@ def plans(
     n_plans: Annotated[int, typer.Option("--n-plans", min=1, help="Plans, each from a random free cell.")] = 24,
     seed: options.Seed = 0,
     recipe: options.RecipeFile = None,
+    device: options.Device = "auto",
 ) -> None:
     """
     Draw an agent's plans over the maze.
@@ -116,6 +118,7 @@ def latency(
     seed: options.Seed = 0,
     recipe: options.RecipeFile = None,
     fast: Annotated[bool, typer.Option("--fast", help="Time the agent's plans against those of ONNX Runtime.")] = False,
+    device: options.Device = "auto",
 ) -> None:
     """
     Time guided plans on one thread, and a reference setting in the same run (medians, milliseconds).

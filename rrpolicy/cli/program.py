@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 import safetensors
@@ -70,7 +71,7 @@ class Program(TyperGroup):
                 if processes.current().n > 1 and not any(self._command[: len(one)] == one for one in SHARED):
                     names = ", ".join(" ".join(one) for one in SHARED)
                     raise ValueError(f"{' '.join(self._command[:2])} runs in one process; several share {names}")
-                return super().invoke(ctx)
+                return copy_context().run(super().invoke, ctx)  # --device is said in a context that ends here
         except BrokenPipeError:
             raise
         except KeyboardInterrupt as error:

@@ -59,6 +59,7 @@ def maze2d(
     scheduler: options.Scheduler = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
+    device: options.Device = "auto",
 ) -> None:
     """
     Four mazes, 32 goals, three seeds, one recipe: data, base, expert, reward, map, metrics and steering.
@@ -119,6 +120,7 @@ def locomotion(
     jobs: options.NumberOfJobs = 1,
     scheduler: options.Scheduler = None,
     progress: options.Progress = True,
+    device: options.Device = "auto",
 ) -> None:
     """
     Robots, a recipe for each, three seeds: data, base, expert, reward with closed-loop rounds, episodes.
@@ -179,6 +181,7 @@ def images(
     scheduler: options.Scheduler = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
+    device: options.Device = "auto",
 ) -> None:
     """
     Base on all classes, expert without two of them: ρ on held-out real images, and samples that it steers.

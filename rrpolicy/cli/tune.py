@@ -35,6 +35,7 @@ def tune_recipe(
     expert: Annotated[str | None, typer.Option("--expert", help="The strong agent, likewise.")] = None,
     env: options.DataEnv = None,
     seed: options.Seed = 0,
+    device: options.Device = "auto",
 ) -> None:
     """
     Search for numbers of a recipe by the held-out loss; bad trials are stopped early. Leaves a recipe.

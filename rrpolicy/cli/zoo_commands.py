@@ -141,6 +141,7 @@ def build(
     ] = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
+    device: options.Device = "auto",
 ) -> None:
     """
     Train, extract, measure and store base, experts and rewards of an environment; goes on where it was stopped.

@@ -26,6 +26,7 @@ import torch
 from joblib import Parallel, delayed
 
 from rrpolicy.common.arguments import whole
+from rrpolicy.common.device import prefer, preferred
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -89,17 +90,19 @@ class _Call(Generic[Item, Made]):
 
     :param key: digest of the work
     :param folder: in which this process runs, and so the workers, since paths may be relative
+    :param device: what ``"auto"`` stands for, here and so in the workers
     :param pickled: the work; empty where it comes as an argument
     """
 
     key: str
     folder: str
+    device: str
     pickled: bytes
 
     @classmethod
     def of(cls, work: Callable[[Item], Made]) -> _Call[Item, Made]:
         pickled = cloudpickle.dumps(work)
-        return cls(hashlib.sha256(pickled).hexdigest(), str(Path.cwd()), pickled)
+        return cls(hashlib.sha256(pickled).hexdigest(), str(Path.cwd()), preferred(), pickled)
 
     def __call__(self, item: Item) -> Made:
         """
@@ -111,6 +114,7 @@ class _Call(Generic[Item, Made]):
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
             torch.set_num_threads(1)
+            prefer(self.device)
             if not Path(self.folder).is_dir():
                 raise ValueError(f"there is no {self.folder} on {socket.gethostname()}: workers must see the same one")
             with contextlib.chdir(self.folder):
@@ -170,7 +174,7 @@ def _on_cluster(scheduler: str, call: _Call[Item, Made], items: Sequence[Item]) 
         client.subscribe_topic(run, lambda event: starts.update([event[1]]))
         # a task and not scattered, so that it is made again where every worker that holds it has died
         pickled = client.submit(bytes, call.pickled, key=f"work-{run}")
-        light: _Call[Item, Made] = _Call(call.key, call.folder, b"")
+        light: _Call[Item, Made] = _Call(call.key, call.folder, call.device, b"")
         futures = {
             client.submit(_announced, light, pickled, run, number, item, key=f"{item}-{run}-{number}"): number
             for number, item in enumerate(items)
@@ -198,7 +202,7 @@ def _announced(call: _Call[Item, Made], pickled: bytes, run: str, number: int, i
     import distributed
 
     distributed.get_worker().log_event(run, number)
-    whole: _Call[Item, Made] = _Call(call.key, call.folder, pickled)
+    whole: _Call[Item, Made] = _Call(call.key, call.folder, call.device, pickled)
     return whole(item)
 
 

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from rrpolicy.common.device import resolve
 from rrpolicy.common.messages import RrpolicyWarning, at, printable
 from rrpolicy.common.schema import check_containers
 from rrpolicy.common.torch_files import read_weights
@@ -64,6 +65,7 @@ def load_sb3_agent(
     observation_space: spaces.Space,
     action_space: spaces.Space,
     algorithm: str | None = None,
+    device: torch.device | str = "auto",
 ) -> Sb3Agent:
     """
     Read an agent of SAC, TQC, TD3, DDPG, PPO, A2C, TRPO or ARS with plain layers; sb3-contrib is not needed.
@@ -73,12 +75,13 @@ def load_sb3_agent(
     :param observation_space: a flat Box, the environment's
     :param action_space: a flat Box, the environment's
     :param algorithm: which trained it; None: read from the names of file and folders
+    :param device: of the policy's weights
     :return: the agent, with the statistics of its observations when a ``vecnormalize.pkl`` lies beside it
     :raises FileNotFoundError: when there is no such file
     :raises ValueError: naming file and fault: a download that failed, an unknown algorithm, another robot, missing
         members, weights that do not fit, anything in ``policy.pth`` but weights, missing statistics
     """
-    path = _find(source)
+    place, path = resolve(device), _find(source)
     if not (isinstance(observation_space, spaces.Box) and isinstance(action_space, spaces.Box)):
         raise ValueError(f"{path}: wanted an environment with flat Box spaces, {env_id} has {observation_space}")
     chosen = (algorithm or _guess(path)).lower()
@@ -100,6 +103,7 @@ def load_sb3_agent(
     except RuntimeError as error:
         raise ValueError(at(path, f"{_WEIGHTS}: {error}: not an agent of {chosen}")) from error
     _fill(path, chosen, policy, own)
+    policy.to(place)
     return Sb3Agent(policy, chosen, _statistics(path, os.fspath(source), data, chosen, observation_space))
 
 

@@ -81,7 +81,7 @@ def load(name: str | os.PathLike[str], env: Env | str | None = None, device: tor
     """
     path = name if sb3_files.is_sb3_agent(name) else find(name)
     if sb3_files.is_sb3_agent(path):
-        return _load_sb3(path, env)
+        return _load_sb3(path, env, device)
     return _LOADERS[read_archive(path, tuple(_LOADERS)).kind](path, env, device)
 
 
@@ -172,7 +172,7 @@ def is_image(card: Mapping[str, Any]) -> bool:
 # ---------------------------------------------------------------------- helpers
 
 
-def _load_sb3(source: str | os.PathLike[str], env: Env | str | None) -> sb3_files.Sb3Agent:
+def _load_sb3(source: str | os.PathLike[str], env: Env | str | None, device: torch.device | str) -> sb3_files.Sb3Agent:
     """An agent in a file of Stable-Baselines3, for the spaces of an environment."""
     if env is None:
         fault = "is of Stable-Baselines3, whose pickles are not opened; to take its weights for an environment give env"
@@ -180,7 +180,7 @@ def _load_sb3(source: str | os.PathLike[str], env: Env | str | None) -> sb3_file
     made = flat_environment(env)
     try:
         env_id = env if isinstance(env, str) else getattr(getattr(made, "spec", None), "id", "")
-        return sb3_files.load_sb3_agent(source, env_id, made.observation_space, made.action_space)
+        return sb3_files.load_sb3_agent(source, env_id, made.observation_space, made.action_space, device=device)
     finally:
         if isinstance(env, str):
             made.close()
