@@ -103,6 +103,15 @@ def run_episodes(device: str, folder: Path) -> Any:
     return evaluate(learned(device), Drift(), n_eval_episodes=2, seed=1).returns
 
 
+def fast_noise(device: str, folder: Path) -> Any:
+    """On the second device generators are the CPU's in disguise; a real one gives other numbers, see `test_cuda`."""
+    agent = make_agent(device=device, fast_noise=True)
+    agent.learn(DATASET, total_timesteps=N_STEPS // 2, log_interval=0, checkpoint_path=folder / "agent.zip")
+    again = DiffusionAgent.load(folder / "agent.zip", device=device)
+    again.learn(DATASET, total_timesteps=N_STEPS // 2, log_interval=0, reset_num_timesteps=False)
+    return [outputs(again), again.predict(OBSERVATIONS)[0], again.predict(OBSERVATIONS, deterministic=True)[0]]
+
+
 # ---------------------------------------------------------------------- rewards
 
 
@@ -244,6 +253,7 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
     "extract-value-units": lambda device, folder: extract(device, folder, heads=["window"], value_units=True),
     "extract-own-samples": compare_at_own_samples,
     "discriminator": discriminate,
+    "fast-noise": fast_noise,
     "score": score,
     "steer": steered,
     "refine": in_rounds,
@@ -299,22 +309,45 @@ def test_a_second_device_gives_the_numbers_of_the_cpu(case: str, tmp_path: Path,
         assert np.sqrt(np.mean(error**2)) < (3e-5 if case in ROUGH else 1e-6) * (1 + size)  # RMS
 
 
-def made_on_the_cpu() -> dict[str, int]:
+def made_on_the_cpu(fast_noise: bool) -> dict[str, dict[str, int]]:
+    """What a training step and a plan make on the CPU, of agents, of a steered one and of an extraction."""
     from helpers.other_device import counted
 
+    found = {}
     with at("other"):
-        agent = learned("other")
-        agent.predict(OBSERVATIONS)  # makes the tables of the noise levels
-        with counted() as made:
-            agent._gradient_step()
-            agent.predict(OBSERVATIONS)
-    return dict(made)
+        base, expert = (make_agent(device="other", fast_noise=fast_noise) for _ in range(2))
+        base.learn(DATASET, total_timesteps=4, log_interval=0)
+        expert.learn(EXPERT_DATASET, total_timesteps=4, log_interval=0)
+        extractor = RewardExtractor(base, expert, **NARROW, fast_noise=fast_noise)
+        extractor.learn(DATA, total_timesteps=2, log_interval=0)
+        steered = GuidedPlanner(base, extractor.reward, max_shift=0.5, n_candidates=2)
+        for planner in (base, steered):
+            planner.predict(OBSERVATIONS)  # makes the tables of the noise levels
+        for name, work in {
+            "step": base._gradient_step,
+            "extraction": extractor._gradient_step,
+            "plan": lambda: base.predict(OBSERVATIONS),
+            "decided": lambda: base.predict(OBSERVATIONS, deterministic=True),
+            "steered": lambda: steered.predict(OBSERVATIONS),
+        }.items():
+            with counted() as counts:
+                work()
+            found[name] = dict(counts.made)
+    return found
 
 
-def test_little_but_noise_is_made_on_the_cpu(elsewhere: Callable[..., Any]) -> None:
-    made = elsewhere(made_on_the_cpu)
-    assert made.pop("noise") > 0
-    assert made == {"zeros": 1, "lift_fresh": 2}  # of a plan: the observations, which come from numpy, and the layout
+STEPS = {"step": {}, "extraction": {}}
+PLANS = {name: {"lift_fresh": 1} for name in ("plan", "decided", "steered")}  # the observations, which are numpy's
+
+
+def test_only_noise_is_made_on_the_cpu(elsewhere: Callable[..., Any]) -> None:
+    made = elsewhere(made_on_the_cpu, False)
+    assert all(one.pop("noise") > 0 for one in made.values())
+    assert made == STEPS | PLANS
+
+
+def test_fast_noise_is_not(elsewhere: Callable[..., Any]) -> None:
+    assert elsewhere(made_on_the_cpu, True) == STEPS | PLANS
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.arguments import number
+from rrpolicy.common.noise import generator
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.score_model import Denoiser, check_compatible
 
@@ -46,12 +47,17 @@ class BlendedPlanner(Planner):
         self.controller = base.controller
         self.planning = replace(base.planning, **options)
         self._check_planning()
-        self._acting_generator = torch.Generator().manual_seed(0 if base.seed is None else base.seed)
+        self._acting_generator = generator(0 if base.seed is None else base.seed)
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
         """Where the base computes; the pair has to be there, too."""
         return self.base.device
+
+    @property
+    def fast_noise(self) -> bool:  # type: ignore[override]
+        """Whether noise is drawn where the base computes, as the base has it."""
+        return self.base.fast_noise
 
     @property
     def normalizer(self) -> Normalizer:

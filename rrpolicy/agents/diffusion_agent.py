@@ -23,6 +23,7 @@ from rrpolicy.common.arguments import flag, number
 from rrpolicy.common.boxes import box_to_dict
 from rrpolicy.common.held_out import N_HELD_OUT
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.noise import generator, randint, send
 from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
 from rrpolicy.common.schema import native
 from rrpolicy.common.spaces import flat_box
@@ -148,8 +149,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self._start_from(module)
         if self._normalizer is not None:
             self._take_units(self._normalizer)
-        self._acting_generator = torch.Generator()
-        self._acting_generator.manual_seed(0 if self.seed is None else self.seed)
+        self._acting_generator = generator(0 if self.seed is None else self.seed)
 
     def _take_units(self, normalizer: Normalizer) -> None:
         """
@@ -204,8 +204,8 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         watch = self._watch(loss, total_timesteps, options)
         self.planning = replace(self.planning, clip=clip)
         self._take_units(normalizer)  # only now: arguments that were refused leave no trace
-        generator = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
-        first_rows = self._sampler.draw(N_STARTS, generator)[0][:, : self.layout.n_observation_rows]
+        drawing = generator(0 if self.seed is None else self.seed)
+        first_rows = self._sampler.draw(N_STARTS, drawing)[0][:, : self.layout.n_observation_rows]
         self._starts = first_rows.flatten(1).cpu().clone()
         self._learn(total_timesteps, callback, options, watch)
         return self
@@ -278,10 +278,11 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
     @usual_torch()
     def sample_pinned(self, n: int, generator: torch.Generator) -> Tensor:
         """Windows (n, H, D) that hold observations of the training data where a window is pinned, zeros elsewhere."""
-        windows = torch.zeros(n, *self.event_shape)
-        chosen = self._starts[torch.randint(len(self._starts), (n,), generator=generator)]
-        windows[:, : self.layout.n_observation_rows] = chosen.view(n, -1, self.layout.width)
-        return torch.where(self.pinned, windows.to(self.device), 0.0)
+        windows = torch.zeros(n, *self.event_shape, device=self.device)
+        chosen = randint(len(self._starts), (n,), generator, self.device)
+        rows = send(self._starts, self.device)[chosen]
+        windows[:, : self.layout.n_observation_rows] = rows.view(n, -1, self.layout.width)
+        return torch.where(self.pinned, windows, 0.0)
 
     def fingerprint(self) -> str:
         """Equal for agents that share layout, normaliser and process."""

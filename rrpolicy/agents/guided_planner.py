@@ -19,12 +19,13 @@ from rrpolicy.agents.planning import Planner
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import number
 from rrpolicy.common.device import resolve
+from rrpolicy.common.noise import generator
 from rrpolicy.common.spaces import Env
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import check_weights
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.sampling import Solver, SolverName
-from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.diffusion.score_model import Denoiser, pinned_on
 from rrpolicy.export.compiled import digest_of
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.protocol import RewardFunction, check_reward_function
@@ -82,9 +83,9 @@ class GuidedPlanner(Planner):
         }
         self.planning = replace(agent.planning, **{name: value for name, value in wanted.items() if value is not None})
         self._check_planning()
-        self._acting_generator = torch.Generator().manual_seed(getattr(agent, "seed", None) or 0)
-        self._n_steered = 0
-        self._n_bound: Tensor | int = 0
+        self._acting_generator = generator(getattr(agent, "seed", None) or 0)
+        self._n_steered: int = 0
+        self._n_bound: int | Tensor = 0
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -96,8 +97,9 @@ class GuidedPlanner(Planner):
         return self.agent.normalizer
 
     @property
-    def _pinned(self) -> Tensor:
-        return torch.tensor(self.layout.pinned, device=self.device)
+    def fast_noise(self) -> bool:  # type: ignore[override]
+        """Whether noise is drawn where the agent computes, as the agent has it."""
+        return self.agent.fast_noise
 
     @property
     def n_candidates(self) -> int:
@@ -119,7 +121,7 @@ class GuidedPlanner(Planner):
     # ------------------------------------------------------------------ hooks
 
     def _denoiser(self) -> Denoiser:
-        own = None if isinstance(self.reward, RelativeReward) else self._pinned
+        own = None if isinstance(self.reward, RelativeReward) else pinned_on(self.layout, self.device)
         base = self.agent._denoiser()
         return guided(base, self.reward, self.process, self.scale, self.max_shift, self._count_bound, own)
 
@@ -223,6 +225,7 @@ class GuidedPlanner(Planner):
         for part in (self.agent, self.reward):
             if hasattr(part, "to"):
                 part.to(device)
+        self._n_bound = int(self._n_bound)
         return self
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from torch import Tensor
 
@@ -14,7 +13,9 @@ from rrpolicy.agents.options import PlanningOptions
 from rrpolicy.agents.planning import Planner
 from rrpolicy.agents.policy import fingerprint
 from rrpolicy.agents.ranges import LEAST_CLIP
+from rrpolicy.common.arguments import flag
 from rrpolicy.common.device import device_of
+from rrpolicy.common.noise import generator
 from rrpolicy.common.spaces import flat_box
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -26,6 +27,7 @@ from rrpolicy.diffusion.score_model import (
     layout_of,
     normalizer_of,
     pinned_mask,
+    pinned_on,
 )
 from rrpolicy.envs.controller import Controller
 
@@ -44,6 +46,7 @@ class ModelPlanner(Planner):
     :param planning: options; None for the defaults
     :param controller: follows planned observations where the layout plans no actions
     :param seed: of the noise that plans are sampled from
+    :param fast_noise: draw this noise where the model computes, as `TrainingOptions` have it
     :raises ValueError: when model, layout, normaliser and spaces do not fit together, naming the first
     """
 
@@ -57,6 +60,7 @@ class ModelPlanner(Planner):
         planning: PlanningOptions | None = None,
         controller: Controller | None = None,
         seed: int = 0,
+        fast_noise: bool = False,
     ) -> None:
         check_models(model, model)
         self.observation_space = flat_box(observation_space, "observation")
@@ -64,6 +68,7 @@ class ModelPlanner(Planner):
         self.layout = _given("layout", layout, layout_of(model))
         self._normalizer = _given("normalizer", normalizer, normalizer_of(model))
         self.model, self.process, self.seed = model, model.process, seed
+        self.fast_noise = flag("fast_noise", fast_noise)
         self.controller = controller
         self.device = device_of(model)
         self._check_fit()
@@ -72,7 +77,7 @@ class ModelPlanner(Planner):
         self.planning = options.settled(self.layout.longest_execution, clip)
         self._check_planning()
         check_columns(controller, self.layout)
-        self._acting_generator = torch.Generator().manual_seed(seed)
+        self._acting_generator = generator(seed)
 
     def _check_fit(self) -> None:
         layout, model = self.layout, self.model
@@ -103,7 +108,7 @@ class ModelPlanner(Planner):
     @property
     def pinned(self) -> Tensor:
         """Entries (H, D) that stay clean."""
-        return torch.tensor(self.layout.pinned, device=self.device)
+        return pinned_on(self.layout, self.device)
 
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Predicted noise (B, H, D) of normalised windows ``x_t`` (B, H, D) at levels ``t`` (B,)."""

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from rrpolicy.agents.acting import PlanFollower
 from rrpolicy.common.arguments import number, whole
-from rrpolicy.common.device import randn
+from rrpolicy.common.device import CPU
+from rrpolicy.common.noise import generator, moved, randn, send, twin
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.typing import Array, State
 from rrpolicy.diffusion.plausibility import denoising_errors
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import SOLVERS, Noise, ddpm, sample, solver_of
-from rrpolicy.diffusion.score_model import Denoiser
+from rrpolicy.diffusion.score_model import Denoiser, pinned_on
 from rrpolicy.export.compiled import PlanGraph, plan_graph
 
 CHUNK = 2048  # plans sampled at a time where many are wanted, which bounds the memory
@@ -34,6 +35,7 @@ class Planner(PlanFollower):
 
     process: DiffusionProcess
     device: torch.device
+    fast_noise: bool = False
     _acting_generator: torch.Generator
     _graph: PlanGraph | None = None  # computes plans where the planner is compiled
 
@@ -49,7 +51,7 @@ class Planner(PlanFollower):
 
         Few denoising steps now and then leave a plan between two modes, such as through a wall, which this finds.
         """
-        pinned = torch.tensor(self.layout.pinned, device=self.device)
+        pinned = pinned_on(self.layout, self.device)
         return -denoising_errors(self._denoiser(), self.process, plans, pinned)
 
     # ------------------------------------------------------------------ public
@@ -80,8 +82,7 @@ class Planner(PlanFollower):
         other.planning = replace(self.planning, **options)
         other._check_planning()
         other._graph = None
-        other._acting_generator = torch.Generator()
-        other._acting_generator.set_state(self._acting_generator.get_state())
+        other._acting_generator = twin(self._acting_generator)
         return other
 
     def compile(self) -> Self:
@@ -121,11 +122,12 @@ class Planner(PlanFollower):
         :param observations: (n, n_observation_rows, obs_dim), environment units, the present one last
         :return: (n, H, D) normalised, zeros where nothing is pinned
         """
-        windows = torch.zeros(len(observations), *self.layout.event_shape)
+        windows = torch.zeros(len(observations), *self.layout.event_shape, device=self.device)
         normalised = self.normalizer.observations.normalize_bounded(observations)[..., list(self.layout.columns)]
         rows = slice(self.layout.n_observation_rows)
-        windows[:, rows, self.layout.observation_slice] = torch.as_tensor(normalised, dtype=torch.float32)
-        return windows.to(self.device)
+        known = torch.as_tensor(normalised, dtype=torch.float32)
+        windows[:, rows, self.layout.observation_slice] = send(known, self.device)
+        return windows
 
     @torch.no_grad()
     def _plan(self, known: Array, previous: Array | None, seeds: Array | None) -> Array:
@@ -134,7 +136,7 @@ class Planner(PlanFollower):
             like = torch.empty(len(known) * self.planning.n_candidates, *self.layout.event_shape)
             drawn = torch.stack([noise(like) for _ in range(self.n_draws)]).numpy()
             return self._graph(known, previous, drawn.reshape(len(drawn), len(known), -1, *self.layout.event_shape))
-        left = None if previous is None else torch.as_tensor(previous).to(self.device)
+        left = None if previous is None else send(torch.as_tensor(previous), self.device)
         return self.sampled(self.pinned_at(known), left, noise).cpu().numpy()
 
     def sampled(
@@ -212,7 +214,7 @@ class Planner(PlanFollower):
         denoiser: Denoiser | None = None,
     ) -> Tensor:
         """Plans from ``x_t`` (n, H, D) on, pinned as in ``windows`` (n, H, D)."""
-        pinned = torch.tensor(self.layout.pinned, device=self.device)
+        pinned = pinned_on(self.layout, self.device)
         return sample(
             denoiser or self._denoiser(),
             self.process,
@@ -231,13 +233,13 @@ class Planner(PlanFollower):
 
         One noise for all environments would be one error that all episodes share, and their interval too narrow.
         """
-        generators = [self._acting_generator]
-        if seeds is not None:
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+        place = self.device if self.fast_noise else CPU
+        self._acting_generator = moved(self._acting_generator, place)
+        sources = [self._acting_generator] if seeds is None else [generator(seed, place) for seed in seeds.tolist()]
 
         def draw(like: Tensor) -> Tensor:
-            shape = (len(like) // len(generators), *like.shape[1:])
-            return torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(like.device)
+            shape = (len(like) // len(sources), *like.shape[1:])
+            return send(torch.cat([randn(shape, one, place) for one in sources]), like.device)
 
         return draw
 

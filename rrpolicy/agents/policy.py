@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.agents.inverse_dynamics import InverseDynamics
-from rrpolicy.common.device import randn
 from rrpolicy.common.fields import LayoutFields
 from rrpolicy.common.kinds import check_network
+from rrpolicy.common.noise import randint, randn
 from rrpolicy.common.schema import checked
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -111,7 +111,7 @@ class DiffusionPolicy(nn.Module):
         :param mask: (B, H), False for padding, which is never learned
         :param generator: source of levels and noise
         """
-        t = torch.randint(self.process.n_diffusion_steps, (len(x0),), generator=generator).to(x0.device)
+        t = randint(self.process.n_diffusion_steps, (len(x0),), generator, x0.device)
         noise = randn(x0.shape, generator, x0.device)
         x_t = torch.where(self.pinned, x0, self.process.q_sample(x0, t, noise))
         error = (self.output(x_t, t) - self.process.target(x0, t, noise)) ** 2

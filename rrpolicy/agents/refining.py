@@ -20,7 +20,9 @@ from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import CHUNK, Planner
 from rrpolicy.common.arguments import whole
+from rrpolicy.common.device import CPU
 from rrpolicy.common.environments import make_by_id
+from rrpolicy.common.noise import randint
 from rrpolicy.data.collect import collect
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.rewards.events import as_events
@@ -64,7 +66,7 @@ class Rounds:
             finally:
                 envs.close()
         data = TrajectoryDataset.concatenate(visited)
-        chosen = torch.randint(len(data), (2 * self.n_plans,), generator=generator).numpy()
+        chosen = randint(len(data), (2 * self.n_plans,), generator, CPU).numpy()
         known = data.windows(base.layout, chosen).observations[:, : base.layout.n_observation_rows]
         return base.pinned_at(known)
 

@@ -5,11 +5,10 @@ Archives know no device, and the noise of a seed is drawn on the CPU, so that it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextvars import ContextVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rrpolicy.common.messages import first_line
 
@@ -87,8 +86,3 @@ def device_of(computes: object) -> torch.device:
 def precise(device: torch.device) -> torch.dtype:
     """float64, or float32 on Apple's GPUs, which have nothing wider."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def randn(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Standard normal noise of ``shape``, drawn on the generator's device and moved to ``device``."""
-    return torch.randn(tuple(shape), generator=generator, device=generator.device).to(device)

@@ -192,6 +192,7 @@ class TrainingFields(Fields):
     weight_decay: NotNegative
     max_grad_norm: Positive
     seed: Seed | None
+    fast_noise: bool = False
 
 
 class AgentTrainingFields(TrainingFields):

@@ -29,6 +29,7 @@ from rrpolicy.common.device import resolve
 from rrpolicy.common.held_out import BestWeights, HeldOut, held_out
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
+from rrpolicy.common.noise import generator
 from rrpolicy.common.options import LearnOptions, LoopOptions
 from rrpolicy.common.persistence import Archived, LearningRate, Module
 from rrpolicy.common.processes import current
@@ -66,6 +67,7 @@ class Learner(Archived[Module]):
         verbose: int = 0,
         seed: int | None = None,
         device: torch.device | str = "auto",
+        fast_noise: bool = False,
     ) -> None:
         if not 0 <= number("ema_decay", ema_decay) < 1:
             raise ValueError(f"ema_decay is {ema_decay}, it must lie in [0, 1)")
@@ -87,8 +89,8 @@ class Learner(Archived[Module]):
         self._tensorboard_run: str | None = None  # folder of the last run
         self._latest: tuple[Mapping[str, float], float] | None = None
         self._callback_env: VecEnv | None = None
-        self.generator = torch.Generator()
-        self.generator.manual_seed(0 if self.seed is None else self.seed)
+        self.fast_noise = flag("fast_noise", fast_noise)
+        self.generator = generator(0 if self.seed is None else self.seed, self.noise_device)
 
     # ------------------------------------------------------------------ hooks
 
@@ -105,6 +107,7 @@ class Learner(Archived[Module]):
             "weight_decay": self.weight_decay,
             "max_grad_norm": self.max_grad_norm,
             "seed": self.seed,
+            **({"fast_noise": True} if self.fast_noise else {}),
         }
 
     # ------------------------------------------------------------------ building
@@ -221,6 +224,7 @@ class Learner(Archived[Module]):
         stop_at = self._begin(total_timesteps, flag("reset_num_timesteps", reset_num_timesteps), watch)
         if checkpoint_path is not None:  # what no archive can hold is refused before anything is learned
             check_config(self.kind, plain(self._archive_config()), "arguments")
+        self._place_generator()
         self._callback_env, processes = NoEnvironment(), current()
         processes.check_same(self.module)
         try:
@@ -326,12 +330,12 @@ class Learner(Archived[Module]):
     @contextmanager
     def _judged(self, seed: int = 0) -> Iterator[None]:
         """A block in which losses are those of the averaged weights, at the same noise each time."""
-        module, generator = self.module, self.generator
-        self.module, self.generator = self.averaged, torch.Generator().manual_seed(seed)
+        module, drawing = self.module, self.generator
+        self.module, self.generator = self.averaged, generator(seed, self.noise_device)
         try:
             yield
         finally:
-            self.module, self.generator = module, generator
+            self.module, self.generator = module, drawing
 
     def _check_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):

@@ -25,6 +25,8 @@ class TrainingOptions(TypedDict, total=False):
     :param seed: seed of initial weights and of every random draw in training; None (default) is 0
     :param device: where networks compute, see `common.device.resolve`; default ``"auto"``. A learner that compares two
         models computes by default where they do
+    :param fast_noise: draw on the device instead of the CPU, in learning and in acting: nothing is moved, but a seed
+        gives other numbers on another kind of device; default False
     """
 
     ema_decay: float
@@ -34,6 +36,7 @@ class TrainingOptions(TypedDict, total=False):
     verbose: int
     seed: int | None
     device: torch.device | str
+    fast_noise: bool
 
 
 class LoopOptions(TypedDict, total=False):

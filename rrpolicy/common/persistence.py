@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import flag
-from rrpolicy.common.device import resolve
+from rrpolicy.common.device import CPU, resolve
 from rrpolicy.common.held_out import GROUPS, BestWeights
+from rrpolicy.common.noise import moved
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import (
     check_alike,
@@ -41,6 +42,8 @@ class Archived(ABC, Generic[Module]):
     learning_rate: LearningRate
     device: torch.device
     num_timesteps: int
+    seed: int | None
+    fast_noise: bool
     _optimizer: torch.optim.Optimizer | None
     _total_timesteps: int
     _best: BestWeights
@@ -140,10 +143,11 @@ class Archived(ABC, Generic[Module]):
             for group in ("weights", *GROUPS):
                 check_alike(archive.tensors.get(group, averaged), averaged)
             learner = cls._from_config(archive.config, archive.tensors, **kwargs)
+            learner = learner if place is None else learner.to(place)
             learner._restore(archive.config, archive.tensors)
             if env is not None:
                 learner._take_env(env)
-        return learner if place is None else learner.to(place)
+        return learner
 
     def to(self, device: torch.device | str) -> Self:
         """
@@ -157,7 +161,17 @@ class Archived(ABC, Generic[Module]):
         if self._optimizer is not None:  # made anew, since its parameters may be other objects now
             gathered, self._optimizer = self._optimizer.state_dict(), None
             self.optimizer.load_state_dict(gathered)
+        self._place_generator()
         return self
+
+    @property
+    def noise_device(self) -> torch.device:
+        """Where noise is drawn: on the CPU, with ``fast_noise`` where the networks compute."""
+        return self.device if self.fast_noise else CPU
+
+    def _place_generator(self) -> None:
+        """Draw where ``fast_noise`` says; on another kind of device from a seed of this step."""
+        self.generator = moved(self.generator, self.noise_device, (self.seed or 0) + self.num_timesteps)
 
     def _take_env(self, env: Any) -> None:
         """
@@ -179,8 +193,15 @@ class Archived(ABC, Generic[Module]):
         if "optimizer" in tensors:
             set_moments(self.optimizer, tensors["optimizer"])
         if "random" in tensors:
-            set_generator_state(self.generator, tensors["random"]["generator"])
+            self._set_generator(tensors["random"]["generator"])
             self._set_random_state(tensors["random"])
+
+    def _set_generator(self, state: Tensor) -> None:
+        """With ``fast_noise`` the state may be of another kind of device: then draws go on from a seed of this step."""
+        if self.fast_noise and state.shape != self.generator.get_state().shape:
+            self.generator.manual_seed((self.seed or 0) + self.num_timesteps)
+        else:
+            set_generator_state(self.generator, state)
 
     def _random_state(self) -> dict[str, Tensor]:
         """Further random state that an exact resume needs."""

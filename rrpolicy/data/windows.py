@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from rrpolicy.common.noise import randint
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -114,7 +115,7 @@ class _Rows:
         self.first, self.last = (last_row - lengths + 1)[episode], last_row[episode]
 
     def draw(self, n: int, offsets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        chosen = torch.randint(len(self.starts), (n,), generator=generator).to(self.starts.device)
+        chosen = randint(len(self.starts), (n,), generator, self.starts.device)
         index = self.starts[chosen, None] + offsets
         first, last = self.first[chosen, None], self.last[chosen, None]
         return self.rows[index.clamp(first, last)], index <= last

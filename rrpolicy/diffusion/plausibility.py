@@ -11,7 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rrpolicy.common.device import CPU, randn
+from rrpolicy.common.device import CPU
+from rrpolicy.common.noise import randn
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import Denoiser

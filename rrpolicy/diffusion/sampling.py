@@ -15,7 +15,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from rrpolicy.common.device import randn
+from rrpolicy.common.noise import randn
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import Denoiser, ScoreModel, clip_of, pinned_mask, sampled_pinned

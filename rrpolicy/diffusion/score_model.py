@@ -7,6 +7,7 @@ all score models, and reward extraction takes any two of them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -71,6 +72,13 @@ def pinned_mask(model: ScoreModel) -> Tensor:
     if pinned is None:
         return torch.zeros(tuple(model.event_shape), dtype=torch.bool, device=device_of(model))
     return pinned
+
+
+@lru_cache(maxsize=64)
+def pinned_on(layout: TrajectoryLayout, device: torch.device) -> Tensor:
+    """The mask ``layout.pinned`` (H, D) as a tensor on a device, made once for each."""
+    with torch.inference_mode(False):  # gradients may use it later
+        return torch.tensor(layout.pinned, device=device)
 
 
 def with_device_of(model: ScoreModel, training: TrainingOptions) -> TrainingOptions:

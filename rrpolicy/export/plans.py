@@ -17,6 +17,7 @@ from rrpolicy.common.device import CPU
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import FARTHEST, Normalizer
+from rrpolicy.diffusion.score_model import pinned_on
 from rrpolicy.envs.controller import PDController
 from rrpolicy.export.assembly import inlined, joined, shared
 from rrpolicy.export.graphs import N_EXAMPLES, Part, onnx_model, read_from, traced
@@ -41,6 +42,7 @@ def plan_model(planner: Any) -> ModelProto:
     """
     if planner.device != CPU:
         raise ValueError(f"the planner is on {planner.device}, wanted the CPU: planner.to('cpu')")
+    pinned_on(planner.layout, CPU)  # kept from now on, not made while a graph is traced
     source = planner.with_planning()  # whose counters may be spoilt
     parts = {STEPS: _steps(source), **({VALUES: _values(source)} if planner.planning.n_candidates > 1 else {})}
     models = [_graph(source, parts, warm) for warm in ((False, True) if _refines(planner) else (False,))]

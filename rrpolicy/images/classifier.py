@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Self, Unpack
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.device import CPU
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.noise import randint
 from rrpolicy.common.options import LoopOptions, TrainingOptions, check_options
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
@@ -97,8 +99,8 @@ class ImageClassifier(Learner[nn.Module]):
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
-        index = torch.randint(len(self._labels), (self.batch_size,), generator=self.generator).to(self.device)
-        down, right = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=self.generator).tolist()
+        index = randint(len(self._labels), (self.batch_size,), self.generator, self.device)
+        down, right = (randint(2 * SHIFT + 1, (2,), self.generator, CPU) - SHIFT).tolist()
         pixels, labels = self._pixels[index].roll((down, right), dims=(2, 3)), self._labels[index]
         logits = self.module(pixels)
         accuracy = float((logits.argmax(dim=1) == labels).float().mean())

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rrpolicy.common.device import device_of
+from rrpolicy.common.device import CPU, device_of
+from rrpolicy.common.noise import generator
 from rrpolicy.common.typing import Array
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Solver, SolverName, sample_model
@@ -55,6 +56,7 @@ def sample_events(
     max_shift: float | None = None,
     solver: SolverName | Solver = "ddim",
     seed: int = 0,
+    fast_noise: bool = False,
     visit: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """
@@ -68,10 +70,11 @@ def sample_events(
     :param max_shift: largest change of an entry of the clean estimate in one step; None for no bound
     :param solver: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``
     :param seed: of all noise; equal seeds start from equal noise, whatever steers
+    :param fast_noise: draw it where the model computes: a seed then gives other noise on another kind of device
     :param visit: called with every (x_t, t) of the trajectory
     :raises ValueError: when the reward was made for events of another kind
     """
-    generator = torch.Generator().manual_seed(seed)
+    drawing = generator(seed, device_of(model) if fast_noise else CPU)
     denoiser: Denoiser = model.path() if isinstance(model, SafeModel) else model.eps
     if reward is not None:
         _check_fits(reward, model)
@@ -79,7 +82,7 @@ def sample_events(
     return sample_model(
         model,
         n,
-        generator=generator,
+        generator=drawing,
         n_sampling_steps=n_sampling_steps,
         solver=solver,
         denoiser=denoiser,

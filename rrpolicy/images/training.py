@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Self, Unpack
 import torch
 from torch import Tensor, nn
 
-from rrpolicy.common.device import randn
 from rrpolicy.common.files import write_json
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.noise import randint, randn
 from rrpolicy.common.options import LoopOptions, TrainingOptions, check_options
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
@@ -101,8 +101,8 @@ class ImageDiffusion(Learner[nn.Module]):
         return self
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
-        index = torch.randint(len(self._events), (self.batch_size,), generator=self.generator).to(self.device)
-        t = torch.randint(self.process.n_diffusion_steps, (self.batch_size,), generator=self.generator).to(self.device)
+        index = randint(len(self._events), (self.batch_size,), self.generator, self.device)
+        t = randint(self.process.n_diffusion_steps, (self.batch_size,), self.generator, self.device)
         x0 = self._events[index]
         noise = randn(x0.shape, self.generator, self.device)
         x_t = self.process.q_sample(x0, t, noise)

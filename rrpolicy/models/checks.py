@@ -13,7 +13,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from rrpolicy.common.device import device_of, randn
+from rrpolicy.common.device import device_of
+from rrpolicy.common.noise import randn
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, pinned_mask
 from rrpolicy.models.foreign import ForeignModel, Prediction

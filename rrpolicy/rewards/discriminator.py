@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rrpolicy.common.arguments import whole
 from rrpolicy.common.held_out import N_HELD_OUT
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.noise import randint, send
 from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
@@ -132,8 +133,8 @@ class DiscriminatorReward(Learner[RelativeReward]):
         return self._loss_of(self._sources, self.batch_size // 2)
 
     def _loss_of(self, sources: Sequence[Events], half: int) -> tuple[Tensor, dict[str, float]]:
-        x0 = torch.cat([source.draw(half, self.generator) for source in sources]).to(self.device)
-        t = torch.randint(self.base.process.n_diffusion_steps, (len(x0),), generator=self.generator).to(self.device)
+        x0 = send(torch.cat([source.draw(half, self.generator) for source in sources]), self.device)
+        t = randint(self.base.process.n_diffusion_steps, (len(x0),), self.generator, self.device)
         labels = torch.arange(len(x0), device=self.device).ge(half).float()
         logits = self.module(noised(self.base, x0, t, self.generator), t)
         accuracy = float(((logits > 0) == labels.bool()).float().mean())

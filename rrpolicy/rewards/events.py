@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rrpolicy.common.device import device_of
+from rrpolicy.common.noise import randint
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.windows import WindowSampler
 from rrpolicy.diffusion.sampling import sample_model
@@ -35,7 +36,7 @@ class _Rows:
         self.x0 = x0
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.x0[torch.randint(len(self.x0), (n,), generator=generator).to(self.x0.device)]
+        return self.x0[randint(len(self.x0), (n,), generator, self.x0.device)]
 
 
 class _Windows:
@@ -48,7 +49,7 @@ class _Windows:
 
 def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None) -> Events:
     """
-    Clean normalised events of data.
+    Clean normalised events of data; windows of datasets are where the base is.
 
     :param data: dataset(s), clean normalised events (N, *event_shape), or None for samples of both models
     :raises TypeError: for anything else
@@ -74,7 +75,7 @@ def as_events(data: Any, base: ScoreModel, expert: ScoreModel, seed: int | None)
     layout, normalizer = layout_of(base), normalizer_of(base)
     if layout is None or normalizer is None:
         raise ValueError("the models have no layout and normalizer, so datasets mean nothing to them; pass a tensor")
-    return _Windows(WindowSampler(datasets, layout, normalizer, advice=SHORT_EPISODES))
+    return _Windows(WindowSampler(datasets, layout, normalizer, advice=SHORT_EPISODES).to(device_of(base)))
 
 
 def draw_events(data: Any, base: ScoreModel, expert: ScoreModel, n: int, seed: int) -> Tensor:

@@ -16,6 +16,7 @@ from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.held_out import N_HELD_OUT
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.messages import printable
+from rrpolicy.common.noise import randint, twin
 from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.schema import native
@@ -195,8 +196,7 @@ class RewardExtractor(Learner[RelativeReward]):
 
     def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
         targets = self._current_targets()
-        index = torch.randint(len(targets), (self.batch_size,), generator=self.generator)
-        return self._loss_of(targets, index.to(self.device))
+        return self._loss_of(targets, randint(len(targets), (self.batch_size,), self.generator, self.device))
 
     def _held_out_loss(self, data: Data) -> Callable[[], float]:
         seed = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
@@ -238,11 +238,11 @@ class RewardExtractor(Learner[RelativeReward]):
             raise ValueError("data was recorded without clean events, which a step head needs: pass heads=('window',)")
         clean = (targets.t < self.module.n_clean_levels).nonzero().flatten()
         if len(clean):
-            drawn = torch.randint(len(clean), (len(index) // 2,), generator=self.generator).to(self.device)
+            drawn = randint(len(clean), (len(index) // 2,), self.generator, self.device)
             index = torch.cat([clean[drawn], index[len(drawn) :]])
         free_rows = (~self.module.pinned).any(dim=1).nonzero().flatten()
         shape = (len(index), self.n_step_rows)
-        chosen = torch.randint(len(free_rows), shape, generator=self.generator).to(self.device)
+        chosen = randint(len(free_rows), shape, self.generator, self.device)
         rows = free_rows[chosen].flatten()
         windows = index.repeat_interleave(self.n_step_rows)
         t = targets.t[windows]
@@ -289,8 +289,7 @@ class RewardExtractor(Learner[RelativeReward]):
     def _draw_targets(self) -> Targets:
         """Draw the buffer from the random state noted for it, so that a resumed run draws the same one again."""
         resuming = self._buffer_state is not None
-        generator = torch.Generator()
-        generator.set_state(self.generator.get_state() if self._buffer_state is None else self._buffer_state)
+        generator = twin(self.generator, self._buffer_state)
         self._buffer_state = generator.get_state()
         targets = self._draw_buffer(self.buffer_size, generator).to(self.device)
         if not resuming:
@@ -358,8 +357,10 @@ class RewardExtractor(Learner[RelativeReward]):
         if set(state) - {"generator", "buffer", *UNITS} or ("buffer" in state and UNITS[0] not in state):
             raise ValueError(f"the random state holds {printable(sorted(state))}, wanted a buffer and {UNITS}")
         self._buffer_state = state.get("buffer")
+        if self._buffer_state is not None and self._buffer_state.shape != self.generator.get_state().shape:
+            self._buffer_state = None if self.fast_noise else self._buffer_state  # of another kind of device
         if self._buffer_state is not None:
-            set_generator_state(torch.Generator(), self._buffer_state)
+            set_generator_state(twin(self.generator), self._buffer_state)
         self._units = {name: state[name].to(self.device) for name in UNITS if name in state}
         sizes = {"value_spread": len(self.module.gradient_scale), "row_weight": self.module.event_shape[0]}
         for name, value in self._units.items():

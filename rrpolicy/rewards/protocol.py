@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from rrpolicy.common.device import CPU, device_of, randn
+from rrpolicy.common.device import CPU, device_of
+from rrpolicy.common.noise import randn
 from rrpolicy.common.torch_mode import usual_tensor, usual_torch
 from rrpolicy.common.typing import Array
 from rrpolicy.data.layout import TrajectoryLayout

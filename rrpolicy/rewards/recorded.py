@@ -21,10 +21,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from rrpolicy.common.device import CPU
 from rrpolicy.common.files import atomic_write, write_json
 from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.kinds import ManifestFields
 from rrpolicy.common.messages import at, printable
+from rrpolicy.common.noise import randint
 from rrpolicy.common.processes import current
 from rrpolicy.common.schema import check_depth, checked, from_json, plain, read_small
 from rrpolicy.diffusion.process import DiffusionProcess
@@ -126,11 +128,13 @@ class RecordedPairs:
     def draw(self, n: int, generator: torch.Generator) -> Targets:
         """``n`` pairs, drawn with replacement from a few shards at a time, every pair equally likely."""
         weights = torch.tensor([rows for _, rows in self.shards], dtype=torch.float64)
-        chosen = torch.multinomial(weights, min(N_SHARDS_PER_DRAW, n), replacement=True, generator=generator)
+        chosen = torch.multinomial(
+            weights.to(generator.device), min(N_SHARDS_PER_DRAW, n), replacement=True, generator=generator
+        )
         drawn = []
         for i, index in enumerate(chosen.tolist()):
             size = n // len(chosen) + (i < n % len(chosen))
-            rows = torch.randint(self.shards[index][1], (size,), generator=generator)
+            rows = randint(self.shards[index][1], (size,), generator, CPU)
             drawn.append(self.shard(index).rows(rows))
         return Targets.joined(drawn)
 

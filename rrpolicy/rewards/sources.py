@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rrpolicy.common.arguments import whole
 from rrpolicy.common.device import device_of
+from rrpolicy.common.noise import randint, send
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.score_model import ScoreModel
 from rrpolicy.rewards.events import as_events
@@ -45,7 +46,7 @@ def target_source(
     events, device = as_events(data, base, expert, seed), device_of(base)
 
     def draw(n: int, generator: torch.Generator) -> Targets:
-        return make_targets(base, expert, events.draw(n, generator).to(device), generator, n_value_draws)
+        return make_targets(base, expert, send(events.draw(n, generator), device), generator, n_value_draws)
 
     return draw
 
@@ -67,7 +68,7 @@ def check_buffer(buffer_size: int, batch_size: int, event_shape: Sequence[int]) 
 
 def _with_pairs(pairs: Targets, rest: Source) -> Source:
     def draw(n: int, generator: torch.Generator) -> Targets:
-        chosen = torch.randint(len(pairs), (n // 2,), generator=generator).to(pairs.t.device)
+        chosen = randint(len(pairs), (n // 2,), generator, pairs.t.device)
         return Targets.joined([pairs.rows(chosen), rest(n - n // 2, generator)])
 
     return draw

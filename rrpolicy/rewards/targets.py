@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rrpolicy.common.device import CPU, precise, randn
+from rrpolicy.common.device import CPU, precise
+from rrpolicy.common.noise import rand, randint, randn, send
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
 
@@ -53,11 +54,11 @@ class Targets:
         """The same pairs on a device."""
         x0, value = self.x0, self.value
         return Targets(
-            None if x0 is None else x0.to(device),
-            self.x_t.to(device),
-            self.t.to(device),
-            self.eps_difference.to(device),
-            None if value is None else value.to(device),
+            None if x0 is None else send(x0, device),
+            send(self.x_t, device),
+            send(self.t, device),
+            send(self.eps_difference, device),
+            None if value is None else send(value, device),
         )
 
     @classmethod
@@ -115,7 +116,7 @@ def value_targets(
     mass = at_t + below[-1] - below[t]  # of level t and of all later ones
     total = torch.zeros(len(x_t), device=x_t.device)
     for draw in range(n_draws):
-        stratum = (draw + torch.rand(len(t), generator=generator).to(t.device)) / n_draws
+        stratum = (draw + rand(len(t), generator, t.device)) / n_draws
         beyond = stratum * mass - at_t
         same = beyond < 0
         s = torch.searchsorted(below, below[t] + beyond, right=True).clamp(max=len(levels) - 1)
@@ -169,7 +170,7 @@ def make_targets(
     """
     parts = []
     for chunk in x0.split(CHUNK):
-        t = draw_levels(base.process.n_diffusion_steps, len(chunk), generator).to(chunk.device)
+        t = send(draw_levels(base.process.n_diffusion_steps, len(chunk), generator), chunk.device)
         x_t = noised(base, chunk, t, generator)
         parts.append(targets_at(base, expert, chunk, x_t, t, generator, n_value_draws))
     return Targets.joined(parts)
@@ -180,9 +181,9 @@ def draw_levels(n_levels: int, n: int, generator: torch.Generator) -> Tensor:
     Levels (n,) at which events are compared: uniform, but of many levels enough at the cleanest ones, at which events
     are scored.
     """
-    t = torch.randint(n_levels, (n,), generator=generator)
+    t = randint(n_levels, (n,), generator, generator.device)
     if n_levels > FEW_LEVELS:
-        clean = torch.rand(n, generator=generator) < CLEAN_SHARE
+        clean = rand(n, generator, generator.device) < CLEAN_SHARE
         t = torch.where(clean, t // FEW_LEVELS, t)
     return t
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -28,6 +28,26 @@ _INDEXING = {
 }
 _FACTORIES = {"zeros", "ones", "full", "arange", "linspace", "empty", "eye", "tensor", "scalar_tensor", "lift_fresh"}
 _NOISE = {"randn", "rand", "randint", "normal_", "randperm", "random_", "uniform_"}
+
+
+class OtherGenerator(torch.Generator):
+    """A generator of the CPU that says it is on ``other:0`` where it was made for that."""
+
+    alive: ClassVar[set[int]] = set()  # those on "other", by their C++ objects, since operators see no subclass
+
+    @staticmethod
+    def __new__(cls, device: torch.device | str = "cpu") -> OtherGenerator:
+        made = super().__new__(cls, "cpu")
+        if torch.device(device).type == "other":
+            cls.alive.add(made._cdata)
+        return made
+
+    def __del__(self) -> None:
+        self.alive.discard(self._cdata)
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("other:0" if self._cdata in self.alive else "cpu")
 
 
 class OtherTensor(torch.Tensor):
@@ -65,7 +85,7 @@ def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     there = [x for x in tensors if isinstance(x, OtherTensor)]
     device, generator = kwargs.get("device"), kwargs.get("generator")
     target = bool(there) if device is None else torch.device(device).type == "other"
-    if generator is not None and target and generator.device.type != "other":
+    if generator is not None and target and generator._cdata not in OtherGenerator.alive:
         raise RuntimeError(
             f"Expected a 'other' device type for generator but found {generator.device.type!r} in {func}"
         )
@@ -103,20 +123,40 @@ class _Counting(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.made: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
+        if _waits(func, args, kwargs or {}):
+            self.waits[name] += 1
         if name in _FACTORIES | _NOISE and isinstance(out, torch.Tensor) and out.device.type == "cpu" and out.dim():
             self.made["noise" if name in _NOISE else name] += 1
         return out
 
 
+def _waits(func: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether the CPU has to wait for a result of the device, as on CUDA."""
+    there = [isinstance(x, OtherTensor) for x in args]
+    if func in (_aten._local_scalar_dense.default, _aten.nonzero.default):
+        return there[0]
+    if func is _aten._to_copy.default:
+        return there[0] and kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "other"
+    if func is _aten.copy_.default:
+        return there[1] and not there[0]
+    if func in _INDEXING:  # by truth values, whose number is that of rows
+        return any(isinstance(x, OtherTensor) and x.dtype is torch.bool for x in args[1])
+    return False
+
+
 @contextmanager
-def counted() -> Iterator[Counter[str]]:
-    """A block that counts what makes tensors with dimensions on the CPU, ``"noise"`` and names of factories."""
+def counted() -> Iterator[_Counting]:
+    """
+    A block that counts what makes tensors with dimensions on the CPU (``made``; ``"noise"`` and names of factories) and
+    what waits for a result of the device (``waits``), by name.
+    """
     with _Counting() as counting:
-        yield counting.made
+        yield counting
 
 
 _library = torch.library.Library("aten", "IMPL")  # factories that C++ calls below the modes
@@ -147,3 +187,4 @@ def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = 
 _library.impl("empty_strided", _empty_strided, "PrivateUse1")
 _library.impl("empty.memory_format", _empty, "PrivateUse1")
 _library.impl("_copy_from", _copy_from, "PrivateUse1")
+torch.Generator = OtherGenerator  # type: ignore[misc]
