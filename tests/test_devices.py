@@ -251,6 +251,7 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
     "evaluate": run_episodes,
     "extract": extract,
     "extract-value-units": lambda device, folder: extract(device, folder, heads=["window"], value_units=True),
+    "extract-in-parts": lambda device, folder: extract(device, folder, accumulate=3),
     "extract-own-samples": compare_at_own_samples,
     "discriminator": discriminate,
     "fast-noise": fast_noise,
@@ -309,8 +310,11 @@ def test_a_second_device_gives_the_numbers_of_the_cpu(case: str, tmp_path: Path,
         assert np.sqrt(np.mean(error**2)) < (3e-5 if case in ROUGH else 1e-6) * (1 + size)  # RMS
 
 
-def made_on_the_cpu(fast_noise: bool) -> dict[str, dict[str, int]]:
-    """What a training step and a plan make on the CPU, of agents, of a steered one and of an extraction."""
+def counts_of(fast_noise: bool) -> dict[str, tuple[dict[str, int], dict[str, int]]]:
+    """
+    What a training step and a plan make on the CPU, of agents, of a steered one and of an extraction; and what of them
+    waits for the device.
+    """
     from helpers.other_device import counted
 
     found = {}
@@ -332,7 +336,7 @@ def made_on_the_cpu(fast_noise: bool) -> dict[str, dict[str, int]]:
         }.items():
             with counted() as counts:
                 work()
-            found[name] = dict(counts.made)
+            found[name] = dict(counts.made), dict(counts.waits)
     return found
 
 
@@ -340,14 +344,16 @@ STEPS = {"step": {}, "extraction": {}}
 PLANS = {name: {"lift_fresh": 1} for name in ("plan", "decided", "steered")}  # the observations, which are numpy's
 
 
-def test_only_noise_is_made_on_the_cpu(elsewhere: Callable[..., Any]) -> None:
-    made = elsewhere(made_on_the_cpu, False)
-    assert all(one.pop("noise") > 0 for one in made.values())
-    assert made == STEPS | PLANS
+ONCE = {"_to_copy": 1}  # of a step: its loss and other values; of a plan: itself
 
 
-def test_fast_noise_is_not(elsewhere: Callable[..., Any]) -> None:
-    assert elsewhere(made_on_the_cpu, True) == STEPS | PLANS
+@pytest.mark.parametrize("fast_noise", [False, True])
+def test_only_noise_is_made_on_the_cpu_and_nothing_waits_twice(fast_noise: bool, elsewhere: Callable[..., Any]) -> None:
+    counts = elsewhere(counts_of, fast_noise)
+    made = {name: made for name, (made, _) in counts.items()}
+    noise = [one.pop("noise", 0) > 0 for one in made.values()]
+    assert noise == [not fast_noise] * len(counts) and made == STEPS | PLANS
+    assert {name: waits for name, (_, waits) in counts.items()} == dict.fromkeys(counts, ONCE)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -21,6 +21,7 @@ from rrpolicy.agents.policy import DiffusionPolicy, fingerprint
 from rrpolicy.agents.ranges import LEAST_CLIP, check_range, clip_for
 from rrpolicy.common.arguments import flag, number
 from rrpolicy.common.boxes import box_to_dict
+from rrpolicy.common.computing import Batch, Values
 from rrpolicy.common.held_out import N_HELD_OUT
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.noise import generator, randint, send
@@ -210,20 +211,23 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
         self._learn(total_timesteps, callback, options, watch)
         return self
 
-    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
-        return self._loss_of(self._sampler, self._transitions, self.batch_size)
+    def _draw(self) -> Batch:
+        return self._drawn(self._sampler, self._transitions, self.batch_size)
 
-    def _loss_of(
-        self, windows: WindowSampler, transitions: WindowSampler | None, n: int
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The loss of ``n`` windows and as many transitions, and its parts where there are two."""
+    def _drawn(self, windows: WindowSampler, transitions: WindowSampler | None, n: int) -> Batch:
+        """Windows, their masks, levels and noise, and as many transitions where a controller is learned."""
         x0, mask = windows.draw(n, self.generator)
-        loss = self.module.loss(x0, mask, self.generator)
-        if self.module.inverse_dynamics is None or transitions is None:
+        t, noise = self.module.draw(x0, self.generator)
+        return (x0, mask, t, noise, *(() if transitions is None else transitions.draw(n, self.generator)[:1]))
+
+    def _loss_of(self, batch: Batch) -> tuple[Tensor, Values]:
+        """The loss, and its parts where there are two."""
+        loss = self.module.loss_at(*batch[:4])
+        if self.module.inverse_dynamics is None:
             return loss, {}
         # no weight between the two: they share no parameters, only the bound on the gradient's norm
-        error = self.module.inverse_dynamics.loss(transitions.draw(n, self.generator)[0])
-        return loss + error, {"denoising": float(loss.detach()), "inverse_dynamics": float(error.detach())}
+        error = self.module.inverse_dynamics.loss(batch[4])
+        return loss + error, {"denoising": loss.detach(), "inverse_dynamics": error.detach()}
 
     def _transitions_of(self, datasets: Sequence[TrajectoryDataset], normalizer: Normalizer) -> WindowSampler | None:
         """What inverse dynamics is learned from; None for an agent without."""
@@ -238,7 +242,7 @@ class DiffusionAgent(Planner, Learner[DiffusionPolicy]):
 
         def loss() -> float:
             with self._judged():
-                return float(self._loss_of(windows, transitions, N_HELD_OUT)[0])
+                return float(self._loss_of(self._drawn(windows, transitions, N_HELD_OUT))[0])
 
         return loss
 

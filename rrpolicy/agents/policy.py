@@ -111,8 +111,15 @@ class DiffusionPolicy(nn.Module):
         :param mask: (B, H), False for padding, which is never learned
         :param generator: source of levels and noise
         """
+        return self.loss_at(x0, mask, *self.draw(x0, generator))
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Levels (B,) and noise (B, H, D) for clean windows ``x0`` (B, H, D), where these are."""
         t = randint(self.process.n_diffusion_steps, (len(x0),), generator, x0.device)
-        noise = randn(x0.shape, generator, x0.device)
+        return t, randn(x0.shape, generator, x0.device)
+
+    def loss_at(self, x0: Tensor, mask: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The :meth:`loss` at levels ``t`` (B,) with ``noise`` (B, H, D)."""
         x_t = torch.where(self.pinned, x0, self.process.q_sample(x0, t, noise))
         error = (self.output(x_t, t) - self.process.target(x0, t, noise)) ** 2
         weight = self.loss_weight * mask[..., None] * self.process.loss_weight(t)[:, None, None]

@@ -193,6 +193,7 @@ class TrainingFields(Fields):
     max_grad_norm: Positive
     seed: Seed | None
     fast_noise: bool = False
+    accumulate: Annotated[int, Field(ge=1, le=2**15)] = 1
 
 
 class AgentTrainingFields(TrainingFields):

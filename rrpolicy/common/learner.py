@@ -7,12 +7,9 @@ checkpoints and an exact resume. Stopped and resumed equals uninterrupted, bit f
 from __future__ import annotations
 
 import copy
-import math
 import sys
 import time
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,27 +18,28 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import HumanOutputFormat, Logger, configure
 from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor, nn
 
 from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.callbacks import MaybeCallback, NoEnvironment, StepProgressBar, as_callbacks, refuse_evaluation
 from rrpolicy.common.device import resolve
+from rrpolicy.common.gradient_steps import GradientSteps
 from rrpolicy.common.held_out import BestWeights, HeldOut, held_out
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.kinds import check_config
 from rrpolicy.common.noise import generator
 from rrpolicy.common.options import LearnOptions, LoopOptions
-from rrpolicy.common.persistence import Archived, LearningRate, Module
+from rrpolicy.common.persistence import LearningRate, Module
 from rrpolicy.common.processes import current
 from rrpolicy.common.schema import native, plain
 
 
-class Learner(Archived[Module]):
+class Learner(GradientSteps[Module]):
     """
     Anything that learns by gradient steps on a loss it can draw.
 
-    Subclasses set ``module`` (the trained network) in ``_setup_model`` and implement :meth:`_draw_loss`,
-    :meth:`_config` and :meth:`_from_config`. The other parameters are those of `TrainingOptions`.
+    Subclasses set ``module`` (the trained network) in ``_setup_model`` and implement :meth:`_draw` and :meth:`_loss_of`
+    (or :meth:`_draw_loss` in their place), :meth:`_config` and :meth:`_from_config`. The other parameters are those of
+    `TrainingOptions`.
 
     :param learning_rate: peak of a schedule with linear warm-up and cosine decay to 2 %, or an SB3 schedule:
         a callable of the remaining progress (1 -> 0)
@@ -49,12 +47,6 @@ class Learner(Archived[Module]):
     """
 
     kind: ClassVar[str]
-    warmup_steps: ClassVar[int] = 200
-    final_learning_rate_fraction: ClassVar[float] = 0.02
-
-    module: Module
-    averaged: Module
-    _optimizer: torch.optim.Optimizer | None
 
     def __init__(
         self,
@@ -68,6 +60,7 @@ class Learner(Archived[Module]):
         seed: int | None = None,
         device: torch.device | str = "auto",
         fast_noise: bool = False,
+        accumulate: int = 1,
     ) -> None:
         if not 0 <= number("ema_decay", ema_decay) < 1:
             raise ValueError(f"ema_decay is {ema_decay}, it must lie in [0, 1)")
@@ -89,14 +82,10 @@ class Learner(Archived[Module]):
         self._tensorboard_run: str | None = None  # folder of the last run
         self._latest: tuple[Mapping[str, float], float] | None = None
         self._callback_env: VecEnv | None = None
-        self.fast_noise = flag("fast_noise", fast_noise)
+        self._set_computing(fast_noise, accumulate)
         self.generator = generator(0 if self.seed is None else self.seed, self.noise_device)
 
     # ------------------------------------------------------------------ hooks
-
-    @abstractmethod
-    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
-        """One mini-batch: the loss to descend and named values to log under ``train/``."""
 
     def _training_config(self) -> dict[str, Any]:
         """The constructor's arguments that every learner has; a schedule is not kept."""
@@ -107,24 +96,8 @@ class Learner(Archived[Module]):
             "weight_decay": self.weight_decay,
             "max_grad_norm": self.max_grad_norm,
             "seed": self.seed,
-            **({"fast_noise": True} if self.fast_noise else {}),
+            **self._computing_config(),
         }
-
-    # ------------------------------------------------------------------ building
-
-    def _start_from(self, module: Module) -> None:
-        """Take ``module`` as the network to train; its average starts equal to it."""
-        self.module = module.to(self.device)
-        self.averaged = copy.deepcopy(self.module).requires_grad_(False).eval()
-        self._optimizer = None
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW over the network, made at first use: acting needs none, and making one imports half of torch."""
-        if self._optimizer is None:
-            # every step sets its own learning rate
-            self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.0, weight_decay=self.weight_decay)
-        return self._optimizer
 
     # ------------------------------------------------------------------ SB3 verbs
 
@@ -299,25 +272,6 @@ class Learner(Archived[Module]):
         self._setup_logger(reset_num_timesteps)
         return self.num_timesteps + total_timesteps
 
-    @torch.enable_grad()
-    def _gradient_step(self) -> dict[str, float]:
-        learning_rate = self._learning_rate_at(self.num_timesteps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        processes = current()
-        with processes.sharing(self):
-            loss, values = self._draw_loss()
-        self._check_finite("loss", float(loss.detach()))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        processes.add_gradients(self.module.parameters())
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
-        self._check_finite("gradient norm", float(norm))
-        self.optimizer.step()
-        self.num_timesteps += 1
-        self._average()
-        return {"loss": float(loss.detach()), "learning_rate": learning_rate, **values}
-
     def _measure(self, watch: HeldOut) -> bool:
         """Measure the held-out loss; whether to stop."""
         with torch.no_grad(), current().sharing(self):
@@ -326,41 +280,6 @@ class Learner(Archived[Module]):
         self.logger.record("eval/loss", loss)
         self.logger.record("eval/best_step", self._best.step)
         return watch.over(self.num_timesteps, self._best.step or 0)
-
-    @contextmanager
-    def _judged(self, seed: int = 0) -> Iterator[None]:
-        """A block in which losses are those of the averaged weights, at the same noise each time."""
-        module, drawing = self.module, self.generator
-        self.module, self.generator = self.averaged, generator(seed, self.noise_device)
-        try:
-            yield
-        finally:
-            self.module, self.generator = module, drawing
-
-    def _check_finite(self, name: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the {name} is {value} at step {self.num_timesteps}; no weight was changed by this step. "
-                "Check the data for outliers or lower learning_rate"
-            )
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.ema_decay, (1 + self.num_timesteps) / (10 + self.num_timesteps))
-        averaged: list[Tensor] = list(self.averaged.parameters())
-        current: list[Tensor] = list(self.module.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - decay)
-        for mine, theirs in zip(self.averaged.buffers(), self.module.buffers(), strict=True):
-            mine.copy_(theirs)
-
-    def _learning_rate_at(self, step: int) -> float:
-        progress = step / max(self._total_timesteps, 1)
-        if callable(self.learning_rate):
-            return float(self.learning_rate(1 - progress))
-        warmup = min(self.warmup_steps, max(self._total_timesteps // 10, 1))
-        final = self.final_learning_rate_fraction
-        cosine = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        return self.learning_rate * min((step + 1) / warmup, 1.0) * cosine
 
     def _init_callback(self, callback: MaybeCallback, n_progress_steps: int) -> BaseCallback:
         callbacks = as_callbacks(callback)

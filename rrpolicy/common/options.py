@@ -27,6 +27,8 @@ class TrainingOptions(TypedDict, total=False):
         models computes by default where they do
     :param fast_noise: draw on the device instead of the CPU, in learning and in acting: nothing is moved, but a seed
         gives other numbers on another kind of device; default False
+    :param accumulate: parts in which the batch of a gradient step passes through the networks one after another, which
+        divides the memory by their number and changes no number but for rounding; default 1
     """
 
     ema_decay: float
@@ -37,6 +39,7 @@ class TrainingOptions(TypedDict, total=False):
     seed: int | None
     device: torch.device | str
     fast_noise: bool
+    accumulate: int
 
 
 class LoopOptions(TypedDict, total=False):

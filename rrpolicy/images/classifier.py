@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, Unpack
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.computing import Batch, Values
 from rrpolicy.common.device import CPU
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.noise import randint
@@ -98,12 +99,15 @@ class ImageClassifier(Learner[nn.Module]):
         self._learn(total_timesteps, callback, options)
         return self
 
-    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
+    def _draw(self) -> Batch:
         index = randint(len(self._labels), (self.batch_size,), self.generator, self.device)
         down, right = (randint(2 * SHIFT + 1, (2,), self.generator, CPU) - SHIFT).tolist()
-        pixels, labels = self._pixels[index].roll((down, right), dims=(2, 3)), self._labels[index]
+        return self._pixels[index].roll((down, right), dims=(2, 3)), self._labels[index]
+
+    def _loss_of(self, batch: Batch) -> tuple[Tensor, Values]:
+        pixels, labels = batch
         logits = self.module(pixels)
-        accuracy = float((logits.argmax(dim=1) == labels).float().mean())
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
         return nn.functional.cross_entropy(logits, labels), {"accuracy": accuracy}
 
     # ------------------------------------------------------------------ judging

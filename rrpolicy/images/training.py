@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self, Unpack
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.common.computing import Batch, Values
 from rrpolicy.common.files import write_json
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.noise import randint, randn
@@ -100,12 +101,15 @@ class ImageDiffusion(Learner[nn.Module]):
         self._learn(total_timesteps, callback, options)
         return self
 
-    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
+    def _draw(self) -> Batch:
         index = randint(len(self._events), (self.batch_size,), self.generator, self.device)
         t = randint(self.process.n_diffusion_steps, (self.batch_size,), self.generator, self.device)
         x0 = self._events[index]
         noise = randn(x0.shape, self.generator, self.device)
-        x_t = self.process.q_sample(x0, t, noise)
+        return self.process.q_sample(x0, t, noise), t, noise
+
+    def _loss_of(self, batch: Batch) -> tuple[Tensor, Values]:
+        x_t, t, noise = batch
         return nn.functional.mse_loss(self.module(x_t, t).sample, noise), {}
 
     def fine_tuned(self, **changes: Any) -> Self:

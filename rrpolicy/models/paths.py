@@ -82,6 +82,10 @@ class NoisePath:
     def _elsewhere(self) -> dict[torch.device, NoisePath]:
         return {}
 
+    @cached_property
+    def _rises(self) -> bool:
+        return bool(self.times[-1] > self.times[0])
+
     def between(self, lowest: float, highest: float) -> NoisePath:
         """
         The levels whose ratios of noise to signal b / a lie within bounds.
@@ -99,11 +103,11 @@ class NoisePath:
         Levels between which times lie, and how far: for networks that are called at times between the levels.
 
         :param time: (B,) as the network is told
-        :return: a level (B,) int64 and the share (B,) of the way to the next one, in time
+        :return: a level (B,) int64 and the share (B,) of the way to the next one, in time; where ``time`` is
         """
-        known, wanted = self.times.double(), time.detach().double().cpu()
-        rising = known if known[-1] > known[0] else -known
-        wanted = wanted if known[-1] > known[0] else -wanted
+        here = self.to(time.device)
+        known, wanted = here.times.to(precise(time.device)), time.detach().to(precise(time.device))
+        rising, wanted = (known, wanted) if self._rises else (-known, -wanted)
         level = (torch.searchsorted(rising, wanted.contiguous(), right=True) - 1).clamp(0, len(self) - 2)
         share = (wanted - rising[level]) / (rising[level + 1] - rising[level])
         return level, share.clamp(0, 1)

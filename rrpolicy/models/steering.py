@@ -88,12 +88,14 @@ class SteeredModule(nn.Module):
         device = device_of(self._reward[0])
         x = x.float().to(device)
         times = torch.as_tensor(time).expand(len(x))
-        level, share = (one.to(device) for one in path.at(times))
+        level, share = path.at(times)
+        needed = torch.stack([(share < 1).any(), (share > 0).any()]).cpu().tolist()  # waits for times on a GPU, once
+        level, share = level.to(device), share.to(device)
         path, pinned = path.to(device), model._pinned.to(device)
         change = torch.zeros_like(x)
         none = x.new_zeros((len(x), 0))
-        for t, weight in ((level, 1 - share), (level + 1, share)):
-            if not bool((weight > 0).any()):
+        for t, weight, wanted in ((level, 1 - share, needed[0]), (level + 1, share, needed[1])):
+            if not wanted:
                 continue
             c = (path.c[t]).to(x).view(-1, *(1,) * (x.ndim - 1))
             event = torch.where(pinned, x, x / c)

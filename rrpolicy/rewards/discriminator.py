@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import whole
+from rrpolicy.common.computing import Batch, Values
 from rrpolicy.common.held_out import N_HELD_OUT
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.noise import randint, send
@@ -117,7 +118,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
 
         def loss() -> float:
             with self._judged():
-                return float(self._loss_of(sources, N_HELD_OUT // 2)[0])
+                return float(self._loss_of(self._drawn(sources, N_HELD_OUT // 2))[0])
 
         return loss
 
@@ -129,15 +130,20 @@ class DiscriminatorReward(Learner[RelativeReward]):
             raise ValueError("data must hold two sources, [base data, expert data], or be None")
         return [as_events(source, self.base, self.expert, self.seed) for source in data]
 
-    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
-        return self._loss_of(self._sources, self.batch_size // 2)
+    def _draw(self) -> Batch:
+        return self._drawn(self._sources, self.batch_size // 2)
 
-    def _loss_of(self, sources: Sequence[Events], half: int) -> tuple[Tensor, dict[str, float]]:
+    def _drawn(self, sources: Sequence[Events], half: int) -> Batch:
+        """Noised events, their levels, and whether each is the expert's."""
         x0 = send(torch.cat([source.draw(half, self.generator) for source in sources]), self.device)
         t = randint(self.base.process.n_diffusion_steps, (len(x0),), self.generator, self.device)
         labels = torch.arange(len(x0), device=self.device).ge(half).float()
-        logits = self.module(noised(self.base, x0, t, self.generator), t)
-        accuracy = float(((logits > 0) == labels.bool()).float().mean())
+        return noised(self.base, x0, t, self.generator), t, labels
+
+    def _loss_of(self, batch: Batch) -> tuple[Tensor, Values]:
+        x_t, t, labels = batch
+        logits = self.module(x_t, t)
+        accuracy = ((logits > 0) == labels.bool()).float().mean()
         return nn.functional.binary_cross_entropy_with_logits(logits, labels), {"accuracy": accuracy}
 
     def _take_env(self, env: Any) -> None:

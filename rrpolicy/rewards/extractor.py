@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import flag, number, whole
+from rrpolicy.common.computing import Batch, Values
 from rrpolicy.common.held_out import N_HELD_OUT
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.messages import printable
@@ -25,14 +26,14 @@ from rrpolicy.common.weights import set_generator_state
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, layout_of, with_device_of
 from rrpolicy.rewards.events import draw_events
 from rrpolicy.rewards.heads import restored_window
-from rrpolicy.rewards.matching import ROW_FLOOR, eps_rms, gradient_loss, row_weights, value_spread
+from rrpolicy.rewards.matching import ROW_FLOOR, UNITS, check_units, eps_rms, gradient_loss, row_weights, value_spread
 from rrpolicy.rewards.metrics import SteeringCheck, check_steering
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
+from rrpolicy.rewards.rows import StepRows, clean_events
 from rrpolicy.rewards.sources import Data, Source, check_buffer, target_source
 from rrpolicy.rewards.targets import Targets
 
 VALUE_CLIP = 10.0  # the default of `value_clip`
-UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
 
 
 class RewardExtractor(Learner[RelativeReward]):
@@ -129,6 +130,7 @@ class RewardExtractor(Learner[RelativeReward]):
             )
         self._start_from(reward)
         self._targets: Targets | None = None
+        self._step_rows: StepRows | None = None
         self._buffer_state: Tensor | None = None
         self._steps_in_buffer = 0
         self._units: dict[str, Tensor] = {}
@@ -194,26 +196,36 @@ class RewardExtractor(Learner[RelativeReward]):
         x0 = draw_events(data, self.base, self.expert, n, seed + 1)
         return check_steering(self.reward, self.base, self.expert, x0, seed, **steering)
 
-    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
+    def _draw(self) -> Batch:
         targets = self._current_targets()
-        return self._loss_of(targets, randint(len(targets), (self.batch_size,), self.generator, self.device))
+        if self._step_rows is None or self._step_rows.targets is not targets:
+            self._step_rows = self._step_rows_of(targets)
+        return self._at(self._step_rows, randint(len(targets), (self.batch_size,), self.generator, self.device))
+
+    def _at(self, step_rows: StepRows | None, index: Tensor) -> Batch:
+        """Which targets the window head learns from; where there is a step head, from which it does."""
+        return index, *(() if step_rows is None else step_rows.draw(index, self.n_step_rows, self.generator))
+
+    def _step_rows_of(self, targets: Targets) -> StepRows | None:
+        return StepRows(targets, self.module.pinned, self.module.n_clean_levels) if "step" in self.heads else None
 
     def _held_out_loss(self, data: Data) -> Callable[[], float]:
         seed = torch.Generator().manual_seed(0 if self.seed is None else self.seed)
         targets = self._source(data, None)(N_HELD_OUT, seed).to(self.device)
+        rows, index = self._step_rows_of(targets), torch.arange(len(targets), device=self.device)
 
         def loss() -> float:
             with torch.enable_grad(), self._judged():  # of ρ with respect to events
-                return float(self._loss_of(targets, torch.arange(len(targets), device=self.device))[0].detach())
+                return float(self._loss_of(self._at(rows, index), targets)[0].detach())
 
         return loss
 
-    def _loss_of(self, targets: Targets, index: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def _loss_of(self, batch: Batch, targets: Targets | None = None) -> tuple[Tensor, Values]:
+        known: Any = self._targets if targets is None else targets
         losses: dict[str, Tensor] = {}
         for head in self.heads:
-            draw = self._window_losses if head == "window" else self._step_losses
-            losses.update(draw(targets, index))
-        return torch.stack(list(losses.values())).sum(), {name: float(loss.detach()) for name, loss in losses.items()}
+            losses |= self._window_losses(known, batch[0]) if head == "window" else self._step_loss(known, *batch[1:])
+        return torch.stack(list(losses.values())).sum(), {name: loss.detach() for name, loss in losses.items()}
 
     def _window_losses(self, targets: Targets, index: Tensor) -> dict[str, Tensor]:
         """Gradient matching and, where there are values, value matching of the window head."""
@@ -229,34 +241,22 @@ class RewardExtractor(Learner[RelativeReward]):
             losses["value"] = self.value_coef * value
         return losses
 
-    def _step_losses(self, targets: Targets, index: Tensor) -> dict[str, Tensor]:
-        """
-        Gradient matching of the step head at a few free rows of each window (the head is a sum over rows), half of
-        them at the cleanest levels, where maps and per-state rewards are read.
-        """
-        if targets.x0 is None:
-            raise ValueError("data was recorded without clean events, which a step head needs: pass heads=('window',)")
-        clean = (targets.t < self.module.n_clean_levels).nonzero().flatten()
-        if len(clean):
-            drawn = randint(len(clean), (len(index) // 2,), self.generator, self.device)
-            index = torch.cat([clean[drawn], index[len(drawn) :]])
-        free_rows = (~self.module.pinned).any(dim=1).nonzero().flatten()
-        shape = (len(index), self.n_step_rows)
-        chosen = randint(len(free_rows), shape, self.generator, self.device)
-        rows = free_rows[chosen].flatten()
-        windows = index.repeat_interleave(self.n_step_rows)
-        t = targets.t[windows]
-        inputs = self.module.step_inputs(targets.x0[windows, rows], targets.x_t[windows, rows], t).requires_grad_(True)
+    def _step_loss(self, targets: Targets, index: Tensor, chosen: Tensor, n_free: Tensor) -> dict[str, Tensor]:
+        """Gradient matching of the step head at what `StepRows` has drawn."""
+        windows, rows = index.repeat_interleave(self.n_step_rows), chosen.flatten()
+        t, x0 = targets.t[windows], clean_events(targets)
+        inputs = self.module.step_inputs(x0[windows, rows], targets.x_t[windows, rows], t).requires_grad_(True)
         rho = self.module.forward_steps(inputs, t)
         pinned, weight = self.module.pinned[rows], self._row_weight(rows)
         wanted = targets.eps_difference[windows, rows]
-        return {"step_gradient": self._gradient_loss(rho, inputs, t, wanted, pinned, weight)}
+        n = n_free.sum().float()
+        return {"step_gradient": self._gradient_loss(rho, inputs, t, wanted, pinned, weight, n)}
 
     def _gradient_loss(
-        self, rho: Tensor, inputs: Tensor, t: Tensor, eps_difference: Tensor, pinned: Tensor, weight: Tensor | None
+        self, rho: Tensor, inputs: Tensor, t: Tensor, eps_difference: Tensor, pinned: Tensor, *how: Tensor | None
     ) -> Tensor:
         scale, sigma = self.module.gradient_scale[t], self.base.process.sigma(t)
-        return gradient_loss(rho, inputs, eps_difference, scale, sigma, pinned, weight)
+        return gradient_loss(rho, inputs, eps_difference, scale, sigma, pinned, *how)
 
     def _row_weight(self, rows: Any) -> Tensor | None:
         """Weights (n, 1) of some rows of a window; None where all count the same."""
@@ -357,15 +357,12 @@ class RewardExtractor(Learner[RelativeReward]):
         if set(state) - {"generator", "buffer", *UNITS} or ("buffer" in state and UNITS[0] not in state):
             raise ValueError(f"the random state holds {printable(sorted(state))}, wanted a buffer and {UNITS}")
         self._buffer_state = state.get("buffer")
-        if self._buffer_state is not None and self._buffer_state.shape != self.generator.get_state().shape:
-            self._buffer_state = None if self.fast_noise else self._buffer_state  # of another kind of device
+        if self.fast_noise and "buffer" in state and state["buffer"].shape != self.generator.get_state().shape:
+            self._buffer_state = None  # of another kind of device
         if self._buffer_state is not None:
             set_generator_state(twin(self.generator), self._buffer_state)
         self._units = {name: state[name].to(self.device) for name in UNITS if name in state}
-        sizes = {"value_spread": len(self.module.gradient_scale), "row_weight": self.module.event_shape[0]}
-        for name, value in self._units.items():
-            if value.shape != (sizes[name],) or not bool((value > 0).all()):
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, wanted {sizes[name]} numbers above 0")
+        check_units(self._units, len(self.module.gradient_scale), self.module.event_shape[0])
 
     @classmethod
     def _module_of(

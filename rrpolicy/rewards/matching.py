@@ -5,6 +5,8 @@ Nuti et al. 2023, algorithm 1, with errors in units of the RMS of the score diff
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.targets import Targets, level_means
 
 ROW_FLOOR = 0.02  # the default of `row_floor`
+UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
 
 
 def gradient_loss(
@@ -22,6 +25,7 @@ def gradient_loss(
     sigma: Tensor,
     pinned: Tensor,
     weight: Tensor | None = None,
+    n_free: Tensor | None = None,
 ) -> Tensor:
     """
     σ∇ρ against Δε = ε_base - ε_expert, both in units of the RMS of Δε at each level.
@@ -33,6 +37,7 @@ def gradient_loss(
     :param sigma: (B,)
     :param pinned: bool, entries that do not count
     :param weight: of the entries; None where all count the same
+    :param n_free: of how many entries the mean is; None: those that are not pinned
     """
     agree = scale == 0  # at these levels the models are one: nothing to learn there
     scale = torch.where(agree, 1.0, scale)
@@ -40,9 +45,8 @@ def gradient_loss(
     (gradient,) = torch.autograd.grad((rho / scale).sum(), inputs, create_graph=True)
     ignored = pinned | agree.view(rms.shape)
     residual = torch.where(ignored, 0.0, gradient - eps_difference / rms)
-    n_free = (~pinned).expand_as(residual).sum()
     squares = residual**2 if weight is None else residual**2 * weight
-    return squares.sum() / n_free
+    return squares.sum() / ((~pinned).expand_as(residual).sum() if n_free is None else n_free)
 
 
 def eps_rms(targets: Targets, process: DiffusionProcess, pinned: Tensor, by_noise: bool = True) -> Tensor:
@@ -81,3 +85,18 @@ def row_weights(targets: Targets, rms: Tensor, pinned: Tensor, row_floor: float 
     rows = torch.where(free, relative.mean(dim=0), 0.0).sum(dim=1) / free.sum(dim=1).clamp(min=1)
     weight = 1 / (rows / rows.mean().clamp(min=1e-12)).clamp(min=row_floor)
     return weight / weight.repeat_interleave(free.sum(dim=1)).mean()
+
+
+def check_units(units: Mapping[str, Tensor], n_levels: int, n_rows: int) -> None:
+    """
+    Check units that were read from a file.
+
+    :param units: of `UNITS`, by name
+    :param n_levels: T
+    :param n_rows: H
+    :raises ValueError: for another number of them, or values that are not above 0
+    """
+    sizes = dict(zip(UNITS, (n_levels, n_rows), strict=True))
+    for name, value in units.items():
+        if value.shape != (sizes[name],) or not bool((value > 0).all()):
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, wanted {sizes[name]} numbers above 0")

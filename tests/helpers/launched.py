@@ -34,10 +34,10 @@ class StopFirst(BaseCallback):
         return not (processes.current().is_main and self.num_timesteps == STOPPED)
 
 
-def learners() -> dict[str, Any]:
-    """One learner of each kind, untrained; rewards compare two untrained agents."""
+def learners(**options: Any) -> dict[str, Any]:
+    """One learner of each kind, untrained, with further options; rewards compare two untrained agents."""
     base, expert = make_agent(seed=1), make_agent(seed=2)
-    small = {"learning_rate": 1e-3, "batch_size": BATCH, "seed": 0}
+    small = {"learning_rate": 1e-3, "batch_size": BATCH, "seed": 0, **options}
     extraction = {"buffer_size": 64, "n_epochs": 2, "window_kwargs": NETWORK, "step_kwargs": NETWORK}
     return {
         "agent": make_agent(controller="inverse-dynamics", controller_kwargs={"width": 16, "n_blocks": 1}, **small),
