@@ -121,5 +121,5 @@ def test_what_cannot_be_divided_is_refused() -> None:
     for wrong, said in ((0, "accumulate"), (17, "accumulate is 17, batch_size 16 cannot be divided so often")):
         with pytest.raises(ValueError, match=said):
             make_agent(batch_size=16, accumulate=wrong)
-    with pytest.raises(ValueError, match="accumulate is 2, a Line has no _draw and _loss_of to divide"):
+    with pytest.raises(ValueError, match="accumulate is 2, precision 'fp32': Line lacks _draw and _loss_of"):
         Line(accumulate=2)

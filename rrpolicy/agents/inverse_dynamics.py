@@ -75,7 +75,7 @@ class InverseDynamics(nn.Module):
         """
         observations = self.transition.observations_of(transitions)
         actions = self.transition.actions_of(transitions)[:, 0]
-        return nn.functional.mse_loss(self(observations[:, 0], observations[:, 1, self.columns]), actions)
+        return nn.functional.mse_loss(self(observations[:, 0], observations[:, 1, self.columns]).float(), actions)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class DiffusionPolicy(nn.Module):
     def loss_at(self, x0: Tensor, mask: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The :meth:`loss` at levels ``t`` (B,) with ``noise`` (B, H, D)."""
         x_t = torch.where(self.pinned, x0, self.process.q_sample(x0, t, noise))
-        error = (self.output(x_t, t) - self.process.target(x0, t, noise)) ** 2
+        error = (self.output(x_t, t).float() - self.process.target(x0, t, noise)) ** 2
         weight = self.loss_weight * mask[..., None] * self.process.loss_weight(t)[:, None, None]
         return (weight * error).mean()
 

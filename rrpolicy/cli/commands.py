@@ -25,7 +25,7 @@ from rrpolicy.evaluation import RESULTS_FILE, evaluate
 from rrpolicy.evaluation.video import record_video
 from rrpolicy.experiments import DEFAULT_ENV_ID, FASHION_MNIST, Task, plain_row
 from rrpolicy.experiments.demos import N_SAMPLES, Demo, ImagesDemo
-from rrpolicy.experiments.recipes import check_section, with_steps
+from rrpolicy.experiments.recipes import check_section, with_entries, with_steps
 from rrpolicy.experiments.results import flat_rows
 from rrpolicy.experiments.runs import TrainingRun, clear
 from rrpolicy.rewards.maps import reward_map
@@ -122,6 +122,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
+    precision: options.Precision = None,
+    accumulate: options.Accumulate = None,
+    fast_noise: options.FastNoise = None,
     device: options.Device = "auto",
 ) -> None:
     """
@@ -133,11 +136,14 @@ def train(
       rrpolicy train --dataset mine.npz --env my_package:MyEnv-v0 --out runs/base
       rrpolicy train --dataset data/expert --init-from runs/base/agent.zip --out runs/expert
       rrpolicy train --dataset data/base --out runs/base --resume
+      rrpolicy train --dataset data/base --out runs/base --device cuda --precision bf16 --fast-noise
     """
     data = [load_dataset(one) for one in dataset]
     task = task_of_data(data, env, maze_map, dataset, init_from)
     warn_of_data(data, task)
-    run = TrainingRun(task, data, out, recipe_for(task, recipe), seed, total_timesteps, init_from, checkpoint_freq)
+    part, how = "expert" if init_from else "base", {"precision": precision, "accumulate": accumulate}
+    values = with_entries(recipe_for(task, recipe), part, **how, fast_noise=fast_noise)
+    run = TrainingRun(task, data, out, values, seed, total_timesteps, init_from, checkpoint_freq)
     agent = run.run(resume, progress)
     echo(f"{agent.num_timesteps} steps: {out / 'agent.zip'}")
 
@@ -194,6 +200,9 @@ def extract(
     seed: options.Seed = 0,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
+    precision: options.Precision = None,
+    accumulate: options.Accumulate = None,
+    fast_noise: options.FastNoise = None,
     device: options.Device = "auto",
 ) -> None:
     """
@@ -210,6 +219,8 @@ def extract(
     weak, strong = zoo.load_agent(base), zoo.load_agent(expert)
     task = task_in_card(expert, needed=False) or task_in_card(base, needed=False)
     values = with_steps(recipe_for(task, recipe), "extraction", total_timesteps)
+    how = {"precision": precision, "accumulate": accumulate, "fast_noise": fast_noise}
+    values = with_entries(values, "extraction", **how)
     data = [load_dataset(one) for one in dataset or []]
     training, held_out = experiments.split_data(data, seed, values) if data else (None, None)
     if task is not None and task.goal is not None:

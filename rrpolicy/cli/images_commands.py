@@ -30,8 +30,10 @@ from rrpolicy.cli.images_scoring import (
 from rrpolicy.cli.options import report
 from rrpolicy.cli.program import echo
 from rrpolicy.cli.prompt_files import echo_cut, read_prompts
+from rrpolicy.common.computing import check_as_before
 from rrpolicy.common.folders import sole_use
 from rrpolicy.common.jobs import Jobs
+from rrpolicy.common.options import ComputingOptions
 from rrpolicy.common.processes import current
 from rrpolicy.common.version import __version__
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible
@@ -147,6 +149,9 @@ def extract(
     checkpoint_freq: Annotated[int, typer.Option("--checkpoint-freq", min=1, help="Steps per checkpoint.")] = 500,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     progress: options.Progress = True,
+    precision: options.Precision = None,
+    accumulate: options.Accumulate = None,
+    fast_noise: options.FastNoise = None,
     device: options.Device = "auto",
 ) -> None:
     """
@@ -160,13 +165,16 @@ def extract(
     """
     pairs = RecordedPairs.open(recording)
     codec, (train, held_out) = codec_of(pairs), pairs.split()
+    how = {"precision": precision, "accumulate": accumulate, "fast_noise": fast_noise}
     with sole_use(out):
         checkpoint = out / "checkpoint.zip"
         resume = resume and checkpoint.exists()
         if resume:
             extractor = RewardExtractor.load(checkpoint, base=pairs.model, expert=pairs.model)
+            check_as_before(extractor, how)
         else:
-            extractor = _new_extractor(pairs, start_from, width, batch_size, value_coef, seed)
+            given: Any = {name: value for name, value in how.items() if value is not None}
+            extractor = _new_extractor(pairs, start_from, width, batch_size, value_coef, seed, given)
             if current().is_main:
                 begin_anew(out, ("reward.zip", "checkpoint.zip", RESULTS_FILE), extractor)
         remaining = max(total_timesteps - extractor.num_timesteps, 0)
@@ -215,7 +223,13 @@ def _finish_reward(
 
 
 def _new_extractor(
-    pairs: RecordedPairs, start_from: str | None, width: int, batch_size: int, value_coef: float, seed: int
+    pairs: RecordedPairs,
+    start_from: str | None,
+    width: int,
+    batch_size: int,
+    value_coef: float,
+    seed: int,
+    how: ComputingOptions,
 ) -> RewardExtractor:
     base: ScoreModel = pairs.model
     if start_from is not None:  # a model with class labels was recorded with one of them
@@ -235,6 +249,7 @@ def _new_extractor(
         value_units=value_coef > 0 and bool(pairs.about["n_value_draws"]),
         window_kwargs=network,
         seed=seed,
+        **how,
     )
 
 

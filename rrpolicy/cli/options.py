@@ -7,7 +7,7 @@ import math
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -139,6 +139,16 @@ Scheduler = Annotated[
 Device = Annotated[
     str,
     typer.Option("--device", callback=chosen_device, help="Where networks compute: auto, cpu, cuda, cuda:1, mps, ..."),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16"] | None,
+    typer.Option("--precision", help="In which networks are called while learning: fp32 or bf16."),
+]
+Accumulate = Annotated[
+    int | None, typer.Option("--accumulate", metavar="N", min=1, help="Parts in which a batch is learned, for memory.")
+]
+FastNoise = Annotated[
+    bool | None, typer.Option("--fast-noise/--same-noise", help="Draw noise on the device; a seed gives other noise.")
 ]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progress bars.")]
 Reward = Annotated[str | None, typer.Option("--reward", help="Steer the agent with this reward (zoo name or path).")]

@@ -1,22 +1,45 @@
-"""How a gradient step computes: in how many parts a batch passes through the networks.
+"""How a gradient step computes: in which precision networks are called, in how many parts, compiled or not.
 
-None of it changes what is learned but for rounding, and checkpoints are the same.
+None of it changes what is learned but for rounding, and weights, their average, the optimiser and losses are float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from rrpolicy.common.device import precise
+from rrpolicy.common.messages import first_line
+
+Precision = Literal["fp32", "bf16"]
 
 Batch = tuple[Tensor, ...]
 """All that a loss is computed from, tensors of B rows each."""
 
 Values = Mapping[str, Tensor | float]
 """Numbers by name; tensors of one number stay where they are."""
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """
+    A block in which networks compute in a precision: matrix products and convolutions, as ``torch.autocast`` says.
+
+    :param precision: ``"fp32"``, or ``"bf16"``
+    :param device: where they compute
+    :raises ValueError: for another precision, or a device that lacks it
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r:.60}, it must be one of {get_args(Precision)}")
+    if precision == "fp32":
+        return nullcontext()
+    try:
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"precision is {precision!r}, which {device} lacks: {first_line(error)}") from error
 
 
 def parts_of(batch: Batch, n: int) -> Iterator[tuple[float, Batch]]:
@@ -50,3 +73,15 @@ def read(values: Values, device: torch.device) -> dict[str, float]:
         wide = torch.stack([value.detach().to(precise(device)) for value in tensors.values()])
         numbers |= dict(zip(tensors, wide.cpu().tolist(), strict=True))
     return {name: float(numbers[name]) for name in values}
+
+
+def check_as_before(learner: object, wanted: Mapping[str, Any]) -> None:
+    """
+    Check that a learner that goes on computes as it began.
+
+    :param wanted: options of `ComputingOptions` by name; what is not named, or None, may be anything
+    :raises ValueError: naming the first that differs
+    """
+    for name, value in wanted.items():
+        if value is not None and (before := getattr(learner, name)) != value:
+            raise ValueError(f"it began with {name} {before!r}, now it is {value!r}")

@@ -194,6 +194,7 @@ class TrainingFields(Fields):
     seed: Seed | None
     fast_noise: bool = False
     accumulate: Annotated[int, Field(ge=1, le=2**15)] = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class AgentTrainingFields(TrainingFields):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import flag, whole
-from rrpolicy.common.computing import Batch, Values, add_values, parts_of, read
+from rrpolicy.common.computing import Batch, Precision, Values, add_values, autocast, parts_of, read
 from rrpolicy.common.noise import generator
 from rrpolicy.common.persistence import Archived, Module
 from rrpolicy.common.processes import current
@@ -44,22 +44,29 @@ class GradientSteps(Archived[Module]):
 
     def _draw_loss(self) -> tuple[Tensor, Values]:
         """One mini-batch: the loss to descend and named values to log."""
-        return self._loss_of(self._draw())
+        return self._loss_in_precision(self._draw())
+
+    def _loss_in_precision(self, batch: Batch) -> tuple[Tensor, Values]:
+        with autocast(self.precision, self.device):
+            return self._loss_of(batch)
 
     # ------------------------------------------------------------------ building
 
-    def _set_computing(self, fast_noise: bool, accumulate: int) -> None:
+    def _set_computing(self, fast_noise: bool, accumulate: int, precision: Precision) -> None:
         self.fast_noise = flag("fast_noise", fast_noise)
         self.accumulate = whole("accumulate", accumulate, 1)
         if accumulate > self.batch_size:
             raise ValueError(f"accumulate is {accumulate}, batch_size {self.batch_size} cannot be divided so often")
-        if accumulate > 1 and type(self)._draw is GradientSteps._draw:
-            raise ValueError(f"accumulate is {accumulate}, a {type(self).__name__} has no _draw and _loss_of to divide")
+        autocast(precision, self.device)  # refuses what there is not
+        self.precision = precision
+        if type(self)._draw is GradientSteps._draw and (accumulate > 1 or precision != "fp32"):
+            name = type(self).__name__
+            raise ValueError(f"accumulate is {accumulate}, precision {precision!r}: {name} lacks _draw and _loss_of")
 
     def _computing_config(self) -> dict[str, Any]:
         """What was set so, for archives: those of earlier versions stay as they are."""
-        given = {"fast_noise": self.fast_noise, "accumulate": self.accumulate}
-        usual = {"fast_noise": False, "accumulate": 1}
+        given = {"fast_noise": self.fast_noise, "accumulate": self.accumulate, "precision": self.precision}
+        usual = {"fast_noise": False, "accumulate": 1, "precision": "fp32"}
         return {name: value for name, value in given.items() if value != usual[name]}
 
     def _start_from(self, module: Module) -> None:
@@ -105,7 +112,7 @@ class GradientSteps(Archived[Module]):
             return {"loss": loss.detach(), **values}
         total: dict[str, Tensor | float] = {}
         for share, part in parts_of(self._draw(), self.accumulate):
-            loss, values = self._loss_of(part)
+            loss, values = self._loss_in_precision(part)
             (share * loss).backward()
             add_values(total, share, {"loss": loss.detach(), **values})
         return total

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.callbacks import MaybeCallback, NoEnvironment, StepProgressBar, as_callbacks, refuse_evaluation
+from rrpolicy.common.computing import Precision
 from rrpolicy.common.device import resolve
 from rrpolicy.common.gradient_steps import GradientSteps
 from rrpolicy.common.held_out import BestWeights, HeldOut, held_out
@@ -61,6 +62,7 @@ class Learner(GradientSteps[Module]):
         device: torch.device | str = "auto",
         fast_noise: bool = False,
         accumulate: int = 1,
+        precision: Precision = "fp32",
     ) -> None:
         if not 0 <= number("ema_decay", ema_decay) < 1:
             raise ValueError(f"ema_decay is {ema_decay}, it must lie in [0, 1)")
@@ -82,7 +84,7 @@ class Learner(GradientSteps[Module]):
         self._tensorboard_run: str | None = None  # folder of the last run
         self._latest: tuple[Mapping[str, float], float] | None = None
         self._callback_env: VecEnv | None = None
-        self._set_computing(fast_noise, accumulate)
+        self._set_computing(fast_noise, accumulate, precision)
         self.generator = generator(0 if self.seed is None else self.seed, self.noise_device)
 
     # ------------------------------------------------------------------ hooks

@@ -12,10 +12,32 @@ from typing import Any, TypedDict
 
 import torch
 
+from rrpolicy.common.computing import Precision
 
-class TrainingOptions(TypedDict, total=False):
+
+class ComputingOptions(TypedDict, total=False):
     """
-    Keywords of every learner's constructor.
+    How a learner computes, which changes nothing that it learns but noise and rounding.
+
+    :param fast_noise: draw on the device instead of the CPU, in learning and in acting: nothing is moved, but a seed
+        gives other numbers on another kind of device; default False
+    :param accumulate: parts in which the batch of a gradient step passes through the networks one after another, which
+        divides the memory by their number and changes no number but for rounding; default 1
+    :param precision: ``"fp32"`` (default), or ``"bf16"``: networks are called in bfloat16 while learning (autocast);
+        weights, their average, optimiser and losses stay in float32, and so does whatever acts or is compared
+    """
+
+    fast_noise: bool
+    accumulate: int
+    precision: Precision
+
+
+COMPUTING = tuple(ComputingOptions.__annotations__)
+
+
+class TrainingOptions(ComputingOptions, total=False):
+    """
+    Keywords of every learner's constructor: those of `ComputingOptions`, and
 
     :param ema_decay: decay of the averaged weights, which are the ones that are used; warmed up from 0; default 0.999
     :param weight_decay: AdamW weight decay; default 1e-4
@@ -25,10 +47,6 @@ class TrainingOptions(TypedDict, total=False):
     :param seed: seed of initial weights and of every random draw in training; None (default) is 0
     :param device: where networks compute, see `common.device.resolve`; default ``"auto"``. A learner that compares two
         models computes by default where they do
-    :param fast_noise: draw on the device instead of the CPU, in learning and in acting: nothing is moved, but a seed
-        gives other numbers on another kind of device; default False
-    :param accumulate: parts in which the batch of a gradient step passes through the networks one after another, which
-        divides the memory by their number and changes no number but for rounding; default 1
     """
 
     ema_decay: float
@@ -38,8 +56,6 @@ class TrainingOptions(TypedDict, total=False):
     verbose: int
     seed: int | None
     device: torch.device | str
-    fast_noise: bool
-    accumulate: int
 
 
 class LoopOptions(TypedDict, total=False):

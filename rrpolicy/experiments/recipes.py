@@ -147,9 +147,13 @@ def total_timesteps(recipe: Recipe, name: str) -> int:
 
 def with_steps(recipe: Recipe, name: str, total_timesteps: int | None) -> Recipe:
     """The recipe with another number of gradient steps in a section; None leaves it as it is."""
-    if total_timesteps is None:
-        return recipe
-    return {**recipe, name: {**section(recipe, name), "total_timesteps": total_timesteps}}
+    return with_entries(recipe, name, total_timesteps=total_timesteps)
+
+
+def with_entries(recipe: Recipe, name: str, **entries: Any) -> Recipe:
+    """The recipe with other entries in a section; those that are None leave it as it is."""
+    given = {key: value for key, value in entries.items() if value is not None}
+    return {**recipe, name: {**section(recipe, name), **given}} if given else recipe
 
 
 def build(cls: Callable[..., T], name: str, recipe: Recipe | None = None, /, **arguments: Any) -> T:

@@ -17,9 +17,11 @@ from stable_baselines3.common.logger import Logger
 
 from rrpolicy import experiments, zoo
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
+from rrpolicy.common.computing import check_as_before
 from rrpolicy.common.files import write_json
 from rrpolicy.common.folders import check_space, scratch_folder, sole_use
 from rrpolicy.common.learner import Learner
+from rrpolicy.common.options import COMPUTING
 from rrpolicy.common.processes import current
 from rrpolicy.common.progress import LOSS_KEY, ProgressLog
 from rrpolicy.common.schema import from_json, read_small
@@ -81,6 +83,7 @@ class TrainingRun:
         if resume:
             self._check_same()
             agent = DiffusionAgent.load(checkpoint)
+            self._check_computing(agent)
             total = agent._total_timesteps if self.total_timesteps is None else self.total_timesteps
         else:
             agent, total = self._new_agent(), self._steps()
@@ -165,6 +168,15 @@ class TrainingRun:
                 raise ValueError(
                     f"cannot resume {self.out}: it began with {key} {facts.get(key)}, now it is {self._facts[key]}"
                 )
+
+    def _check_computing(self, agent: DiffusionAgent) -> None:
+        """Check that the checkpoint was made as the recipe says, or what was given in its place."""
+        sections = ("agent", "base") if self.init_from is None else ("expert",)
+        entries = {key: value for name in sections for key, value in self.recipe.get(name, {}).items()}
+        try:
+            check_as_before(agent, {name: entries.get(name) for name in COMPUTING})
+        except ValueError as error:
+            raise ValueError(f"cannot resume {self.out}: {error}") from None
 
     def _rows(self, agent: DiffusionAgent, log: ProgressLog) -> list[Row]:
         rows = [plain_row("agent", "total_timesteps", float(agent.num_timesteps))]

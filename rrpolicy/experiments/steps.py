@@ -14,6 +14,7 @@ from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.refining import Rounds, refine
 from rrpolicy.common.arguments import whole
+from rrpolicy.common.options import COMPUTING
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.normalizer import Normalizer
@@ -91,8 +92,9 @@ def fine_tuned(agent: DiffusionAgent, recipe: Recipe, seed: int, part: str = "ex
     """
     config = copy.deepcopy(agent._config())
     changes = {**without_steps(section(recipe, part)), "seed": seed}
-    if unknown := sorted(set(changes) - set(config["training"])):
-        raise ValueError(f"recipe section [{part}] has {unknown}, known are {sorted(config['training'])}")
+    known = sorted({*config["training"], *COMPUTING})
+    if unknown := sorted(set(changes) - set(known)):
+        raise ValueError(f"recipe section [{part}] has {unknown}, known are {known}")
     config["training"].update(changes)
     policy = None if isinstance(agent.policy_class, str) else agent.policy_class
     arguments = {"config": config, "tensors": agent._extra_tensors(), "policy": policy}

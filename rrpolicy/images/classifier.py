@@ -106,7 +106,7 @@ class ImageClassifier(Learner[nn.Module]):
 
     def _loss_of(self, batch: Batch) -> tuple[Tensor, Values]:
         pixels, labels = batch
-        logits = self.module(pixels)
+        logits = self.module(pixels).float()
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
         return nn.functional.cross_entropy(logits, labels), {"accuracy": accuracy}
 

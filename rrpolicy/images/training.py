@@ -110,7 +110,7 @@ class ImageDiffusion(Learner[nn.Module]):
 
     def _loss_of(self, batch: Batch) -> tuple[Tensor, Values]:
         x_t, t, noise = batch
-        return nn.functional.mse_loss(self.module(x_t, t).sample, noise), {}
+        return nn.functional.mse_loss(self.module(x_t, t).sample.float(), noise), {}
 
     def fine_tuned(self, **changes: Any) -> Self:
         """

@@ -142,7 +142,7 @@ class DiscriminatorReward(Learner[RelativeReward]):
 
     def _loss_of(self, batch: Batch) -> tuple[Tensor, Values]:
         x_t, t, labels = batch
-        logits = self.module(x_t, t)
+        logits = self.module(x_t, t).float()
         accuracy = ((logits > 0) == labels.bool()).float().mean()
         return nn.functional.binary_cross_entropy_with_logits(logits, labels), {"accuracy": accuracy}
 

@@ -231,7 +231,7 @@ class RewardExtractor(Learner[RelativeReward]):
         """Gradient matching and, where there are values, value matching of the window head."""
         t = targets.t[index]
         inputs = targets.x_t[index].requires_grad_(True)
-        rho = self.module(inputs, t, "window")
+        rho = self.module(inputs, t, "window").float()
         weight = self._entry_weight()
         gradient = self._gradient_loss(rho, inputs, t, targets.eps_difference[index], self.module.pinned, weight)
         losses = {"window_gradient": gradient}
@@ -246,7 +246,7 @@ class RewardExtractor(Learner[RelativeReward]):
         windows, rows = index.repeat_interleave(self.n_step_rows), chosen.flatten()
         t, x0 = targets.t[windows], clean_events(targets)
         inputs = self.module.step_inputs(x0[windows, rows], targets.x_t[windows, rows], t).requires_grad_(True)
-        rho = self.module.forward_steps(inputs, t)
+        rho = self.module.forward_steps(inputs, t).float()
         pinned, weight = self.module.pinned[rows], self._row_weight(rows)
         wanted = targets.eps_difference[windows, rows]
         n = n_free.sum().float()
