@@ -82,6 +82,12 @@ class DiffusionPolicy(nn.Module):
     def event_shape(self) -> tuple[int, ...]:
         return self.layout.event_shape
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the networks, which are what is called, as ``torch.nn.Module.compile`` does."""
+        for network in (self.network, self.inverse_dynamics):
+            if network is not None:
+                network.compile(*args, **kwargs)
+
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
         """
         Predicted noise; zero at pinned entries.

@@ -125,6 +125,7 @@ def train(
     precision: options.Precision = None,
     accumulate: options.Accumulate = None,
     fast_noise: options.FastNoise = None,
+    compile: options.Compile = None,
     device: options.Device = "auto",
 ) -> None:
     """
@@ -142,7 +143,7 @@ def train(
     task = task_of_data(data, env, maze_map, dataset, init_from)
     warn_of_data(data, task)
     part, how = "expert" if init_from else "base", {"precision": precision, "accumulate": accumulate}
-    values = with_entries(recipe_for(task, recipe), part, **how, fast_noise=fast_noise)
+    values = with_entries(recipe_for(task, recipe), part, **how, fast_noise=fast_noise, compile=compile)
     run = TrainingRun(task, data, out, values, seed, total_timesteps, init_from, checkpoint_freq)
     agent = run.run(resume, progress)
     echo(f"{agent.num_timesteps} steps: {out / 'agent.zip'}")

@@ -147,6 +147,7 @@ Precision = Annotated[
 Accumulate = Annotated[
     int | None, typer.Option("--accumulate", metavar="N", min=1, help="Parts in which a batch is learned, for memory.")
 ]
+Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the networks (torch.compile).")]
 FastNoise = Annotated[
     bool | None, typer.Option("--fast-noise/--same-noise", help="Draw noise on the device; a seed gives other noise.")
 ]

@@ -5,6 +5,7 @@ None of it changes what is learned but for rounding, and weights, their average,
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
@@ -40,6 +41,35 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
         return torch.autocast(device.type, dtype=torch.bfloat16)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"precision is {precision!r}, which {device} lacks: {first_line(error)}") from error
+
+
+def backend_of(compile: bool | str) -> str | None:
+    """
+    The backend of ``torch.compile`` that an option names.
+
+    :param compile: True for ``"inductor"``, False for none, or a name of ``torch.compiler.list_backends()``
+    :raises ValueError: for a name that there is not
+    """
+    if isinstance(compile, bool):
+        return "inductor" if compile else None
+    if compile not in torch.compiler.list_backends(None):
+        usual = ", ".join(sorted(torch.compiler.list_backends()))
+        raise ValueError(f"compile is {compile!r:.60}, it must be True, False or a backend of torch.compile: {usual}")
+    return compile
+
+
+def check_compiler(backend: str, device: torch.device) -> None:
+    """
+    Compile something small.
+
+    :raises ValueError: where nothing can be compiled, as without a C++ compiler on the CPU or Triton on a GPU
+    """
+    try:
+        torch.compile(torch.sin, backend=backend, fullgraph=True)(torch.zeros(1, device=device))
+    except (RuntimeError, ImportError, OSError, subprocess.SubprocessError) as error:
+        said = first_line(getattr(error, "inner_exception", error))  # of a backend
+        fault = f"torch.compile with {backend!r} cannot compile on {device} here: {said}"
+        raise ValueError(f"compile is wanted, and {fault}") from error
 
 
 def parts_of(batch: Batch, n: int) -> Iterator[tuple[float, Batch]]:

@@ -9,13 +9,23 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import flag, whole
-from rrpolicy.common.computing import Batch, Precision, Values, add_values, autocast, parts_of, read
+from rrpolicy.common.computing import (
+    Batch,
+    Precision,
+    Values,
+    add_values,
+    autocast,
+    backend_of,
+    check_compiler,
+    parts_of,
+    read,
+)
 from rrpolicy.common.noise import generator
 from rrpolicy.common.persistence import Archived, Module
 from rrpolicy.common.processes import current
@@ -26,6 +36,7 @@ class GradientSteps(Archived[Module]):
 
     warmup_steps: ClassVar[int] = 200
     final_learning_rate_fraction: ClassVar[float] = 0.02
+    differentiates_twice: ClassVar[bool] = False
 
     batch_size: int
     ema_decay: float
@@ -52,13 +63,14 @@ class GradientSteps(Archived[Module]):
 
     # ------------------------------------------------------------------ building
 
-    def _set_computing(self, fast_noise: bool, accumulate: int, precision: Precision) -> None:
+    def _set_computing(self, fast_noise: bool, accumulate: int, precision: Precision, compile: bool | str) -> None:
         self.fast_noise = flag("fast_noise", fast_noise)
         self.accumulate = whole("accumulate", accumulate, 1)
         if accumulate > self.batch_size:
             raise ValueError(f"accumulate is {accumulate}, batch_size {self.batch_size} cannot be divided so often")
         autocast(precision, self.device)  # refuses what there is not
         self.precision = precision
+        self.compile = self._checked_backend(compile)
         if type(self)._draw is GradientSteps._draw and (accumulate > 1 or precision != "fp32"):
             name = type(self).__name__
             raise ValueError(f"accumulate is {accumulate}, precision {precision!r}: {name} lacks _draw and _loss_of")
@@ -74,6 +86,34 @@ class GradientSteps(Archived[Module]):
         self.module = module.to(self.device)
         self.averaged = copy.deepcopy(self.module).requires_grad_(False).eval()
         self._optimizer = None
+        self._compile_networks()
+
+    def compiled(self, backend: bool | str = True) -> Self:
+        """
+        Compile the networks, those that learn and those that act.
+
+        :param backend: as ``compile`` in the constructor
+        :return: itself
+        :raises ValueError: where nothing can be compiled
+        """
+        self.compile = self._checked_backend(backend)
+        self._compile_networks()
+        return self
+
+    def _compile_networks(self) -> None:
+        if (backend := backend_of(self.compile)) is not None:
+            for network in (self.module, self.averaged):
+                network.compile(backend=backend)
+
+    def _checked_backend(self, compile: bool | str) -> bool | str:
+        if (backend := backend_of(compile)) is not None:
+            if self.differentiates_twice:
+                raise ValueError(
+                    f"compile is {compile!r}, and a {type(self).__name__} differentiates its network twice, which "
+                    "torch.compile cannot"
+                )
+            check_compiler(backend, self.device)
+        return compile
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -63,6 +63,7 @@ class Learner(GradientSteps[Module]):
         fast_noise: bool = False,
         accumulate: int = 1,
         precision: Precision = "fp32",
+        compile: bool | str = False,
     ) -> None:
         if not 0 <= number("ema_decay", ema_decay) < 1:
             raise ValueError(f"ema_decay is {ema_decay}, it must lie in [0, 1)")
@@ -84,7 +85,7 @@ class Learner(GradientSteps[Module]):
         self._tensorboard_run: str | None = None  # folder of the last run
         self._latest: tuple[Mapping[str, float], float] | None = None
         self._callback_env: VecEnv | None = None
-        self._set_computing(fast_noise, accumulate, precision)
+        self._set_computing(fast_noise, accumulate, precision, compile)
         self.generator = generator(0 if self.seed is None else self.seed, self.noise_device)
 
     # ------------------------------------------------------------------ hooks
@@ -199,7 +200,6 @@ class Learner(GradientSteps[Module]):
         stop_at = self._begin(total_timesteps, flag("reset_num_timesteps", reset_num_timesteps), watch)
         if checkpoint_path is not None:  # what no archive can hold is refused before anything is learned
             check_config(self.kind, plain(self._archive_config()), "arguments")
-        self._place_generator()
         self._callback_env, processes = NoEnvironment(), current()
         processes.check_same(self.module)
         try:
@@ -262,6 +262,8 @@ class Learner(GradientSteps[Module]):
         :return: the step to stop at
         """
         total_timesteps = whole("total_timesteps", total_timesteps, 0)
+        if self.compile and current().n > 1:
+            raise ValueError(f"compile is {self.compile!r}, which several processes that share a batch cannot use")
         if reset_num_timesteps:
             self.num_timesteps = 0
             self._total_timesteps = total_timesteps
@@ -272,6 +274,7 @@ class Learner(GradientSteps[Module]):
             if reset_num_timesteps or watch is None:
                 self._best = BestWeights()
         self._setup_logger(reset_num_timesteps)
+        self._place_generator()
         return self.num_timesteps + total_timesteps
 
     def _measure(self, watch: HeldOut) -> bool:

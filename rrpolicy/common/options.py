@@ -25,11 +25,14 @@ class ComputingOptions(TypedDict, total=False):
         divides the memory by their number and changes no number but for rounding; default 1
     :param precision: ``"fp32"`` (default), or ``"bf16"``: networks are called in bfloat16 while learning (autocast);
         weights, their average, optimiser and losses stay in float32, and so does whatever acts or is compared
+    :param compile: compile the networks with ``torch.compile``: True for its backend ``"inductor"``, or the name of
+        another; default False. No archive holds it; what is loaded is compiled by ``compiled()``
     """
 
     fast_noise: bool
     accumulate: int
     precision: Precision
+    compile: bool | str
 
 
 COMPUTING = tuple(ComputingOptions.__annotations__)

@@ -83,7 +83,8 @@ class TrainingRun:
         if resume:
             self._check_same()
             agent = DiffusionAgent.load(checkpoint)
-            self._check_computing(agent)
+            if compile := self._computing(agent).get("compile"):
+                agent.compiled(compile)
             total = agent._total_timesteps if self.total_timesteps is None else self.total_timesteps
         else:
             agent, total = self._new_agent(), self._steps()
@@ -169,14 +170,20 @@ class TrainingRun:
                     f"cannot resume {self.out}: it began with {key} {facts.get(key)}, now it is {self._facts[key]}"
                 )
 
-    def _check_computing(self, agent: DiffusionAgent) -> None:
-        """Check that the checkpoint was made as the recipe says, or what was given in its place."""
+    def _computing(self, agent: DiffusionAgent) -> dict[str, Any]:
+        """
+        How the recipe says that it learns, or what was given in its place.
+
+        :param agent: of the checkpoint, compared with it; archives hold all of it but ``compile``
+        """
         sections = ("agent", "base") if self.init_from is None else ("expert",)
         entries = {key: value for name in sections for key, value in self.recipe.get(name, {}).items()}
+        computing = {name: entries.get(name) for name in COMPUTING}
         try:
-            check_as_before(agent, {name: entries.get(name) for name in COMPUTING})
+            check_as_before(agent, {**computing, "compile": None})
         except ValueError as error:
             raise ValueError(f"cannot resume {self.out}: {error}") from None
+        return computing
 
     def _rows(self, agent: DiffusionAgent, log: ProgressLog) -> list[Row]:
         rows = [plain_row("agent", "total_timesteps", float(agent.num_timesteps))]

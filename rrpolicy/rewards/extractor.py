@@ -66,6 +66,7 @@ class RewardExtractor(Learner[RelativeReward]):
     """
 
     kind: ClassVar[str] = "extractor"
+    differentiates_twice: ClassVar[bool] = True
 
     @usual_torch()
     def __init__(
