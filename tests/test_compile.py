@@ -63,7 +63,7 @@ def test_what_was_loaded_is_compiled_and_goes_on(tmp_path: Path) -> None:
     trained().save(tmp_path / "agent.zip")
     agents = [DiffusionAgent.load(tmp_path / "agent.zip") for _ in range(2)]
     GRAPHS.clear()
-    assert agents[0].compiled("counting") is agents[0] and agents[0].compile == "counting"
+    assert agents[0].compile_networks("counting") is agents[0] and agents[0].compile_backend == "counting"
     for agent in agents:
         agent.learn(DATASET, 2, log_interval=0, reset_num_timesteps=False)
     assert GRAPHS and same_tensors(*(agent.get_parameters() for agent in agents))
@@ -95,7 +95,7 @@ def test_where_nothing_compiles_is_said_when_the_learner_is_made() -> None:
         make_agent(compile="nothing_compiles")
     assert "there is no compiler" in str(caught.value)
     with pytest.raises(ValueError, match=wanted):
-        make_agent().compiled("nothing_compiles")
+        make_agent().compile_networks("nothing_compiles")
 
 
 def test_an_extractor_says_that_it_differentiates_twice() -> None:

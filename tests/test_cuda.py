@@ -122,7 +122,7 @@ def test_a_step_waits_once(fast_noise: bool) -> None:
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with pytest.warns(UserWarning, match="synchronizing") as seen:
-            agent._gradient_step()
+            agent.gradient_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert sum("synchronizing" in str(one.message) for one in seen) == 1

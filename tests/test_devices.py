@@ -328,8 +328,8 @@ def counts_of(fast_noise: bool) -> dict[str, tuple[dict[str, int], dict[str, int
         for planner in (base, steered):
             planner.predict(OBSERVATIONS)  # makes the tables of the noise levels
         for name, work in {
-            "step": base._gradient_step,
-            "extraction": extractor._gradient_step,
+            "step": base.gradient_step,
+            "extraction": extractor.gradient_step,
             "plan": lambda: base.predict(OBSERVATIONS),
             "decided": lambda: base.predict(OBSERVATIONS, deterministic=True),
             "steered": lambda: steered.predict(OBSERVATIONS),

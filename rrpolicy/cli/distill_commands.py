@@ -46,6 +46,7 @@ def distill(
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
     fast: options.Fast = False,
+    device: options.Device = "auto",
 ) -> None:
     """
     Distill a planner, steered where a reward is given, into an MLP of Stable-Baselines3's shape.

@@ -27,6 +27,7 @@ def export(
     n_candidates: options.Candidates = None,
     env: options.MaybeEnv = None,
     recipe: options.RecipeFile = None,
+    device: options.Device = "cpu",
 ) -> None:
     """
     Export an agent, steered where a reward is given, or a reward as one ONNX file, which needs no torch.

@@ -70,7 +70,7 @@ class GradientSteps(Archived[Module]):
             raise ValueError(f"accumulate is {accumulate}, batch_size {self.batch_size} cannot be divided so often")
         autocast(precision, self.device)  # refuses what there is not
         self.precision = precision
-        self.compile = self._checked_backend(compile)
+        self.compile_backend = self._checked_backend(compile)
         if type(self)._draw is GradientSteps._draw and (accumulate > 1 or precision != "fp32"):
             name = type(self).__name__
             raise ValueError(f"accumulate is {accumulate}, precision {precision!r}: {name} lacks _draw and _loss_of")
@@ -88,7 +88,7 @@ class GradientSteps(Archived[Module]):
         self._optimizer = None
         self._compile_networks()
 
-    def compiled(self, backend: bool | str = True) -> Self:
+    def compile_networks(self, backend: bool | str = True) -> Self:
         """
         Compile the networks, those that learn and those that act.
 
@@ -96,12 +96,12 @@ class GradientSteps(Archived[Module]):
         :return: itself
         :raises ValueError: where nothing can be compiled
         """
-        self.compile = self._checked_backend(backend)
+        self.compile_backend = self._checked_backend(backend)
         self._compile_networks()
         return self
 
     def _compile_networks(self) -> None:
-        if (backend := backend_of(self.compile)) is not None:
+        if (backend := backend_of(self.compile_backend)) is not None:
             for network in (self.module, self.averaged):
                 network.compile(backend=backend)
 
@@ -126,7 +126,13 @@ class GradientSteps(Archived[Module]):
     # ------------------------------------------------------------------ one step
 
     @torch.enable_grad()
-    def _gradient_step(self) -> dict[str, float]:
+    def gradient_step(self) -> dict[str, float]:
+        """
+        Take one step.
+
+        :return: loss, learning rate and what else is logged, by name
+        :raises FloatingPointError: when the loss or the gradient is not finite; no weight has changed then
+        """
         learning_rate = self._learning_rate_at(self.num_timesteps)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

@@ -209,7 +209,7 @@ class Learner(GradientSteps[Module]):
             started, first, stopped_by = time.process_time(), self.num_timesteps, 0
             with deferred_signals() as received:
                 while self.num_timesteps < stop_at:
-                    values = self._gradient_step()
+                    values = self.gradient_step()
                     measured = watch is not None and watch.due(self.num_timesteps)
                     over = watch is not None and measured and self._measure(watch)
                     self._latest = values, (self.num_timesteps - first) / max(time.process_time() - started, 1e-9)
@@ -262,8 +262,8 @@ class Learner(GradientSteps[Module]):
         :return: the step to stop at
         """
         total_timesteps = whole("total_timesteps", total_timesteps, 0)
-        if self.compile and current().n > 1:
-            raise ValueError(f"compile is {self.compile!r}, which several processes that share a batch cannot use")
+        if self.compile_backend and current().n > 1:
+            raise ValueError(f"compile is {self.compile_backend!r}, which several processes that share a batch cannot use")
         if reset_num_timesteps:
             self.num_timesteps = 0
             self._total_timesteps = total_timesteps

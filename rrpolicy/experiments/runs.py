@@ -84,7 +84,7 @@ class TrainingRun:
             self._check_same()
             agent = DiffusionAgent.load(checkpoint)
             if compile := self._computing(agent).get("compile"):
-                agent.compiled(compile)
+                agent.compile_networks(compile)
             total = agent._total_timesteps if self.total_timesteps is None else self.total_timesteps
         else:
             agent, total = self._new_agent(), self._steps()

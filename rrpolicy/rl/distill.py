@@ -26,8 +26,10 @@ from rrpolicy.agents.environment import flat_environment
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.arguments import number, whole
 from rrpolicy.common.boxes import box_from_dict, box_to_dict
+from rrpolicy.common.computing import Batch, Values
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.noise import send
 from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.spaces import check_spaces, flat_box
@@ -266,18 +268,20 @@ class Distillation(Learner[Student]):
 
     # ------------------------------------------------------------------ learning
 
-    def _draw_loss(self) -> tuple[Tensor, dict[str, float]]:
+    def _draw(self) -> Batch:
         rows = (~self._labels["held_out"]).nonzero().flatten()
-        chosen = rows[torch.randint(len(rows), (self.batch_size,), generator=self.generator)]
-        return self._loss_of(self.module, chosen), {}
+        return self._rows(rows[torch.randint(len(rows), (self.batch_size,), generator=self.generator)])
 
-    def _loss_of(self, module: Student, rows: Tensor) -> Tensor:
-        observations, actions = (self._labels[name][rows].to(self.device) for name in _GROUPS[:2])
-        return nn.functional.mse_loss(module(observations), actions)
+    def _rows(self, rows: Tensor) -> Batch:
+        return tuple(send(self._labels[name][rows], self.device) for name in _GROUPS[:2])
+
+    def _loss_of(self, batch: Batch) -> tuple[Tensor, Values]:
+        observations, actions = batch
+        return nn.functional.mse_loss(self.module(observations).float(), actions), {}
 
     def _held_out_loss(self) -> float:
-        with torch.no_grad():
-            return float(self._loss_of(self.averaged, self._labels["held_out"].nonzero().flatten()))
+        with self._judged():
+            return float(self._loss_of(self._rows(self._labels["held_out"].nonzero().flatten()))[0])
 
     # ------------------------------------------------------------------ persistence
 
