@@ -263,7 +263,9 @@ class Learner(GradientSteps[Module]):
         """
         total_timesteps = whole("total_timesteps", total_timesteps, 0)
         if self.compile_backend and current().n > 1:
-            raise ValueError(f"compile is {self.compile_backend!r}, which several processes that share a batch cannot use")
+            raise ValueError(
+                f"compile is {self.compile_backend!r}, which several processes that share a batch cannot use"
+            )
         if reset_num_timesteps:
             self.num_timesteps = 0
             self._total_timesteps = total_timesteps
