@@ -1,6 +1,7 @@
 """Exported planners act, and exported rewards score, as what they were exported from; without torch, and safely."""
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,12 @@ def test_kept_files_act_as_their_planners(name: str, deterministic: bool) -> Non
     wanted = episodes(source(name), deterministic)
     np.testing.assert_allclose(episodes(policy, deterministic), wanted, atol=TOLERANCE)
     assert policy.observation_space.contains(np.zeros(4, np.float32)) and np.ptp(wanted) > 0.01
+
+
+def test_workers_get_copies() -> None:
+    policy = OnnxPolicy(FOLDER / "agent-history.onnx")
+    again = pickle.loads(pickle.dumps(policy))
+    np.testing.assert_array_equal(episodes(again, True), episodes(policy, True))
 
 
 def test_a_plan_is_the_planners_plan() -> None:

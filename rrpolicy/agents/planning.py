@@ -25,7 +25,8 @@ from rrpolicy.diffusion.plausibility import denoising_errors
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import SOLVERS, Noise, ddpm, sample, solver_of
 from rrpolicy.diffusion.score_model import Denoiser, pinned_on
-from rrpolicy.export.compiled import PlanGraph, plan_graph
+from rrpolicy.export.compiled import plan_graph
+from rrpolicy.export.session import PlanGraph
 
 CHUNK = 2048  # plans sampled at a time where many are wanted, which bounds the memory
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,10 @@ from torch import Tensor
 
 from rrpolicy import export
 from rrpolicy.common.files import atomic_write
-from rrpolicy.common.typing import Array
 from rrpolicy.common.version import __version__
-from rrpolicy.export.session import GraphFile
+from rrpolicy.export.session import GraphFile, PlanGraph
 
 CACHE_VARIABLE = "RRPOLICY_CACHE"  # folder of compiled planners; default: ~/.cache/rrpolicy
-PlanGraph = Callable[[Array, Array | None, Array], Array]
-"""(known observations, previous plans or None, noise) -> plans, see `PlanFollower`."""
 
 
 def cache_folder() -> Path:
@@ -75,20 +72,8 @@ def plan_graph(planner: Any, digest: str | None) -> PlanGraph:
             kept.unlink(missing_ok=True)
     if file is None:
         content = export.planner_file(planner)
-        file = GraphFile.from_bytes(content, "the compiled planner", "planner", torch.get_num_threads())
+        file = GraphFile.from_bytes(content, "the compiled planner", ["planner"], torch.get_num_threads())
         if kept is not None:
             with atomic_write(kept) as unfinished:
                 unfinished.write_bytes(content)
-    return _plans_of(file, planner.layout.n_observation_rows)
-
-
-def _plans_of(file: GraphFile, n_rows: int) -> PlanGraph:
-    def plans(known: Array, previous: Array | None, noise: Array) -> Array:
-        observation = known if n_rows > 1 else known[:, 0]
-        if previous is None:
-            return file.run(["window"], {"observation": observation, "noise": noise})[0]
-        return file.run(["warm_window"], {"warm_observation": observation, "warm_noise": noise, "previous": previous})[
-            0
-        ]
-
-    return plans
+    return PlanGraph(file, planner.layout.n_observation_rows)

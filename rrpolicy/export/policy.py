@@ -17,7 +17,7 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Affine, Normalizer
 from rrpolicy.envs.controller import PDController
 from rrpolicy.export.noise import NormalGenerator
-from rrpolicy.export.session import GraphFile
+from rrpolicy.export.session import GraphFile, PlanGraph
 
 
 class OnnxPolicy(PlanFollower):
@@ -74,12 +74,7 @@ class OnnxPolicy(PlanFollower):
         return self.file.run(["control_action"], feeds)[0]
 
     def _plan(self, known: Array, previous: Array | None, seeds: Array | None) -> Array:
-        observation = known if self.layout.n_observation_rows > 1 else known[:, 0]
-        noise = self._noise(len(known), seeds)
-        if previous is None:
-            return self.file.run(["window"], {"observation": observation, "noise": noise})[0]
-        feeds = {"warm_observation": observation, "warm_noise": noise, "previous": previous}
-        return self.file.run(["warm_window"], feeds)[0]
+        return PlanGraph(self.file, self.layout.n_observation_rows)(known, previous, self._noise(len(known), seeds))
 
     def _noise(self, n_envs: int, seeds: Array | None) -> Array:
         """(n_draws, n_envs, n_candidates, H, D), as `Planner` draws it: all at once, or each environment its own."""

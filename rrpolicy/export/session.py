@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,18 +48,23 @@ class GraphFile:
         self._open(file.read_bytes(), file, kinds, n_threads)  # by its bytes: no other file is read in its name
 
     @classmethod
-    def from_bytes(cls, content: bytes, name: str, kind: str, n_threads: int = 1) -> Self:
+    def from_bytes(cls, content: bytes, name: str, kinds: Sequence[str], n_threads: int = 1) -> Self:
         """
         As the constructor, for the content of a file.
 
         :param name: in place of the path in errors
         """
         made = cls.__new__(cls)
-        made._open(content, Path(name), (kind,), n_threads)
+        made._open(content, Path(name), kinds, n_threads)
         return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For workers and copies, each of which has a session of its own."""
+        return type(self).from_bytes, self._made_of
 
     def _open(self, content: bytes, path: Path, kinds: Sequence[str], n_threads: int) -> None:
         self.path = path
+        self._made_of = content, str(path), tuple(kinds), n_threads
         whole("n_threads", n_threads, 1)
         self._session, self._options = _session(content, path, n_threads)
         stored = self._session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -90,6 +96,33 @@ class GraphFile:
         for what, wanted, found in (("input", inputs, set(self._blank)), ("output", outputs, set(self._outputs))):
             if missing := sorted(wanted - found):
                 raise ValueError(f"{self.path}: damaged: the {what} {missing[0]!r} is missing")
+
+
+@dataclass(frozen=True)
+class PlanGraph:
+    """
+    Plans by the graphs of a file.
+
+    :param file: of a planner
+    :param n_rows: known observations of a plan
+    """
+
+    file: GraphFile
+    n_rows: int = 1
+
+    def __call__(self, known: Array, previous: Array | None, noise: Array) -> Array:
+        """
+        Normalised plans (n_envs, H, D).
+
+        :param known: (n_envs, n_rows, obs_dim), environment units
+        :param previous: (n_envs, H, D) what is left of the plans before; None to plan from noise
+        :param noise: (n_draws, n_envs, n_candidates, H, D)
+        """
+        observation = known if self.n_rows > 1 else known[:, 0]
+        if previous is None:
+            return self.file.run(["window"], {"observation": observation, "noise": noise})[0]
+        feeds = {"warm_observation": observation, "warm_noise": noise, "previous": previous}
+        return self.file.run(["warm_window"], feeds)[0]
 
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
