@@ -20,6 +20,7 @@ from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.diffusion.sampling import Step, ddim
 from rrpolicy.export import OnnxPolicy, OnnxReward, export_onnx
 from rrpolicy.export.noise import NormalGenerator
+from rrpolicy.export.quantised import quantised
 
 PLANNERS = [name for name in SOURCES if name != "reward"]
 TOLERANCE = 1e-4
@@ -42,6 +43,14 @@ def test_kept_files_act_as_their_planners(name: str, deterministic: bool) -> Non
     wanted = episodes(source(name), deterministic)
     np.testing.assert_allclose(episodes(policy, deterministic), wanted, atol=TOLERANCE)
     assert policy.observation_space.contains(np.zeros(4, np.float32)) and np.ptp(wanted) > 0.01
+
+
+def test_weights_of_8_bits_have_an_error_that_is_told(tmp_path: Path) -> None:
+    exact = (FOLDER / "planner.onnx").read_bytes()
+    (tmp_path / "small.onnx").write_bytes(quantised(exact))
+    small = OnnxPolicy(tmp_path / "small.onnx")
+    moved = np.abs(episodes(small, True) - episodes(OnnxPolicy(FOLDER / "planner.onnx"), True)).max()
+    assert 0 < small.file.about["int8_error"] < 1 and 0 < moved < 1
 
 
 def test_workers_get_copies() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.policies import BasePolicy
 
+from rrpolicy.common.arguments import flag
 from rrpolicy.common.boxes import box_to_dict
 from rrpolicy.common.files import atomic_write
 from rrpolicy.common.version import __version__
@@ -17,6 +18,7 @@ from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.envs.controller import PDController
 from rrpolicy.export.plans import plan_model
 from rrpolicy.export.policy_graphs import policy_model
+from rrpolicy.export.quantised import quantised
 from rrpolicy.export.reward_graphs import reward_model
 from rrpolicy.export.session import FORMAT, KEY, SUFFIX
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 NOISE = "torch's CPU generator (MT19937), seeded for each plan as rrpolicy.agents.memory says"
 
 
-def export_onnx(source: Any, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None) -> Path:
+def export_onnx(
+    source: Any, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None, *, int8: bool = False
+) -> Path:
     """
     Write an agent, a planner or a reward as one ONNX file, which needs no torch.
 
@@ -35,6 +39,7 @@ def export_onnx(source: Any, path: str | os.PathLike[str], card: Mapping[str, An
         `RelativeReward`, to be read by `OnnxReward`; or an `Sb3Agent`, to be read by `OnnxActor`; on the CPU
     :param path: file; ``.onnx`` is added when missing
     :param card: facts about it, JSON values
+    :param int8: store the weights of matrix products in 8 bits; the error stands in the description as ``int8_error``
     :return: the path written
     :raises ValueError: without the extra ``fast``, or for something that cannot be exported, naming it
     """
@@ -48,6 +53,8 @@ def export_onnx(source: Any, path: str | os.PathLike[str], card: Mapping[str, An
     else:
         wanted = "an agent, a planner, an Sb3Agent or a RelativeReward"
         raise ValueError(f"source is a {type(source).__name__}, wanted {wanted}")
+    if flag("int8", int8):
+        content = quantised(content)
     with atomic_write(target) as unfinished:
         unfinished.write_bytes(content)
     return target

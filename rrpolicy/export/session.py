@@ -87,6 +87,10 @@ class GraphFile:
         found: list[Array] = self._session.run(outputs, {**self._blank, **feeds}, self._options)
         return found
 
+    def shapes(self, n: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of all inputs for a batch of ``n``."""
+        return {name: tuple(size or n for size in blank.shape) for name, blank in self._blank.items()}
+
     def check_graphs(self, inputs: set[str], outputs: set[str]) -> None:
         """
         Compare the file's graphs with what its description needs.
