@@ -97,6 +97,44 @@ def show_table(
     echo(f"written: {path}")
 
 
+@zoo_app.command("push")
+def push(
+    name: options.AgentName,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository of the Hugging Face hub.")],
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="The model's ONNX file, to lie beside it.")] = None,
+    pictures: Annotated[
+        list[Path] | None, typer.Option("--picture", help="PNG or MP4 for the card; repeatable.")
+    ] = None,
+    license: Annotated[str, typer.Option("--license", help="The hub's identifier.")] = zoo.LICENSE,
+    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
+) -> None:
+    """
+    Upload an archive to the Hugging Face hub with a model card made from its own card (extra hub, token HF_TOKEN).
+
+    \b
+    Examples:
+      rrpolicy zoo push runs/reward/reward.zip me/hopper-reward
+      rrpolicy zoo push runs/student/policy.zip me/hopper-student --onnx student.onnx --picture student.mp4
+    """
+    where = zoo.push(name, repository, onnx=onnx, pictures=pictures or (), license=license, private=private)
+    echo(f"published: {where}")
+
+
+@zoo_app.command("pull")
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="hub:OWNER/NAME or hub:OWNER/NAME@REVISION.")],
+    out: options.Out,
+) -> None:
+    """
+    Download what `zoo push` uploaded: archive, ONNX file, card and pictures.
+
+    \b
+    Example:
+      rrpolicy zoo pull hub:me/hopper-reward --out runs/hopper-reward
+    """
+    echo(f"written: {zoo.pull(name, out)}")
+
+
 @zoo_app.command("build")
 def build(
     env: Annotated[str, typer.Argument(metavar="ENV", help=f"Environment id, or {FASHION_MNIST}.")],

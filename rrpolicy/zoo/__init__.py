@@ -20,12 +20,14 @@ from rrpolicy.zoo.index import (
     load_reward,
 )
 from rrpolicy.zoo.page import COLUMNS, HARMFUL, SCORE, table
+from rrpolicy.zoo.publish import LICENSE, model_card, pull, push
 
 __all__ = [
     "CARD",
     "COLUMNS",
     "FOLDER_VARIABLE",
     "HARMFUL",
+    "LICENSE",
     "SCORE",
     "Loaded",
     "card",
@@ -39,5 +41,8 @@ __all__ = [
     "load",
     "load_agent",
     "load_reward",
+    "model_card",
+    "pull",
+    "push",
     "table",
 ]

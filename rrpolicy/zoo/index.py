@@ -50,6 +50,11 @@ _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(rf"{_PART}/{_PART}")
 
 
+def kinds() -> tuple[str, ...]:
+    """The kinds of archives that :func:`load` loads."""
+    return tuple(_LOADERS)
+
+
 def folder() -> Path:
     """
     Where the zoo lies: ``$RRPOLICY_ZOO``, else inside the installed package, else beside it in a checkout.
