@@ -31,7 +31,7 @@ NAMES = ("base", "expert")
 GOAL, REACHED = torch.tensor([0.6, 0.6]), 0.2  # the expert's, and how near to it a walk must end
 Sizes = dict[str, Any]
 FULL: Sizes = {
-    "down_dims": (32, 64, 128, 256),
+    "down_dims": (32, 64, 128),
     "base": 800,  # gradient steps
     "expert": 400,
     "extraction": 2000,
