@@ -28,6 +28,9 @@ for fault in (lambda: zoo.pull("hub:me/nothing", out), lambda: zoo.load("hub:me/
         fault()
     except ValueError as error:
         print("refused", str(error).splitlines()[0][:60])
+reward = type(zoo.load(where)).from_pretrained(where, device="cpu")
+again = reward.push_to_hub("me/again", {"seed": 4}, license="apache-2.0")
+print("again", type(reward).from_pretrained(again).source == reward.source, zoo.card(again)["seed"])
 import huggingface_hub.constants
 huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"
 try:
@@ -64,12 +67,13 @@ def test_what_is_published_is_loaded_again_by_its_commit(archive: Path, tmp_path
         )
         assert done.returncode == 0, done.stderr
         (first, files), (_, later) = hub.repositories["me/tiny-reward"]
+        assert b"license: apache-2.0" in hub.repositories["me/again"][0][1]["README.md"]
     lines = done.stdout.splitlines()
     assert lines[0] == f"hub:me/tiny-reward@{first}/reward.zip"
     assert lines[1] == "RelativeReward True"
     assert lines[2] == "True reward.zip ['README.md', 'map.png', 'reward.onnx', 'reward.zip']"
     assert [line.split(":")[0] for line in lines[3:5]] == ["refused hub", "refused hub"]
-    assert lines[5:] == ["unreachable 1 True"]
+    assert lines[5:] == ["again True 4", "unreachable 1 True"]
     assert set(files) == set(later) == {"reward.zip", "reward.onnx", "map.png", "README.md"}
     assert files["reward.zip"] == archive.read_bytes()
 

@@ -20,6 +20,7 @@ from rrpolicy.common.archive import read_archive, write_archive
 from rrpolicy.common.arguments import number
 from rrpolicy.common.device import resolve
 from rrpolicy.common.noise import generator
+from rrpolicy.common.publish import Published
 from rrpolicy.common.spaces import Env
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import check_weights
@@ -32,7 +33,7 @@ from rrpolicy.rewards.protocol import RewardFunction, check_reward_function
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 
-class GuidedPlanner(Planner):
+class GuidedPlanner(Published, Planner):
     """
     Plans with the base's denoiser plus scale · ∇ρ, and keeps the best of ``n_candidates`` plans by ρ.
 

@@ -17,6 +17,7 @@ from rrpolicy.common.arguments import flag
 from rrpolicy.common.device import CPU, resolve
 from rrpolicy.common.held_out import GROUPS, BestWeights
 from rrpolicy.common.noise import moved
+from rrpolicy.common.publish import Published
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import (
     check_alike,
@@ -31,7 +32,7 @@ LearningRate = float | Callable[[float], float]
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Archived(ABC, Generic[Module]):
+class Archived(Published, ABC, Generic[Module]):
     """Base of a `Learner`: saving and loading."""
 
     kind: ClassVar[str]
@@ -103,6 +104,9 @@ class Archived(ABC, Generic[Module]):
             tensors["random"] = {"generator": self.generator.get_state(), **self._random_state()}
             tensors |= self._best.tensors()
         write_archive(path, self.kind, self._archive_config(), tensors, {**self._card(), **(card or {})})
+
+    def _save_to_share(self, path: Path, card: Mapping[str, Any] | None) -> None:
+        self.save(path, resumable=False, card=card)
 
     def _card(self) -> dict[str, Any]:
         """Facts for the card that the object has itself; the caller's own come first."""

@@ -21,6 +21,7 @@ from rrpolicy.common.arguments import flag
 from rrpolicy.common.device import resolve
 from rrpolicy.common.kinds import check_network
 from rrpolicy.common.messages import printable
+from rrpolicy.common.publish import Published
 from rrpolicy.common.schema import native
 from rrpolicy.common.spaces import Env, check_widths
 from rrpolicy.common.torch_mode import usual_tensor, usual_torch
@@ -38,7 +39,7 @@ Head = Literal["window", "step"]
 CLEAN_FRACTION = 0.3  # of the levels: where the step head takes states without noise; maps use a third of it
 
 
-class RelativeReward(nn.Module):
+class RelativeReward(Published, nn.Module):
     """
     A scalar function of noised events, in nats.
 

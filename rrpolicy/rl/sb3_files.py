@@ -18,6 +18,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from rrpolicy.common import hub
 from rrpolicy.common.device import resolve
 from rrpolicy.common.messages import RrpolicyWarning, at, printable
 from rrpolicy.common.schema import check_containers
@@ -26,7 +27,6 @@ from rrpolicy.common.zips import member_names, read_members
 from rrpolicy.rl.networks import ACTIVATIONS, NETWORKS, Weights, actor_weights
 from rrpolicy.rl.policies import Sb3Agent
 from rrpolicy.rl.vecnormalize import ObservationStatistics, read_statistics
-from rrpolicy.zoo import hub
 
 MAX_MEMBER_BYTES = 2**28
 MAX_MEMBERS = 64

@@ -3,7 +3,8 @@
 `index` finds and loads them, `hub` brings single files of the Hugging Face hub, `page` makes the table of all entries.
 """
 
-from rrpolicy.zoo import hub
+from rrpolicy.common import hub
+from rrpolicy.common.publish import LICENSE, model_card, pull
 from rrpolicy.zoo.index import (
     CARD,
     FOLDER_VARIABLE,
@@ -18,9 +19,9 @@ from rrpolicy.zoo.index import (
     load,
     load_agent,
     load_reward,
+    push,
 )
 from rrpolicy.zoo.page import COLUMNS, HARMFUL, SCORE, table
-from rrpolicy.zoo.publish import LICENSE, model_card, pull, push
 
 __all__ = [
     "CARD",

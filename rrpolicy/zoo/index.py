@@ -10,24 +10,26 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.agents.environment import Env, flat_environment
 from rrpolicy.agents.guided_planner import GuidedPlanner
+from rrpolicy.common import hub, publish
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.kinds import EntryFields
 from rrpolicy.common.messages import at, printable
+from rrpolicy.common.publish import PushOptions
 from rrpolicy.common.schema import checked, from_json, read_small
+from rrpolicy.export.session import GraphFile
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rl import sb3_files
 from rrpolicy.rl.policies import POLICY_KINDS, Policy, load_policy
-from rrpolicy.zoo import hub
 
 Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | Policy | ImageDiffusion | ImageReward | ImageClassifier
 
@@ -48,11 +50,6 @@ _LOADERS: dict[str, Callable[..., Loaded]] = {
 }
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(rf"{_PART}/{_PART}")
-
-
-def kinds() -> tuple[str, ...]:
-    """The kinds of archives that :func:`load` loads."""
-    return tuple(_LOADERS)
 
 
 def folder() -> Path:
@@ -88,6 +85,23 @@ def load(name: str | os.PathLike[str], env: Env | str | None = None, device: tor
     if sb3_files.is_sb3_agent(path):
         return _load_sb3(path, env, device)
     return _LOADERS[read_archive(path, tuple(_LOADERS)).kind](path, env, device)
+
+
+def push(source: str | os.PathLike[str], repository: str, **options: Unpack[PushOptions]) -> str:
+    """
+    Upload an archive to the Hugging Face hub with a model card, as one commit; see `common.publish.push`.
+
+    :param source: of an agent, a planner, a reward, a policy or an image model: a path, or a name as in :func:`load`
+    :param repository: ``"owner/name"``
+    :param options: those of `common.publish.PushOptions`
+    :return: the name that loads exactly this
+    :raises ValueError: as there, and for an archive of another kind, or an ONNX file that cannot be run
+    """
+    path = find(source)
+    read_archive(path, tuple(_LOADERS))
+    if (onnx := options.get("onnx")) is not None:
+        GraphFile(onnx, "planner", "policy", "reward")
+    return publish.push(path, repository, **options)
 
 
 def load_agent(name: str | os.PathLike[str]) -> DiffusionAgent:

@@ -10,56 +10,62 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Self, TypedDict, Unpack
 
+from rrpolicy.common import hub
 from rrpolicy.common.archive import Archive, read_archive
 from rrpolicy.common.folders import scratch_folder
 from rrpolicy.common.messages import printable
+from rrpolicy.common.options import check_options
 from rrpolicy.common.version import __version__
-from rrpolicy.export.session import SUFFIX, GraphFile
-from rrpolicy.zoo import hub
-from rrpolicy.zoo.index import find, kinds
 
 CARD = "README.md"
-PULLED = ("*.zip", f"*{SUFFIX}", CARD, "*.png", "*.mp4")
+ONNX = ".onnx"
+PULLED = ("*.zip", f"*{ONNX}", CARD, "*.png", "*.mp4")
 LICENSE = "mit"
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _METRICS = {"return": "mean_reward"}  # the hub's names
 
 
-def push(
-    source: str | os.PathLike[str],
-    repository: str,
-    *,
-    onnx: str | os.PathLike[str] | None = None,
-    pictures: Sequence[str | os.PathLike[str]] = (),
-    license: str = LICENSE,
-    private: bool = False,
-    message: str | None = None,
-) -> str:
+class PushOptions(TypedDict, total=False):
+    """
+    Keywords of whatever publishes.
+
+    :param onnx: the same model's ONNX file, to lie beside it
+    :param pictures: PNG and MP4 files that the card shows
+    :param license: an identifier of the hub's; default ``"mit"``
+    :param private: whether a new repository is private; default False
+    :param message: of the commit
+    """
+
+    onnx: str | os.PathLike[str] | None
+    pictures: Sequence[str | os.PathLike[str]]
+    license: str
+    private: bool
+    message: str | None
+
+
+def push(path: Path, repository: str, **options: Unpack[PushOptions]) -> str:
     """
     Upload an archive with a model card, as one commit; the repository is made where it is missing.
 
-    :param source: of an agent, a planner, a reward, a policy or an image model: a path, or a name as in ``zoo.load``
+    :param path: of the archive
     :param repository: ``"owner/name"``
-    :param onnx: the same model's ONNX file, to lie beside it
-    :param pictures: PNG and MP4 files that the card shows
-    :param license: an identifier of the hub's, such as ``"mit"``
-    :param private: whether a new repository is private
-    :param message: of the commit
+    :param options: those of `PushOptions`
     :return: the name by which ``zoo.load`` and ``from_pretrained`` load exactly this, ``"hub:owner/name@commit/file"``
-    :raises ValueError: for something that is not published, without the extra ``hub``, or when the hub refuses or
-        cannot be reached
+    :raises TypeError: for an option that there is not
+    :raises ValueError: for something that is no archive, without the extra ``hub``, or when the hub refuses or cannot
+        be reached
     """
-    path = find(source)
-    archive = read_archive(path, kinds())
+    check_options("push", options, PushOptions)
+    archive, license, message = read_archive(path), options.get("license", LICENSE), options.get("message")
+    files: dict[str, Any] = {f"{archive.kind}.zip": path.read_bytes()}
     if not _REPOSITORY.fullmatch(repository):
         raise ValueError(f"repository is {printable(repository)!r}, wanted owner/name")
-    files: dict[str, Any] = {f"{archive.kind}.zip": path.read_bytes()}
-    if onnx is not None:
-        GraphFile(onnx, "planner", "policy", "reward")  # what cannot be run is not published
-        files[f"{archive.kind}{SUFFIX}"] = Path(onnx).read_bytes()
-    for picture in map(Path, pictures):
+    if (onnx := options.get("onnx")) is not None:
+        files[f"{archive.kind}{ONNX}"] = Path(onnx).read_bytes()
+    for picture in map(Path, options.get("pictures", ())):
         if picture.suffix not in (".png", ".mp4") or not picture.is_file():
             raise ValueError(f"{picture}: wanted PNG and MP4 files")
         files[picture.name] = picture.read_bytes()
@@ -68,10 +74,46 @@ def push(
         adding = library.CommitOperationAdd
         added = [adding(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
         api = library.HfApi(library_name="rrpolicy", library_version=__version__)
-        api.create_repo(repository, exist_ok=True, private=private)
+        api.create_repo(repository, exist_ok=True, private=options.get("private", False))
         said = message or f"{archive.kind} of rrpolicy {__version__}"
         commit = api.create_commit(repository, added, commit_message=said)
     return f"{hub.PREFIX}{repository}@{commit.oid}/{archive.kind}.zip"
+
+
+class Published:
+    """Base of what has ``save`` and ``load``: the hub's two verbs."""
+
+    def push_to_hub(
+        self, repository: str, card: Mapping[str, Any] | None = None, **options: Unpack[PushOptions]
+    ) -> str:
+        """
+        Upload the archive, without what only resuming needs, to the Hugging Face hub; see :func:`push`.
+
+        :param repository: ``"owner/name"``
+        :param card: facts about the model
+        :param options: those of `PushOptions`
+        :return: the name by which :meth:`from_pretrained` loads exactly this
+        """
+        with TemporaryDirectory(prefix="rrpolicy-") as folder:
+            path = Path(folder) / "model.zip"
+            self._save_to_share(path, card)
+            return push(path, repository, **options)
+
+    def _save_to_share(self, path: Path, card: Mapping[str, Any] | None) -> None:
+        saving: Any = self
+        saving.save(path, card=card)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Self:
+        """
+        Load from the Hugging Face hub, or from a path.
+
+        :param name: ``"hub:owner/name[@revision]/file"``, or a path
+        :param args: further arguments of ``load``
+        """
+        text = os.fspath(name)
+        loading: Any = cls
+        return loading.load(hub.download(text) if text.startswith(hub.PREFIX) else text, *args, **kwargs)
 
 
 def pull(name: str, out: str | os.PathLike[str]) -> Path:
@@ -94,7 +136,7 @@ def pull(name: str, out: str | os.PathLike[str]) -> Path:
         found = sorted(folder.glob("*.zip"))
         if len(found) != 1:
             raise ValueError(f"{name}: holds {len(found)} archives, wanted one")
-        read_archive(found[0], kinds())
+        read_archive(found[0])
         target.mkdir(parents=True, exist_ok=True)
         for file in folder.iterdir():
             if file.is_file():
@@ -139,7 +181,7 @@ def model_card(archive: Archive, repository: str, files: Sequence[str], license:
         f"# {repository.partition('/')[2]}\n",
         f"A {kind} of `rrpolicy`{f' for `{environment}`' if environment else ''}.\n",
         f'```python\nfrom rrpolicy import zoo\n\nloaded = zoo.load("{hub.PREFIX}{repository}/{kind}.zip")\n```\n',
-        *([_onnx(repository, kind)] if f"{kind}{SUFFIX}" in files else []),
+        *([_onnx(repository, kind)] if f"{kind}{ONNX}" in files else []),
         *(f"{line}\n" for line in shown),
         "| fact | value |\n|---|---|",
         *(f"| {_cell(key)} | {_cell(value)} |" for key, value in sorted(facts.items())),
@@ -148,7 +190,7 @@ def model_card(archive: Archive, repository: str, files: Sequence[str], license:
 
 
 def _onnx(repository: str, kind: str) -> str:
-    return f'Without torch: `rrpolicy.export.load_onnx("{kind}{SUFFIX}")`, the file beside the archive.\n'
+    return f'Without torch: `rrpolicy.export.load_onnx("{kind}{ONNX}")`, the file beside the archive.\n'
 
 
 def _table(card: Mapping[str, Any]) -> Iterator[str]:
