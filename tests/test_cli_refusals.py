@@ -80,7 +80,7 @@ def test_no_argument_is_empty() -> None:
 )
 def test_results_must_have_a_place(command: Command, option: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    of_file = option == "--policy-out" or (command[0] in ("reproduce", "tune") and option == "--out")
+    of_file = option == "--policy-out" or (command[0] in ("export", "reproduce", "tune") and option == "--out")
     if of_file:
         assert "is a folder, wanted a file" in fault(*command, option, tmp_path)
     else:

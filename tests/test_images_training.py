@@ -120,7 +120,7 @@ def test_an_archive_of_latents_is_refused(trained: ImageDiffusion, tmp_path: Pat
     trained.save(tmp_path / "images")
     archive = read_archive(tmp_path / "images")
     forged = forge(tmp_path / "forged.zip", archive.kind, {**archive.config, "codec": latents}, archive.tensors)
-    with pytest.raises(ValueError, match="wanted one of pixels"):
+    with pytest.raises(ValueError, match="Input should be 'pixels', got latents"):
         ImageDiffusion.load(forged)
 
 

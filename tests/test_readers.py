@@ -27,6 +27,11 @@ LENGTHS = [3, 5]
 N = sum(LENGTHS)
 
 
+@pytest.fixture(autouse=True)
+def no_datasets_of_other_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+
+
 @pytest.fixture
 def dataset() -> TrajectoryDataset:
     rng = np.random.default_rng(0)

@@ -12,10 +12,9 @@ from gymnasium import spaces
 from helpers.agents import Drift, make_agent
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
+from rrpolicy.common.boxes import box_from_dict, box_to_dict
 from rrpolicy.common.spaces import (
     FlatSpaces,
-    box_from_dict,
-    box_to_dict,
     flat_box,
     flattened,
     flattened_box,

@@ -219,12 +219,13 @@ class Unfreezes(DiffusionAgent):
 class OneByOne(DiffusionAgent):
     """Plans for one environment after another."""
 
-    def _plan(self, known: Any, previous: Any, seeds: Any) -> torch.Tensor:
+    def _plan(self, known: Any, previous: Any, seeds: Any) -> Any:
         def one_of(arrays: Any, i: int) -> Any:
             return None if arrays is None else arrays[i : i + 1]
 
         plan = super()._plan
-        return torch.cat([plan(*(one_of(arrays, i) for arrays in (known, previous, seeds))) for i in range(len(known))])
+        parts = [plan(*(one_of(arrays, i) for arrays in (known, previous, seeds))) for i in range(len(known))]
+        return np.concatenate(parts)
 
 
 class TakesNan(DiffusionAgent):

@@ -21,6 +21,7 @@ from rrpolicy.diffusion.score_model import pinned_on
 from rrpolicy.envs.controller import PDController
 from rrpolicy.export.assembly import inlined, joined, shared
 from rrpolicy.export.graphs import N_EXAMPLES, Part, onnx_model, read_from, traced
+from rrpolicy.rewards.relative_reward import RelativeReward
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -44,6 +45,8 @@ def plan_model(planner: Any) -> ModelProto:
         raise ValueError(f"the planner is on {planner.device}, wanted the CPU: planner.to('cpu')")
     pinned_on(planner.layout, CPU)  # kept from now on, not made while a graph is traced
     source = planner.with_planning()  # whose counters may be spoilt
+    if isinstance(reward := getattr(source, "reward", None), RelativeReward):
+        source.reward = reward.unchecked
     parts = {STEPS: _steps(source), **({VALUES: _values(source)} if planner.planning.n_candidates > 1 else {})}
     models = [_graph(source, parts, warm) for warm in ((False, True) if _refines(planner) else (False,))]
     network = getattr(planner.controller, "network", None)

@@ -158,8 +158,16 @@ class RelativeReward(Published, nn.Module):
         """
         if x_t.ndim != len(self.event_shape) + 1 or tuple(x_t.shape[1:]) != self.event_shape:
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}, wanted (B, {', '.join(map(str, self.event_shape))})")
-        if t.shape not in (x_t.shape[:1], (1,)):
+        if t.shape != x_t.shape[:1]:
             raise ValueError(f"t has shape {tuple(t.shape)}, wanted ({len(x_t)},)")
+        return self.unchecked(x_t, t, head)
+
+    def unchecked(self, x_t: Tensor, t: Tensor, head: Head | None = None) -> Tensor:
+        """
+        As :meth:`forward`, shapes not looked at.
+
+        :param t: levels (B,), or (1,): one level of all events, whose embedding is then computed once
+        """
         head = self._head(head)
         if head == "window":
             scale = self.value_scale if self.value_units else self.gradient_scale
@@ -168,7 +176,8 @@ class RelativeReward(Published, nn.Module):
                 raise ValueError(f"the window head's network returned {tuple(output.shape)}, wanted ({len(x_t)}, 1)")
             return scale[t] * output.squeeze(1)
         free = (~self.pinned).any(dim=1)
-        rows = self.forward_steps(x_t.flatten(0, 1), t.repeat_interleave(self.event_shape[0]))
+        levels = t[:, None].expand(x_t.shape[0], self.event_shape[0]).flatten()
+        rows = self.forward_steps(x_t.flatten(0, 1), levels)
         return (rows.view(x_t.shape[0], -1) * free).sum(dim=1)
 
     def forward_steps(self, x_t: Tensor, t: Tensor) -> Tensor:
