@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from rrpolicy import GuidedPlanner, RelativeReward
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.diffusion.sampling import Step, ddim
+from rrpolicy.envs.controller import PDController
 from rrpolicy.export import OnnxPolicy, OnnxReward, export_onnx
 from rrpolicy.export.noise import NormalGenerator
 from rrpolicy.export.quantised import quantised
@@ -175,6 +177,34 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"planner\.onnx: ONNX files need the extra fast: pip install"):
         OnnxPolicy(FOLDER / "planner.onnx")
+
+
+class Slow(DiffusionAgent):
+    """An agent that acts otherwise than its graphs would."""
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        actions, state = super().predict(*args, **kwargs)
+        return 0.5 * actions, state
+
+
+@dataclass(frozen=True)
+class Backwards(PDController):
+    """A law of its own."""
+
+    def action(self, observations: Any, targets: Any) -> Any:
+        return -super().action(observations, targets)
+
+
+def test_what_would_be_left_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Slow has a predict of its own"):
+        export_onnx(make_agent(Slow), tmp_path / "x")
+    law = {**KINDS["controller"], "controller": Backwards(velocity_columns=(2, 3))}
+    with pytest.raises(ValueError, match="controller is a Backwards"):
+        export_onnx(make_agent(**law), tmp_path / "x")
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="source is a function"):
+        export_onnx(lambda x_t, t: x_t, tmp_path / "x")
+    assert torch.equal(torch.get_rng_state(), before) and not list(tmp_path.iterdir())
 
 
 def test_other_things_are_not_exported(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.policies import BasePolicy
 
+from rrpolicy.agents.inverse_dynamics import LearnedController
 from rrpolicy.common.arguments import flag
 from rrpolicy.common.boxes import box_to_dict
 from rrpolicy.common.files import atomic_write
@@ -86,7 +87,7 @@ def _about_planner(planner: Any) -> dict[str, Any]:
         "layout": planner.layout.to_dict(),
         "normalizer": _about_normalizer(planner.normalizer),
         "planning": {**vars(options), "sampler": sampler},
-        "controller": "network" if hasattr(controller, "network") else law,
+        "controller": "network" if isinstance(controller, LearnedController) else law,
         "n_draws": planner.n_draws,
         "noise": NOISE,
         "seed": getattr(planner, "seed", None) or getattr(getattr(planner, "agent", None), "seed", None) or 0,

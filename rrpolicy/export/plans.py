@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from rrpolicy.agents.inverse_dynamics import LearnedController
 from rrpolicy.common.device import CPU
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.layout import TrajectoryLayout
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 STEPS = "guided_noise"
 VALUES = "values"
+_STANDS_FOR = ("predict", "plan", "sampled", "pinned_at", "_plan", "_denoise", "_shift", "_act")
+"""Methods of a planner that its graphs, and what runs them, do in its place."""
 
 
 @usual_torch()
@@ -41,17 +44,32 @@ def plan_model(planner: Any) -> ModelProto:
         them also ``control_observation``, ``control_target`` and ``control_action``
     :raises ValueError: for a planner on another device, or something in it that cannot be exported, naming it
     """
+    _check(planner)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of the examples that are traced
+        return _model(planner)
+
+
+def _check(planner: Any) -> None:
     if planner.device != CPU:
         raise ValueError(f"the planner is on {planner.device}, wanted the CPU: planner.to('cpu')")
+    for name in _STANDS_FOR:
+        home = getattr(type(planner), name).__module__
+        if not home.startswith("rrpolicy.agents."):
+            raise ValueError(f"{type(planner).__name__} has a {name} of its own, which an exported one would lack")
+    if (kind := type(planner.controller)) not in (type(None), PDController, LearnedController):
+        raise ValueError(f"controller is a {kind.__name__}, wanted None, a PDController or a learned one")
+
+
+def _model(planner: Any) -> ModelProto:
     pinned_on(planner.layout, CPU)  # kept from now on, not made while a graph is traced
     source = planner.with_planning()  # whose counters may be spoilt
     if isinstance(reward := getattr(source, "reward", None), RelativeReward):
         source.reward = reward.unchecked
     parts = {STEPS: _steps(source), **({VALUES: _values(source)} if planner.planning.n_candidates > 1 else {})}
     models = [_graph(source, parts, warm) for warm in ((False, True) if _refines(planner) else (False,))]
-    network = getattr(planner.controller, "network", None)
-    if network is not None:
-        models.append(_control(network, planner.normalizer))
+    if isinstance(planner.controller, LearnedController):
+        models.append(_control(planner.controller.network, planner.normalizer))
     model = joined(models)
     shared(model)
     return model
@@ -152,10 +170,8 @@ def _first_action(planner: Any, observation: Tensor, windows: Tensor) -> Tensor:
             observation[:, list(columns)] for columns in (controller.position_columns, controller.velocity_columns)
         )
         action = (controller.kp * (layout.observations_of(units) - position) - controller.kd * velocity).clamp(-1, 1)
-    elif hasattr(controller, "network"):
-        action = _follow(controller.network, planner.normalizer, observation, layout.observations_of(units))
     else:
-        raise ValueError(f"controller is a {type(controller).__name__}, wanted None, a PDController or a learned one")
+        action = _follow(controller.network, planner.normalizer, observation, layout.observations_of(units))
     low, high = (torch.as_tensor(bound) for bound in (planner.action_space.low, planner.action_space.high))
     return action.clamp(low, high)
 

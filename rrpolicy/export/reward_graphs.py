@@ -31,7 +31,7 @@ def reward_model(reward: RelativeReward) -> ModelProto:
     """
     if reward.device != CPU:
         raise ValueError(f"the reward is on {reward.device}, wanted the CPU: reward.to('cpu')")
-    models = [_model(reward, {"x_t": torch.randn(N_EXAMPLES, *reward.event_shape), "t": _levels(reward)}, "rho")]
+    models = [_model(reward, {"x_t": torch.zeros(N_EXAMPLES, *reward.event_shape), "t": _levels(reward)}, "rho")]
     layout = reward.layout
     if layout is not None and reward.normalizer is not None:
         names = {"window": (layout.horizon,), **({"step": ()} if "step" in reward.heads else {})}

@@ -102,8 +102,7 @@ class RelativeReward(Published, nn.Module):
         check_network(step_kwargs or {}, "step_kwargs")
         n_clean_levels = 1 + round(CLEAN_FRACTION * process.n_diffusion_steps)
         self.step_kwargs = {"width": 64, "n_blocks": 3, "n_clean_levels": n_clean_levels, **native(step_kwargs or {})}
-        blank = torch.zeros(self.event_shape, dtype=torch.bool, device="cpu")
-        mask = blank if pinned is None else pinned.clone()
+        mask = torch.zeros(self.event_shape, dtype=torch.bool, device="cpu") if pinned is None else pinned.clone()
         self.register_buffer("pinned", mask, persistent=False)
         # RMS of the score difference per level: heads predict in units of it, so that every level is equally hard
         self.register_buffer("gradient_scale", torch.ones(process.n_diffusion_steps))
@@ -163,11 +162,7 @@ class RelativeReward(Published, nn.Module):
         return self.unchecked(x_t, t, head)
 
     def unchecked(self, x_t: Tensor, t: Tensor, head: Head | None = None) -> Tensor:
-        """
-        As :meth:`forward`, shapes not looked at.
-
-        :param t: levels (B,), or (1,): one level of all events, whose embedding is then computed once
-        """
+        """As :meth:`forward`, without its checks; ``t`` may be the one level (1,) of all events."""
         head = self._head(head)
         if head == "window":
             scale = self.value_scale if self.value_units else self.gradient_scale
@@ -267,8 +262,7 @@ class RelativeReward(Published, nn.Module):
     def _packed(self, observations: Array, actions: Array | None) -> Tensor:
         """Environment units -> normalised packed (n, D) or (n, H, D)."""
         layout, normalizer = self.layout, self.normalizer
-        if layout is None or normalizer is None:
-            raise ValueError("this reward has no layout and normalizer")
+        assert layout is not None and normalizer is not None
         values = np.asarray(observations, dtype=np.float32)
         steps, windows = ("n", layout.observation_dim), ("n", layout.horizon, layout.observation_dim)
         fits = values.ndim in (2, 3) and values.shape[-1] == layout.observation_dim
@@ -302,9 +296,8 @@ class RelativeReward(Published, nn.Module):
         }
 
     def normalizer_tensors(self) -> dict[str, dict[str, Tensor]]:
-        if self.normalizer is None:
-            return {}
-        return {"normalizer": {name: torch.tensor(array) for name, array in self.normalizer.to_arrays().items()}}
+        known = {} if self.normalizer is None else self.normalizer.to_arrays()
+        return {"normalizer": {name: torch.tensor(array) for name, array in known.items()}} if known else {}
 
     @classmethod
     def from_config(
