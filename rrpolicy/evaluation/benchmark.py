@@ -16,14 +16,20 @@ import torch
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.stats import Measure, bootstrap_statistic, median_ratio
-from rrpolicy.common.typing import Array
+from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.evaluation import Row, measure_row
 
 BATCH = 64
 TURN = 5  # plans of one planner before the other's turn
 
 
-def latency(guided: GuidedPlanner, reference: GuidedPlanner, observations: Array, n_repeats: int = 200) -> list[Row]:
+def latency(
+    guided: GuidedPlanner,
+    reference: GuidedPlanner,
+    observations: Array,
+    n_repeats: int = 200,
+    compiled: GuidedPlanner | None = None,
+) -> list[Row]:
     """
     Time guided plans in milliseconds, on one thread.
 
@@ -31,6 +37,7 @@ def latency(guided: GuidedPlanner, reference: GuidedPlanner, observations: Array
     :param reference: a slower one, timed in the same run
     :param observations: (n, obs_dim) of which the first is planned for alone, and all of them in one batch
     :param n_repeats: plans timed at batch 1; a quarter as many batches and reference plans
+    :param compiled: the guided planner compiled, timed in the same run; None for none
     :return: rows: median plan at batch 1 (and its 90th percentile), per environment step, per plan in the batch; the
         same for the reference, and ratios
     :raises ValueError: for fewer than one repeat
@@ -42,6 +49,13 @@ def latency(guided: GuidedPlanner, reference: GuidedPlanner, observations: Array
         single = _times(guided, observations[:1], n_repeats)
         batched = _times(guided, observations, few) / n
         theirs = _times(reference, observations[:1], few)
+        fast = None if compiled is None else _times(compiled, observations[:1], n_repeats)
+    rows = []
+    if compiled is not None and fast is not None:
+        step = fast / compiled.planning.n_action_steps
+        ratio = median_ratio(theirs / reference.planning.n_action_steps, step)
+        rows = [_row("compiled", "plan_ms_median", fast), _row("compiled", "step_ms_median", step)]
+        rows.append(measure_row("compiled", "step_ratio", ratio))
     per_step, of_reference = single / guided.planning.n_action_steps, theirs / reference.planning.n_action_steps
     return [
         _row("guided", "plan_ms_median", single),
@@ -52,16 +66,17 @@ def latency(guided: GuidedPlanner, reference: GuidedPlanner, observations: Array
         _row("reference", "plan_ms_median", theirs),
         _row("reference", "step_ms_median", of_reference),
         measure_row("guided", "step_ratio", median_ratio(of_reference, per_step)),
+        *rows,
     ]
 
 
 def decisions(
-    planner: Planner, make_env: Callable[[], gym.Env], name: str, n_repeats: int = 200, seed: int = 0
+    agent: Predictor, make_env: Callable[[], gym.Env], name: str, n_repeats: int = 200, seed: int = 0
 ) -> list[Row]:
     """
     Time an agent's decisions on one thread.
 
-    :param planner: the agent, steered or not
+    :param agent: a planner, steered or not, or a policy without plans
     :param make_env: makes the environment whose first observations are decided upon
     :param name: of the agent in the rows
     :param n_repeats: decisions timed at batch 1; a tenth as many rounds of 64 environments
@@ -77,11 +92,11 @@ def decisions(
         observations = np.stack([env.reset(seed=seed + index)[0] for index in range(BATCH)])
     with _one_thread():
         clock, cpu = (
-            _seconds(lambda: planner.predict(observations[:1]), n_repeats, timer) * 1e3
+            _seconds(lambda: agent.predict(observations[:1]), n_repeats, timer) * 1e3
             for timer in (time.perf_counter, time.process_time)
         )
-        rounds = _seconds(lambda: _follow(planner, observations), max(n_repeats // 10, 1), time.process_time)
-    rate = BATCH * planner.planning.n_action_steps / rounds
+        rounds = _seconds(lambda: _follow(agent, observations), max(n_repeats // 10, 1), time.process_time)
+    rate = BATCH * _steps_of_plan(agent) / rounds
     return [
         _row(name, "decision_ms_median", clock),
         _row(name, "decision_ms_p90", clock, lambda values: np.quantile(values, 0.9)),
@@ -138,11 +153,16 @@ def _by_turns(planners: Sequence[Planner], observations: Array, n_repeats: int) 
     return seconds[:, TURN:]
 
 
-def _follow(planner: Planner, observations: Array) -> None:
+def _follow(agent: Predictor, observations: Array) -> None:
     """Plan once and decide until a new plan would be due."""
     state = None
-    for _ in range(planner.planning.n_action_steps):
-        _, state = planner.predict(observations, state)
+    for _ in range(_steps_of_plan(agent)):
+        _, state = agent.predict(observations, state)
+
+
+def _steps_of_plan(agent: Predictor) -> int:
+    """Environment steps of a plan; one for policies without plans."""
+    return int(getattr(getattr(agent, "planning", None), "n_action_steps", 1))
 
 
 @contextmanager

@@ -166,7 +166,9 @@ REFERENCE = {
 }
 
 
-def latency(recipe: Recipe, n_repeats: int = 200, seed: int = 0, task: Task | None = None) -> list[Row]:
+def latency(
+    recipe: Recipe, n_repeats: int = 200, seed: int = 0, task: Task | None = None, compiled: bool = False
+) -> list[Row]:
     """
     Time guided plans of a recipe's networks, untrained: the time of a plan does not depend on the weights.
 
@@ -174,13 +176,16 @@ def latency(recipe: Recipe, n_repeats: int = 200, seed: int = 0, task: Task | No
     :param n_repeats: plans timed at batch 1
     :param seed: of weights and observations
     :param task: whose agents; default PointMaze_UMaze-v3
+    :param compiled: time the guided planner by ONNX Runtime, too
     :return: rows for DDIM with 5 steps and 8 actions per plan against a temporal U-Net of width 32 with 20 ancestral
         steps that plans at every step, see `evaluation.benchmark.latency`
     :raises ValueError: for fewer than one repeat
     """
     task = task or Task.create()
     observations = observations_for_plans(task.maze, benchmark.BATCH, seed)
-    return benchmark.latency(*latency_planners(recipe, seed, task), observations, n_repeats)
+    guided, reference = latency_planners(recipe, seed, task)
+    fast = guided.compile() if compiled else None
+    return benchmark.latency(guided, reference, observations, n_repeats, fast)
 
 
 def latency_planners(recipe: Recipe, seed: int = 0, task: Task | None = None) -> tuple[GuidedPlanner, GuidedPlanner]:
