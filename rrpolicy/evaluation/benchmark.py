@@ -20,7 +20,7 @@ from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.evaluation import Row, measure_row
 
 BATCH = 64
-TURN = 5  # plans of one planner before the other's turn
+TURN = 25  # plans of one planner before the other's turn: the first ones find their weights out of the caches
 
 
 def latency(
