@@ -194,7 +194,7 @@ def test_mixtures_are_scored_where_the_environment_is_the_registered_one(make: A
 
 
 def test_environments_in_other_processes_are_recorded_without_a_score() -> None:
-    env = SubprocVecEnv([lambda: gym.make("Hopper-v5")])
+    env = SubprocVecEnv([lambda: gym.make("Hopper-v5")], start_method="fork")
     try:
         (agent,) = collect_mixture([MixtureComponent("still", Still())], env, 200, env_id="Hopper-v5").metadata[
             "agents"

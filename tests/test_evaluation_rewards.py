@@ -111,7 +111,7 @@ def test_there_is_a_score_only_where_rewards_are_the_environments_own(make: Any,
         lambda: DummyVecEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
         lambda: SyncVectorEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
         lambda: vector.RecordEpisodeStatistics(vector.NormalizeReward(SyncVectorEnv([Fading]))),
-        lambda: SubprocVecEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
+        lambda: SubprocVecEnv([lambda: gym.wrappers.NormalizeReward(Fading())], start_method="fork"),
         lambda: AsyncVectorEnv([lambda: gym.wrappers.NormalizeReward(Fading())]),
     ],
 )

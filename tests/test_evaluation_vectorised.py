@@ -66,7 +66,7 @@ VECTORISED: dict[str, Callable[[Any, int], Any]] = {
     "one buffer": lambda make, n: SyncVectorEnv([make] * n, copy=False, autoreset_mode=AutoresetMode.SAME_STEP),
 }
 PROCESSES: dict[str, Callable[[Any, int], Any]] = {
-    "sb3": lambda make, n: SubprocVecEnv([make] * n),
+    "sb3": lambda make, n: SubprocVecEnv([make] * n, start_method="fork"),
     "gymnasium": gymnasium(AutoresetMode.SAME_STEP, AsyncVectorEnv),
 }
 

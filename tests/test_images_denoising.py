@@ -66,6 +66,7 @@ def test_what_no_sample_is_like_is_flagged_on_both_sides() -> None:
         ErrorRanges(100, (1,), (0.0,), ())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FASHION_MNIST_FOLDER.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_odd_pictures_are_flagged_and_real_ones_are_not() -> None:
     """A negative has the contrast and the texture of its picture; upside down, most of Fashion-MNIST is not told."""

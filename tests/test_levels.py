@@ -62,6 +62,7 @@ def agreement(n_levels: int, schedule: str, total_timesteps: int, **options: Any
     )
 
 
+@pytest.mark.slow
 def test_a_thousand_levels_are_learned_as_few_are() -> None:
     network = {"width": 128, "n_blocks": 2}
     correlation, slope = agreement(1000, "cosine", 500, window_kwargs=network, learning_rate=3e-3)

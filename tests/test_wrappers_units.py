@@ -217,15 +217,17 @@ def test_stacks_and_normalisers_of_sb3_are_refused() -> None:
 
 
 def test_wrappers_in_other_processes_are_refused_too() -> None:
-    venv = SubprocVecEnv([lambda: wrappers.ClipAction(Walk())])
+    venv = SubprocVecEnv([lambda: wrappers.ClipAction(Walk())], start_method="fork")
     try:
         with pytest.raises(ValueError, match="wrapped in ActionWrapper, which cannot be followed into another process"):
             RelativeRewardVecEnv(venv, Plain())
         RelativeRewardVecEnv(venv, Plain(False))
     finally:
         venv.close()
-    doubled = SubprocVecEnv([lambda: wrappers.TransformObservation(Walk(), lambda x: 2 * x, Walk().observation_space)])
-    flat = SubprocVecEnv([lambda: wrappers.FlattenObservation(Walk())])
+    doubled = SubprocVecEnv(
+        [lambda: wrappers.TransformObservation(Walk(), lambda x: 2 * x, Walk().observation_space)], start_method="fork"
+    )
+    flat = SubprocVecEnv([lambda: wrappers.FlattenObservation(Walk())], start_method="fork")
     try:
         with pytest.raises(ValueError, match="wrapped in an ObservationWrapper, which cannot be followed"):
             RelativeRewardVecEnv(doubled, Plain(False))

@@ -7,7 +7,9 @@ device, where it costs nothing, and its size is compared with that of the weight
 from __future__ import annotations
 
 import inspect
+import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,15 @@ def check_types(path: Path) -> None:
 
 
 def _check_size(kind: Any, config: dict[str, Any], n_bytes: int) -> None:
+    needed = _needed_bytes(kind, json.dumps(config))
+    if needed > n_bytes:
+        raise ValueError(f"describes {needed} bytes of weights or more, there are {n_bytes}")
+
+
+@lru_cache(maxsize=32)  # base and expert have the same
+def _needed_bytes(kind: Any, text: str) -> int:
+    """Bytes that the weights of a configuration have at least."""
+    config = json.loads(text)
     try:
         with torch.device("meta"):
             known = getattr(kind, "config_class", None)  # transformers' classes are made from an object
@@ -147,6 +158,4 @@ def _check_size(kind: Any, config: dict[str, Any], n_bytes: int) -> None:
                 network(torch.zeros(1, network.config.in_channels, side, side), 0, label)
     except Exception as error:  # whatever the library raises, the configuration is at fault
         raise ValueError(f"is no configuration of a {kind.__name__}: {printable(error)}") from error
-    needed = STORED_BYTES * sum(parameter.numel() for parameter in network.parameters())
-    if needed > n_bytes:
-        raise ValueError(f"describes {needed} bytes of weights or more, there are {n_bytes}")
+    return STORED_BYTES * sum(parameter.numel() for parameter in network.parameters())
