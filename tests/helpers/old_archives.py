@@ -24,6 +24,7 @@ from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
+from rrpolicy.rl.distill import Distillation, Visits
 from rrpolicy.rl.policies import POLICY_KINDS, ActionRepeat, load_policy, save_policy
 from rrpolicy.rl.replay import ReplayTraining
 
@@ -73,6 +74,11 @@ def _extracted(path: Path) -> Answer:
     return _scored(RewardExtractor.load(path, base=agents[0], expert=agents[1]).reward)
 
 
+def _distilled(path: Path) -> Answer:
+    learner = Distillation.load(path, teacher=_pair()[1])
+    return [*_acted(learner.student), np.array([learner.n_labels, learner.round])]
+
+
 def _told_apart(path: Path) -> Answer:
     agents = _pair()
     return _scored(DiscriminatorReward.load(path, base=agents[0], expert=agents[1]).reward)
@@ -84,6 +90,7 @@ _ASKED: dict[str, Callable[[Path], Answer]] = {
     "reward": lambda path: _scored(RelativeReward.load(path)),
     "extractor": _extracted,
     "discriminator": _told_apart,
+    "distillation": _distilled,
     "image-diffusion": lambda path: _denoised(ImageDiffusion.load(path)),
     "image-judge": lambda path: [ImageClassifier.load(path).probabilities(_pictures())],
     "image-reward": lambda path: [ImageReward.load(path).predict(_pictures())],
@@ -115,6 +122,9 @@ def make(folder: Path) -> None:
     extractor.reward.save(folder / "reward")
     GuidedPlanner(base, extractor.reward, scale=0.5, n_candidates=2).save(folder / "planner")
     DiscriminatorReward(base, base, seed=0, window_kwargs=TINY).save(folder / "discriminator")
+    student = Distillation(base, batch_size=4, net_arch=[8], seed=0)
+    student.learn(Drift, 2, n_rounds=0, visits=Visits(n_envs=2, first_steps=2)).save(folder / "distillation")
+    save_policy(student.student, folder / "policy-student")
     model = ImageDiffusion(CODEC, n_diffusion_steps=20, batch_size=8, unet_kwargs=UNET, seed=0)
     model.save(folder / "image-diffusion")
     ImageClassifier((1, 8, 8), ("dark", "bright"), width=8, seed=0).save(folder / "image-judge")
