@@ -31,6 +31,7 @@ from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.discriminator import DiscriminatorReward
+from rrpolicy.rl.distill import Distillation
 from rrpolicy.rl.policies import ActionRepeat, Sb3Agent, load_policy, save_policy
 from rrpolicy.rl.replay import ReplayTraining
 from rrpolicy.rl.vecnormalize import ObservationStatistics
@@ -116,6 +117,18 @@ def extractor() -> Target:
 
     load = partial(RewardExtractor.load, base=base, expert=expert)
     return one_archive("extractor", made.save, load, goes_on, in_use=(FloatingPointError,))
+
+
+def distillation() -> Target:
+    teacher = pair()[0]
+    made = Distillation(teacher, batch_size=4, net_arch=[8]).learn(DATASET, 2, log_interval=0)
+
+    def goes_on(loaded: Distillation) -> list[Any]:
+        loaded.learn(DATASET, 2, log_interval=0)
+        return [loaded.student.predict(OBSERVATIONS, deterministic=True)[0]]
+
+    load = partial(Distillation.load, teacher=teacher)
+    return one_archive("distillation", made.save, load, goes_on, in_use=(FloatingPointError,))
 
 
 def discriminator() -> Target:

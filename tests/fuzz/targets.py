@@ -17,6 +17,7 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "checkpoint": archives.checkpoint,
     "extractor": archives.extractor,
     "discriminator": archives.discriminator,
+    "distillation": archives.distillation,
     "reward": archives.reward,
     "planner": archives.planner,
     "trained-policy": archives.trained_policy,
