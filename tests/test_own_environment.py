@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.pictures import small_pictures
 from helpers.program import invoke
 from helpers.recipes import NETWORK, toml
 from helpers.robots import RECIPE as ROBOT_RECIPE
@@ -42,9 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER_VARIABLE, str(folder / "recipes"))
         patch.setenv(zoo.FOLDER_VARIABLE, str(folder / "zoo"))
-        patch.setattr("rrpolicy.experiments.locomotion.film.SECONDS", 0.2)
-        patch.setattr("rrpolicy.experiments.demos.robot.WHEN", (0.0, 0.1))
-        patch.setattr("rrpolicy.experiments.report.DPI", 30)
+        small_pictures(patch, 0.2, (0.0, 0.1))
         (folder / "zoo").mkdir()
         given = ["collect", "--from-training", "--env", ENV_ID, "--total-timesteps", "120", "--no-progress"]
         run(*given, "--out", folder / "replay", "--policy-out", folder / "sac.zip")
