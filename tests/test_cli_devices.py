@@ -22,6 +22,8 @@ WITHOUT = {  # which have no network
     ("plot", "learning-curve"),
     ("zoo", "list"),
     ("zoo", "info"),
+    ("zoo", "pull"),
+    ("zoo", "push"),
     ("zoo", "table"),
 }
 

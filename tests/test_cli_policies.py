@@ -64,6 +64,7 @@ def test_what_policies_cannot_do_is_told_in_one_line(folder: Path) -> None:
         (("enjoy", kept, "--algorithm", "sac"), "--algorithm is for files of Stable-Baselines3"),
         (("enjoy", kept, "--n-candidates", 2), "is a policy without plans, --n-candidates needs a diffusion agent"),
         (("enjoy", kept, "--env", "Walker2d-v5"), "a policy for Hopper-v5, wanted one for Walker2d-v5"),
-        (("benchmark", "latency", "--agent", kept), "is a policy without plans, wanted a diffusion agent"),
+        (("benchmark", "latency", "--agent", kept, "--fast"), "is a policy without plans, wanted a diffusion agent"),
+        (("enjoy", kept, "--fast"), "is a policy without plans, --fast needs a diffusion agent"),
     ):
         assert words in fault(*arguments)

@@ -138,3 +138,9 @@ def test_without_a_compiler_it_is_refused() -> None:
     environment = {**os.environ, "PATH": "/nowhere", "CXX": "/nowhere/g++", "PYTHONPATH": places}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert "ValueError: compile is wanted, and torch.compile with 'inductor' cannot compile on cpu here" in done.stderr
+
+
+def test_distributions_go_on_checking_what_they_are_given() -> None:
+    make_agent(compile="eager").learn(DATASET, 1, log_interval=0)
+    with pytest.raises(ValueError, match="scale"):
+        torch.distributions.Normal(torch.zeros(1), torch.full((1,), torch.nan))

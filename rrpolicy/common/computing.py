@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from rrpolicy.common.device import precise
 from rrpolicy.common.messages import first_line
@@ -60,16 +61,20 @@ def backend_of(compile: bool | str) -> str | None:
 
 def check_compiler(backend: str, device: torch.device) -> None:
     """
-    Compile something small.
+    Compile something small. The first use of ``torch.compile`` in a process turns off the checks of torch's
+    distributions, by which runs of Stable-Baselines3 notice that their weights are NaN; they are turned on again.
 
     :raises ValueError: where nothing can be compiled, as without a C++ compiler on the CPU or Triton on a GPU
     """
+    checked = Distribution._validate_args
     try:
         torch.compile(torch.sin, backend=backend, fullgraph=True)(torch.zeros(1, device=device))
     except (RuntimeError, ImportError, OSError, subprocess.SubprocessError) as error:
         said = first_line(getattr(error, "inner_exception", error))  # of a backend
         fault = f"torch.compile with {backend!r} cannot compile on {device} here: {said}"
         raise ValueError(f"compile is wanted, and {fault}") from error
+    finally:
+        Distribution.set_default_validate_args(checked)
 
 
 def parts_of(batch: Batch, n: int) -> Iterator[tuple[float, Batch]]:
