@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.device import device_of
+from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
@@ -90,6 +91,7 @@ class LearnedController:
     network: InverseDynamics
     normalizer: Normalizer
 
+    @usual_torch()
     @torch.no_grad()
     def action(self, observations: Any, targets: Any) -> np.ndarray:
         """

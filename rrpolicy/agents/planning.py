@@ -20,7 +20,7 @@ from rrpolicy.common.arguments import number, whole
 from rrpolicy.common.device import CPU
 from rrpolicy.common.noise import generator, moved, randn, send, twin
 from rrpolicy.common.torch_mode import usual_torch
-from rrpolicy.common.typing import Array, State
+from rrpolicy.common.typing import Array
 from rrpolicy.diffusion.plausibility import denoising_errors
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import SOLVERS, Noise, ddpm, sample, solver_of
@@ -56,20 +56,6 @@ class Planner(PlanFollower):
         return -denoising_errors(self._denoiser(), self.process, plans, pinned)
 
     # ------------------------------------------------------------------ public
-
-    @usual_torch()
-    def predict(
-        self,
-        observation: Array,
-        state: State | None = None,
-        episode_start: Array | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Array, State]:
-        return super().predict(observation, state, episode_start, deterministic)
-
-    @usual_torch()
-    def plan(self, observation: Array, deterministic: bool = True) -> Array:
-        return super().plan(observation, deterministic)
 
     def with_planning(self, **options: Any) -> Self:
         """
@@ -130,6 +116,7 @@ class Planner(PlanFollower):
         windows[:, rows, self.layout.observation_slice] = send(known, self.device)
         return windows
 
+    @usual_torch()
     @torch.no_grad()
     def _plan(self, known: Array, previous: Array | None, seeds: Array | None) -> Array:
         noise = self._noise(seeds)
@@ -160,11 +147,8 @@ class Planner(PlanFollower):
         """
         n_candidates = self.planning.n_candidates
         current = pinned.repeat_interleave(n_candidates, dim=0)
-        x_t, levels = noise(current), self._levels()
+        x_t, levels = noise(current), self._levels(warm=previous is not None)
         if previous is not None and self.planning.warm_start is not None:
-            levels = self.process.timesteps(
-                min(self.planning.n_sampling_steps, self.planning.warm_start + 1), self.planning.warm_start
-            )
             left = previous.repeat_interleave(n_candidates, dim=0)
             t = torch.full((left.shape[0],), self.planning.warm_start, dtype=torch.int64, device=self.device)
             x_t = self.process.q_sample(left, t, x_t)
@@ -202,8 +186,12 @@ class Planner(PlanFollower):
         steady = isinstance(sampler, str) and SOLVERS[sampler] is not ddpm
         return 1 if steady else self.planning.n_sampling_steps
 
-    def _levels(self) -> list[int]:
-        return self.process.timesteps(self.planning.n_sampling_steps)
+    def _levels(self, warm: bool = False) -> list[int]:
+        """Noise levels of a plan, from noise or from the plan before."""
+        n_steps, start = self.planning.n_sampling_steps, self.planning.warm_start
+        if not warm or start is None:
+            return self.process.timesteps(n_steps)
+        return self.process.timesteps(min(n_steps, start + 1), start)
 
     def _denoise(
         self,

@@ -41,13 +41,10 @@ def export(
       rrpolicy enjoy runs/hopper.onnx
     """
     loaded = zoo.load(name)
-    if isinstance(loaded, RelativeReward):
+    if isinstance(loaded, RelativeReward | Sb3Agent):
         if reward is not None or scale is not None or n_candidates is not None:
-            raise ValueError(f"{name!r} is a reward, --reward, --scale and --n-candidates need an agent")
-        path = export_onnx(loaded, out, card=zoo.card(name), int8=int8)
-    elif isinstance(loaded, Sb3Agent):
-        if reward is not None or scale is not None or n_candidates is not None:
-            raise ValueError(f"{name!r} is a policy without plans, --reward, --scale and --n-candidates need an agent")
+            what = "a reward" if isinstance(loaded, RelativeReward) else "a policy without plans"
+            raise ValueError(f"{name!r} is {what}, --reward, --scale and --n-candidates need an agent")
         path = export_onnx(loaded, out, card=zoo.card(name), int8=int8)
     else:
         task = task_of([reward, name] if reward else [name], env)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,29 @@ def download(name: str) -> Path:
     :raises ValueError: for another form, without the extra ``hub``, or when it cannot be downloaded
     """
     owner, repository, revision, file = _parts(name)
+    chosen: dict[str, Any] = {} if revision is None else {"revision": revision}
+    with client(name, "could not be downloaded: ") as library:
+        return Path(library.hf_hub_download(f"{owner}/{repository}", file, **chosen))
+
+
+@contextmanager
+def client(name: str, fault: str = "") -> Iterator[Any]:
+    """
+    The library ``huggingface_hub``, whose errors become ours.
+
+    :param name: what is downloaded or published, for errors
+    :param fault: stands before what the library says
+    :raises ValueError: without the extra ``hub``, and in place of what the library raises
+    """
     try:
-        from huggingface_hub import hf_hub_download
+        import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise ValueError(f"{name}: needs the hub extra: pip install 'rrpolicy[hub]'") from error
-    chosen: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file, **chosen))
+        yield huggingface_hub
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{name}: could not be downloaded: {printable(error, 200)}") from error
+        raise ValueError(f"{name}: {fault}{printable(error, 200)}") from error
 
 
 def with_revision(name: str | os.PathLike[str]) -> str:

@@ -26,7 +26,7 @@ class ComputingOptions(TypedDict, total=False):
     :param precision: ``"fp32"`` (default), or ``"bf16"``: networks are called in bfloat16 while learning (autocast);
         weights, their average, optimiser and losses stay in float32, and so does whatever acts or is compared
     :param compile: compile the networks with ``torch.compile``: True for its backend ``"inductor"``, or the name of
-        another; default False. No archive holds it; what is loaded is compiled by ``compiled()``
+        another; default False. No archive holds it; what is loaded is compiled by ``compile_networks()``
     """
 
     fast_noise: bool

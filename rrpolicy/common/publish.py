@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, TypedDict, Unpack
@@ -69,7 +68,7 @@ def push(path: Path, repository: str, **options: Unpack[PushOptions]) -> str:
         if picture.suffix not in (".png", ".mp4") or not picture.is_file():
             raise ValueError(f"{picture}: wanted PNG and MP4 files")
         files[picture.name] = picture.read_bytes()
-    with _hub(repository) as library:
+    with hub.client(f"{hub.PREFIX}{repository}") as library:
         files[CARD] = model_card(archive, repository, sorted(files), license).encode()
         adding = library.CommitOperationAdd
         added = [adding(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
@@ -131,7 +130,7 @@ def pull(name: str, out: str | os.PathLike[str]) -> Path:
     if not _REPOSITORY.fullmatch(repository) or ".." in text:
         raise ValueError(f"{printable(name)!r} must have the form hub:owner/name[@revision]")
     target = Path(out)
-    with scratch_folder(target) as folder, _hub(repository) as library:
+    with scratch_folder(target) as folder, hub.client(f"{hub.PREFIX}{repository}") as library:
         library.snapshot_download(repository, revision=revision or None, allow_patterns=list(PULLED), local_dir=folder)
         found = sorted(folder.glob("*.zip"))
         if len(found) != 1:
@@ -153,7 +152,7 @@ def model_card(archive: Archive, repository: str, files: Sequence[str], license:
     """
     card, kind = archive.card, archive.kind
     environment = card.get("environment")
-    with _hub(repository) as library:
+    with hub.client(f"{hub.PREFIX}{repository}") as library:
         results = [
             library.EvalResult(
                 task_type="reinforcement-learning",
@@ -181,7 +180,7 @@ def model_card(archive: Archive, repository: str, files: Sequence[str], license:
         f"# {repository.partition('/')[2]}\n",
         f"A {kind} of `rrpolicy`{f' for `{environment}`' if environment else ''}.\n",
         f'```python\nfrom rrpolicy import zoo\n\nloaded = zoo.load("{hub.PREFIX}{repository}/{kind}.zip")\n```\n',
-        *([_onnx(repository, kind)] if f"{kind}{ONNX}" in files else []),
+        *([_onnx(kind)] if f"{kind}{ONNX}" in files else []),
         *(f"{line}\n" for line in shown),
         "| fact | value |\n|---|---|",
         *(f"| {_cell(key)} | {_cell(value)} |" for key, value in sorted(facts.items())),
@@ -189,7 +188,7 @@ def model_card(archive: Archive, repository: str, files: Sequence[str], license:
     return "\n".join([*lines, *_table(card)]) + "\n"
 
 
-def _onnx(repository: str, kind: str) -> str:
+def _onnx(kind: str) -> str:
     return f'Without torch: `rrpolicy.export.load_onnx("{kind}{ONNX}")`, the file beside the archive.\n'
 
 
@@ -209,21 +208,3 @@ def _interval(row: Mapping[str, Any]) -> str:
 def _cell(value: Any) -> str:
     """One cell of a Markdown table, in which nothing is markup."""
     return re.sub(r"([|<>`\[\]])", r"\\\1", printable(value))
-
-
-@contextmanager
-def _hub(repository: str) -> Iterator[Any]:
-    """
-    The hub's library; its errors name the repository.
-
-    :raises ValueError: in place of what the library raises
-    """
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise ValueError(f"{hub.PREFIX}{repository}: needs the hub extra: pip install 'rrpolicy[hub]'") from error
-    try:
-        yield huggingface_hub
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{hub.PREFIX}{repository}: {printable(error, 200)}") from error

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,8 @@ def plan_graph(planner: Any, digest: str | None) -> PlanGraph:
     kept = None if digest is None else cache_folder() / f"plan-{digest}.onnx"
     file = None
     if kept is not None and kept.is_file():
-        try:
+        with suppress(ValueError):  # where it is damaged it is written anew
             file = GraphFile(kept, "planner", n_threads=torch.get_num_threads())
-        except ValueError:  # damaged: it is written anew
-            kept.unlink(missing_ok=True)
     if file is None:
         content = export.planner_file(planner)
         file = GraphFile.from_bytes(content, "the compiled planner", ["planner"], torch.get_num_threads())

@@ -78,7 +78,7 @@ def _content(model: ModelProto, about: Mapping[str, Any], card: Mapping[str, Any
 
 def _about_planner(planner: Any) -> dict[str, Any]:
     options, controller = planner.planning, planner.controller
-    sampler = options.sampler if isinstance(options.sampler, str) else "ddim"  # what is run is in the graph
+    named = isinstance(options.sampler, str)  # a function has only its name here; what is run is in the graph
     law = controller.to_dict() if isinstance(controller, PDController) else None
     return {
         "kind": "planner",
@@ -86,11 +86,12 @@ def _about_planner(planner: Any) -> dict[str, Any]:
         "action_space": box_to_dict(planner.action_space),
         "layout": planner.layout.to_dict(),
         "normalizer": _about_normalizer(planner.normalizer),
-        "planning": {**vars(options), "sampler": sampler},
+        "planning": {name: value for name, value in vars(options).items() if named or name != "sampler"},
+        "sampler": options.sampler if named else getattr(options.sampler, "__name__", type(options.sampler).__name__),
         "controller": "network" if isinstance(controller, LearnedController) else law,
         "n_draws": planner.n_draws,
         "noise": NOISE,
-        "seed": getattr(planner, "seed", None) or getattr(getattr(planner, "agent", None), "seed", None) or 0,
+        "seed": planner._acting_generator.initial_seed(),
         "process": planner.process.to_dict(),
         "scale": getattr(planner, "scale", None),
     }
@@ -119,14 +120,9 @@ def _about_policy(agent: Any) -> dict[str, Any]:
 
 
 def _about_normalizer(normalizer: Normalizer) -> dict[str, Any]:
+    maps = {"observations": normalizer.observations, "actions": normalizer.actions}
     return {
         "mode": normalizer.mode,
         "fingerprint": normalizer.fingerprint(),
-        **{
-            name: {
-                "offset": getattr(normalizer, name).offset.tolist(),
-                "scale": getattr(normalizer, name).scale.tolist(),
-            }
-            for name in ("observations", "actions")
-        },
+        **{name: {"offset": one.offset.tolist(), "scale": one.scale.tolist()} for name, one in maps.items()},
     }

@@ -67,7 +67,9 @@ def _model(planner: Any) -> ModelProto:
     if isinstance(reward := getattr(source, "reward", None), RelativeReward):
         source.reward = reward.unchecked
     parts = {STEPS: _steps(source), **({VALUES: _values(source)} if planner.planning.n_candidates > 1 else {})}
-    models = [_graph(source, parts, warm) for warm in ((False, True) if _refines(planner) else (False,))]
+    models = [_graph(source, parts, warm=False)]
+    if planner.planning.warm_start is not None:
+        models.append(_graph(source, parts, warm=True))
     if isinstance(planner.controller, LearnedController):
         models.append(_control(planner.controller.network, planner.normalizer))
     model = joined(models)
@@ -75,18 +77,11 @@ def _model(planner: Any) -> ModelProto:
     return model
 
 
-def _refines(planner: Any) -> bool:
-    return planner.planning.warm_start is not None
-
-
 def _graph(planner: Any, parts: Mapping[str, ModelProto], warm: bool) -> ModelProto:
     layout, normalizer, options = planner.layout, planner.normalizer, planner.planning
     draws, events = planner.n_draws, (N_EXAMPLES, *layout.event_shape)
     steps, values = Part(STEPS), Part(VALUES, scalar=True)
-    levels = planner.process.timesteps(options.n_sampling_steps)
-    if warm:
-        n_steps = min(options.n_sampling_steps, options.warm_start + 1)
-        levels = planner.process.timesteps(n_steps, options.warm_start)
+    levels = planner._levels(warm)
 
     def window(observation: Tensor, noise: Tensor, previous: Tensor | None = None) -> Tensor:
         known, left, drawn = _pinned(observation, layout, normalizer), iter(levels), iter(noise)

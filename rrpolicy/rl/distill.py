@@ -27,9 +27,10 @@ from rrpolicy.agents.planning import Planner
 from rrpolicy.common.arguments import number, whole
 from rrpolicy.common.boxes import box_from_dict, box_to_dict
 from rrpolicy.common.computing import Batch, Values
+from rrpolicy.common.device import CPU
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
-from rrpolicy.common.noise import send
+from rrpolicy.common.noise import randint, send
 from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
 from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.spaces import check_spaces, flat_box
@@ -204,6 +205,7 @@ class Distillation(Learner[Student]):
                     self._label_dataset(env, deterministic)  # type: ignore[arg-type]
                 else:
                     self._visit(make, sizes, deterministic, bar)
+            self._learned = (~self._labels["held_out"]).nonzero().flatten()
             watch = self._watch(self._held_out_loss, steps, {**options, "eval_freq": freq})
             begins = {"reset_num_timesteps": not self.num_timesteps}
             settings: Any = {**options, **begins}
@@ -269,8 +271,7 @@ class Distillation(Learner[Student]):
     # ------------------------------------------------------------------ learning
 
     def _draw(self) -> Batch:
-        rows = (~self._labels["held_out"]).nonzero().flatten()
-        return self._rows(rows[torch.randint(len(rows), (self.batch_size,), generator=self.generator)])
+        return self._rows(self._learned[randint(len(self._learned), (self.batch_size,), self.generator, CPU)])
 
     def _rows(self, rows: Tensor) -> Batch:
         return tuple(send(self._labels[name][rows], self.device) for name in _GROUPS[:2])
