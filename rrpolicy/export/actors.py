@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from rrpolicy.common.boxes import box_from_dict
-from rrpolicy.common.messages import printable
 from rrpolicy.common.typing import Array, State
 from rrpolicy.export.session import GraphFile
 
@@ -25,17 +24,15 @@ class OnnxActor:
 
     def __init__(self, path: str | os.PathLike[str], n_threads: int = 1) -> None:
         self.file = GraphFile(path, "policy", n_threads=n_threads)
-        try:
+        with self.file.described():
             self.observation_space = box_from_dict(self.file.about["observation_space"])
             self.action_space = box_from_dict(self.file.about["action_space"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.file.path}: damaged: its description does not hold: {printable(error)}") from error
         self.file.check_graphs({"observation"}, {"action"})
 
     @property
     def card(self) -> dict[str, Any]:
         """What the file says of itself."""
-        return dict(self.file.about.get("card", {}))
+        return self.file.card
 
     def predict(
         self,

@@ -11,7 +11,6 @@ from rrpolicy.agents.acting import PlanFollower
 from rrpolicy.agents.options import Planning
 from rrpolicy.common.arguments import whole
 from rrpolicy.common.boxes import box_from_dict
-from rrpolicy.common.messages import printable
 from rrpolicy.common.typing import Array
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Affine, Normalizer
@@ -35,7 +34,7 @@ class OnnxPolicy(PlanFollower):
     def __init__(self, path: str | os.PathLike[str], n_threads: int = 1) -> None:
         self.file = GraphFile(path, "planner", n_threads=n_threads)
         about = self.file.about
-        try:
+        with self.file.described():
             self.observation_space = box_from_dict(about["observation_space"])
             self.action_space = box_from_dict(about["action_space"])
             self.layout = TrajectoryLayout.from_dict(about["layout"])
@@ -45,8 +44,6 @@ class OnnxPolicy(PlanFollower):
             self.n_draws = whole("n_draws", about["n_draws"], 1)
             kind = about["controller"]
             self.controller: Any = None if kind is None else self if kind == "network" else PDController.from_dict(kind)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.file.path}: damaged: its description does not hold: {printable(error)}") from error
         self.file.check_graphs(*_needed(self.planning.warm_start is not None, self.controller is self))
         self._generator = NormalGenerator(int(about.get("seed") or 0))
 
@@ -57,7 +54,7 @@ class OnnxPolicy(PlanFollower):
     @property
     def card(self) -> dict[str, Any]:
         """What the file says of itself."""
-        return dict(self.file.about.get("card", {}))
+        return self.file.card
 
     def set_random_seed(self, seed: int | None) -> None:
         """

@@ -27,20 +27,18 @@ class OnnxReward:
     def __init__(self, path: str | os.PathLike[str], n_threads: int = 1) -> None:
         self.file = GraphFile(path, "reward", n_threads=n_threads)
         about = self.file.about
-        try:
+        with self.file.described():
             self.event_shape = tuple(whole("event_shape", size, 1) for size in about["event_shape"])
             self.n_diffusion_steps = whole("n_diffusion_steps", about["n_diffusion_steps"], 2)
             self.heads = tuple(about["heads"])
             layout = about["layout"]
             self.layout = None if layout is None else TrajectoryLayout.from_dict(layout)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.file.path}: damaged: its description does not hold: {printable(error)}") from error
         self.file.check_graphs({"x_t", "t"}, {"rho"})
 
     @property
     def card(self) -> dict[str, Any]:
         """What the file says of itself."""
-        return dict(self.file.about.get("card", {}))
+        return self.file.card
 
     def __call__(self, x_t: Array, t: Array) -> Array:
         """

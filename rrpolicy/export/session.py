@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -76,6 +77,23 @@ class GraphFile:
             for one in self._session.get_inputs()
         }
         self._outputs = [one.name for one in self._session.get_outputs()]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the file says of itself."""
+        return dict(self.about.get("card", {}))
+
+    @contextmanager
+    def described(self) -> Iterator[None]:
+        """
+        A block that reads the description, whose faults name the file.
+
+        :raises ValueError: in place of what the block raises for an entry that is missing or wrong
+        """
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path}: damaged: its description does not hold: {printable(error)}") from error
 
     def run(self, outputs: list[str], feeds: Mapping[str, Array]) -> list[Array]:
         """
