@@ -9,7 +9,12 @@ from typing import Unpack
 
 from rrpolicy.experiments.locomotion.artifacts import Demonstrations, RobotStore
 from rrpolicy.experiments.locomotion.measure_learning import measure_finetuning, measure_offline
-from rrpolicy.experiments.locomotion.measure_pair import measure_pair, measure_sweep, measure_transfer
+from rrpolicy.experiments.locomotion.measure_pair import (
+    measure_discriminators,
+    measure_pair,
+    measure_sweep,
+    measure_transfer,
+)
 from rrpolicy.experiments.locomotion.measure_reward import reward_correlation
 from rrpolicy.experiments.locomotion.spec import MAIN, Part, RobotUnit, RobotVariant, known_cases, of_case
 from rrpolicy.experiments.recipes import Recipe
@@ -21,6 +26,7 @@ from rrpolicy.experiments.store import digest
 _OTHER_PARTS: Mapping[Part, Callable[[RobotStore, RobotUnit, Log], Recorder]] = {  # than the pair itself
     "sweep": measure_sweep,
     "transfer": measure_transfer,
+    "discriminators": measure_discriminators,
     "use": reward_correlation,
     "finetuning": measure_finetuning,
     "offline": measure_offline,

@@ -23,6 +23,7 @@ from rrpolicy.rl.cloning import clone_behaviour
 SCORE = "normalized_score"
 MAX_ENVS = 64
 ACTS_WITH_MEAN = ("cloning",)  # it has one spread for all states, with which it would fall; the others draw
+UNBOUNDED = 10.0  # spreads of the data: a bound of guidance that is as good as none
 BLENDS = (0.25, 0.5, 1.0)  # parts of the exact score difference; 1 is the ceiling
 
 
@@ -153,6 +154,22 @@ def measure_sweep(store: RobotStore, unit: RobotUnit, log: Log = lambda text: No
     makers: dict[str, Callable[[], Mapping[str, Predictor]]] = {
         name: lambda name=name, given=given: {name: experiments.steer(base, reward, store.recipe, **given)}  # type: ignore[misc]
         for name, given in options.items()
+    }
+    makers |= {"base": lambda: {"base": base}, "expert": lambda: {"expert": store.expert(unit)[0]}}
+    recorder.rows(comparisons(run(store, unit, makers, recorder), "base", "expert"))
+    recorder.done()
+    return recorder
+
+
+def measure_discriminators(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
+    """The base steered by the discriminator at several scales, within the recipe's bound of a step and without one."""
+    recorder = Recorder(log)
+    base, reward = store.base(unit)[0], store.discriminator(unit)[0]
+    options: dict[str, dict[str, Any]] = {f"discriminator-{scale:g}": {"scale": scale} for scale in (1.0, 2.0, 4.0)}
+    free = {f"{name}-unbounded": {**given, "max_shift": UNBOUNDED} for name, given in options.items()}
+    makers: dict[str, Callable[[], Mapping[str, Predictor]]] = {
+        name: lambda name=name, given=given: {name: experiments.steer(base, reward, store.recipe, **given)}  # type: ignore[misc]
+        for name, given in {**options, **free}.items()
     }
     makers |= {"base": lambda: {"base": base}, "expert": lambda: {"expert": store.expert(unit)[0]}}
     recorder.rows(comparisons(run(store, unit, makers, recorder), "base", "expert"))
