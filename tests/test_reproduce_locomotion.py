@@ -195,6 +195,28 @@ def test_the_gap_closed_is_a_share_of_the_way() -> None:
     assert all(np.isnan(row["mean"]) for row in upside_down if row["metric"] == "gap_closed")  # not entered in a CSV
 
 
+def test_steered_is_compared_with_offline_and_the_discriminator_episode_by_episode() -> None:
+    """One row more for each of the two, and none of the others changes."""
+    rng = np.random.default_rng(1)
+    returns = {name: rng.normal(1000, 50, 64) for name in ("base", "discriminator", "offline", "expert")}
+    returns["steered"] = returns["offline"] + 32.5457  # one hundredth of Hopper's scale, in every episode
+    results = {
+        name: Evaluation(values, None, np.ones(64, int), np.arange(64), None, "Hopper-v5")
+        for name, values in returns.items()
+    }
+    rows = comparisons(results, "base", "expert")
+    added = [row for row in rows if row.get("reference") not in (None, "base")]
+    assert [(row["agent"], row["reference"]) for row in added] == [("steered", "offline"), ("steered", "discriminator")]
+    assert {key: added[0][key] for key in ("mean", "ci_low", "ci_high")} == pytest.approx(
+        {"mean": 1.0, "ci_low": 1.0, "ci_high": 1.0}, abs=1e-4
+    )
+    assert added[1]["ci_low"] < added[1]["mean"] < added[1]["ci_high"] and added[1]["n"] == 64
+    few = {name: results[name] for name in ("base", "discriminator", "expert")}
+    assert comparisons(few, "base", "expert") == [
+        row for row in rows if row["agent"] in few and row.get("reference", "base") == "base"
+    ]
+
+
 @pytest.mark.parametrize(
     ("variant", "wanted"),
     [

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rrpolicy.common.files import atomic_write
-from rrpolicy.common.stats import bootstrap_interval, mean_ratio
+from rrpolicy.common.stats import bootstrap_interval, mean_ratio, student_mean
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation.plots import DPI, INK
 from rrpolicy.experiments.results import Result
@@ -63,16 +63,32 @@ def ratio(results: Sequence[Result], first: Key, second: Key) -> str:
 
 def interval_of(results: Sequence[Result], rate: bool = False) -> tuple[float, float, float]:
     """
-    Mean with its 95 % interval: over units where there are several, over episodes where there is one.
+    Mean with its 95 % interval: Student's t over training seeds where there are several, units of one seed averaged
+    first; over the units where they all have one seed; over episodes where there is one unit.
 
     :param results: of one metric, at least one
     :param rate: of successes; where all units have the same rate of 0 or 1, their episodes give the interval
     """
     values = [one.value for one in results]
-    sample = np.repeat(values, [one.n for one in results]) if rate and min(values) == max(values) else np.array(values)
-    alone = results[0].ci_low, results[0].ci_high
-    low, high = bootstrap_interval(sample, rate=rate) if len(results) > 1 else alone
-    return float(np.mean(values)), low, high
+    mean = float(np.mean(values))
+    if len(results) == 1:
+        return mean, results[0].ci_low, results[0].ci_high
+    if rate and min(values) == max(values):
+        return mean, *bootstrap_interval(np.repeat(values, [one.n for one in results]), rate=True)
+    seeds = seed_means(results)
+    if len(seeds) == 1:
+        return mean, *bootstrap_interval(np.array(values), rate=False)
+    found = student_mean(list(seeds.values()))
+    low, high = mean + found.low - found.value, mean + found.high - found.value
+    return (mean, max(low, 0.0), min(high, 1.0)) if rate else (mean, low, high)
+
+
+def seed_means(results: Iterable[Result]) -> dict[int, float]:
+    """Seed -> mean of its units; in the order of the seeds."""
+    found: dict[int, list[float]] = {}
+    for one in results:
+        found.setdefault(one.seed, []).append(one.value)
+    return {seed: float(np.mean(found[seed])) for seed in sorted(found)}
 
 
 def markdown(heading: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

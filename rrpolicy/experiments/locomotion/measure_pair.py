@@ -25,6 +25,7 @@ MAX_ENVS = 64
 ACTS_WITH_MEAN = ("cloning",)  # it has one spread for all states, with which it would fall; the others draw
 UNBOUNDED = 10.0  # spreads of the data: a bound of guidance that is as good as none
 BLENDS = (0.25, 0.5, 1.0)  # parts of the exact score difference; 1 is the ceiling
+PAIRED = (("steered", "offline"), ("steered", "discriminator"))  # what rounds add, and what ρ adds to a classifier
 
 
 def measure_pair(store: RobotStore, unit: RobotUnit, wanted: tuple[str, ...], log: Log = lambda text: None) -> Recorder:
@@ -114,7 +115,8 @@ def run(
 
 def comparisons(results: Mapping[str, Evaluation], low: str, high: str) -> list[Row]:
     """
-    Every agent compared with the agent ``low``, and its share of the gap between ``low`` and ``high``.
+    Every agent compared with the agent ``low``, its share of the gap between ``low`` and ``high``, and the differences
+    :data:`PAIRED` of agents that both ran.
 
     In normalised scores, or in returns where the environment has none.
     """
@@ -129,6 +131,10 @@ def comparisons(results: Mapping[str, Evaluation], low: str, high: str) -> list[
         if high in results and name not in (low, high):
             gains = (one.values(metric) - results[low].values(metric) for one in (result, results[high]))
             rows.append({"agent": name, "metric": "gap_closed", **paired_ratio(*gains)})
+    for name, reference in PAIRED:
+        if {name, reference} <= set(results):
+            number = paired_difference(results[name], results[reference], metric)
+            rows.append({"agent": name, "reference": reference, "metric": metric, **number})
     return rows
 
 
