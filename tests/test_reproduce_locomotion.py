@@ -231,6 +231,7 @@ def test_steered_is_compared_with_offline_and_the_discriminator_episode_by_episo
             },
         ),
         ("use", {("reward", "spearman_window_reward"), ("discriminator", "spearman_window_reward")}),
+        ("discriminators", {("discriminator-4", "return"), ("discriminator-2-unbounded-base", "normalized_score")}),
         ("few", {("offline-base", "normalized_score"), ("steered-base", "normalized_score")}),
         ("inverse-dynamics", {("exact-0.25", "return"), ("steered", "return")}),
     ],
@@ -247,6 +248,22 @@ def test_variants(done: Path, agents: Path, variant: str, wanted: set[tuple[str,
         assert rows["steered", "return"] == values(done)["steered", "return"]
     if variant == "sweep":  # scale 1 is the experiment's own steering; a bare best-of-8 begins from the base's plans
         assert rows["scale-1", "return"] == pytest.approx(values(done)["steered", "return"], rel=1e-4)
+
+
+def test_students(done: Path, agents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"visits": {"n_envs": 2, "first_steps": 6, "round_steps": 4}, "fast": False}
+    monkeypatch.setitem(RECIPE, "distillation", {"total_timesteps": 4, "n_rounds": 1, **small})
+    run(done, agents, [NOISY], "distilled").run()
+    rows = values(done, "distilled")
+    students = {"student", "student-of-data", "expert-student", "plans-1", "plans-2"}  # the planner takes two steps
+    assert {agent for agent, metric in rows if metric == "return"} == {
+        *("base", "steered", "expert", "cloning"),
+        *students,
+    }
+    for name in students:
+        assert rows[name, "cpu_seconds"] > 0 and (f"{name}-steered", "score_ratio") in rows
+    for name in ("base", "steered", "expert"):  # the experiment's own, in its episodes
+        assert rows[name, "return"] == pytest.approx(values(done)[name, "return"], rel=1e-4)
 
 
 def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.MonkeyPatch) -> None:

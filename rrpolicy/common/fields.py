@@ -257,3 +257,13 @@ class DistillationFields(LearnerFields):
     net_arch: Widths
     round: Count
     training: TrainingFields
+
+
+class PlanDistillationFields(LearnerFields):
+    """A `PlanDistillation`; its teacher is given when it is loaded."""
+
+    observation_space: BoxFields
+    action_space: BoxFields
+    n_sampling_steps: Annotated[int, Field(ge=1, le=10_000)]
+    round: Count
+    training: TrainingFields

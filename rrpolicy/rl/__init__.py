@@ -3,7 +3,9 @@
 from rrpolicy.rl import finetune
 from rrpolicy.rl.adversarial import Demonstrations, PeerReward, PeerSettings, train_peer
 from rrpolicy.rl.cloning import clone_behaviour
-from rrpolicy.rl.distill import Distillation, Visits
+from rrpolicy.rl.dagger import Visits
+from rrpolicy.rl.distill import Distillation
+from rrpolicy.rl.distill_plans import PlanDistillation
 from rrpolicy.rl.finetune import FinetuneSettings, SquashedReward
 from rrpolicy.rl.on_reward import Settings, evaluate_trained, make_reward_env, train_on_reward
 from rrpolicy.rl.policies import ActionRepeat, MeanAction, Sb3Agent, load_policy, save_policy
@@ -22,6 +24,7 @@ __all__ = [
     "OfflineSettings",
     "PeerReward",
     "PeerSettings",
+    "PlanDistillation",
     "ReplayTraining",
     "Sb3Agent",
     "Settings",

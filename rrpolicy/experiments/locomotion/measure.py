@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Unpack
 
 from rrpolicy.experiments.locomotion.artifacts import Demonstrations, RobotStore
+from rrpolicy.experiments.locomotion.measure_distilled import measure_distilled
 from rrpolicy.experiments.locomotion.measure_learning import measure_finetuning, measure_offline
 from rrpolicy.experiments.locomotion.measure_pair import (
     measure_discriminators,
@@ -27,6 +28,7 @@ _OTHER_PARTS: Mapping[Part, Callable[[RobotStore, RobotUnit, Log], Recorder]] = 
     "sweep": measure_sweep,
     "transfer": measure_transfer,
     "discriminators": measure_discriminators,
+    "distilled": measure_distilled,
     "use": reward_correlation,
     "finetuning": measure_finetuning,
     "offline": measure_offline,

@@ -38,7 +38,7 @@ def measure_pair(store: RobotStore, unit: RobotUnit, wanted: tuple[str, ...], lo
     recorder.start("data")
     for part, data in zip(PARTS, store.data(unit), strict=True):
         recorder.rows(data_rows(f"{part}-data", unit, returns(data)))
-    makers = _makers(store, unit, recorder)
+    makers = agent_makers(store, unit, recorder)
     results = run(store, unit, {name: makers[name] for name in wanted}, recorder)
     recorder.rows(comparisons(results, "base", "expert"))
     recorder.start("R²")
@@ -59,7 +59,9 @@ def data_rows(name: str, unit: RobotUnit, episode_returns: Any) -> list[Row]:
     return rows
 
 
-def _makers(store: RobotStore, unit: RobotUnit, recorder: Recorder) -> dict[str, Callable[[], Mapping[str, Predictor]]]:
+def agent_makers(
+    store: RobotStore, unit: RobotUnit, recorder: Recorder
+) -> dict[str, Callable[[], Mapping[str, Predictor]]]:
     """Functions that make the agents, called only for those wanted: each gives names and agents."""
 
     def trained(name: str, made: tuple[Any, float]) -> Any:

@@ -110,7 +110,7 @@ def select(
 
 # ---------------------------------------------------------------------- variants
 
-Part = Literal["pair", "sweep", "transfer", "discriminators", "use", "finetuning", "offline"]
+Part = Literal["pair", "sweep", "transfer", "discriminators", "distilled", "use", "finetuning", "offline"]
 AGENTS = ("base", "discriminator", "offline", "steered", "exact", "expert", "cloning", "demonstrator")
 _FEW = ("base", "steered", "expert")
 
@@ -146,6 +146,9 @@ VARIANTS: Mapping[str, RobotVariant] = {
         ),
         RobotVariant("transfer", "the same ρ steers other bases: seed, early checkpoint, other data", part="transfer"),
         RobotVariant("discriminators", "the baseline at other scales, with and without a bound", part="discriminators"),
+        RobotVariant(
+            "distilled", "students of planner and expert, which act or plan without a reward", part="distilled"
+        ),
         RobotVariant("use", "ρ of steps and windows against the true reward and return", _AS_REWARD, part="use"),
         RobotVariant("finetune", "SAC from the base's data, with ρ or the true reward", _AS_REWARD, part="finetuning"),
         RobotVariant("offline-rl", "TD3+BC on the data of the base and of both, with true rewards", part="offline"),
