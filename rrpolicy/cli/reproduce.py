@@ -16,7 +16,10 @@ from rrpolicy.experiments import DEFAULT_ENV_ID, Task
 from rrpolicy.experiments import images as painters
 from rrpolicy.experiments import locomotion as robots
 from rrpolicy.experiments import maze2d as mazes
-from rrpolicy.experiments.recipes import read_recipe, recipe_of
+from rrpolicy.experiments.locomotion.spec import of_case
+from rrpolicy.experiments.recipes import is_packaged, read_recipe, recipe_of
+from rrpolicy.experiments.store import digest
+from rrpolicy.experiments.tuning_log import check_frozen, read_log
 from rrpolicy.images.parts import quiet
 
 QUICK_EPISODES = 16
@@ -81,6 +84,8 @@ def maze2d(
     if chosen.part == "peers":  # which have no base
         units = [unit for unit in units if unit.goal]
     values = recipe_for(Task(DEFAULT_ENV_ID), recipe)
+    if is_packaged(values):
+        check_frozen("maze2d", units, lambda unit: digest(values), read_log())
     results = mazes.reproduction(
         units, values, file, work, chosen, progress_bar=progress, log=echo, jobs=Jobs(jobs, scheduler)
     ).run()
@@ -137,8 +142,10 @@ def locomotion(
     file = out or Path("runs/locomotion.csv")
     chosen = robots.variant_named(variant)
     units = [] if figures_only else robots.select(robot, case, seed, quick)
+    own = [unit for unit in units if is_packaged(recipe_of(unit.robot))]
     changes = {"evaluation": {"n_eval_episodes": QUICK_EPISODES}} if quick else {}
     recipes = {unit.robot: {**recipe_of(unit.robot), **changes} for unit in units}
+    check_frozen("locomotion", own, lambda unit: digest(of_case(recipes[unit.robot], unit.case)), read_log())
     demonstrations = robots.Demonstrations(data or work / "data", agents)
     run = robots.reproduction(
         units, recipes, file, work, demonstrations, chosen, progress_bar=progress, log=echo, jobs=Jobs(jobs, scheduler)
@@ -201,6 +208,8 @@ def images(
     values = recipe_of(IMAGES_RECIPE) if recipe is None else read_recipe(recipe)
     values = painters.with_pairs(values, pair)
     units = [] if figures_only else painters.select(values, pair, case, seed, quick)
+    if is_packaged(values) and data is None:
+        check_frozen("images", units, lambda unit: digest([values, None]), read_log())
     run = painters.reproduction(
         units, values, file, work, data, chosen, progress_bar=progress, log=echo, jobs=Jobs(jobs, scheduler)
     )

@@ -35,10 +35,24 @@ DEFAULT_RECIPE: Recipe = {  # for environments without one of their own
 }
 
 
+PACKAGED = Path(__file__).resolve().parents[1] / "recipes"  # folder of the package's recipes
+
+
 def folders() -> list[Path]:
     """Folders that are searched for recipes: ``$RRPOLICY_RECIPES`` first, then those of the package."""
     own = os.environ.get(FOLDER_VARIABLE)
-    return [*([Path(own)] if own else []), Path(__file__).resolve().parents[1] / "recipes"]
+    return [*([Path(own)] if own else []), PACKAGED]
+
+
+def packaged_recipe(name: str) -> Recipe:
+    """The package's recipe of this name, whatever the user's folder holds; raises as :func:`read_recipe` does."""
+    return read_recipe(PACKAGED / f"{name}.toml")
+
+
+def is_packaged(recipe: Recipe) -> bool:
+    """Whether a recipe is as the package has it, and no user's own or changed one."""
+    name = str(recipe.get("name"))
+    return any(path.stem == name and read_recipe(path) == recipe for path in PACKAGED.glob("*.toml"))
 
 
 def all_recipes() -> dict[str, Recipe]:
