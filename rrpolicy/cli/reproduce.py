@@ -12,11 +12,15 @@ from rrpolicy.cli.options import recipe_for
 from rrpolicy.cli.program import echo
 from rrpolicy.common.files import write_text
 from rrpolicy.common.jobs import Jobs
+from rrpolicy.common.messages import printable
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task
 from rrpolicy.experiments import images as painters
 from rrpolicy.experiments import locomotion as robots
 from rrpolicy.experiments import maze2d as mazes
 from rrpolicy.experiments.locomotion.spec import of_case
+from rrpolicy.experiments.published.generated import compare_generated
+from rrpolicy.experiments.published.pages import verify as verify_pages
+from rrpolicy.experiments.published.rows import Rows
 from rrpolicy.experiments.recipes import is_packaged, read_recipe, recipe_of
 from rrpolicy.experiments.store import digest
 from rrpolicy.experiments.tuning_log import check_frozen, read_log
@@ -215,6 +219,35 @@ def images(
     )
     if results := run.run():
         _show(file, painters.summary(results), painters.draw(results, file))
+
+
+@reproduce_app.command()
+def verify(
+    root: Annotated[
+        Path, typer.Option("--root", metavar="DIR", help="Checkout with README.md, docs/ and zoo/.")
+    ] = Path(),
+    write: Annotated[bool, typer.Option("--write", help="Rewrite pages as their rows say.")] = False,
+) -> None:
+    """
+    Compare every number in README, docs and the zoo's page with the committed rows.
+
+    Numbers have keys in comments below them, tables are made by comments above them; numbers without rows are listed
+    in docs/results/numbers_without_rows.toml. Any difference is a line on stderr, and the exit code is 1.
+
+    \b
+    Examples:
+      rrpolicy reproduce verify
+      rrpolicy reproduce verify --write
+    """
+    rows = Rows(root / "docs" / "results", root / "zoo" / "agents", read_log())
+    pages = [*compare_generated(root, write), *verify_pages(root, rows, write)]
+    faults = [fault for page in pages for fault in page.faults]
+    for page in pages:
+        echo(f"{page.name}: {page.keyed} numbers have rows, {len(page.unkeyed)} are listed without")
+    for fault in faults:
+        typer.echo(f"rrpolicy: error: {printable(fault, 500)}", err=True)
+    if faults:
+        raise typer.Exit(1)
 
 
 def _show(file: Path, text: str, written: list[Path]) -> None:

@@ -15,6 +15,7 @@ from rrpolicy.common.stats import bootstrap_interval, mean_ratio, student_mean
 from rrpolicy.common.typing import Array
 from rrpolicy.evaluation.plots import DPI, INK
 from rrpolicy.experiments.results import Result
+from rrpolicy.experiments.tuning_log import Tuning, read_log
 
 Key = tuple[str, str]  # agent, metric, of a number that has neither reference nor level nor step
 NOTHING = "–"
@@ -89,6 +90,33 @@ def seed_means(results: Iterable[Result]) -> dict[int, float]:
     for one in results:
         found.setdefault(one.seed, []).append(one.value)
     return {seed: float(np.mean(found[seed])) for seed in sorted(found)}
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """``1–3``, ``4, 6``."""
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]}–{seeds[-1]}" if whole else ", ".join(map(str, seeds))
+
+
+def by_role(results: Sequence[Result], experiment: str) -> list[list[Result]]:
+    """
+    Results of the seeds that report, of those that were seen while recipes changed, of those of tuning, and the rest.
+
+    :param results: of one pair, or of several that are summed up
+    :param experiment: its name in the tuning log; seeds of another one have no roles
+    """
+    tuning = read_log().get(experiment, Tuning())
+    groups: dict[str, list[Result]] = {"reporting": [], "seen": [], "tuning": [], "": []}
+    for one in results:
+        groups[tuning.role(one.seed)].append(one)
+    return [group for group in groups.values() if group]
+
+
+def seeds_of(results: Sequence[Result], experiment: str) -> str:
+    """``4–6``, or ``1–3, seen while tuning``; arguments as of :func:`by_role`."""
+    tuning = read_log().get(experiment, Tuning())
+    seeds = sorted({one.seed for one in results})
+    return seeds_text(seeds) + (", seen while tuning" if {tuning.role(seed) for seed in seeds} == {"seen"} else "")
 
 
 def markdown(heading: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

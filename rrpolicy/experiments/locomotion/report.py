@@ -3,6 +3,7 @@ each variant changes, ρ as a reward; scores with intervals, and the sweeps of s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rrpolicy.common.stats import Measure, hierarchical_mean, student_mean, student_ratio
 from rrpolicy.evaluation.plots import COLOURS, FAINT, INK, OTHERS
 from rrpolicy.experiments.locomotion.spec import CASES, PAPER
 from rrpolicy.experiments.report import (
     NOTHING,
     Key,
+    by_role,
     draw_interval,
     interval_of,
     light,
@@ -23,6 +26,8 @@ from rrpolicy.experiments.report import (
     of_metric,
     plain,
     save_figure,
+    seed_means,
+    seeds_of,
     values_of,
 )
 from rrpolicy.experiments.results import UNIT_DONE, Result
@@ -62,6 +67,7 @@ def summary(results: Sequence[Result]) -> str:
     used = [one for one in results if one.variant == USE]
     others = [one for one in results if one.variant not in ("", USE)]
     tables = [
+        *(gaps_table(part, metric) for metric, part in by_metric(main).items()),
         *(scores_table(part, metric) for metric, part in by_metric(main).items()),
         costs_table(main),
         *(variants_table(part, metric) for metric, part in by_metric(others).items()),
@@ -89,13 +95,51 @@ def scores_table(results: Sequence[Result], metric: str = SCORE) -> str:
     """
     lines = []
     for robot, case, group in groups(results):
-        lines += [
-            [robot, case, *_line(group, agent, metric)]
-            for agent in ("base-data", "expert-data", *AGENTS)
-            if values_of(group, (agent, metric))
-        ]
+        for part in by_role(group, _log(robot)):
+            lines += [
+                [robot, case, *_line(part, agent, metric)]
+                for agent in ("base-data", "expert-data", *AGENTS)
+                if values_of(part, (agent, metric))
+            ]
     heading = ["robot", "data", "agent", HEADINGS[metric], "more than the base", "share of the gap", "seeds"]
     return markdown(heading, lines) if lines else ""
+
+
+def gaps_table(results: Sequence[Result], metric: str = SCORE) -> str:
+    """
+    Markdown table of the share of the gap that steering closes, in the ways in which it can be taken over seeds, and of
+    what rounds add to the offline reward and ρ to the discriminator, paired by seed. For several seeds.
+
+    :param results: of the experiment itself
+    :param metric: normalised score or return
+    :return: a row for each robot, kind of data and group of seeds
+    """
+    lines = []
+    for robot, case, group in groups(results):
+        for part in by_role(group, _log(robot)):
+            gains = [seed_means(of_metric(part, (agent, metric), "base")) for agent in ("steered", "expert")]
+            shares = of_metric(part, ("steered", "gap_closed"))
+            if len(shares) > 1 and set(gains[0]) == set(gains[1]):
+                over = student_ratio(*(list(one.values()) for one in gains))
+                both = hierarchical_mean([Measure(one.value, one.ci_low, one.ci_high, one.n) for one in shares])
+                cells = [interval(part, ("steered", "gap_closed"), 2), *(written(one, 2) for one in (both, over))]
+                differences = (_less(part, reference, metric) for reference in ("offline", "discriminator"))
+                lines.append([robot, case, *cells, *differences, seeds_of(part, _log(robot))])
+    heading = ["robot", "data", "share of the gap: mean of the seeds'", "the same, hierarchical bootstrap"]
+    heading += ["ratio of means", "steered − offline", "steered − discriminator", "seeds"]
+    return markdown(heading, lines) if lines else ""
+
+
+def _log(robot: str) -> str:
+    """Where the tuning log has a robot's seeds: nowhere for robots of users."""
+    return "locomotion" if robot in PAPER else ""
+
+
+def _less(group: Sequence[Result], reference: str, metric: str) -> str:
+    """How much more the steered base has than another agent, paired by seed."""
+    ours, theirs = (seed_means(of_metric(group, (agent, metric))) for agent in ("steered", reference))
+    both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    return written(student_mean(both), 1) if len(both) > 1 else NOTHING
 
 
 def costs_table(results: Sequence[Result]) -> str:
@@ -178,9 +222,15 @@ def interval(results: Sequence[Result], key: Key, digits: int = 1, reference: st
     own = of_metric(results, key, reference)
     if not own:
         return NOTHING
-    value, low, high = interval_of(own)
-    mean = f"{value:.{digits}f}"
-    return mean if low == high else f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
+    return written(Measure(*interval_of(own), len(own)), digits)
+
+
+def written(number: Measure, digits: int) -> str:
+    """A number with its interval, without one of no width."""
+    mean = f"{number.value:.{digits}f}"
+    return (
+        mean if math.isclose(number.low, number.high) else f"{mean} [{number.low:.{digits}f}, {number.high:.{digits}f}]"
+    )
 
 
 def _line(group: Sequence[Result], agent: str, metric: str) -> list[str]:
@@ -190,7 +240,7 @@ def _line(group: Sequence[Result], agent: str, metric: str) -> list[str]:
         interval(group, (agent, metric)),
         interval(group, (agent, metric), reference=low),
         interval(group, (agent, "gap_closed"), 2),
-        str(len(values_of(group, (agent, metric)))),
+        seeds_of(of_metric(group, (agent, metric)), _log(group[0].task)),
     ]
 
 
@@ -220,7 +270,7 @@ def draw(results: Sequence[Result], out: Path) -> list[Path]:
 def scores(results: Sequence[Result], agents: Sequence[str] | None = None) -> Figure:
     """
     A panel for each robot and kind of data, three in a row: normalised scores with 95 % intervals, base and expert as
-    lines.
+    lines; of the seeds that report where there are any.
 
     :param results: rows of scores and returns
     :param agents: in this order; None: those that ran, in the order of the rows
@@ -235,7 +285,7 @@ def scores(results: Sequence[Result], agents: Sequence[str] | None = None) -> Fi
     figure = Figure(figsize=(1.8 + 3.0 * n_columns, n_rows * (1.0 + 0.42 * len(shown))), layout="constrained")
     for index, (robot, case, group) in enumerate(panels):
         axes = figure.add_subplot(n_rows, n_columns, index + 1)
-        _panel(axes, group, shown)
+        _panel(axes, by_role(group, _log(robot))[0], shown)
         axes.set_title(f"{robot}, {case} data", fontsize=11, color=INK)
         if index % n_columns:
             axes.set_yticklabels([])

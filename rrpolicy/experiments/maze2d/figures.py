@@ -178,7 +178,7 @@ def _panel(axes: Axes, drawn: RewardMap, unit: MazeUnit) -> None:
 
 
 def _intervals(axes: Axes, results: Sequence[Result], agents: Sequence[str], metric: str) -> None:
-    """A dot and a bar for each agent; the interval is over goals and seeds, or over episodes where there is one."""
+    """A dot and a bar for each agent; the interval is over seeds, or over goals or episodes of one."""
     for height, agent in enumerate(reversed(agents)):
         own = [one for one in results if one.agent == agent]
         if not own:

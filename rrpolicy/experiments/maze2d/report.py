@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rrpolicy.experiments.maze2d.spec import MAZES
-from rrpolicy.experiments.report import NOTHING, Key, markdown, mean, ratio, values_of
+from rrpolicy.experiments.report import NOTHING, Key, by_role, markdown, mean, ratio, seeds_of, values_of
 from rrpolicy.experiments.results import Result
 
 OWN, NEAR = ("reward", "goal_own_cell"), ("reward", "goal_within_one_cell")
@@ -34,13 +34,17 @@ def summary(results: Sequence[Result]) -> str:
         units = {one.unit for one in own}
         pairs += [(variant, own), ("the same units, unchanged", [one for one in main if one.unit in units])]
     tables = [
-        table("maze", by_maze(main)) if main else "",
+        *(table(_heading(part), by_maze(part)) for part in by_role(main, "maze2d")),
         table("variant", [pair for pair in pairs if pair[1]]) if pairs else "",
         plans_table(planned),
         training_table(trained),
         peers_table(others, main),
     ]
     return "\n".join(text for text in tables if text)
+
+
+def _heading(results: Sequence[Result]) -> str:
+    return f"maze, seeds {seeds_of(results, 'maze2d')}"
 
 
 def table(what: str, groups: Sequence[tuple[str, Sequence[Result]]]) -> str:
