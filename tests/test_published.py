@@ -197,8 +197,8 @@ def test_numbers_without_keys_are_listed_and_counted(rows: Rows, tmp_path: Path)
     assert listed == ({"page.md": Counter([".75"])}, {"page.md": Counter(["1.5"])}) and unlisted(page, listed) == []
     page.unkeyed = ["1.5", ".5"]
     assert unlisted(page, listed) == [
-        "page.md: .5 has no key (found 1 more than listed)",
-        "page.md: .75 is listed and not there any more",
+        "page.md: no key, and not listed: .5",
+        "page.md: listed, and not there without a key any more: .75",
     ]
     path.write_text(path.read_text().replace("n_results = 1", "n_results = 2"))
     with pytest.raises(ValueError, match="lists 1 results without rows, n_results is 2: it may only shrink"):

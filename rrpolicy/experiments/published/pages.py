@@ -105,7 +105,8 @@ def _numbers(page: Page, before: str, mark: re.Match[str], rows: Rows) -> Iterat
     out, block = "", [f"<!-- numbers:{common}"]
     for line in (one for one in lines if one.strip()):
         written, _, key = (part.strip() for part in line.partition(" = "))
-        place = re.compile(rf"(?<![\w.,]){re.escape(written)}(?![\w]|\.\d)").search(prose, at)
+        words = r"\s+".join(map(re.escape, written.split()))  # which may stand on two lines
+        place = re.compile(rf"(?<![\w.,]){words}(?![\w]|\.\d)").search(prose, at)
         if place is None:
             page.faults.append(f"{page.name}: {written!r} does not stand (in this order) above its key {key}")
             block.append(line)
@@ -117,7 +118,7 @@ def _numbers(page: Page, before: str, mark: re.Match[str], rows: Rows) -> Iterat
             should = written
         if should != written:
             page.faults.append(f"{page.name}: {written} is {should} in its rows: {common.strip()} {key}")
-        out += before[at : place.start()] + should
+        out += before[at : place.start()] + (should if should != written else before[slice(*place.span())])
         keyed.append(place.span())
         at = place.end()
         block.append(f"{should} = {key}")
@@ -161,8 +162,9 @@ def unlisted(page: Page, listed: Sequence[Mapping[str, Counter[str]]]) -> list[s
     """Faults of a page whose numbers without keys are not those that are listed for it."""
     known = sum((one.get(page.name, Counter()) for one in listed), Counter())
     found = Counter(page.unkeyed)
-    faults = [f"{page.name}: {text} has no key (found {n} more than listed)" for text, n in (found - known).items()]
-    return faults + [f"{page.name}: {text} is listed and not there any more" for text in known - found]
+    more, gone = (", ".join(sorted(one.elements())) for one in (found - known, known - found))
+    faults = [f"{page.name}: no key, and not listed: {more}"] if more else []
+    return [*faults, f"{page.name}: listed, and not there without a key any more: {gone}"] if gone else faults
 
 
 # ---------------------------------------------------------------------- a checkout
