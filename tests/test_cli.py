@@ -98,8 +98,12 @@ def test_the_main_job_step_by_step(tmp_path: Path) -> None:
     assert zoo.load_agent(expert).num_timesteps == 4
     pair = ("--base", base / "agent.zip", "--expert", expert)
     result = run("extract", *pair, "--dataset", base_data, "--dataset", expert_data, "--out", reward, "--no-progress")
-    assert "r2_guided_t9" in result.output
-    assert {row["metric"] for row in read_results(reward)} >= {"r2_window_noised_t0", "goal_error_cells"}
+    assert "r2_guided_t9" in result.output and "that were held out" in result.output
+    wanted = {"r2_window_noised_t0", "goal_error_cells", "range_window", "range_step", "value_targets_clipped"}
+    assert {row["metric"] for row in read_results(reward)} >= wanted
+    assert zoo.load_reward(reward).fit is not None
+    shown = run("zoo", "info", reward / "reward.zip").output
+    assert "range of ρ, step head" in shown and "goal: [3.0, 1.0]" in shown
     assert zoo.card(reward)["goal"] == [3.0, 1.0]  # known from the expert's data
 
     result = run(
@@ -146,7 +150,12 @@ def test_extraction_without_data_uses_the_samples_of_the_agents(
 ) -> None:
     asked: list[object] = []
     extracted = commands.experiments.extract
-    monkeypatch.setattr(commands.experiments, "extract", lambda *a: asked.append(a[3]["extraction"]) or extracted(*a))
+
+    def noted(*arguments: Any, **how: Any) -> Any:
+        asked.append(arguments[3]["extraction"])
+        return extracted(*arguments, **how)
+
+    monkeypatch.setattr(commands.experiments, "extract", noted)
     run(
         "extract",
         "--base",

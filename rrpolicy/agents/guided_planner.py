@@ -140,7 +140,8 @@ class GuidedPlanner(Published, Planner):
         if not isinstance(reward.window_kwargs.get("network", ""), str):
             return None
         options = {"scale": self.scale, "max_shift": self.max_shift, "planning": self.planning.to_dict()}
-        return digest_of({"agent": agent, "reward": reward.to_config(), **options}, {"reward": reward.state_dict()})
+        config = {name: value for name, value in reward.to_config().items() if name != "fit"}  # which nothing acts by
+        return digest_of({"agent": agent, "reward": config, **options}, {"reward": reward.state_dict()})
 
     # ------------------------------------------------------------------ persistence
 

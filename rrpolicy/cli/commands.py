@@ -209,7 +209,9 @@ def extract(
     """
     Extract the reward that explains the difference of two agents; leaves reward.zip and R² per noise level.
 
-    A warning says so where ρ holds much less where the steered base goes than at the data.
+    Prints the fit report that stays with the reward. Warnings say so where the reward explains no more, or spans no
+    more nats, than that of a pair without a difference, and where ρ holds much less where the steered base goes than at
+    the data.
 
     \b
     Examples:
@@ -227,11 +229,12 @@ def extract(
     if task is not None and task.goal is not None:
         check_section(values, "map", reward_map)
     with sole_use(out):
-        extractor = experiments.extract(weak, strong, training, values, seed, progress)
+        extractor = experiments.extract(weak, strong, training, values, seed, progress, fit_dataset=held_out)
         reward = extractor.reward
         if not current().is_main:
             return
         rows = flat_rows(experiments.explained_rows(reward, weak, strong, held_out, values, seed))
+        rows += experiments.fit_rows(reward)
         if task is not None and task.goal is not None:
             error = experiments.map_reward(reward, task.maze, values).goal_error_cells(task.goal)
             rows.append(plain_row("reward", "goal_error_cells", error))
@@ -246,6 +249,7 @@ def extract(
         reward.save(out / "reward.zip", card=card)
         clear(out, (RESULTS_FILE,))  # those of the reward that was there
         report(rows, out)
+        echo(f"{reward.fit or ''}")
         steering = experiments.steering_options(weak, reward, values)
         if advice := extractor.check_steering(held_out, **steering).advice:
             warnings.warn(advice, RrpolicyWarning, stacklevel=1)

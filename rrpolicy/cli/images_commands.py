@@ -185,6 +185,7 @@ def extract(
             progress_bar=progress,
             checkpoint_path=checkpoint,
             checkpoint_freq=checkpoint_freq,
+            fit_dataset=held_out,
         )
         if current().is_main:
             report(_finish_reward(extractor, pairs, held_out, codec, out, seed), out)
@@ -219,6 +220,7 @@ def _finish_reward(
         return [plain_row("models", "difference", 0.0)]
     if reward.nothing:
         echo(reward.nothing)
+    echo(f"{reward.reward.fit or ''}")
     return [plain_row("reward", name, value) for name, value in explained]
 
 

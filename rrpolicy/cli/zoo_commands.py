@@ -21,6 +21,7 @@ from rrpolicy.experiments.locomotion import Demonstrations
 from rrpolicy.experiments.locomotion.spec import of_case
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
 from rrpolicy.experiments.zoo_build import SEED, ImageZooBuild, MazeZooBuild, RobotZooBuild, image_unit, robot_unit
+from rrpolicy.rewards.fit_report import FitReport
 
 IMAGES_RECIPE = "fashion_mnist"
 HEADLINES = (  # of an entry in the list: agent, metric, form
@@ -62,18 +63,25 @@ def _headlines(card: Mapping[str, Any]) -> list[str]:
 
 
 @zoo_app.command("info")
-def info(name: Annotated[str, typer.Argument(metavar="NAME", help="Such as PointMaze_UMaze-v3/base.")]) -> None:
+def info(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as PointMaze_UMaze-v3/base, or an archive's path.")],
+) -> None:
     """
-    Show the card of an entry: what it is, how it was made, what was measured.
+    Show the card of an entry, or of an archive of yours: what it is, how it was made, what was measured.
+
+    A reward's card holds its fit report, which is followed by what speaks against the reward.
 
     \b
     Examples:
       rrpolicy zoo info PointMaze_UMaze-v3/expert-3-1
       rrpolicy zoo info Hopper-v5/reward
+      rrpolicy zoo info runs/reward/reward.zip
     """
-    card = zoo.info(name)
-    rows = card.pop("results")
+    card = zoo.card(name) if Path(name).suffix == ".zip" else zoo.info(name)
+    rows, fit = card.pop("results", None), FitReport.from_dict(card.pop("fit", None))
     echo("\n".join(f"{key}: {json.dumps(value)}" for key, value in card.items()))
+    if fit is not None:
+        echo("\n".join([*fit.lines(), *(f"  warning: {doubt}" for doubt in fit.warnings())]))
     echo(f"\n{table(rows)}" if rows else "")
 
 

@@ -51,6 +51,35 @@ class ProcessFields(Fields):
     alphas_cumprod: Annotated[list[float], Field(max_length=10_000)] | None = None
 
 
+Level = Annotated[int, Field(ge=0, lt=10_000)]
+
+
+class LevelFitFields(Fields):
+    """How well one head of a reward explains some noise levels."""
+
+    head: Literal["window", "step"]
+    first_level: Level
+    last_level: Level
+    r2: Number
+    r2_winsorized: Number
+    r2_permuted: Number
+
+
+class FitFields(Fields):
+    """The fit report of a reward."""
+
+    n_events: Count
+    held_out: bool
+    levels: Annotated[list[LevelFitFields], Field(max_length=256, default_factory=list)]
+    map_level: Level | None = None
+    window_range: NotNegative | None = None
+    step_range: NotNegative | None = None
+    clipped: Annotated[float, Field(ge=0, le=1)] | None = None
+    unfitted_levels: Annotated[
+        list[Annotated[list[Level], Field(min_length=2, max_length=2)]], Field(max_length=10_000, default_factory=list)
+    ]
+
+
 class LayoutFields(Fields):
     """Arguments of a `TrajectoryLayout`."""
 

@@ -17,6 +17,7 @@ from rrpolicy.common.fields import (
     Count,
     DistillationFields,
     EnvId,
+    FitFields,
     ImageTrainingFields,
     LatentCodecFields,
     Layout,
@@ -84,6 +85,7 @@ class RewardFields(Fields):
     step_kwargs: NetworkFields
     value_units: bool = False
     source: Name
+    fit: FitFields | None = None
 
     @model_validator(mode="after")
     def _bounded_attention(self) -> Self:
@@ -356,6 +358,7 @@ class CardFields(PlaceFields):
     picture: Name | None = None
     unwanted: Annotated[list[Text], Field(max_length=2**14)] | None = None
     results: Annotated[list[RowFields], Field(max_length=10_000)] | None = None
+    fit: FitFields | None = None
 
 
 class EntryFields(CardFields):

@@ -11,6 +11,7 @@ from rrpolicy.experiments.results import plain_row
 from rrpolicy.experiments.scoring import (
     environments,
     explained_rows,
+    fit_rows,
     sample_rows,
     separation_rows,
     split_data,
@@ -55,6 +56,7 @@ __all__ = [
     "extract",
     "extract_on_policy",
     "fine_tuned",
+    "fit_rows",
     "map_reward",
     "maze_normalizer",
     "new_agent",

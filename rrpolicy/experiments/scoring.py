@@ -21,7 +21,7 @@ from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.evaluation import Row, benchmark, result_row
 from rrpolicy.experiments.recipes import DEFAULT_RECIPE, Recipe, build, section
-from rrpolicy.experiments.results import estimate_row
+from rrpolicy.experiments.results import estimate_row, plain_row
 from rrpolicy.experiments.steps import new_agent, new_extractor, steer
 from rrpolicy.experiments.task import Task, observations_for_plans
 from rrpolicy.images.classifier import ImageClassifier
@@ -92,6 +92,14 @@ def explained_rows(
     steering = steering_options(base, reward, recipe)
     found = explained_by_name(reward, base, expert, events.split(scoring.group_size), seed, **steering)
     return [{**result_row("reward", name, values), "level": level} for (name, level), values in found.items()]
+
+
+def fit_rows(reward: RelativeReward) -> list[Row]:
+    """What the fit report says of ρ beside R²: its range by head (nats) and the share of value targets clipped."""
+    if (fit := reward.fit) is None:
+        return []
+    values = {"range_window": fit.window_range, "range_step": fit.step_range, "value_targets_clipped": fit.clipped}
+    return [plain_row("reward", name, value) for name, value in values.items() if value is not None]
 
 
 def steering_options(base: DiffusionAgent, reward: RelativeReward, recipe: Recipe) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from rrpolicy.images.stable_diffusion import PromptedModel, SafeModel, TextToIma
 from rrpolicy.images.support import Support
 from rrpolicy.rewards.events import CHUNK
 from rrpolicy.rewards.extractor import RewardExtractor
+from rrpolicy.rewards.metrics import predicted_difference
 from rrpolicy.rewards.recorded import MANIFEST, RecordedPairs, Shard, record
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.targets import Targets, make_targets, value_targets
@@ -293,8 +294,8 @@ def _explained(
     """Bands of levels and R² in each: all levels divided by each number, without those where the models agree."""
     drawn = pairs.draw(n, torch.Generator().manual_seed(seed))
     process, found = pairs.model.process, []
-    gradient = torch.cat([reward.gradient(x, t) for x, t in zip(drawn.x_t.split(256), drawn.t.split(256), strict=True)])
-    residual = process.levels(gradient, drawn.t)[1] * gradient - drawn.eps_difference
+    chunks = zip(drawn.x_t.split(256), drawn.t.split(256), strict=True)
+    residual = torch.cat([predicted_difference(reward, process, x, t) for x, t in chunks]) - drawn.eps_difference
     errors, totals = ((part**2).flatten(1).sum(dim=1) for part in (residual, drawn.eps_difference))
     for n_bands in divisions:
         edges = [round(i * process.n_diffusion_steps / n_bands) for i in range(n_bands + 1)]

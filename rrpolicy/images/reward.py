@@ -22,6 +22,7 @@ from rrpolicy.images.codec import Codec, as_pixels, check_codec, codec_from_dict
 from rrpolicy.images.noise import digests_of_events, noise_of
 from rrpolicy.images.support import Support
 from rrpolicy.rewards.calibration import bennett_offset
+from rrpolicy.rewards.fit_report import fit_fact
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 NO_DIFFERENCE = "the two models do not differ"
@@ -204,9 +205,9 @@ class ImageReward:
 
         :param path: file; ``.zip`` is added when missing
         :param half: store weights in half precision
-        :param card: facts about the reward
+        :param card: facts about the reward, to which its fit report is added
         """
-        config = {
+        config: dict[str, Any] = {
             "reward": self.reward.to_config(),
             "codec": self.codec.to_dict(),
             "zero": self.zero,
@@ -216,7 +217,8 @@ class ImageReward:
             "difference": self.difference,
             "explained": self.explained,
         }
-        write_archive(path, self.kind, config, {"weights": stored_weights(self.reward, half)}, card)
+        facts = {**fit_fact(config["reward"]), **(card or {})}
+        write_archive(path, self.kind, config, {"weights": stored_weights(self.reward, half)}, facts)
 
     @classmethod
     def load(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.computing import Batch, Values
 from rrpolicy.common.held_out import N_HELD_OUT
-from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
+from rrpolicy.common.learner import LearningRate, MaybeCallback
 from rrpolicy.common.messages import printable
 from rrpolicy.common.noise import randint, twin
 from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
@@ -24,10 +24,10 @@ from rrpolicy.common.schema import native
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.weights import set_generator_state
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, layout_of, with_device_of
-from rrpolicy.rewards.events import draw_events
+from rrpolicy.rewards.fit_report import FitReport
 from rrpolicy.rewards.heads import restored_window
 from rrpolicy.rewards.matching import ROW_FLOOR, UNITS, check_units, eps_rms, gradient_loss, row_weights, value_spread
-from rrpolicy.rewards.metrics import SteeringCheck, check_steering
+from rrpolicy.rewards.measured_learner import MeasuredLearner, shares_data
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.rows import StepRows, clean_events
 from rrpolicy.rewards.sources import Data, Source, check_buffer, target_source
@@ -36,7 +36,7 @@ from rrpolicy.rewards.targets import Targets
 VALUE_CLIP = 10.0  # the default of `value_clip`
 
 
-class RewardExtractor(Learner[RelativeReward]):
+class RewardExtractor(MeasuredLearner):
     """
     Learns ρ with ∇ρ = s_expert - s_base; further keywords are those of `TrainingOptions`.
 
@@ -150,6 +150,7 @@ class RewardExtractor(Learner[RelativeReward]):
         *,
         pairs: Targets | None = None,
         eval_dataset: Data = None,
+        fit_dataset: Data = None,
         **options: Unpack[LearnOptions],
     ) -> Self:
         """
@@ -165,6 +166,8 @@ class RewardExtractor(Learner[RelativeReward]):
         :param pairs: where the models were compared already, e.g. along guided sampling: half of every buffer
         :param eval_dataset: what is held out, of the kinds of ``data``: ``dataset, eval_dataset = dataset.split(0.1)``
             divides by episode; None for nothing
+        :param fit_dataset: what :attr:`fit_report` is measured at, of the kinds of ``data`` and held out; None for
+            ``eval_dataset``, and where there is none for events of ``data`` with new noise
         :return: self
         :raises TypeError: when called without ``total_timesteps`` or with data of another kind
         :raises ValueError: when data do not fit the models
@@ -175,27 +178,16 @@ class RewardExtractor(Learner[RelativeReward]):
         total_timesteps = whole("total_timesteps", total_timesteps, 0)
         loss = None if eval_dataset is None else self._held_out_loss(eval_dataset)
         watch = self._watch(loss, total_timesteps, options)
+        held_out = eval_dataset if fit_dataset is None else fit_dataset
+        fit_events = None if held_out is None else self._fit_events(held_out)
         self._draw_buffer = self._source(data, pairs)
         self._targets = None
         if options.get("reset_num_timesteps", True):
             self._buffer_state, self._units, self._steps_in_buffer = None, {}, 0
+        self.averaged.fit = None  # of weights that change now
         self._learn(total_timesteps, callback, options, watch)
+        self._keep_fit(data, fit_events, held_out is not None and not shares_data(data, held_out))
         return self
-
-    @usual_torch()
-    def check_steering(self, data: Any = None, n_events: int = 256, **steering: Any) -> SteeringCheck:
-        """
-        Whether what was learned holds where the steered base goes; where it does not, ``advice`` says what to do.
-
-        :param data: held out, of the kinds of :meth:`learn` but recorded pairs; None for the models' own samples
-        :param n_events: events of the data, and as many samples of the steered base
-        :param steering: ``n_sampling_steps``, ``scale``, ``max_shift``, ``solver`` of guided sampling
-        :return: R² at the data (``recorded``) and where the steered base goes (``steered``), ``suffices`` and
-            ``advice``, a sentence that is empty where no remedy is needed
-        """
-        seed, n = 0 if self.seed is None else self.seed, whole("n_events", n_events, 2)
-        x0 = draw_events(data, self.base, self.expert, n, seed + 1)
-        return check_steering(self.reward, self.base, self.expert, x0, seed, **steering)
 
     def _draw(self) -> Batch:
         targets = self._current_targets()
@@ -330,7 +322,7 @@ class RewardExtractor(Learner[RelativeReward]):
 
     def _config(self) -> dict[str, Any]:
         return {
-            "reward": self.module.to_config(),
+            "reward": self.averaged.to_config(),
             "fingerprint": self.base.fingerprint(),
             "training": {
                 **self._training_config(),
@@ -395,4 +387,5 @@ class RewardExtractor(Learner[RelativeReward]):
             **training_arguments(config),
         )
         extractor._steps_in_buffer = int(config["steps_in_buffer"])
+        extractor.averaged.fit = FitReport.from_dict(reward.get("fit"))
         return extractor

@@ -33,6 +33,7 @@ from rrpolicy.diffusion.networks import ResidualMLP
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of, pinned_mask
 from rrpolicy.diffusion.unet_encoder import UNetEncoder, config_of_model
+from rrpolicy.rewards.fit_report import FitReport, fit_fact
 from rrpolicy.rewards.heads import archived_window, restored_window, window_network
 
 Head = Literal["window", "step"]
@@ -59,6 +60,7 @@ class RelativeReward(Published, nn.Module):
     """
 
     kind: ClassVar[str] = "reward"
+    fit: FitReport | None = None  # what the extraction found; None where nothing was measured
 
     pinned: Tensor
     gradient_scale: Tensor
@@ -143,8 +145,6 @@ class RelativeReward(Published, nn.Module):
             window.start_from(model)
         return reward
 
-    # ------------------------------------------------------------------ tensors, with gradients
-
     def forward(self, x_t: Tensor, t: Tensor, head: Head | None = None) -> Tensor:
         """
         ρ of noised events, with gradients.
@@ -218,8 +218,7 @@ class RelativeReward(Published, nn.Module):
             raise ValueError("this reward has no layout and normalizer, so it has no environment units; call it on x_t")
         x0 = self._packed(observations, actions)
         head: Head = "step" if x0.ndim == 2 else "window" if "window" in self.heads else "step"
-        if levels is None:
-            levels = [self.map_level if head == "step" else 0]
+        levels = [self.map_level if head == "step" else 0] if levels is None else levels
         n_levels = self.process.n_diffusion_steps
         chosen = list(levels) if isinstance(levels, Iterable) else []
         whole = all(isinstance(level, int | np.integer) and not isinstance(level, bool) for level in chosen)
@@ -249,8 +248,6 @@ class RelativeReward(Published, nn.Module):
     def map_level(self) -> int:
         """Noise level at which single clean states are scored: high ones order far states better, low ones near."""
         return self.n_clean_levels // 3
-
-    # ------------------------------------------------------------------ hooks
 
     def _head(self, head: Head | None) -> Head:
         if head is None:
@@ -293,6 +290,7 @@ class RelativeReward(Published, nn.Module):
             "step_kwargs": self.step_kwargs,
             "value_units": self.value_units,
             "source": self.source,
+            **({} if self.fit is None else {"fit": self.fit.to_dict()}),
         }
 
     def normalizer_tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -313,7 +311,7 @@ class RelativeReward(Published, nn.Module):
         """
         pinned = torch.zeros(tuple(config["event_shape"]), dtype=torch.bool, device="cpu")
         pinned.view(-1)[config["pinned"]] = True
-        return cls(
+        reward = cls(
             DiffusionProcess(**config["process"]),
             config["event_shape"],
             pinned,
@@ -325,6 +323,8 @@ class RelativeReward(Published, nn.Module):
             value_units=config.get("value_units", False),
             source=config["source"],
         )
+        reward.fit = FitReport.from_dict(config.get("fit"))
+        return reward
 
     def save(self, path: str | Path, *, half: bool = False, card: Mapping[str, Any] | None = None) -> None:
         """
@@ -332,10 +332,10 @@ class RelativeReward(Published, nn.Module):
 
         :param path: file; ``.zip`` is added when missing
         :param half: store weights in half precision
-        :param card: facts about the reward
+        :param card: facts about the reward, to which its fit report is added
         """
-        tensors = {"weights": stored_weights(self, half), **self.normalizer_tensors()}
-        write_archive(path, self.kind, self.to_config(), tensors, card)
+        tensors, config = {"weights": stored_weights(self, half), **self.normalizer_tensors()}, self.to_config()
+        write_archive(path, self.kind, config, tensors, {**fit_fact(config), **(card or {})})
 
     @classmethod
     @usual_torch()
