@@ -10,7 +10,8 @@ from helpers.agents import maze_planner
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.contour import ContourSet
 from PIL import Image
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
@@ -24,6 +25,7 @@ from rrpolicy.evaluation.plots import (
     plot_plans,
     plot_reward_map,
 )
+from rrpolicy.rewards.fit_report import LEAST_RANGE
 from rrpolicy.rewards.maps import RewardMap
 
 MAZE = MazeGeometry.parse(["#####", "#...#", "###.#", "#...#", "#####"])
@@ -90,7 +92,33 @@ def test_a_heat_map_marks_goal_and_maximum(drawn: RewardMap, tmp_path: Path) -> 
 def test_a_constant_map_can_be_drawn(drawn: RewardMap) -> None:
     flat = RewardMap(MAZE, drawn.xy, 0 * drawn.values, 0 * drawn.grid)
     axes = plot_reward_map(flat).axes[0]
-    assert marks(axes, "*") == [] and axes.get_title() == "Extracted reward ρ"
+    assert marks(axes, "*") == [] and axes.get_title().splitlines()[0] == "Extracted reward ρ"
+
+
+def test_a_map_of_small_range_is_pale_and_says_so(drawn: RewardMap, tmp_path: Path) -> None:
+    """Colours are not stretched over a map's own range where that is smaller than of any reward."""
+    small = RewardMap(MAZE, drawn.xy, 0.01 * drawn.values, 0.01 * drawn.grid)
+    paths = [tmp_path / "map.png", tmp_path / "small.png"]
+    colours = []
+    for one, path in zip((drawn, small), paths, strict=True):
+        figure = plot_reward_map(one, path=path)
+        axes, scale = figure.axes
+        colours.append([pixel(path, axes, MAZE.cell_to_xy(cell)) for cell in ((3, 2), (1, 1))])
+        assert f"range {one.range:.3g}" in scale.get_ylabel()
+    low, high = axes.images[0].get_clim()
+    assert high - low == pytest.approx(LEAST_RANGE)
+    assert low + high == pytest.approx(np.nanmin(small.grid) + np.nanmax(small.grid))
+    told = [text.get_text() for text in axes.texts]
+    assert any(f"spans {small.range:.2g} nats, less than 0.25" in text for text in told)
+    assert not axes.collections or not any(isinstance(one, ContourSet) for one in axes.collections)
+
+    def difference(pair: list[str]) -> float:
+        return float(np.abs(np.subtract(*map(to_rgb, pair))).max())
+
+    assert difference(colours[0]) > 0.2 > 0.03 > difference(colours[1])
+    assert min(to_rgb(colours[1][0])) > 0.5  # near white
+    figure = plot_reward_map(small, least_range=0.0)
+    assert figure.axes[0].images[0].get_clim() == (np.nanmin(small.grid), np.nanmax(small.grid))
 
 
 def test_a_goal_in_a_wall_is_refused(drawn: RewardMap) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,9 @@ from rrpolicy.cli import options
 from rrpolicy.cli.agents import load_agent_for, load_planner_for
 from rrpolicy.cli.options import agent_label, recipe_for, report, task_of
 from rrpolicy.cli.program import echo
+from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.evaluation import benchmark as benchmarks
-from rrpolicy.evaluation.plots import plot_learning_curve, plot_plans, plot_reward_map
+from rrpolicy.evaluation.plots import plot_learning_curve, plot_plans, plot_reward_map, range_note
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task, plain_row
 from rrpolicy.experiments.scoring import latency as latency_of
 
@@ -45,7 +47,10 @@ def heat_map(
     rows = [plain_row("reward", "maximum_row", row), plain_row("reward", "maximum_column", column)]
     if task.goal is not None:
         rows.append(plain_row("reward", "goal_error_cells", drawn.goal_error_cells(task.goal)))
+    rows.append(plain_row("reward", "map_range", drawn.range))
     report(rows, out)
+    if note := range_note(drawn):
+        warnings.warn(f"the map {note}: so does that of a pair without a difference", RrpolicyWarning, stacklevel=1)
     echo(f"written: {out / 'heat_map.png'}")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import MultipleLocator
 
@@ -24,6 +25,7 @@ from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 from rrpolicy.envs.render import SUCCESS_RADIUS
 from rrpolicy.evaluation import EnvSource, Evaluation, compare
+from rrpolicy.rewards.fit_report import LEAST_RANGE
 from rrpolicy.rewards.maps import RewardMap
 
 # Okabe and Ito's colours, and the drawings' own for walls, floor and goal
@@ -32,6 +34,7 @@ INK, FAINT = "#22262f", "#8b909c"
 COLOURS = {"": "#0072b2", "base": "#8a8f99", "discriminator": "#e69f00", "steered": "#0072b2", "expert": "#009e73"}
 OTHERS = ("#cc79a7", "#56b4e9", "#d55e00", "#6a51a3", "#b8a200", "#1b7f8c")
 HEAT = "viridis"
+PALE = 0.35  # opacity of a map that says nothing
 TIME = "plasma"
 PANEL = 4.3  # inches
 BORDER = 0.5  # visible part of the outer walls, in cells
@@ -44,20 +47,25 @@ STEP_COLUMN = "time/total_timesteps"
 
 
 def plot_reward_map(
-    reward_map: RewardMap, goal: Any = None, path: str | Path | None = None, title: str | None = None
+    reward_map: RewardMap,
+    goal: Any = None,
+    path: str | Path | None = None,
+    title: str | None = None,
+    least_range: float = LEAST_RANGE,
 ) -> Figure:
     """
-    A reward over its maze.
+    A reward over its maze; one of a small range is pale, and the picture says so.
 
     :param reward_map: the reward
     :param goal: (row, column) in cells, marked with a star; the maximum is marked with a ring
     :param path: where to write it, any format of matplotlib's; None for nowhere
     :param title: of the picture
+    :param least_range: see :func:`draw_heat`
     :return: the figure
     """
     figure, (axes,) = _panels(reward_map.maze, 1)
-    _draw_reward(figure, axes, reward_map, goal)
-    _title(axes, title or "Extracted reward ρ")
+    _draw_reward(figure, axes, reward_map, goal, least_range)
+    _title(axes, title or "Extracted reward ρ", range_note(reward_map, least_range))
     return _finished(figure, path)
 
 
@@ -87,7 +95,8 @@ def plot_hero(
     named: Mapping[str, Any] = agents if isinstance(agents, Mapping) else {"steered": agents}
     figure, axes = _panels(reward_map.maze, 1 + len(named))
     _draw_reward(figure, axes[0], reward_map, goal)
-    _title(axes[0], "extracted reward ρ", "learned from base and expert, without the environment")
+    told = range_note(reward_map) or "learned from base and expert, without the environment"
+    _title(axes[0], "extracted reward ρ", told)
     colours = _colours(named)
     results = compare(named, env, n_episodes, seed, deterministic=deterministic, record_observations=True)
     for panel, (name, result) in zip(axes[1:], results.items(), strict=True):
@@ -234,22 +243,45 @@ def _mark_goal(axes: Axes, xy: Array, maze: MazeGeometry) -> None:
     axes.plot(*xy, marker="*", markersize=size, color=GOAL, markeredgecolor="white", markeredgewidth=1.2, zorder=10)
 
 
-def _draw_reward(figure: Figure, axes: Axes, reward_map: RewardMap, goal: Any) -> None:
+def draw_heat(axes: Axes, reward_map: RewardMap, least_range: float = LEAST_RANGE) -> AxesImage:
+    """
+    A reward as colours.
+
+    :param axes: to draw on
+    :param reward_map: the reward
+    :param least_range: nats that the colours span at least. A map of a smaller range, as a pair without a difference
+        has, is not stretched over all colours, and is pale
+    """
+    low, high = np.nanmin(reward_map.grid), np.nanmax(reward_map.grid)
+    style: dict[str, Any] = {"cmap": HEAT, "interpolation": "bilinear", "zorder": 1}
+    if high - low < least_range:
+        middle = (low + high) / 2
+        low, high, style["alpha"] = middle - least_range / 2, middle + least_range / 2, PALE
+    return axes.imshow(reward_map.filled, extent=reward_map.maze.extent, vmin=low, vmax=high, **style)
+
+
+def range_note(reward_map: RewardMap, least_range: float = LEAST_RANGE) -> str:
+    """What a picture says of a map that :func:`draw_heat` draws pale; empty for others."""
+    return "" if (found := reward_map.range) >= least_range else f"spans {found:.2g} nats, less than {least_range:g}"
+
+
+def _draw_reward(
+    figure: Figure, axes: Axes, reward_map: RewardMap, goal: Any, least_range: float = LEAST_RANGE
+) -> None:
     """Heat, contours, goal, maximum and scale."""
     maze = reward_map.maze
-    heat = reward_map.filled
-    low, high = np.nanmin(reward_map.grid), np.nanmax(reward_map.grid)
-    image = axes.imshow(heat, extent=maze.extent, cmap=HEAT, vmin=low, vmax=high, interpolation="bilinear", zorder=1)
-    if high > low:
-        levels = np.linspace(low, high, 11)[1:-1]
+    image = draw_heat(axes, reward_map, least_range)
+    if reward_map.range >= least_range and reward_map.range > 0:
+        levels = np.linspace(np.nanmin(reward_map.grid), np.nanmax(reward_map.grid), 11)[1:-1]
         style: dict[str, Any] = {"colors": "white", "linewidths": 0.5, "linestyles": "solid", "alpha": 0.35}
-        axes.contour(heat, levels, extent=maze.extent, origin="upper", zorder=2, **style)
+        axes.contour(reward_map.filled, levels, extent=maze.extent, origin="upper", zorder=2, **style)
     draw_maze_axes(axes, maze, goal, floor=None)
     size = max(14.0, _marker_size(maze, 0.42))
     for colour, width in ((WALL_EDGE, 4.2), ("white", 2.2)):
         ring: dict[str, Any] = {"marker": "o", "markersize": size, "markerfacecolor": "none", "zorder": 7}
         axes.plot(*reward_map.maximum, markeredgecolor=colour, markeredgewidth=width, **ring)
-    bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.03, label="ρ (nats, up to a constant)")
+    label = f"ρ (nats, up to a constant), range {reward_map.range:.3g}"
+    bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.03, label=label)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
 

@@ -42,6 +42,11 @@ class RewardMap:
         return self.xy[int(values.argmax())]
 
     @property
+    def range(self) -> float:
+        """Highest minus lowest reward of the picture, in nats."""
+        return float(np.nanmax(self.grid) - np.nanmin(self.grid))
+
+    @property
     def filled(self) -> Array:
         """The grid with walls taking their surroundings' values, so that a picture can be enlarged smoothly."""
         free = np.isfinite(self.grid)

@@ -11,7 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rrpolicy.common.typing import Array
-from rrpolicy.evaluation.plots import COLOURS, FAINT, GOAL, HEAT, INK, OTHERS, WALL_EDGE, draw_maze_axes
+from rrpolicy.evaluation.plots import (
+    COLOURS,
+    FAINT,
+    GOAL,
+    INK,
+    OTHERS,
+    WALL_EDGE,
+    draw_heat,
+    draw_maze_axes,
+    range_note,
+)
 from rrpolicy.experiments.maze2d.artifacts import Curves, curve_path, map_path, read_curves, read_map
 from rrpolicy.experiments.maze2d.report import NEAR, OWN
 from rrpolicy.experiments.maze2d.spec import AGENTS, MAZES, MazeUnit, goal_text
@@ -157,7 +167,7 @@ def _goals(maze: str, seed: int) -> list[MazeUnit]:
 
 
 def _panel(axes: Axes, drawn: RewardMap, unit: MazeUnit) -> None:
-    axes.imshow(drawn.filled, extent=drawn.maze.extent, cmap=HEAT, interpolation="bilinear", zorder=1)
+    draw_heat(axes, drawn)
     draw_maze_axes(axes, drawn.maze, unit.goal, floor=None)
     for text in list(axes.texts):  # the numbers of cells are too small to be read here
         text.remove()
@@ -174,7 +184,9 @@ def _panel(axes: Axes, drawn: RewardMap, unit: MazeUnit) -> None:
             zorder=7,
         )
     error = drawn.goal_error_cells(unit.goal)
-    axes.set_title(f"{unit.maze} {goal_text(unit.goal)}: {error:.2f}", fontsize=8, color=INK if hit else GOAL, pad=3)
+    title = f"{unit.maze} {goal_text(unit.goal)}: {error:.2f}"
+    note = range_note(drawn)
+    axes.set_title(f"{title}\n{note}" if note else title, fontsize=8, color=INK if hit else GOAL, pad=3)
 
 
 def _intervals(axes: Axes, results: Sequence[Result], agents: Sequence[str], metric: str) -> None:
