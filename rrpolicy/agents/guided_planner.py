@@ -28,6 +28,8 @@ from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.sampling import Solver, SolverName
 from rrpolicy.diffusion.score_model import Denoiser, pinned_on
 from rrpolicy.export.compiled import digest_of
+from rrpolicy.rewards.algebra import RewardAlgebra
+from rrpolicy.rewards.ensemble import with_max_uncertainty
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.protocol import RewardFunction, check_reward_function
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -48,6 +50,7 @@ class GuidedPlanner(Published, Planner):
     :param n_sampling_steps: denoising steps per plan; None: the base's
     :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``; None: the base's
     :param warm_start: noise level from which the previous plan is refined; None: the base's
+    :param max_uncertainty: nats of disagreement of an `Ensemble` beyond which it steers less, see there; None for none
     :raises ValueError: when agent and reward do not share their space, or an option is out of range
     """
 
@@ -64,9 +67,12 @@ class GuidedPlanner(Published, Planner):
         sampler: SolverName | Solver | None = None,
         warm_start: int | None = None,
         max_shift: float | None = None,
+        *,
+        max_uncertainty: float | None = None,
     ) -> None:
         self.scale = float(number("scale", scale, lowest=0))
         self.max_shift: float | None = None if max_shift is None else number("max_shift", max_shift, above=0)
+        reward = with_max_uncertainty(reward, max_uncertainty)
         _check_space(agent, reward)
         self.agent = agent
         self.reward = reward
@@ -122,7 +128,7 @@ class GuidedPlanner(Published, Planner):
     # ------------------------------------------------------------------ hooks
 
     def _denoiser(self) -> Denoiser:
-        own = None if isinstance(self.reward, RelativeReward) else pinned_on(self.layout, self.device)
+        own = None if isinstance(self.reward, RewardAlgebra) else pinned_on(self.layout, self.device)
         base = self.agent._denoiser()
         return guided(base, self.reward, self.process, self.scale, self.max_shift, self._count_bound, own)
 
@@ -232,7 +238,7 @@ class GuidedPlanner(Published, Planner):
 
 
 def _check_space(agent: Planner, reward: RelativeReward | RewardFunction) -> None:
-    if not isinstance(reward, RelativeReward):
+    if not isinstance(reward, RewardAlgebra):
         check_reward_function(reward, agent.layout.event_shape, agent.process.n_diffusion_steps, agent.device)
         return
     if reward.device != agent.device:

@@ -24,7 +24,6 @@ from rrpolicy.common.fields import (
     LearnerFields,
     Levels,
     Name,
-    NetArchFields,
     NetworkFields,
     NotNegative,
     Number,
@@ -33,20 +32,19 @@ from rrpolicy.common.fields import (
     PlanningFields,
     Positive,
     ProcessFields,
-    Seed,
     Shape,
     Size,
-    StatisticsFields,
     Text,
     TrainingFields,
     UNetFields,
-    Widths,
     bounded_event,
 )
+from rrpolicy.common.policy_fields import OfflinePolicyFields, PolicyFields, ReplayTrainingFields, Sb3PolicyFields
 from rrpolicy.common.schema import Fields, check_depth, checked, plain
 
 MAX_PLACES = 2**12  # of a map over which a network attends
 MAX_NUMBERS = 2**25  # of a batch of windows
+MAX_REWARDS = 48  # of an archive of sums or ensembles
 
 
 class AgentFields(LearnerFields):
@@ -109,6 +107,34 @@ class PlannerFields(Fields):
     scale: NotNegative
     max_shift: Positive | None
     planning: PlanningFields
+
+
+class TermsFields(Fields):
+    """A sum of rewards: numbers of the rewards, and the factor of each."""
+
+    factors: Annotated[list[Number], Field(min_length=1, max_length=MAX_REWARDS)]
+    rewards: Annotated[list[Annotated[int, Field(ge=0, lt=MAX_REWARDS)]], Field(min_length=1, max_length=MAX_REWARDS)]
+
+
+class RewardsFields(Fields):
+    """A `CombinedReward` or an `Ensemble`: rewards, each once, and the factors with which they make its members."""
+
+    form: Literal["sum", "ensemble"]
+    members: Annotated[list[TermsFields], Field(min_length=1, max_length=MAX_REWARDS)]
+    rewards: Annotated[list[RewardFields], Field(min_length=1, max_length=MAX_REWARDS)]
+    score: Literal["mean", "lower"] = "mean"
+    n_deviations: NotNegative = 1.0
+    max_uncertainty: Positive | None = None
+
+    @model_validator(mode="after")
+    def _known_rewards(self) -> Self:
+        """Members are sums of the rewards that there are, and one alone is a sum."""
+        for terms in self.members:
+            if len(terms.factors) != len(terms.rewards) or max(terms.rewards) >= len(self.rewards):
+                raise ValueError(f"members do not fit to {len(self.rewards)} rewards")
+        if (self.form == "sum") != (len(self.members) == 1):
+            raise ValueError(f"form is {self.form!r} with {len(self.members)} members")
+        return self
 
 
 class ExtractorTrainingFields(TrainingFields):
@@ -197,10 +223,6 @@ class CodecFields(Fields):
     codec: PixelCodecFields | LatentCodecFields
 
 
-_Dim = Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=1, max_length=1)]
-_Dims = Annotated[list[_Dim], Field(min_length=2, max_length=2)]
-
-
 class SpaceFields(Fields):
     """The space of the two models of a recording."""
 
@@ -225,55 +247,6 @@ class ManifestFields(Fields, extra="allow"):
     about: RecordingFields
 
 
-class PolicyFields(Fields):
-    """A policy without planning, whichever algorithm trained it; sizes are those of its weights."""
-
-    network: Literal["actor-critic", "squashed-gaussian", "deterministic", "search"]
-    algorithm: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+ -]{0,100}$")] = ""
-    activation: Literal["ReLU", "Tanh", "ELU", "LeakyReLU", "SiLU"]
-    observation_space: BoxFields
-    action_space: BoxFields
-    action_repeat: Annotated[int, Field(ge=1, le=2**24)] = 1
-    statistics: StatisticsFields | None = None
-
-
-class Sb3PolicyFields(Fields):
-    """A policy that Stable-Baselines3 trained, as older versions wrote it."""
-
-    algorithm: Literal["PPO", "SAC"]
-    dims: _Dims
-    net_arch: Widths | NetArchFields | None
-    action_space: BoxFields | None = None
-
-
-class OfflinePolicyFields(Fields):
-    """A policy that TD3+BC trained, as older versions wrote it."""
-
-    dims: _Dims
-    net_arch: Widths
-    action_space: BoxFields | None = None
-
-
-def _generator_state(value: list[Any]) -> list[Any]:
-    """numpy's Mersenne twister but for its keys: name, position, whether a Gaussian is kept, and that."""
-    wanted = (("MT19937",), range(625), (0, 1))
-    known = len(value) == 4 and all(one in some for one, some in zip(value, wanted, strict=False))
-    if not known or not isinstance(value[3], int | float) or not abs(value[3]) < 1e3:
-        raise ValueError("wanted the state of a Mersenne twister")
-    return value
-
-
-class ReplayTrainingFields(Fields):
-    """A run of SAC with its replay buffer; ``arguments`` are compared with those of the run, never used."""
-
-    env_id: Annotated[str, Field(max_length=200)]
-    seed: Seed
-    arguments: dict[str, Any]
-    num_timesteps: Count
-    n_updates: Count
-    numpy: Annotated[list[Any], AfterValidator(_generator_state)]
-
-
 class NoFields(Fields):
     """Nothing."""
 
@@ -281,6 +254,7 @@ class NoFields(Fields):
 KINDS: Mapping[str, type[Fields]] = {
     "agent": AgentFields,
     "reward": RewardFields,
+    "rewards": RewardsFields,
     "planner": PlannerFields,
     "extractor": ExtractorFields,
     "discriminator": DiscriminatorFields,

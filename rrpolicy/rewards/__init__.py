@@ -1,19 +1,24 @@
 """Rewards: the relative reward of two models, how it is extracted, its baseline, and how good it is."""
 
+from rrpolicy.rewards.algebra import CombinedReward
 from rrpolicy.rewards.discriminator import DiscriminatorReward
+from rrpolicy.rewards.ensemble import Ensemble, with_max_uncertainty
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.maps import RewardMap, reward_map
 from rrpolicy.rewards.on_policy import learn_on_policy, on_policy_targets
 from rrpolicy.rewards.protocol import RewardFunction, StepReward
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.reward_archive import load_reward
 from rrpolicy.rewards.transforms import AveragedReward, BoundedReward, DistanceReward
 
 __all__ = [
     "AveragedReward",
     "BoundedReward",
+    "CombinedReward",
     "DiscriminatorReward",
     "DistanceReward",
+    "Ensemble",
     "RelativeReward",
     "RewardExtractor",
     "RewardFunction",
@@ -21,6 +26,8 @@ __all__ = [
     "StepReward",
     "guided",
     "learn_on_policy",
+    "load_reward",
     "on_policy_targets",
     "reward_map",
+    "with_max_uncertainty",
 ]

@@ -33,6 +33,7 @@ from rrpolicy.diffusion.networks import ResidualMLP
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of, pinned_mask
 from rrpolicy.diffusion.unet_encoder import UNetEncoder, config_of_model
+from rrpolicy.rewards.algebra import RewardAlgebra
 from rrpolicy.rewards.fit_report import FitReport, fit_fact
 from rrpolicy.rewards.heads import archived_window, restored_window, window_network
 
@@ -40,7 +41,7 @@ Head = Literal["window", "step"]
 CLEAN_FRACTION = 0.3  # of the levels: where the step head takes states without noise; maps use a third of it
 
 
-class RelativeReward(Published, nn.Module):
+class RelativeReward(RewardAlgebra, Published, nn.Module):
     """
     A scalar function of noised events, in nats.
 
@@ -61,7 +62,6 @@ class RelativeReward(Published, nn.Module):
 
     kind: ClassVar[str] = "reward"
     fit: FitReport | None = None  # what the extraction found; None where nothing was measured
-
     pinned: Tensor
     gradient_scale: Tensor
     value_scale: Tensor

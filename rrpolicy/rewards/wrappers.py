@@ -27,6 +27,7 @@ from rrpolicy.common.environments import (
 from rrpolicy.common.spaces import FlatSpaces, flat_box, flattened, unflattened
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
+from rrpolicy.rewards.ensemble import with_max_uncertainty
 from rrpolicy.rewards.protocol import StepReward, check_step_reward
 
 Transform = Callable[[Array], Array]
@@ -115,6 +116,7 @@ class RelativeRewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
     :param wrapped_units: whether the reward was made for actions and observations as the wrappers of ``env`` take and
         give them; False: for the innermost environment's own, so that ρ is of the action that is executed behind
         ``RescaleAction``, ``ClipAction``, ``TransformAction`` (of a function without memory) and the space's bounds
+    :param max_uncertainty: nats of disagreement of an `Ensemble` beyond which ρ counts less, see there; None for none
     :raises ValueError: when the reward cannot score this environment's transitions, or a wrapper is in between through
         which the innermost environment's units cannot be seen, naming it
     """
@@ -128,8 +130,10 @@ class RelativeRewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
         transform: Transform | None = None,
         *,
         wrapped_units: bool = False,
+        max_uncertainty: float | None = None,
     ) -> None:
         super().__init__(env)
+        reward = with_max_uncertainty(reward, max_uncertainty)
         self._transition_reward = _TransitionReward(reward, env.observation_space, transform)
         self._wrapped_units = wrapped_units
         if not wrapped_units:
@@ -159,6 +163,7 @@ class RelativeRewardVecEnv(VecEnvWrapper):
     :param reward: ρ with a step head
     :param transform: applied to ρ (n_envs,); None for none
     :param wrapped_units: as in :class:`RelativeRewardWrapper`
+    :param max_uncertainty: as in :class:`RelativeRewardWrapper`
     :raises ValueError: when the reward cannot score these transitions, or a wrapper is in between through which the
         innermost environments' units cannot be seen, naming it
     """
@@ -166,9 +171,16 @@ class RelativeRewardVecEnv(VecEnvWrapper):
     keeps_original_reward = True
 
     def __init__(
-        self, venv: VecEnv, reward: StepReward, transform: Transform | None = None, *, wrapped_units: bool = False
+        self,
+        venv: VecEnv,
+        reward: StepReward,
+        transform: Transform | None = None,
+        *,
+        wrapped_units: bool = False,
+        max_uncertainty: float | None = None,
     ) -> None:
         super().__init__(venv)
+        reward = with_max_uncertainty(reward, max_uncertainty)
         self._transition_reward = _TransitionReward(reward, venv.observation_space, transform)
         self._envs: Sequence[gym.Env] = ()  # whose wrappers the actions have to be followed through
         self._wrapped_units = wrapped_units

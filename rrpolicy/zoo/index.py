@@ -27,11 +27,14 @@ from rrpolicy.export.session import GraphFile
 from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
+from rrpolicy.rewards.algebra import KIND as REWARDS_KIND
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.reward_archive import AnyReward
+from rrpolicy.rewards.reward_archive import load_reward as load_any_reward
 from rrpolicy.rl import sb3_files
 from rrpolicy.rl.policies import POLICY_KINDS, Policy, load_policy
 
-Loaded = DiffusionAgent | RelativeReward | GuidedPlanner | Policy | ImageDiffusion | ImageReward | ImageClassifier
+Loaded = DiffusionAgent | AnyReward | GuidedPlanner | Policy | ImageDiffusion | ImageReward | ImageClassifier
 
 FOLDER_VARIABLE = "RRPOLICY_ZOO"
 CARD = "card.json"
@@ -47,6 +50,7 @@ _CLASSES: tuple[Any, ...] = (
 _LOADERS: dict[str, Callable[..., Loaded]] = {
     **{cls.kind: cls.load for cls in _CLASSES},
     **dict.fromkeys(POLICY_KINDS, load_policy),
+    REWARDS_KIND: load_any_reward,
 }
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(rf"{_PART}/{_PART}")

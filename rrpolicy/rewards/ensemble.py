@@ -1,0 +1,171 @@
+"""Several rewards of one pair of models as one: their mean, how far they disagree, and what is left of ρ where they do.
+
+Rewards that were extracted with different seeds agree where the two models say what ρ is and are free elsewhere, so
+their spread is an uncertainty (Lakshminarayanan, Pritzel, Blundell 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rrpolicy.common.arguments import number
+from rrpolicy.common.torch_mode import usual_tensor, usual_torch
+from rrpolicy.common.typing import Array
+from rrpolicy.rewards.algebra import CompositeReward, RewardAlgebra, save_terms
+from rrpolicy.rewards.relative_reward import RelativeReward
+
+Score = Literal["mean", "lower"]
+
+
+class Ensemble(CompositeReward):
+    """
+    The mean of several rewards over one space, which steers and scores as one reward does.
+
+    :param rewards: at least two, such as extractions with different seeds
+    :param score: ``"mean"``, or ``"lower"`` for the mean minus ``n_deviations`` standard deviations
+    :param n_deviations: of the lower bound
+    :param max_uncertainty: standard deviation in nats beyond which ρ counts less: ρ and its gradient are multiplied by
+        min(1, max_uncertainty / standard deviation); None for no such limit
+    :raises ValueError: for fewer than two rewards, other scores, or rewards over different spaces, naming the field
+    """
+
+    def __init__(
+        self,
+        rewards: Sequence[RewardAlgebra],
+        score: Score = "mean",
+        n_deviations: float = 1.0,
+        max_uncertainty: float | None = None,
+    ) -> None:
+        super().__init__()
+        if len(rewards) < 2:
+            raise ValueError(f"rewards has {len(rewards)}, an ensemble needs at least 2")
+        if score not in ("mean", "lower"):
+            raise ValueError(f"score is {score!r}, it must be 'mean' or 'lower'")
+        self._take_space(rewards)
+        self.parts = nn.ModuleList(rewards)  # type: ignore[arg-type]
+        self.score: Score = score
+        self.n_deviations: float = number("n_deviations", n_deviations, lowest=0)
+        limit = max_uncertainty
+        self.max_uncertainty: float | None = None if limit is None else number("max_uncertainty", limit, above=0)
+
+    def with_options(self, **options: Any) -> Ensemble:
+        """The same rewards with another ``score``, ``n_deviations`` or ``max_uncertainty``."""
+        return Ensemble(list(self.parts), **{**self._options(), **options})  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------ tensors
+
+    def members(self, x_t: Tensor, t: Tensor, head: str | None = None) -> Tensor:
+        """ρ of each reward (K, B), with gradients."""
+        return torch.stack([part(x_t, t, head) for part in self.parts])
+
+    def forward(self, x_t: Tensor, t: Tensor, head: str | None = None) -> Tensor:
+        """The score (B,) of noised events in nats, with gradients, as `RelativeReward.forward`."""
+        return self._scored(self.members(x_t, t, head))
+
+    @usual_torch()
+    def gradient(self, x_t: Tensor, t: Tensor, head: str | None = None) -> Tensor:
+        """
+        The gradient of the mean or of the lower bound, zero at pinned entries; beyond ``max_uncertainty`` it is
+        damped as a whole: the factor is not differentiated, which would lead to wherever the rewards agree.
+        """
+        with torch.enable_grad():
+            inputs = usual_tensor(x_t.detach()).requires_grad_(True)
+            values = self.members(inputs, usual_tensor(t), head)
+            (gradient,) = torch.autograd.grad(self._undamped(values).sum(), inputs)
+        factor = self._damping(values.detach()).view(-1, *(1,) * (x_t.ndim - 1))
+        return torch.where(self.pinned, 0.0, factor * gradient)
+
+    @usual_torch()
+    @torch.no_grad()
+    def spread(self, x_t: Tensor, t: Tensor, head: str | None = None) -> Tensor:
+        """Standard deviation (B,) of the rewards of noised events, nats."""
+        return self.members(x_t, t, head).std(dim=0)
+
+    # ------------------------------------------------------------------ numpy, in environment units
+
+    def predict(self, observations: Array, actions: Array | None = None, levels: Sequence[int] | None = None) -> Array:
+        """The score (n,) of clean data in environment units, as `RelativeReward.predict`."""
+        found = torch.as_tensor(self.predict_members(observations, actions, levels))
+        return self._scored(found).numpy()
+
+    def predict_members(
+        self, observations: Array, actions: Array | None = None, levels: Sequence[int] | None = None
+    ) -> Array:
+        """ρ (K, n) of clean data in environment units by each reward."""
+        scores = [torch.as_tensor(part.predict(observations, actions, levels)) for part in self.parts]  # type: ignore[operator]
+        return torch.stack(scores).numpy()
+
+    # ------------------------------------------------------------------ algebra
+
+    @property
+    def sums_members(self) -> bool:
+        return True
+
+    def scaled(self, factor: float) -> Ensemble:
+        """Every reward times a number."""
+        return Ensemble([part.scaled(factor) for part in self._rewards()], **self._options())
+
+    def plus(self, other: RewardAlgebra) -> Ensemble:
+        """Every reward plus another one, or plus those of an equally large ensemble in their order."""
+        if not isinstance(other, Ensemble):
+            return Ensemble([part + other for part in self._rewards()], **self._options())
+        if len(other.parts) != len(self.parts):
+            raise ValueError(f"ensembles of {len(self.parts)} and {len(other.parts)} rewards cannot be added")
+        pairs = zip(self._rewards(), other._rewards(), strict=True)
+        return Ensemble([mine + its for mine, its in pairs], **self._options())
+
+    def terms(self) -> list[tuple[float, RelativeReward]]:
+        """Those of the mean."""
+        n = len(self.parts)
+        return [(weight / n, reward) for part in self._rewards() for weight, reward in part.terms()]
+
+    def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
+        save_terms(path, "ensemble", [part.terms() for part in self._rewards()], card, **self._options())
+
+    # ------------------------------------------------------------------ parts of the score
+
+    def _rewards(self) -> list[Any]:
+        return list(self.parts)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "score": self.score,
+            "n_deviations": self.n_deviations,
+            "max_uncertainty": self.max_uncertainty,
+        }
+
+    def _undamped(self, values: Tensor) -> Tensor:
+        mean = values.mean(dim=0)
+        if self.score == "mean":
+            return mean
+        variance = values.var(dim=0)
+        return mean - self.n_deviations * torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)
+
+    def _damping(self, values: Tensor) -> Tensor:
+        """Factors (B,) for the rewards' values (K, B)."""
+        if self.max_uncertainty is None:
+            return torch.ones_like(values[0])
+        return (self.max_uncertainty / values.std(dim=0).clamp(min=1e-30)).clamp(max=1.0)
+
+    def _scored(self, values: Tensor) -> Tensor:
+        return self._undamped(values) * self._damping(values.detach())
+
+
+def with_max_uncertainty(reward: Any, max_uncertainty: float | None) -> Any:
+    """
+    A reward that counts less where its ensemble disagrees; itself without a limit.
+
+    :param reward: any; with a limit an `Ensemble`
+    :param max_uncertainty: see `Ensemble`; None for no limit
+    :raises ValueError: for a limit and a reward that knows no uncertainty
+    """
+    if max_uncertainty is None:
+        return reward
+    if not isinstance(reward, Ensemble):
+        raise ValueError(f"max_uncertainty is for an Ensemble, reward is a {type(reward).__name__}")
+    return reward.with_options(max_uncertainty=max_uncertainty)
