@@ -63,7 +63,7 @@ setup(
     packages=[*find_packages(include=["rrpolicy", "rrpolicy.*"]), "rrpolicy._zoo"],
     package_dir={"rrpolicy._zoo": "zoo"},
     package_data={
-        "rrpolicy": ["py.typed", "recipes/*.toml", "experiments/tuning_log.toml"],
+        "rrpolicy": ["py.typed", "recipes/*.toml", "experiments/tuning_log.toml", "experiments/demos/maze_page.*"],
         "rrpolicy._zoo": ["*.md", "agents/**/*.zip", "agents/**/card.json"],
     },
     install_requires=[

@@ -13,10 +13,10 @@ import onnx
 import pytest
 import torch
 from helpers.agents import KINDS, NARROW, agent_of_kind, make_agent
-from helpers.exported import FOLDER, SOURCES, episodes, source
+from helpers.exported import FOLDER, SOURCES, episodes, moved, reward_of, source
 from torch import Tensor, nn
 
-from rrpolicy import GuidedPlanner, RelativeReward
+from rrpolicy import GuidedPlanner
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.diffusion.sampling import Step, ddim
 from rrpolicy.envs.controller import PDController
@@ -215,21 +215,6 @@ def test_other_things_are_not_exported(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- exporting
-
-
-def moved(module: nn.Module) -> None:
-    """Other weights, so that no layer is without effect."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-
-
-def reward_of(agent: DiffusionAgent) -> RelativeReward:
-    sizes = {"width": 16, "n_blocks": 1}
-    reward = RelativeReward.for_model(agent, window_kwargs={**sizes, "n_fourier_features": 2}, step_kwargs=sizes)
-    moved(reward)
-    return reward.requires_grad_(False).eval()
 
 
 def test_a_compiled_agent_acts_alike_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

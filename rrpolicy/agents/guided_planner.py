@@ -128,9 +128,13 @@ class GuidedPlanner(Published, Planner):
     # ------------------------------------------------------------------ hooks
 
     def _denoiser(self) -> Denoiser:
+        return self._denoiser_at(self.scale)
+
+    def _denoiser_at(self, scale: float | Tensor) -> Denoiser:
+        """The steered noise predictor at another scale, or at one (B,) for each plan."""
         own = None if isinstance(self.reward, RewardAlgebra) else pinned_on(self.layout, self.device)
         base = self.agent._denoiser()
-        return guided(base, self.reward, self.process, self.scale, self.max_shift, self._count_bound, own)
+        return guided(base, self.reward, self.process, scale, self.max_shift, self._count_bound, own)
 
     def _count_bound(self, bound: Tensor) -> None:
         self._n_steered += bound.shape[0] * int((~self.layout.pinned).sum())  # pinned entries are never changed

@@ -74,6 +74,7 @@ def demo(
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
     fast: options.Fast = False,
+    html: Annotated[bool, typer.Option("--html", help="In a maze: a page that plans in the browser, too.")] = False,
     device: options.Device = "auto",
 ) -> None:
     """
@@ -81,21 +82,22 @@ def demo(
 
     Base and expert come from the zoo, or are trained with --from-scratch (implied by --maze-map, and for a robot of
     your own recipe that the zoo has not). Leaves results.json, hero.png, a video of each agent; in a maze heat_map.png
-    and archives; of images a page.
+    and archives; of images a page. --html adds page/index.html, to be opened in a browser.
 
     \b
     Examples:
       rrpolicy demo --out runs/demo
+      rrpolicy demo --html --out runs/demo
       rrpolicy demo --env Hopper-v5 --out runs/hopper
       rrpolicy demo --env FashionMNIST --out runs/images
       rrpolicy demo --env PointMaze_Medium-v3 --goal 6,6 --seed 1 --out runs/medium
       rrpolicy demo --maze-map maze.txt --goal 1,5 --out runs/mine
     """
     if env == FASHION_MNIST:
-        if goal or maze_map or from_scratch or recipe or fast:
+        if goal or maze_map or from_scratch or recipe or fast or html:
             raise ValueError(
-                f"--env {FASHION_MNIST} is about images: --goal, --maze-map, --from-scratch, --recipe and --fast are "
-                "not"
+                f"--env {FASHION_MNIST} is about images: --goal, --maze-map, --from-scratch, --recipe, --fast and "
+                "--html are not"
             )
         with sole_use(out):
             ImagesDemo(out, seed, n_samples=n_episodes or N_SAMPLES, log=echo).run()
@@ -104,7 +106,7 @@ def demo(
     values = recipe_for(task, recipe)
     with sole_use(out):
         prepare = compiled if fast else None
-        Demo(task, out, values, seed, n_episodes, progress, echo, prepare, from_scratch).run()
+        Demo(task, out, values, seed, n_episodes, progress, echo, prepare, from_scratch, html).run()
 
 
 @app.command()

@@ -28,6 +28,9 @@ def export(
     n_candidates: options.Candidates = None,
     env: options.MaybeEnv = None,
     int8: Annotated[bool, typer.Option("--int8", help="Weights of 8 bits; their error is told.")] = False,
+    scale_input: Annotated[
+        bool, typer.Option("--scale-input", help="The scale of guidance is an input of the graph.")
+    ] = False,
     recipe: options.RecipeFile = None,
     device: options.Device = "cpu",
 ) -> None:
@@ -42,15 +45,15 @@ def export(
     """
     loaded = zoo.load(name)
     if isinstance(loaded, RelativeReward | Sb3Agent):
-        if reward is not None or scale is not None or n_candidates is not None:
+        if reward is not None or scale is not None or n_candidates is not None or scale_input:
             what = "a reward" if isinstance(loaded, RelativeReward) else "a policy without plans"
-            raise ValueError(f"{name!r} is {what}, --reward, --scale and --n-candidates need an agent")
+            raise ValueError(f"{name!r} is {what}, --reward, --scale, --scale-input and --n-candidates need an agent")
         path = export_onnx(loaded, out, card=zoo.card(name), int8=int8)
     else:
         task = task_of([reward, name] if reward else [name], env)
         planner = load_planner_for(name, task, recipe_for(task, recipe), reward, scale, n_candidates)
         facts = {"agent": name, "reward": reward, "scale": scale}
-        path = export_onnx(planner, out, card={**task.to_card(), **facts}, int8=int8)
+        path = export_onnx(planner, out, card={**task.to_card(), **facts}, int8=int8, scale_input=scale_input)
     echo(f"written: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     if int8:
         error = load_onnx(path).file.about[ERROR]

@@ -21,7 +21,14 @@ from rrpolicy.common.processes import current
 UNFINISHED = re.compile(r"\..*unfinished-\d+-\d+(\.[^.]*)?")  # hidden names
 MARGIN = 2**20  # bytes of a file system that are left alone
 _COUNTER = itertools.count()
+CACHE_VARIABLE = "RRPOLICY_CACHE"  # folder of what can be made again; default: ~/.cache/rrpolicy
 _STEM_LENGTH = 40  # of the target's name: names of files are limited to 255 bytes
+
+
+def cache_folder() -> Path:
+    """Where compiled planners and downloaded packages are kept; it may not be there yet."""
+    given = os.environ.get(CACHE_VARIABLE)
+    return Path(given) if given else Path.home() / ".cache" / "rrpolicy"
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -16,16 +15,9 @@ from torch import Tensor
 
 from rrpolicy import export
 from rrpolicy.common.files import atomic_write
+from rrpolicy.common.folders import cache_folder
 from rrpolicy.common.version import __version__
 from rrpolicy.export.session import GraphFile, PlanGraph
-
-CACHE_VARIABLE = "RRPOLICY_CACHE"  # folder of compiled planners; default: ~/.cache/rrpolicy
-
-
-def cache_folder() -> Path:
-    """Where compiled planners are kept."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given) if given else Path.home() / ".cache" / "rrpolicy"
 
 
 def digest_of(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> str:

@@ -31,7 +31,12 @@ NOISE = "torch's CPU generator (MT19937), seeded for each plan as rrpolicy.agent
 
 
 def export_onnx(
-    source: Any, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None, *, int8: bool = False
+    source: Any,
+    path: str | os.PathLike[str],
+    card: Mapping[str, Any] | None = None,
+    *,
+    int8: bool = False,
+    scale_input: bool = False,
 ) -> Path:
     """
     Write an agent, a planner or a reward as one ONNX file, which needs no torch.
@@ -41,14 +46,18 @@ def export_onnx(
     :param path: file; ``.onnx`` is added when missing
     :param card: facts about it, JSON values
     :param int8: store the weights of matrix products in 8 bits; the error stands in the description as ``int8_error``
+    :param scale_input: of a `GuidedPlanner`: the scale is an input ``scale`` (rows,) of its graph, and an attribute of
+        the `OnnxPolicy`; False: it is a constant
     :return: the path written
     :raises ValueError: without the extra ``fast``, or for something that cannot be exported, naming it
     """
     target = Path(path) if os.fspath(path).endswith(SUFFIX) else Path(f"{os.fspath(path)}{SUFFIX}")
+    if flag("scale_input", scale_input) and not hasattr(source, "sampled"):
+        raise ValueError(f"scale_input is True, and a {type(source).__name__} has no scale of guidance")
     if isinstance(source, RelativeReward):
         content = _content(reward_model(source), _about_reward(source), card)
     elif hasattr(source, "sampled"):
-        content = planner_file(source, card)
+        content = planner_file(source, card, scale_input)
     elif isinstance(getattr(source, "policy", None), BasePolicy):
         content = _content(policy_model(source), _about_policy(source), card)
     else:
@@ -61,9 +70,10 @@ def export_onnx(
     return target
 
 
-def planner_file(planner: Any, card: Mapping[str, Any] | None = None) -> bytes:
+def planner_file(planner: Any, card: Mapping[str, Any] | None = None, scale_input: bool = False) -> bytes:
     """The content of a planner's file, see :func:`export_onnx`."""
-    return _content(plan_model(planner), _about_planner(planner), card)
+    about = {**_about_planner(planner), **({"scale_input": True} if scale_input else {})}
+    return _content(plan_model(planner, scale_input), about, card)
 
 
 def _content(model: ModelProto, about: Mapping[str, Any], card: Mapping[str, Any] | None) -> bytes:

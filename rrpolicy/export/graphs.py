@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,16 @@ N_EXAMPLES = 3  # rows of the batch that is traced; graphs hold for any other nu
 NEEDS = "exporting needs the extra fast: pip install 'rrpolicy[fast]'"
 aten = torch.ops.aten
 _SAME_ROWS = (aten.view.default, aten.alias.default, aten.detach.default, aten.clone.default, aten.slice.Tensor)
+
+
+def check_exporter() -> None:
+    """
+    Check that graphs can be exported, before any work is done for one.
+
+    :raises ValueError: without the extra ``fast``
+    """
+    if not all(map(find_spec, ("onnx", "onnxruntime", "onnxscript"))):
+        raise ValueError(NEEDS)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Everything lies inside: normaliser, pinned entries, noise levels, solver, ∇ρ and the choice of the best candidate. One
 file holds up to three graphs beside each other, of which only the one that is run is computed: the plan from noise,
-the plan refined from the one before (``warm_start``), and a learned controller.
+the plan refined from the one before (``warm_start``), and a learned controller. The scale of guidance can be one more
+input, a number for each row.
 """
 
 from __future__ import annotations
@@ -34,20 +35,24 @@ _STANDS_FOR = ("predict", "plan", "sampled", "pinned_at", "_plan", "_denoise", "
 
 
 @usual_torch()
-def plan_model(planner: Any) -> ModelProto:
+def plan_model(planner: Any, scale_input: bool = False) -> ModelProto:
     """
     The graphs of a planner.
 
     :param planner: an `agents.planning.Planner` on the CPU
+    :param scale_input: whether the scale of guidance, (rows,), is an input ``scale`` (``warm_scale``) of the graphs, in
+        place of the planner's own
     :return: with inputs ``observation``, ``noise`` and outputs ``window``, ``plan``, ``action``; where plans are
         refined also ``warm_observation``, ``warm_noise``, ``previous`` and ``warm_window``; where a network follows
         them also ``control_observation``, ``control_target`` and ``control_action``
     :raises ValueError: for a planner on another device, or something in it that cannot be exported, naming it
     """
     _check(planner)
+    if scale_input and not hasattr(planner, "_denoiser_at"):
+        raise ValueError(f"scale_input is True, and a {type(planner).__name__} has no scale of guidance")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of the examples that are traced
-        return _model(planner)
+        return _model(planner, scale_input)
 
 
 def _check(planner: Any) -> None:
@@ -61,15 +66,17 @@ def _check(planner: Any) -> None:
         raise ValueError(f"controller is a {kind.__name__}, wanted None, a PDController or a learned one")
 
 
-def _model(planner: Any) -> ModelProto:
+def _model(planner: Any, scale_input: bool) -> ModelProto:
     pinned_on(planner.layout, CPU)  # kept from now on, not made while a graph is traced
     source = planner.with_planning()  # whose counters may be spoilt
     if isinstance(reward := getattr(source, "reward", None), RelativeReward):
         source.reward = reward.unchecked
-    parts = {STEPS: _steps(source), **({VALUES: _values(source)} if planner.planning.n_candidates > 1 else {})}
-    models = [_graph(source, parts, warm=False)]
+    parts = {STEPS: _steps(source, scale_input)}
+    if planner.planning.n_candidates > 1:
+        parts[VALUES] = _values(source)
+    models = [_graph(source, parts, False, scale_input)]
     if planner.planning.warm_start is not None:
-        models.append(_graph(source, parts, warm=True))
+        models.append(_graph(source, parts, True, scale_input))
     if isinstance(planner.controller, LearnedController):
         models.append(_control(planner.controller.network, planner.normalizer))
     model = joined(models)
@@ -77,25 +84,25 @@ def _model(planner: Any) -> ModelProto:
     return model
 
 
-def _graph(planner: Any, parts: Mapping[str, ModelProto], warm: bool) -> ModelProto:
+def _graph(planner: Any, parts: Mapping[str, ModelProto], warm: bool, scale_input: bool) -> ModelProto:
     layout, normalizer, options = planner.layout, planner.normalizer, planner.planning
     draws, events = planner.n_draws, (N_EXAMPLES, *layout.event_shape)
     steps, values = Part(STEPS), Part(VALUES, scalar=True)
     levels = planner._levels(warm)
 
-    def window(observation: Tensor, noise: Tensor, previous: Tensor | None = None) -> Tensor:
+    def window(observation: Tensor, noise: Tensor, previous: Tensor | None, *scale: Tensor) -> Tensor:
         known, left, drawn = _pinned(observation, layout, normalizer), iter(levels), iter(noise)
-        current = known.repeat_interleave(options.n_candidates, dim=0)
+        current, *each = (one.repeat_interleave(options.n_candidates, dim=0) for one in (known, *scale))
         return planner.sampled(
             known,
             previous,
             lambda like: next(drawn).flatten(0, 1),
-            denoiser=lambda x_t, t: steps(x_t, current, torch.tensor([next(left)])),
+            denoiser=lambda x_t, t: steps(x_t, current, torch.tensor([next(left)]), *each),
             value=values,
         )
 
-    def everything(observation: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        found = window(observation, noise)
+    def everything(observation: Tensor, noise: Tensor, *scale: Tensor) -> tuple[Tensor, ...]:
+        found = window(observation, noise, None, *scale)
         units = normalizer.packed(layout).denormalize(found)
         action = _first_action(planner, observation.flatten(1)[:, -layout.observation_dim :], found)
         return found, layout.observations_of(units), action
@@ -103,36 +110,42 @@ def _graph(planner: Any, parts: Mapping[str, ModelProto], warm: bool) -> ModelPr
     rows = (layout.n_observation_rows,) if layout.n_observation_rows > 1 else ()
     observation = torch.zeros(N_EXAMPLES, *rows, layout.observation_dim)
     noise = torch.randn(draws, N_EXAMPLES, options.n_candidates, *layout.event_shape)
+    scales = {("warm_scale" if warm else "scale"): torch.ones(N_EXAMPLES)} if scale_input else {}
     if warm:
-        inputs = {"warm_observation": observation, "warm_noise": noise, "previous": torch.randn(events)}
+        inputs = {"warm_observation": observation, "warm_noise": noise, "previous": torch.randn(events), **scales}
         model = onnx_model(window, inputs, ["warm_window"], {"warm_noise": 1})
     else:
-        inputs = {"observation": observation, "noise": noise}
+        inputs = {"observation": observation, "noise": noise, **scales}
         model = onnx_model(everything, inputs, ["window", "plan", "action"], {"noise": 1})
     inlined(model, parts)
     return model
 
 
-def _steps(planner: Any) -> ModelProto:
+def _steps(planner: Any, scale_input: bool) -> ModelProto:
     """The noise predictor, in which a level stands for all rows."""
     shape = (N_EXAMPLES, *planner.layout.event_shape)
     x_t, known, level = torch.randn(shape), torch.randn(shape), torch.tensor([planner.process.n_diffusion_steps // 2])
-    denoiser = _of_one_level(planner._denoiser(), x_t, level)
-    made = traced(lambda x_t, known, level: denoiser(x_t, level), (x_t, known, level))
+    inputs = {"x_t": x_t, "known": known, "level": level, **({"scale": torch.ones(N_EXAMPLES)} if scale_input else {})}
+
+    def denoiser(x_t: Tensor, t: Tensor, *scale: Tensor) -> Tensor:
+        return (planner._denoiser_at(*scale) if scale else planner._denoiser())(x_t, t)
+
+    one_serves = _one_level_serves(planner._denoiser(), x_t, level)  # what is computed of it alone is then a constant
+    made = traced(
+        lambda x_t, known, level, *scale: denoiser(x_t, level if one_serves else level.expand(x_t.shape[0]), *scale),
+        tuple(inputs.values()),
+    )
     read_from(made, 0, 1, torch.tensor(planner.layout.pinned))
-    return onnx_model(made, {"x_t": x_t, "known": known, "level": level}, ["eps"], {"level": None})
+    return onnx_model(made, inputs, ["eps"], {"level": None})
 
 
-def _of_one_level(
-    denoiser: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, level: Tensor
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """A noise predictor that takes one level (1,) for all rows; what is computed of it alone is then a constant."""
+def _one_level_serves(denoiser: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, level: Tensor) -> bool:
+    """Whether a noise predictor takes one level (1,) for all rows."""
     each = denoiser(x_t, level.expand(len(x_t)))
     try:
-        alike = torch.allclose(denoiser(x_t, level), each, rtol=1e-4, atol=1e-5)
+        return torch.allclose(denoiser(x_t, level), each, rtol=1e-4, atol=1e-5)
     except (RuntimeError, ValueError, IndexError):  # an own network or reward that wants a level for each row
-        alike = False
-    return denoiser if alike else lambda x_t, t: denoiser(x_t, t.expand(x_t.shape[0]))
+        return False
 
 
 def _values(planner: Any) -> ModelProto:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rrpolicy.agents.acting import PlanFollower
 from rrpolicy.agents.options import Planning
-from rrpolicy.common.arguments import whole
+from rrpolicy.common.arguments import flag, number, whole
 from rrpolicy.common.boxes import box_from_dict
 from rrpolicy.common.typing import Array
 from rrpolicy.data.layout import TrajectoryLayout
@@ -44,7 +44,9 @@ class OnnxPolicy(PlanFollower):
             self.n_draws = whole("n_draws", about["n_draws"], 1)
             kind = about["controller"]
             self.controller: Any = None if kind is None else self if kind == "network" else PDController.from_dict(kind)
-        self.file.check_graphs(*_needed(self.planning.warm_start is not None, self.controller is self))
+            self._has_scale = flag("scale_input", about.get("scale_input", False))
+            self.scale = about["scale"] if self._has_scale else None
+        self.file.check_graphs(*_needed(self.planning.warm_start is not None, self.controller is self, self._has_scale))
         self._generator = NormalGenerator(int(about.get("seed") or 0))
 
     @property
@@ -55,6 +57,22 @@ class OnnxPolicy(PlanFollower):
     def card(self) -> dict[str, Any]:
         """What the file says of itself."""
         return self.file.card
+
+    @property
+    def scale(self) -> float | None:
+        """
+        Scale of guidance, which can be set where the file was exported with ``scale_input=True``; elsewhere None.
+
+        :raises ValueError: when set to a negative or infinite number, or where it is no input
+        """
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float | None) -> None:
+        if (value is not None) != self._has_scale:
+            which = "has no input scale: export it with scale_input=True" if not self._has_scale else "needs a number"
+            raise ValueError(f"scale is {value}: {self.file.path} {which}")
+        self._scale = None if value is None else float(number("scale", value, lowest=0))
 
     def set_random_seed(self, seed: int | None) -> None:
         """
@@ -71,7 +89,8 @@ class OnnxPolicy(PlanFollower):
         return self.file.run(["control_action"], feeds)[0]
 
     def _plan(self, known: Array, previous: Array | None, seeds: Array | None) -> Array:
-        return PlanGraph(self.file, self.layout.n_observation_rows)(known, previous, self._noise(len(known), seeds))
+        graph = PlanGraph(self.file, self.layout.n_observation_rows, self._scale)
+        return graph(known, previous, self._noise(len(known), seeds))
 
     def _noise(self, n_envs: int, seeds: Array | None) -> Array:
         """(n_draws, n_envs, n_candidates, H, D), as `Planner` draws it: all at once, or each environment its own."""
@@ -89,10 +108,13 @@ class OnnxPolicy(PlanFollower):
         return noise
 
 
-def _needed(warm: bool, network: bool) -> tuple[set[str], set[str]]:
+def _needed(warm: bool, network: bool, scale: bool) -> tuple[set[str], set[str]]:
     inputs, outputs = {"observation", "noise"}, {"window", "plan", "action"}
+    if scale:
+        inputs |= {"scale"}
     if warm:
-        inputs, outputs = inputs | {"warm_observation", "warm_noise", "previous"}, outputs | {"warm_window"}
+        inputs |= {"warm_observation", "warm_noise", "previous", *(["warm_scale"] if scale else [])}
+        outputs |= {"warm_window"}
     if network:
         inputs, outputs = inputs | {"control_observation", "control_target"}, outputs | {"control_action"}
     return inputs, outputs

@@ -127,10 +127,12 @@ class PlanGraph:
 
     :param file: of a planner
     :param n_rows: known observations of a plan
+    :param scale: of guidance, where the graphs have it as an input; None where they do not
     """
 
     file: GraphFile
     n_rows: int = 1
+    scale: float | None = None
 
     def __call__(self, known: Array, previous: Array | None, noise: Array) -> Array:
         """
@@ -140,11 +142,12 @@ class PlanGraph:
         :param previous: (n_envs, H, D) what is left of the plans before; None to plan from noise
         :param noise: (n_draws, n_envs, n_candidates, H, D)
         """
-        observation = known if self.n_rows > 1 else known[:, 0]
-        if previous is None:
-            return self.file.run(["window"], {"observation": observation, "noise": noise})[0]
-        feeds = {"warm_observation": observation, "warm_noise": noise, "previous": previous}
-        return self.file.run(["warm_window"], feeds)[0]
+        prefix = "" if previous is None else "warm_"
+        feeds = {"observation": known if self.n_rows > 1 else known[:, 0], "noise": noise}
+        if self.scale is not None:
+            feeds["scale"] = np.full(len(known), self.scale, np.float32)
+        feeds = {prefix + name: values for name, values in feeds.items()}
+        return self.file.run([f"{prefix}window"], feeds if previous is None else {**feeds, "previous": previous})[0]
 
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}

@@ -22,7 +22,7 @@ def guided(
     denoiser: Denoiser,
     reward: RewardFunction,
     process: DiffusionProcess,
-    scale: float,
+    scale: float | Tensor,
     max_shift: float | None = None,
     bound_at: Callable[[Tensor], None] | None = None,
     pinned: Tensor | None = None,
@@ -33,7 +33,7 @@ def guided(
     :param denoiser: the base's noise predictor
     :param reward: ρ, or any function or module of (x_t, t)
     :param process: noise levels of the base
-    :param scale: strength; 0 is the base itself
+    :param scale: strength; 0 is the base itself. A tensor (B,) is one for each event, and is not checked
     :param max_shift: largest change of an entry of the clean estimate in one step, normalised units; None for no bound
     :param bound_at: called after each step with the places where the bound was reached, bool (B, *event_shape); only
         with ``max_shift``
@@ -41,17 +41,18 @@ def guided(
     :return: noise predictor of the steered model
     :raises ValueError: for a scale or a bound that is NaN or infinite, or a bound that is not above 0
     """
-    if not math.isfinite(number("scale", scale)):
+    if not isinstance(scale, Tensor) and not math.isfinite(number("scale", scale)):
         raise ValueError(f"scale is {scale}, it must be finite")
     if max_shift is not None:
         number("max_shift", max_shift, above=0)
-    if scale == 0:
+    if not isinstance(scale, Tensor) and scale == 0:
         return denoiser
 
     def steered(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = process.levels(x_t, t)
         gradient = reward_gradient(reward, x_t, t)
-        change = scale * sigma * (gradient if pinned is None else torch.where(pinned, 0.0, gradient))
+        strength = scale.view(-1, *(1,) * (x_t.ndim - 1)) if isinstance(scale, Tensor) else scale
+        change = strength * sigma * (gradient if pinned is None else torch.where(pinned, 0.0, gradient))
         if max_shift is not None:  # x̂0 moves by change · σ/α
             bound = max_shift * alpha / sigma
             if bound_at is not None:

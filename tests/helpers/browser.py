@@ -13,6 +13,18 @@ import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (375, 390, 1280)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--window-size=1400,1000",
+)
 
 PROBE = """<!doctype html><meta charset="utf-8"><body><script>
 const page = PAGE, widths = WIDTHS;
@@ -59,18 +71,9 @@ def browsed(page: str, folder: Path) -> tuple[dict[str, Any], str]:
     probe.write_text(PROBE.replace("PAGE", inner, 1).replace("WIDTHS", str(list(WIDTHS)), 1), encoding="utf-8")
     command = [
         CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-sync",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-dev-shm-usage",
+        *FLAGS,
         f"--user-data-dir={folder / 'profile'}",
         "--enable-logging=stderr",
-        "--window-size=1400,1000",
         "--virtual-time-budget=20000",
         "--dump-dom",
         probe.as_uri(),

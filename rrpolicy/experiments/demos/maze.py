@@ -17,7 +17,9 @@ from rrpolicy.evaluation import Row, write_results
 from rrpolicy.evaluation.plots import plot_hero, plot_reward_map
 from rrpolicy.evaluation.video import VideoInfo, record_video
 from rrpolicy.experiments import Task, plain_row
-from rrpolicy.experiments.demos.stage import HEAT_MAP, HERO, Stage
+from rrpolicy.experiments.demos.maze_page import write_maze_page
+from rrpolicy.experiments.demos.stage import HEAT_MAP, HERO, HTML, Stage
+from rrpolicy.export.browser import runtime_scripts
 from rrpolicy.rewards.maps import RewardMap
 from rrpolicy.rewards.relative_reward import RelativeReward
 
@@ -27,33 +29,29 @@ STEPS_PER_FRAME = 2
 Data = Sequence[TrajectoryDataset]
 
 
-def maze_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
+def maze_demo(stage: Stage, from_scratch: bool = False, html: bool = False) -> list[Row]:
     """
     Run the demo in a maze.
 
     :param stage: whose task is a maze
     :param from_scratch: train the pair; a maze of one's own implies it
+    :param html: leave a page in which the steered planner runs
     :return: the rows of ``results.json``
     :raises ValueError: when the zoo lacks the pair, naming the goals it has
     """
     scratch = from_scratch or stage.task.maze_map is not None
     task = with_default_goal(stage.task) if scratch else with_zoo_goal(stage.task)
     n_episodes = stage.n_episodes or N_EPISODES
+    runtime = runtime_scripts() if html else None
     stage.clear()
     stage.log(f"{task.env_id}, goal {zoo.goal_name('cell', task.goal or ())}, seed {stage.seed}\n{task.maze}")
-    data = [
-        experiments.collect_base(task, stage.recipe, stage.seed),
-        experiments.collect_expert(task, stage.recipe, stage.seed),
-    ]
+    collectors = experiments.collect_base, experiments.collect_expert
+    data = [collect(task, stage.recipe, stage.seed) for collect in collectors]
     base, expert = _train(stage, task, data) if scratch else _load(stage, task)
     reward, other = _extract(stage, task, base, expert, data)
     reward_map = _map(stage, task, reward)
-    planners: dict[str, Planner] = {
-        "base": base,
-        "discriminator": experiments.steer(base, other, stage.recipe),
-        "steered": experiments.steer(base, reward, stage.recipe),
-        "expert": expert,
-    }
+    steered, by_other = (experiments.steer(base, one, stage.recipe) for one in (reward, other))
+    planners: dict[str, Planner] = {"base": base, "discriminator": by_other, "steered": steered, "expert": expert}
     agents = stage.prepared(planners)
     with stage.environments(task, n_episodes) as envs:
         results = stage.evaluate(agents, envs, n_episodes)
@@ -63,6 +61,10 @@ def maze_demo(stage: Stage, from_scratch: bool = False) -> list[Row]:
         shown = {name: agents[name] for name in ("base", "steered")}
         n_shown = min(n_episodes, HERO_EPISODES)
         plot_hero(reward_map, shown, envs, stage.out / HERO, task.goal, stage.seed, n_shown, stage.deterministic)
+
+    if runtime is not None:
+        with stage.timed("page"):
+            write_maze_page(stage.out / HTML, steered, reward_map, task.goal, runtime, task.to_card())
 
     def record(agent: Predictor, path: Path, caption: str) -> VideoInfo:
         return record_video(

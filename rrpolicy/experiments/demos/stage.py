@@ -16,12 +16,14 @@ from rrpolicy.agents.planning import Planner
 from rrpolicy.common.typing import Predictor
 from rrpolicy.evaluation import RESULTS_FILE, Evaluation, Row, evaluate, table, write_results
 from rrpolicy.experiments import Recipe, Task
+from rrpolicy.experiments.demos.maze_page import PAGE, PAGE_FILES
 from rrpolicy.experiments.runs import clear
 
 AGENTS = ("base", "discriminator", "steered", "expert")
 HEAT_MAP, HERO = "heat_map.png", "hero.png"
 ARCHIVES = ("base.zip", "expert.zip", "reward.zip", "discriminator.zip")
-PRODUCTS = (RESULTS_FILE, HEAT_MAP, HERO, *ARCHIVES, *(f"{name}.mp4" for name in AGENTS))
+HTML = "page"  # folder of the page in which a maze's planner runs
+PRODUCTS = (RESULTS_FILE, HEAT_MAP, HERO, *ARCHIVES, *(f"{name}.mp4" for name in AGENTS), f"{HTML}/{PAGE}")
 MAX_ENVS = 64
 
 
@@ -63,7 +65,7 @@ class Stage:
     def clear(self) -> None:
         """Make the folder, without what an earlier demo left there."""
         self.out.mkdir(parents=True, exist_ok=True)
-        clear(self.out, PRODUCTS)
+        clear(self.out, (*PRODUCTS, *(f"{HTML}/{name}" for name in PAGE_FILES)))
 
     @contextmanager
     def environments(self, task: Task, n_episodes: int) -> Iterator[list[gym.Env]]:
