@@ -31,7 +31,7 @@ from rrpolicy.images.data import LabelledImages
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.discriminator import DiscriminatorReward
-from rrpolicy.rl.distill import Distillation
+from rrpolicy.rl import Distillation, PlanDistillation
 from rrpolicy.rl.policies import ActionRepeat, Sb3Agent, load_policy, save_policy
 from rrpolicy.rl.replay import ReplayTraining
 from rrpolicy.rl.vecnormalize import ObservationStatistics
@@ -129,6 +129,18 @@ def distillation() -> Target:
 
     load = partial(Distillation.load, teacher=teacher)
     return one_archive("distillation", made.save, load, goes_on, in_use=(FloatingPointError,))
+
+
+def plan_distillation() -> Target:
+    teacher = pair()[0]
+    made = PlanDistillation(teacher, 1, batch_size=4).learn(DATASET, 2, log_interval=0)
+
+    def goes_on(loaded: PlanDistillation) -> list[Any]:
+        loaded.learn(DATASET, 2, log_interval=0)
+        return [loaded.student.predict(OBSERVATIONS, deterministic=True)[0]]
+
+    load = partial(PlanDistillation.load, teacher=teacher)
+    return one_archive("plan-distillation", made.save, load, goes_on, in_use=(FloatingPointError,))
 
 
 def discriminator() -> Target:

@@ -18,6 +18,7 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "extractor": archives.extractor,
     "discriminator": archives.discriminator,
     "distillation": archives.distillation,
+    "plan-distillation": archives.plan_distillation,
     "reward": archives.reward,
     "planner": archives.planner,
     "trained-policy": archives.trained_policy,

@@ -24,7 +24,7 @@ from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.codec import PixelCodec
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
-from rrpolicy.rl.distill import Distillation, Visits
+from rrpolicy.rl import Distillation, PlanDistillation, Visits
 from rrpolicy.rl.policies import POLICY_KINDS, ActionRepeat, load_policy, save_policy
 from rrpolicy.rl.replay import ReplayTraining
 
@@ -91,6 +91,7 @@ _ASKED: dict[str, Callable[[Path], Answer]] = {
     "extractor": _extracted,
     "discriminator": _told_apart,
     "distillation": _distilled,
+    "plan-distillation": lambda path: _acted(PlanDistillation.load(path, teacher=_pair()[1]).student),
     "image-diffusion": lambda path: _denoised(ImageDiffusion.load(path)),
     "image-judge": lambda path: [ImageClassifier.load(path).probabilities(_pictures())],
     "image-reward": lambda path: [ImageReward.load(path).predict(_pictures())],
@@ -125,6 +126,8 @@ def make(folder: Path) -> None:
     student = Distillation(base, batch_size=4, net_arch=[8], seed=0)
     student.learn(Drift, 2, n_rounds=0, visits=Visits(n_envs=2, first_steps=2)).save(folder / "distillation")
     save_policy(student.student, folder / "policy-student")
+    planning = PlanDistillation(base, 1, batch_size=4, seed=0)
+    planning.learn(Drift, 2, n_rounds=0, visits=Visits(n_envs=2, first_steps=2)).save(folder / "plan-distillation")
     model = ImageDiffusion(CODEC, n_diffusion_steps=20, batch_size=8, unet_kwargs=UNET, seed=0)
     model.save(folder / "image-diffusion")
     ImageClassifier((1, 8, 8), ("dark", "bright"), width=8, seed=0).save(folder / "image-judge")
