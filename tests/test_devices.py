@@ -251,7 +251,7 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
     "evaluate": run_episodes,
     "extract": extract,
     "extract-value-units": lambda device, folder: extract(device, folder, heads=["window"], value_units=True),
-    "extract-in-parts": lambda device, folder: extract(device, folder, accumulate=3),
+    "extract-in-parts": lambda device, folder: extract(device, folder, heads=["step"], accumulate=3),
     "extract-own-samples": compare_at_own_samples,
     "discriminator": discriminate,
     "fast-noise": fast_noise,

@@ -8,13 +8,14 @@ does on CUDA. Importing this registers the device with torch for the whole proce
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 _setup_privateuseone_for_python_backend("other")
@@ -81,10 +82,10 @@ class OtherTensor(torch.Tensor):
 
 
 def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
-    there = [x for x in tensors if isinstance(x, OtherTensor)]
+    tensors = list(_tensors((*args, *kwargs.values())))
+    there = any(isinstance(x, OtherTensor) for x in tensors)
     device, generator = kwargs.get("device"), kwargs.get("generator")
-    target = bool(there) if device is None else torch.device(device).type == "other"
+    target = there if device is None else torch.device(device).type == "other"
     if generator is not None and target and generator._cdata not in OtherGenerator.alive:
         raise RuntimeError(
             f"Expected a 'other' device type for generator but found {generator.device.type!r} in {func}"
@@ -96,20 +97,52 @@ def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         tensors = [own, *(x for x in args[2:3] if isinstance(x, torch.Tensor))]
     elif func is _aten._to_copy.default:
         tensors = []
-    if func not in _MAY_CROSS and there and any(not isinstance(x, OtherTensor) and x.dim() for x in tensors):
+    if there and func not in _MAY_CROSS and any(not isinstance(x, OtherTensor) and x.dim() for x in tensors):
         where = ["other" if isinstance(x, OtherTensor) else "cpu" for x in tensors]
         raise RuntimeError(f"Expected all tensors to be on the same device, but found {where} in {func}")
-    plain = {**tree_map(_raw, kwargs), **({"device": "cpu"} if target and device is not None else {})}
-    out = func(*tree_map(_raw, args), **plain)
+    plain = {name: _raw(x) for name, x in kwargs.items()}
+    if target and device is not None:
+        plain["device"] = "cpu"
+    out = func(*[_raw(x) for x in args], **plain)
     if func in _MAY_CROSS:
         return args[0] if func is _aten.copy_.default else out
+    aliases = _aliases(func)
+    if there and aliases == "first":
+        return args[0]
     if target:
-        out = tree_map(lambda x: OtherTensor(x) if isinstance(x, torch.Tensor) else x, out)
-    return return_and_correct_aliasing(func, args, kwargs, out) if there and target else out
+        out = tree_map(_there, out) if isinstance(out, list | tuple) else _there(out)
+    return return_and_correct_aliasing(func, args, kwargs, out) if there and target and aliases == "some" else out
+
+
+@cache
+def _aliases(func: Any) -> str:
+    """What an operator returns: ``"none"`` of its arguments, the ``"first"``, changed in place, ``"some"`` or views."""
+    returned = [one.alias_info for one in func._schema.returns if one.alias_info is not None]
+    if not returned:
+        return "none"
+    first = func._schema.arguments[0].alias_info
+    alone = len(func._schema.returns) == 1 and first is not None and first.is_write
+    changed = alone and first.before_set == returned[0].before_set and torch.Tag.inplace_view not in func.tags
+    return "first" if changed else "some"
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among the arguments of an operator, which are alone or in lists."""
+    for x in values:
+        if isinstance(x, torch.Tensor):
+            yield x
+        elif isinstance(x, list | tuple):
+            yield from _tensors(x)
 
 
 def _raw(x: Any) -> Any:
-    return x.raw if isinstance(x, OtherTensor) else x
+    if isinstance(x, OtherTensor):
+        return x.raw
+    return [_raw(one) for one in x] if type(x) in (list, tuple) else x
+
+
+def _there(x: Any) -> Any:
+    return OtherTensor(x) if isinstance(x, torch.Tensor) else x
 
 
 class other_device(TorchDispatchMode):
