@@ -86,7 +86,8 @@ def found_elsewhere() -> dict[str, Any]:
 
 
 def test_networks_are_where_the_option_says() -> None:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    # forked, with torch and the commands imported: what is computed there takes no gradients, which a fork could not
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         found = pool.submit(found_elsewhere).result()
     assert found == {"other": ("other:0", 1), "auto": ("cpu", 1), "loaded": "other:0", "said": "cpu"}
 
