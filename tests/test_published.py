@@ -99,7 +99,7 @@ def test_the_headline_is_of_reporting_seeds_where_there_are_any(rows: Rows) -> N
         ("r agent=none", "no row of r has agent=none"),
         ("r gait=2", "r has no column 'gait'"),
         ("none agent=base", r"none\.csv: is not there"),
-        ("zoo:No/reward agent=a", "is no card with results"),
+        ("zoo:No/reward agent=a", "card.json: holds no results"),
         (f"{BASE} stat=mode", "stat must be one of min, max"),
         ("agent=base", "a key begins with the name of a CSV"),
         (f"{BASE} / {BASE} / 2", "a key is one selection, or two"),

@@ -70,6 +70,20 @@ def aims_table(results: Sequence[Result]) -> str:
     return markdown(heading, lines) if lines else ""
 
 
+def cases_table(results: Sequence[Result]) -> str:
+    """
+    Markdown table of the aims by kind of expert, where there are several.
+
+    :param results: of the experiment itself
+    :return: a row for each aim, a column for each kind of expert with mean and worst; the control counts for each
+    """
+    cases = list(dict.fromkeys(one.case for one in results if one.task != CONTROL))
+    parts = {case: [one for one in results if case == one.case or one.task == CONTROL] for case in cases}
+    lines = [[aim.what, *(_cell(aim, part) for part in parts.values())] for aim in AIMS]
+    heading = ["what", *(f"{case}: mean, worst (n)" for case in cases)]
+    return markdown(heading, [line for line in lines if set(line[1:]) - {NOTHING}]) if len(cases) > 1 else ""
+
+
 def _cell(aim: Aim, results: Sequence[Result]) -> str:
     values = aim.values(results)
     if not values:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rrpolicy.experiments.images.aims import aims_table
+from rrpolicy.experiments.images.aims import aims_table, cases_table
 from rrpolicy.experiments.images.rows import (
     AGENTS,
     AUROC,
@@ -39,7 +39,8 @@ def summary(results: Sequence[Result]) -> str:
     :param results: as :func:`read_csv` gives them
     """
     main = [one for one in results if not one.variant]
-    tables = [aims_table(results), pairs_table(results), samples_table(main), classes_table(main), costs_table(main)]
+    tables = [aims_table(results), cases_table(main), pairs_table(results), samples_table(main), classes_table(main)]
+    tables.append(costs_table(main))
     return "\n".join(text for text in tables if text)
 
 

@@ -2,7 +2,8 @@
 
 A key is the name of a CSV and conditions, ``locomotion robot=hopper agent=steered metric=gap_closed seeds=headline``,
 with the options ``stat``, ``interval`` and ``column``; ``KEY / KEY`` is a ratio of means, ``KEY - KEY`` a paired
-difference, and the second may be a plain number. The written number itself says how many decimals it has.
+difference, and the second may be a plain number. ``images/summary.md "what=..." "column=..."`` takes the numbers of a
+summary's cell. The written number itself says how many decimals it has.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def parsed(text: str, common: Sequence[str] = ()) -> list[Key | float | str]:
     Keys, plain numbers and operators of a text.
 
     :param text: as in this module's first lines
-    :param common: words that every key begins with, of which its own have precedence
+    :param common: words that every key begins with that has no name of its own; its own have precedence
     :raises ValueError: for something else
     """
     parts: list[Key | float | str] = []
@@ -84,7 +85,8 @@ def parsed(text: str, common: Sequence[str] = ()) -> list[Key | float | str]:
             words.append(word)
             continue
         number = len(words) == 1 and NUMBER.fullmatch(words[0])
-        parts.append(float(words[0]) if number else _key([*common, *words]))
+        named = any("=" not in one for one in words)
+        parts.append(float(words[0]) if number else _key(words if named else [*common, *words]))
         parts += [word] if word else []
         words = []
     if len(parts) not in (1, 3):
@@ -127,6 +129,10 @@ def figure(text: str, rows: Rows, common: Sequence[str] = ()) -> Figure:
 
 
 def _summed(key: Key, rows: Rows) -> Figure:
+    if key.name.endswith(".md"):
+        cell = rows.cell(key.name, key.conditions, key.options["column"])
+        numbers = [float(number[0].replace("−", "-")) for number in NUMBER.finditer(cell)]
+        return Figure(tuple(numbers[key.options["stat"] == "worst" :]))  # mean, worst and how many
     found = key.numbers(rows)
     values, seeds = [one.value for one in found], tuple(sorted({one.seed for one in found}))
     stat, n = key.options["stat"], len(values)

@@ -104,7 +104,7 @@ def _numbers(page: Page, before: str, mark: re.Match[str], rows: Rows) -> Iterat
     prose, at, keyed = visible(before), 0, []
     out, block = "", [f"<!-- numbers:{common}"]
     for line in (one for one in lines if one.strip()):
-        written, _, key = (part.strip() for part in line.partition(" = "))
+        written, _, key = (part.strip() for part in line.partition(" ="))
         words = r"\s+".join(map(re.escape, written.split()))  # which may stand on two lines
         place = re.compile(rf"(?<![\w.,]){words}(?![\w]|\.\d)").search(prose, at)
         if place is None:
