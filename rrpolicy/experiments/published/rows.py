@@ -173,7 +173,7 @@ def _printed(text: str) -> list[Line]:
 
 
 def _agrees(text: str, wanted: str) -> bool:
-    return wanted == "*" or text in wanted.split(",")
+    return wanted in ("*", text) or text in wanted.split(",")
 
 
 def _unit(line: Line) -> tuple[str, ...]:
