@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rrpolicy.agents.diffusion_agent import DiffusionAgent
     from rrpolicy.agents.guided_planner import GuidedPlanner
     from rrpolicy.agents.options import PlanningOptions
+    from rrpolicy.comparison import Comparison, diff
     from rrpolicy.data.dataset import TrajectoryDataset
     from rrpolicy.data.normalizer import Normalizer
     from rrpolicy.data.readers import load_dataset
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rrpolicy.testing import check_agent
 
 __all__ = [
+    "Comparison",
     "DiffusionAgent",
     "DiscriminatorReward",
     "GuidedPlanner",
@@ -37,6 +39,7 @@ __all__ = [
     "__version__",
     "check_agent",
     "compare",
+    "diff",
     "evaluate",
     "load_dataset",
     "record_video",
@@ -44,6 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Comparison": "comparison",
     "DiffusionAgent": "agents.diffusion_agent",
     "DiscriminatorReward": "rewards.discriminator",
     "GuidedPlanner": "agents.guided_planner",
@@ -55,6 +59,7 @@ _HOMES = {
     "TrajectoryDataset": "data.dataset",
     "check_agent": "testing",
     "compare": "evaluation",
+    "diff": "comparison",
     "evaluate": "evaluation",
     "evaluate_policy": "evaluation",  # deprecated, hence in no list
     "load_dataset": "data.readers",

@@ -22,6 +22,7 @@ LAYERS = {
     "images": 3,
     "export": 3,
     "models": 3,
+    "comparison": 4,
     "evaluation": 4,
     "rl": 4,
     "zoo": 4,

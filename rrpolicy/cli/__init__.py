@@ -1,6 +1,7 @@
 """The program `rrpolicy`: every step of the main job as a command, errors of one line, exit codes that scripts can use.
 
-0 done, 1 a fault (one line on stderr), 2 wrong usage, 130 and 143 stopped by Ctrl-C and SIGTERM (129 by SIGHUP).
+0 done, 1 a fault (one line on stderr), 2 wrong usage, 3 a failed check of `diff`, 130 and 143 stopped by Ctrl-C and
+SIGTERM (129 by SIGHUP).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from rrpolicy.cli.baseline_commands import train_agents_on_reward
 from rrpolicy.cli.collect_commands import collect
 from rrpolicy.cli.commands import app
 from rrpolicy.cli.data_commands import check_data
+from rrpolicy.cli.diff_command import compare_policies
 from rrpolicy.cli.distill_commands import distill
 from rrpolicy.cli.export_commands import export
 from rrpolicy.cli.images_commands import images_app
@@ -24,6 +26,7 @@ from rrpolicy.cli.zoo_commands import zoo_app
 __all__ = ["app", "main"]
 
 app.command("collect")(collect)
+app.command("diff")(compare_policies)
 app.command("distill")(distill)
 app.command("export")(export)
 app.command("check-data")(check_data)

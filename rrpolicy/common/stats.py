@@ -71,6 +71,28 @@ def bootstrap_mean(values: Any, rate: bool | None = None) -> Measure:
     return Measure(float(sample.mean()), *bootstrap_interval(sample, rate=rate), len(sample))
 
 
+def clustered_mean(values: Array, groups: Array | None = None, n_resamples: int = 1000, seed: int = 0) -> Measure:
+    """
+    A mean with its 95 % percentile bootstrap interval, where values of one group are resampled together.
+
+    :param values: (n,)
+    :param groups: (n,) integers, such as the episode of each value; None: every value is a group
+    :param n_resamples: bootstrap samples
+    :param seed: of the resampling
+    :raises ValueError: as :func:`finite_values`, or for groups of another length
+    """
+    sample = finite_values(values)
+    if groups is None:
+        return Measure(float(sample.mean()), *bootstrap_interval(sample, n_resamples, seed, False), len(sample))
+    if np.shape(groups) != sample.shape:
+        raise ValueError(f"groups has shape {np.shape(groups)}, wanted {sample.shape} as of the values")
+    _, which = np.unique(np.asarray(groups), return_inverse=True)
+    sums, counts = np.bincount(which, sample), np.bincount(which)
+    chosen = np.random.default_rng(seed).integers(len(sums), size=(n_resamples, len(sums)))
+    low, high = np.quantile(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1), QUANTILES)
+    return Measure(float(sample.mean()), float(low), float(high), len(sample))
+
+
 def bootstrap_statistic(
     values: Array, statistic: Callable[[Array], Any] = np.median, n_resamples: int = 500, seed: int = 0
 ) -> Measure:
