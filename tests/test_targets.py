@@ -13,7 +13,7 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import sample_model
 from rrpolicy.rewards.events import as_events
 from rrpolicy.rewards.metrics import explained_by_level, explained_fraction, explained_when_guided
-from rrpolicy.rewards.targets import CHUNK, Targets, eps_difference, make_targets, noised, value_targets
+from rrpolicy.rewards.targets import CHUNK, PIECE, Targets, eps_difference, make_targets, noised, value_targets
 
 PROCESS = DiffusionProcess(50)
 MEANS = torch.tensor([[-1.0, 0.0], [1.0, 0.5]])
@@ -231,3 +231,13 @@ def test_it_is_also_measured_where_guided_sampling_goes() -> None:
     explained = explained_when_guided(reward_of(ExactReward), BASE, EXPERT, events(100), n_sampling_steps=4)
     assert list(explained) == BASE.process.timesteps(4)
     assert all(value == pytest.approx(1.0, abs=1e-3) for value in explained.values())
+
+
+def test_models_are_evaluated_in_pieces_alike() -> None:
+    base, expert = (make_agent(seed=seed) for seed in (0, 1))
+    n = 2 * PIECE + 3
+    x_t, t = torch.randn(n, *base.layout.event_shape), torch.arange(n) % base.process.n_diffusion_steps
+    with torch.no_grad():
+        wanted = base.eps(x_t, t) - expert.eps(x_t, t)
+    found = eps_difference(base, expert, x_t, t)
+    torch.testing.assert_close(found, torch.where(torch.tensor(base.layout.pinned), 0.0, wanted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 from gymnasium import spaces
@@ -10,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
+_BAR: ContextVar[StepProgressBar | None] = ContextVar("bar", default=None)  # of the training that is running
 MaybeCallback = BaseCallback | Callable[..., bool] | list[BaseCallback] | None
 
 
@@ -68,15 +70,44 @@ class NoEnvironment(VecEnv):
         return [False]
 
 
+def note(what: str, share: float) -> None:
+    """
+    Show how far a longer piece of work between two gradient steps is, where a training with a progress bar is running.
+
+    :param what: a word for it
+    :param share: in (0, 1]; 1 ends it
+    """
+    bar = _BAR.get()
+    if bar is not None:
+        bar.note(what, share)
+
+
+def stop_noting() -> None:
+    """What is noted is shown no more: the training has ended, in whichever way."""
+    _BAR.set(None)
+
+
 class StepProgressBar(BaseCallback):
-    """One bar over gradient steps (SB3's own counts environments)."""
+    """
+    One bar over gradient steps (SB3's own counts environments).
+
+    The time that is left is estimated by the mean of all steps, work between them included, but for what is done before
+    the first one: it would count as the time of each step.
+    """
 
     def __init__(self, n_steps: int) -> None:
         super().__init__()
         self._n_steps = n_steps
 
     def _on_training_start(self) -> None:
-        self._bar = tqdm(total=self._n_steps, unit="step", dynamic_ncols=True)
+        self._bar = tqdm(total=self._n_steps, unit="step", dynamic_ncols=True, smoothing=0)
+        _BAR.set(self)
+
+    def note(self, what: str, share: float) -> None:
+        """As :func:`note`."""
+        self._bar.set_description(f"{what} {share:.0%}" if share < 1 else None)
+        if share >= 1 and self._bar.n == 0:
+            self._bar.unpause()  # the clock begins with the first step
 
     def _on_step(self) -> bool:
         self._bar.update(1)

@@ -20,7 +20,14 @@ from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import VecEnv
 
 from rrpolicy.common.arguments import flag, number, whole
-from rrpolicy.common.callbacks import MaybeCallback, NoEnvironment, StepProgressBar, as_callbacks, refuse_evaluation
+from rrpolicy.common.callbacks import (
+    MaybeCallback,
+    NoEnvironment,
+    StepProgressBar,
+    as_callbacks,
+    refuse_evaluation,
+    stop_noting,
+)
 from rrpolicy.common.computing import Precision
 from rrpolicy.common.device import resolve
 from rrpolicy.common.gradient_steps import GradientSteps
@@ -229,6 +236,7 @@ class Learner(GradientSteps[Module]):
             callbacks.on_training_end()
         finally:
             self._callback_env = None
+            stop_noting()
         if stopped_by or received:
             raise TrainingInterrupted(stopped_by or received[0])
 

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rrpolicy.common.callbacks import note
 from rrpolicy.common.device import CPU, precise
 from rrpolicy.common.noise import rand, randint, randn, send
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, pinned_mask
 
-CHUNK = 4096  # events per model call
+CHUNK = 4096  # events whose randomness is drawn at once
+PIECE = 512  # events per model call on a CPU, whose caches hold what lies between the layers
 FEW_LEVELS, CLEAN_SHARE = 50, 0.05  # of more levels than that, this share of events is drawn at the cleanest fiftieth
 MAX_RATIO = 2.6  # of the σ of two levels that count as neighbours by their noise
 LEAST_SIGNAL = 0.1  # is added to α in the chance of a level: networks err where nothing of the event is left, too
@@ -78,8 +80,15 @@ class Targets:
 def eps_difference(base: ScoreModel, expert: ScoreModel, x_t: Tensor, t: Tensor) -> Tensor:
     """ε_base - ε_expert (B, *event_shape), zero at pinned entries."""
     with torch.no_grad():
-        difference = base.eps(x_t, t) - expert.eps(x_t, t)
+        difference = _eps(base, x_t, t) - _eps(expert, x_t, t)
     return torch.where(pinned_mask(base), 0.0, difference)
+
+
+def _eps(model: ScoreModel, x_t: Tensor, t: Tensor) -> Tensor:
+    """A model's predictions (B, *event_shape)."""
+    if x_t.device != CPU or len(x_t) <= PIECE:
+        return model.eps(x_t, t)
+    return torch.cat([model.eps(*piece) for piece in zip(x_t.split(PIECE), t.split(PIECE), strict=True)])
 
 
 def noised(base: ScoreModel, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
@@ -131,8 +140,8 @@ def value_targets(
         for sign in (1.0, -1.0):
             x_s = torch.where(pinned, x_t, a * x_t + sign * std * z)
             with torch.no_grad():
-                base_score = process.score_from_eps(s, base.eps(x_s, s))
-                expert_score = process.score_from_eps(s, expert.eps(x_s, s))
+                base_score = process.score_from_eps(s, _eps(base, x_s, s))
+                expert_score = process.score_from_eps(s, _eps(expert, x_s, s))
             integrand = (base_score - expert_score) * (base_score + expert_score + 2 * sign * z / std)
             total += 0.25 * weight * torch.where(pinned, 0.0, integrand).flatten(1).sum(dim=1)
     return total
@@ -168,11 +177,13 @@ def make_targets(
     :param x0: clean events (N, *event_shape), normalised
     :param n_value_draws: later levels per value target; 0 for gradients alone
     """
-    parts = []
+    parts, done = [], 0
     for chunk in x0.split(CHUNK):
         t = send(draw_levels(base.process.n_diffusion_steps, len(chunk), generator), chunk.device)
         x_t = noised(base, chunk, t, generator)
         parts.append(targets_at(base, expert, chunk, x_t, t, generator, n_value_draws))
+        done += len(chunk)
+        note("targets", done / len(x0))
     return Targets.joined(parts)
 
 
