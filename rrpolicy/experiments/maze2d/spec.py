@@ -40,7 +40,7 @@ MAZES: Mapping[str, MazeSetting] = {
     "medium": _setting("PointMaze_Medium-v3", (1, 1), (1, 6), (2, 2), (4, 4), (4, 6), (5, 3), (6, 1), (6, 6)),
     "large": _setting("PointMaze_Large-v3", (1, 1), (1, 10), (3, 6), (3, 8), (5, 2), (5, 4), (7, 1), (7, 10)),
 }
-SEEDS = (1, 2, 3)  # the recipe was found with seed 0
+SEEDS = (1, 2, 3)  # the recipe was found with seed 0; seeds that report: tuning_log.toml
 QUICK_GOALS = (0, 3)  # of each maze: a corner, and one inside
 
 

@@ -121,7 +121,7 @@ def _numbers(page: Page, before: str, mark: re.Match[str], rows: Rows) -> Iterat
         out += before[at : place.start()] + (should if should != written else before[slice(*place.span())])
         keyed.append(place.span())
         at = place.end()
-        block.append(f"{should} = {key}")
+        block.append(f"{should} = {key}".rstrip())
     tokens = list(TOKEN.finditer(prose))
     loose = [one for one in tokens if not any(low <= one.start() < high for low, high in keyed)]
     page.keyed += len(tokens) - len(loose)
