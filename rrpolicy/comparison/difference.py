@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.common.arguments import whole
+from rrpolicy.common.stats import Measure, share
 from rrpolicy.common.typing import Array
 from rrpolicy.comparison.attribution import attribute, scored_input
 from rrpolicy.comparison.divergence import divergence
@@ -33,6 +34,7 @@ from rrpolicy.rewards.ensemble import Ensemble
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.metrics import check_steering, explained_by_level
+from rrpolicy.rewards.support import N_NEEDED, Support
 
 N_SAMPLES = 512
 N_REWARDS = 2
@@ -263,7 +265,18 @@ def _fit(
         calibration=calibration(mean[:n], mean[n:], *((None, None) if logits is None else (logits[:n], logits[n:]))),
         lower_bound=likelihood_ratio_bound(mean[:n], mean[n:]),
         agreement=agreement(members),
+        unknown=_unknown(base, expert, rho, drawn, seed),
     )
+
+
+def _unknown(base: ScoreModel, expert: ScoreModel, rho: Any, drawn: Samples, seed: int) -> Measure | None:
+    """Share of the windows of the base steered at 1 that neither model knows."""
+    if len(drawn) < N_NEEDED:
+        return None
+    support = Support.fit(base, expert, drawn.base, drawn.expert)
+    conditions = _conditions(base, drawn.base[:N_FIT])
+    steered = sampled(base, len(drawn.base[:N_FIT]), conditions, seed, guided(base.eps, rho, base.process, 1.0))
+    return share(support.unknown(steered))
 
 
 def _classifier(base: ScoreModel, expert: ScoreModel, drawn: Samples, settings: _Settings) -> Array | None:

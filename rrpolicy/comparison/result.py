@@ -35,6 +35,7 @@ class Fit:
     :param calibration: ρ as log odds
     :param lower_bound: of KL(expert‖base), by ρ
     :param agreement: the lowest correlation of two rewards of the ensemble
+    :param unknown: share of the steered base's windows that neither model knows; None with too few samples
     """
 
     r2_by_level: dict[int, float]
@@ -45,6 +46,7 @@ class Fit:
     calibration: Calibration
     lower_bound: float
     agreement: float
+    unknown: Measure | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +209,7 @@ class Findings:
                 "null_curl": list(fit.null_curl),
                 "lower_bound": fit.lower_bound,
                 "agreement": fit.agreement,
+                **({} if fit.unknown is None else {"unknown": fit.unknown.columns()}),
                 "calibration": {
                     "slope": calibration.slope,
                     "intercept": calibration.intercept,

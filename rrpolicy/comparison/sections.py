@@ -112,13 +112,16 @@ def fit(drawn: Drawn) -> str:
         for level, value in found.r2_by_level.items()
     )
     curls = ", ".join(number(one, 2) for one in found.null_curl) or "unknown"
-    rows = (
+    rows = [
         ("R² at noised samples", number(found.r2_held_out, 2), "the share of the score difference that ∇ρ explains"),
         ("R² where the steered base goes", number(found.r2_steered, 2), "where steering with ρ has to hold"),
         ("share that no scalar explains", interval(found.curl, 2), f"antisymmetric part; equal trainings: {curls}"),
         ("agreement of the ensemble", number(found.agreement, 2), "lowest correlation of two extractions"),
         ("KL by ρ alone", number(found.lower_bound), "a lower bound of KL (Donsker–Varadhan)"),
-    )
+    ]
+    if found.unknown is not None:
+        about = "steered windows that neither model makes, of whose own samples 1 % are called so"
+        rows.append(("off both models", interval(found.unknown, 2), about))
     body = "".join(
         f'<tr><th scope="row">{name}</th><td>{value}</td><td class="text">{note}</td></tr>'
         for name, value, note in rows

@@ -10,6 +10,7 @@ from rrpolicy.rewards.on_policy import learn_on_policy, on_policy_targets
 from rrpolicy.rewards.protocol import RewardFunction, StepReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.reward_archive import load_reward
+from rrpolicy.rewards.support import Support
 from rrpolicy.rewards.transforms import AveragedReward, BoundedReward, DistanceReward
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "RewardFunction",
     "RewardMap",
     "StepReward",
+    "Support",
     "guided",
     "learn_on_policy",
     "load_reward",
