@@ -55,7 +55,7 @@ def compared(seed: int, base_steps: int, expert_steps: int, steps: int, n_sample
         normalizer=Normalizer.fit(data, mode="gaussian"),
         process=DiffusionProcess(20),
         planning=PlanningOptions(clip=None, n_action_steps=1, n_sampling_steps=5),
-        policy_kwargs={"width": 96, "n_blocks": 2, "n_fourier_features": 0},
+        policy_kwargs={"width": 64, "n_blocks": 2, "n_fourier_features": 0},
         seed=seed,
     )
     base = agent.learn(data[0], base_steps, log_interval=0)
@@ -66,13 +66,13 @@ def compared(seed: int, base_steps: int, expert_steps: int, steps: int, n_sample
         normalizer=agent.normalizer,
         process=DiffusionProcess(20),
         planning=PlanningOptions(clip=None, n_action_steps=1, n_sampling_steps=5),
-        policy_kwargs={"width": 96, "n_blocks": 2, "n_fourier_features": 0},
+        policy_kwargs={"width": 64, "n_blocks": 2, "n_fourier_features": 0},
         seed=seed,
     )
     weights = base.averaged.state_dict()
     expert.set_parameters({"policy": weights, "averaged": weights}, exact_match=False)
     expert.learn(data[1], expert_steps, log_interval=0)
-    small = {"width": 96, "n_blocks": 2, "n_fourier_features": 0}
+    small = {"width": 64, "n_blocks": 2, "n_fourier_features": 0}
     return diff(
         base,
         expert,
@@ -89,10 +89,10 @@ def main() -> None:
     """Print a row for each seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--base-steps", type=int, default=3000)
-    parser.add_argument("--expert-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--n-samples", type=int, default=512)
+    parser.add_argument("--base-steps", type=int, default=1200)
+    parser.add_argument("--expert-steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--n-samples", type=int, default=256)
     parser.add_argument("--out", help="folder for a page of each seed")
     options = parser.parse_args()
     torch.set_num_threads(1)

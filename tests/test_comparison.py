@@ -53,6 +53,44 @@ def test_a_difference_is_found_and_located(found: Comparison) -> None:
     assert "differ by more than two trainings of one model do" in found.verdict
 
 
+class Planted:
+    """Exact scores of a policy of two actions in the plane; ``change`` is added to the second one where x > 0.5."""
+
+    process, event_shape = PROCESS, (1, 4)
+    pinned = torch.tensor([[False, False, True, True]])
+
+    def __init__(self, change: float = 0.0) -> None:
+        self.change = change
+
+    def eps(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        mean = torch.zeros_like(x_t)
+        mean[..., 1] = self.change * (x_t[..., 2] > 0.5)
+        alpha, sigma = self.process.levels(x_t, t)
+        return torch.where(self.pinned, 0.0, sigma * (x_t - alpha * mean) / (0.1 * alpha**2 + sigma**2))
+
+    def sample_pinned(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.where(self.pinned, 2 * torch.rand(n, 1, 4, generator=generator) - 1, 0.0)
+
+    def fingerprint(self) -> str:
+        return "planted"
+
+
+def test_a_planted_change_of_one_action_in_one_region_is_named() -> None:
+    sizes = {
+        "buffer_size": 1024,
+        "batch_size": 64,
+        "learning_rate": 1e-2,
+        "window_kwargs": {"width": 32, "n_blocks": 1},
+    }
+    names, options = ["left", "right", "x", "y"], {"n_samples": 256, "n_rewards": 1, "total_timesteps": 200}
+    found = rrpolicy.diff(Planted(), Planted(0.6), feature_names=names, extraction=sizes, **options)
+    assert found.attribution is not None and found.regions is not None and found.regions.root.feature is not None
+    assert found.attribution.carriers() == [1] and found.attribution.by_column()[1] > 0.8
+    assert found.regions.names == ("x", "y") and found.regions.names[found.regions.root.feature] == "x"
+    assert found.regions.root.threshold == pytest.approx(0.5, abs=0.05) and found.regions.fidelity > 0.9
+    assert found.forward.total.value == pytest.approx(0.6**2 / 0.2 * 0.25, rel=0.25)
+
+
 def test_equal_models_and_equal_trainings_are_no_difference() -> None:
     null = [trained(seed) for seed in range(1, 6)]
     same = rrpolicy.diff(trained(0), trained(0), null=null, n_samples=64)

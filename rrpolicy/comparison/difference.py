@@ -285,7 +285,8 @@ def _classifier(base: ScoreModel, expert: ScoreModel, drawn: Samples, settings: 
         return None
     more = draw_samples(base, expert, 2 * len(drawn), None, settings.seed + 30_011)
     steps = min(CLASSIFIER_STEPS, settings.total_timesteps)
-    learner = DiscriminatorReward(base, expert, seed=settings.seed)
+    network = settings.extraction.get("window_kwargs")
+    learner = DiscriminatorReward(base, expert, window_kwargs=network, seed=settings.seed)
     learner.learn([more.base, more.expert], steps, log_interval=0)
     return scores(learner.reward, base, drawn.both)
 

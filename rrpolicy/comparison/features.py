@@ -12,7 +12,7 @@ from torch import Tensor
 from rrpolicy.common.typing import Array
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
-from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of
+from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of, pinned_mask
 
 MAZE = ("x", "y", "x velocity", "y velocity", "x force", "y force")
 
@@ -50,7 +50,8 @@ class Features:
         height, width = (1, *shape)[-2:]
         if layout is None:
             columns = [f"x{i}" for i in range(width)] if names is None else _checked(names, width, "columns")
-            return cls(tuple(columns), tuple(range(height)), np.zeros((height, width), dtype=bool))
+            known = pinned_mask(model).cpu().numpy().reshape(height, width)
+            return cls(tuple(columns), tuple(range(height)), known)
         n_observed, n_actions = layout.observation_dim, layout.action_dim
         numbered = [f"observation {i}" for i in range(n_observed)] + [f"action {i}" for i in range(n_actions)]
         wanted = "entries of an observation and of an action"
