@@ -42,6 +42,7 @@ ADDRESS_SPACE = 2**31  # beyond what the process has: what needs more has believ
 PROMISED = (ValueError, FileNotFoundError)
 ACCEPTED, REFUSED, LATE = "accepted", "refused", "late"  # late: loaded, and refused by the first use
 _LIBRARY = str(Path(rrpolicy.__file__).parent)
+_warm: set[Any] = set()  # valid inputs that this process has loaded and used
 _OUT_OF_MEMORY = ("allocate", "out of memory", "not enough memory", "bad_alloc")
 
 
@@ -162,15 +163,19 @@ def put(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def warm_up(target: Target, folder: Path) -> None:
     """
-    Load and use the valid input, so that all modules are there before children are watched.
+    Load and use the valid input, once in this process, so that all modules are there before children are watched.
 
     :raises ValueError: when it is refused, or gives numbers that are not finite: then there is nothing to test
     """
+    valid = (target.name, target.load, target.use, frozenset(target.files.items()))
+    if valid in _warm:
+        return
     repr(torch.tensor(torch.nan))  # torch imports what prints tensors with the first one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not finite(target.use(target.load(folder))):
             raise ValueError(f"{target.name}: the valid input gives numbers that are not finite")
+    _warm.add(valid)
 
 
 def finite(value: Any) -> bool:
