@@ -8,6 +8,7 @@ import torch
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.extractor import RewardExtractor
+from rrpolicy.rewards.matching import score_scale
 from rrpolicy.rewards.targets import draw_levels
 
 CASES = [(20, "cosine"), (50, "cosine"), (50, "linear"), (100, "cosine"), (1000, "cosine"), (1000, "linear")]
@@ -30,6 +31,52 @@ def test_units_are_those_of_each_level(n_levels: int, schedule: str) -> None:
     assert float(error[n_levels // 10 :].max()) < 1.0 and float(error.median()) < 0.1
     # a factor of 5; if all near indices were neighbours, one of 40 at 1000 levels
     assert float(cleanest.max()) < 1.6
+
+
+SAME_MODES = torch.tensor([[1.2, 0.0], [-0.6, 1.0], [-0.6, -1.0]])
+SHARES = (torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.1, 0.3, 0.6]))
+
+
+def modes_that_differ_in_weight(n_levels: int, schedule: str, total_timesteps: int) -> tuple[float, float]:
+    """Pearson's correlation with the log density ratio, ±1.8 nats and 0, at t = 0, and the largest error of a mode."""
+    process, generator = DiffusionProcess(n_levels, schedule, "eps"), torch.Generator().manual_seed(0)
+    models = [GaussianMixtureModel(SAME_MODES, 0.02, weights, process) for weights in SHARES]
+    data = torch.cat([model.sample(2000, generator) for model in models])
+    options = {"window_kwargs": {"width": 128, "n_blocks": 2}, "buffer_size": 4096, "learning_rate": 4e-3}
+    extractor = RewardExtractor(*models, heads=["window"], seed=0, **options)
+    reward = extractor.learn(data, total_timesteps, log_interval=0).reward
+    x, t = process.alpha(0) * data, torch.zeros(len(data), dtype=torch.int64)
+    with torch.no_grad():
+        rho, exact = reward(x, t), models[1].log_prob(x, t) - models[0].log_prob(x, t)
+    mode = torch.cdist(data, SAME_MODES).argmin(dim=1)
+    error = max(float((rho - exact)[mode == one].mean().abs()) for one in range(3))
+    return float(torch.corrcoef(torch.stack([rho, exact]))[0, 1]), error
+
+
+def test_modes_apart_that_differ_in_weight_alone_are_told_apart() -> None:
+    """The gradient of ρ vanishes at clean events: in its units ρ was a constant there, at any number of levels."""
+    correlation, error = modes_that_differ_in_weight(1000, "linear", 400)
+    assert correlation >= 0.98 and error < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_levels", "schedule"), [*CASES, (2, "linear"), (20, "linear")])
+def test_modes_apart_are_told_apart_at_any_number_of_levels(n_levels: int, schedule: str) -> None:
+    correlation, error = modes_that_differ_in_weight(n_levels, schedule, 1500)
+    assert correlation >= 0.99 and error < 0.3
+
+
+def test_units_stay_those_of_score_differences_where_there_are_any() -> None:
+    """Published recipes learn as before: no unit changes unless a gradient vanishes."""
+    process = DiffusionProcess(20)
+    levels = torch.arange(20)
+    spread, rms = torch.full((20,), 2.0), torch.full((20,), 0.2) * process.sigma(levels)
+    torch.testing.assert_close(score_scale(rms, spread, process, 4), torch.full((20,), 0.2))
+    assert torch.equal(score_scale(rms, None, process, 4), rms / process.sigma(levels))
+    rms[0] = 1e-8
+    clean = process.alpha(levels) > process.sigma(levels)
+    torch.testing.assert_close(score_scale(rms, spread, process, 4), torch.where(clean, 1.0, 0.2))
+    assert (score_scale(torch.zeros(20), spread, process, 4) == 0).all()  # one model, nothing to learn
 
 
 def test_of_many_levels_the_cleanest_are_drawn_often_enough() -> None:
@@ -71,7 +118,7 @@ def test_a_thousand_levels_are_learned_as_few_are() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value_units", [False, True])
-@pytest.mark.parametrize(("n_levels", "schedule"), CASES)
+@pytest.mark.parametrize(("n_levels", "schedule"), [*CASES, (2, "linear"), (20, "linear")])
 def test_clean_events_are_scored_alike(n_levels: int, schedule: str, value_units: bool) -> None:
     correlation, slope = agreement(n_levels, schedule, 1500, value_units=value_units)
     assert correlation >= 0.99 and 0.85 < slope < 1.15

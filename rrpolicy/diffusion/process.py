@@ -20,6 +20,7 @@ Schedule = Literal["cosine", "linear"]
 TABLE = "table"  # the schedule of a process whose levels were given as numbers
 Prediction = Literal["x0", "eps", "v"]
 MAX_BETA = 0.999
+COARSE = 20  # levels up to which the linear schedule's β, times 1000/T, are rates and no longer variances
 MAX_DIFFUSION_STEPS = 10_000  # as in archives
 
 
@@ -58,6 +59,8 @@ def _alphas_cumprod(n_diffusion_steps: int, schedule: str) -> Tensor:
     else:  # Linear β schedule rescaled by 1000/T: any number of steps ends at the same noise level
         betas = torch.linspace(1e-4, 0.02, n_diffusion_steps, dtype=torch.float64, device="cpu")
         betas = betas * (1000 / n_diffusion_steps)
+        if n_diffusion_steps <= COARSE:  # β would exceed 1: the rate β integrated over a step, Song et al. 2021, eq. 33
+            betas = 1 - torch.exp(-betas)
     return torch.cumprod(1 - betas.clamp(max=MAX_BETA), dim=0)
 
 
@@ -89,8 +92,6 @@ class DiffusionProcess:
             schedule = _checked_table(n_diffusion_steps, schedule, alphas_cumprod)
         elif schedule not in get_args(Schedule):
             raise ValueError(f"schedule is {schedule!r}, it must be one of {get_args(Schedule)}")
-        if schedule == "linear" and n_diffusion_steps <= 20:  # its last levels would all be pure noise
-            raise ValueError(f"n_diffusion_steps is {n_diffusion_steps}, the linear schedule needs at least 21")
         if prediction not in get_args(Prediction):
             raise ValueError(f"prediction is {prediction!r}, it must be one of {get_args(Prediction)}")
         self.n_diffusion_steps = n_diffusion_steps

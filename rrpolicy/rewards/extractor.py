@@ -26,7 +26,7 @@ from rrpolicy.common.weights import set_generator_state
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, layout_of, with_device_of
 from rrpolicy.rewards.fit_report import FitReport
 from rrpolicy.rewards.heads import restored_window
-from rrpolicy.rewards.matching import ROW_FLOOR, UNITS, check_units, eps_rms, gradient_loss, row_weights, value_spread
+from rrpolicy.rewards.matching import ROW_FLOOR, UNITS, check_units, gradient_loss, level_units, row_weights
 from rrpolicy.rewards.measured_learner import MeasuredLearner, shares_data
 from rrpolicy.rewards.relative_reward import Head, RelativeReward
 from rrpolicy.rewards.rows import StepRows, clean_events
@@ -296,10 +296,11 @@ class RewardExtractor(MeasuredLearner):
         process, pinned = self.base.process, self.module.pinned
         if self.value_units and targets.value is None:
             raise ValueError("data was recorded without values, which value_units=True needs")
-        rms, spread = eps_rms(targets, process, pinned, not self.value_units), value_spread(targets, process)
+        matched = targets.value is not None and self.value_coef > 0
+        rms, spread, scale = level_units(targets, process, pinned, not self.value_units, matched)
         self._units = {"value_spread": spread.clamp(min=1e-3)}
         for reward in (self.module, self.averaged):
-            reward.gradient_scale.copy_(rms / process.sigma(torch.arange(len(rms), device=rms.device)))
+            reward.gradient_scale.copy_(scale)
             if self.value_units:
                 reward.value_scale.copy_(spread)
         if self.row_weighting and layout_of(self.base) is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.targets import Targets, level_means
 
+VANISHING = 0.05  # the pairs of all mazes and images have .48 and more of what the spread of their values needs
 ROW_FLOOR = 0.02  # the default of `row_floor`
 UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
 
@@ -72,6 +73,40 @@ def value_spread(targets: Targets, process: DiffusionProcess) -> Tensor:
         return torch.ones_like(sigma)
     deviation = (targets.value - targets.value.median()).abs()
     return level_means(deviation, targets.t, sigma)
+
+
+def level_units(
+    targets: Targets, process: DiffusionProcess, pinned: Tensor, by_noise: bool, matched: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    RMS of Δε, spread of values and units of ρ, (T,) each: :func:`eps_rms`, :func:`value_spread`, :func:`score_scale`.
+
+    :param matched: whether values are matched
+    """
+    rms, spread = eps_rms(targets, process, pinned, by_noise), value_spread(targets, process)
+    return rms, spread, score_scale(rms, spread if matched else None, process, int((~pinned).sum()))
+
+
+def score_scale(rms: Tensor, spread: Tensor | None, process: DiffusionProcess, n_free: int) -> Tensor:
+    """
+    Units (T,) in which heads predict and gradients are compared: RMS of the score difference, but where it vanishes.
+
+    Where modes lie apart and differ in weight alone, ρ differs by the logs of the weights, and its gradient is zero at
+    events with little noise. In units of that gradient no value can be told, and every slope between two modes is an
+    error beyond measure: ρ becomes a constant. Events are of the size of 1, so the spread of values could need a
+    gradient of spread / √n_free per entry. Where differences are less than `VANISHING` of that, no unit of a level with
+    more signal than noise is smaller than that.
+
+    :param rms: of Δε at each level (T,)
+    :param spread: of values at each level (T,), nats; None where no values are matched
+    :param n_free: entries of an event that are not pinned
+    """
+    levels = torch.arange(len(rms), device=rms.device)
+    scale = rms / process.sigma(levels)
+    if spread is None:
+        return scale
+    floor = torch.where(process.alpha(levels) > process.sigma(levels), spread / n_free**0.5, 0.0)
+    return torch.maximum(scale, floor) if bool((scale < VANISHING * floor).any()) and bool(rms.any()) else scale
 
 
 def row_weights(targets: Targets, rms: Tensor, pinned: Tensor, row_floor: float = ROW_FLOOR) -> Tensor:
