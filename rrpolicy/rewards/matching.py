@@ -13,7 +13,7 @@ from torch import Tensor
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards.targets import Targets, level_means
 
-VANISHING = 0.05  # the pairs of all mazes and images have .48 and more of what the spread of their values needs
+VANISHING = 0.05  # the zoo's pairs of mazes and of images have .48 and more of what the spread of their values needs
 ROW_FLOOR = 0.02  # the default of `row_floor`
 UNITS = ("value_spread", "row_weight")  # (T,) and (H,), fixed with the first buffer
 
