@@ -345,21 +345,34 @@ def auroc(scores: Any, wanted: Any) -> Measure:
     return Measure(area, max(area - half, 0.0), min(area + half, 1.0), len(values))
 
 
-def spearman(first: Array, second: Array) -> float:
+def pearson(first: Array, second: Array) -> float:
     """
-    Spearman's rank correlation: Pearson correlation of ranks, ties sharing their mean rank.
+    Pearson's correlation.
 
     :param first: (n,)
     :param second: (n,)
     :return: NaN when one of them is constant
     :raises ValueError: when they are not equally long
     """
-    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)]
-    if len(ranks[0]) != len(ranks[1]):
-        raise ValueError(f"first and second must be equally long, got {len(ranks[0])} and {len(ranks[1])}")
-    centred = [one - one.mean() for one in ranks]
-    norms = [float(np.linalg.norm(one)) for one in centred]
-    return float(centred[0] @ centred[1] / (norms[0] * norms[1])) if len(ranks[0]) and min(norms) > 0 else float("nan")
+    values = [np.asarray(one, dtype=np.float64) for one in (first, second)]
+    if len(values[0]) != len(values[1]):
+        raise ValueError(f"first and second must be equally long, got {len(values[0])} and {len(values[1])}")
+    if not len(values[0]) or any(one.min() == one.max() for one in values):
+        return float("nan")
+    centred = [one - one.mean() for one in values]
+    return float(centred[0] @ centred[1] / (np.linalg.norm(centred[0]) * np.linalg.norm(centred[1])))
+
+
+def spearman(first: Array, second: Array) -> float:
+    """
+    Spearman's rank correlation: Pearson's of ranks, ties sharing their mean rank.
+
+    :param first: (n,)
+    :param second: (n,)
+    :return: NaN when one of them is constant
+    :raises ValueError: when they are not equally long
+    """
+    return pearson(*(_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)))
 
 
 def _ranks(values: Array) -> Array:

@@ -20,6 +20,7 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.sampling import Solver, SolverName, sample_model
 from rrpolicy.diffusion.score_model import ScoreModel
+from rrpolicy.rewards.dard import dard_distance
 from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.protocol import RewardFunction, reward_gradient
@@ -30,6 +31,7 @@ __all__ = [
     "Coverage",
     "SteeringCheck",
     "check_steering",
+    "dard_distance",
     "epic_distance",
     "explained_by_level",
     "explained_by_name",
