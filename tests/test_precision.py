@@ -55,7 +55,7 @@ def test_the_loss_falls_as_in_float32(kind: str) -> None:
     for precision in ("fp32", "bf16"):
         losses: list[float] = []
         agent = make_agent(**KINDS[kind], precision=precision)
-        agent.learn(DATASET, 80, callback=lambda known, _, to=losses: to.append(known["values"]["loss"]) or True)
+        agent.learn(DATASET, 40, callback=lambda known, _, to=losses: to.append(known["values"]["loss"]) or True)
         found[precision] = np.mean(losses[:10]), np.mean(losses[-20:]), losses
     (first, last, losses), (_, expected, exact) = found["bf16"], found["fp32"]
     assert last < 0.8 * first and abs(last - expected) < 0.1 * (first - expected)
