@@ -62,20 +62,6 @@ def test_units_that_were_finished_out_of_order_wait_for_those_before_them(tmp_pa
     check_once(tmp_path, but=tuple(WALKS))  # one that was being done when the fault ended the run begins again
 
 
-def test_a_run_that_is_stopped_goes_on(tmp_path: Path, alone: bytes) -> None:
-    def stop(bar: Any, text: str) -> Any:
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tqdm.auto.tqdm.set_postfix_str", stop)  # when the first unit is done
-        with pytest.raises(KeyboardInterrupt):
-            walk(tmp_path, TWO)
-    kept = kept_units(tmp_path)
-    walk(tmp_path, TWO)
-    assert (tmp_path / "walks.csv").read_bytes() == alone and kept
-    assert all(lines(tmp_path / "work" / "begun", f"{unit} ") == 1 for unit in kept)
-
-
 def test_a_damaged_unit_is_done_again(tmp_path: Path, alone: bytes) -> None:
     with pytest.raises(ValueError, match="is faulty"):
         walk(tmp_path, faulty=WALKS[1:2])
@@ -123,6 +109,20 @@ def test_a_unit_whose_process_dies_is_begun_again(tmp_path: Path, alone: bytes) 
     assert (tmp_path / "walks.csv").read_bytes() == alone
     assert lines(tmp_path / "work" / "begun", f"{WALKS[1]} ") == 2
     check_once(tmp_path, but=tuple(WALKS))  # joblib ends the others, too, which begin again
+
+
+def test_a_run_that_is_stopped_goes_on(tmp_path: Path, alone: bytes) -> None:
+    def stop(bar: Any, text: str) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tqdm.auto.tqdm.set_postfix_str", stop)  # when the first unit is done
+        with pytest.raises(KeyboardInterrupt):
+            walk(tmp_path, TWO)
+    kept = kept_units(tmp_path)
+    walk(tmp_path)  # two processes go on above, and to stop has ended those that there were
+    assert (tmp_path / "walks.csv").read_bytes() == alone and kept
+    assert all(lines(tmp_path / "work" / "begun", f"{unit} ") == 1 for unit in kept)
 
 
 @pytest.mark.slow  # three pairs of processes import torch
