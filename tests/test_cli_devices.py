@@ -20,6 +20,7 @@ COMMANDS = {command for command, function in all_commands() if "device" in inspe
 WITHOUT = {  # which have no network
     ("check-data",),
     ("plot", "learning-curve"),
+    ("reproduce", "verify"),
     ("zoo", "list"),
     ("zoo", "info"),
     ("zoo", "pull"),
