@@ -60,6 +60,9 @@ def explained_fraction(
     """
     R² of σ∇ρ for ε_base - ε_expert at the given noised events (so every level counts with its σ²).
 
+    It has no lower bound: at events where the two models hardly differ, as in a rare mode that both have alike, a small
+    error makes it -1000 and less. :func:`winsorized_fraction` has one.
+
     :param x_t: (B, *event_shape), clean at pinned entries
     :param t: levels (B,)
     :param head: of the reward
