@@ -192,5 +192,7 @@ def test_exact_log_odds_are_calibrated_and_doubled_ones_are_not() -> None:
     assert right.slope == pytest.approx(1, abs=0.1) and right.intercept == pytest.approx(0, abs=0.1)
     assert doubled.slope == pytest.approx(0.5, abs=0.05) and doubled.log_loss.value > right.log_loss.value
     assert right.correlation == pytest.approx(1) and doubled.classifier_auroc is None
+    truth = math.erf(0.8 / VARIANCE**0.5 / 2 / math.sqrt(2))
+    assert right.separation.low <= truth <= right.separation.high + 0.02
     inside = [one.observed.low <= one.predicted <= one.observed.high for one in right.bins]
     assert sum(inside) >= len(inside) - 2

@@ -105,6 +105,7 @@ class Calibration:
     :param classifier_log_loss: of that classifier
     :param correlation: Pearson's, of ρ and the classifier's log odds
     :param bins: events ordered by ρ, in bins of equal size
+    :param separation: a lower bound of the total variation, by ρ or by the classifier, whichever has the larger AUROC
     """
 
     slope: float
@@ -115,6 +116,7 @@ class Calibration:
     classifier_log_loss: Measure | None
     correlation: float
     bins: tuple[Bin, ...]
+    separation: Measure
 
 
 def calibration(rho_base: Array, rho_expert: Array, logit_base: Any = None, logit_expert: Any = None) -> Calibration:
@@ -131,15 +133,18 @@ def calibration(rho_base: Array, rho_expert: Array, logit_base: Any = None, logi
     known = logit_base is not None and logit_expert is not None
     logit = np.concatenate([logit_base, logit_expert]) if known else None
     varies = logit is not None and min(np.ptp(rho), np.ptp(logit)) > 0
+    area, other = auroc(rho, label), None if logit is None else auroc(logit, label)
+    best = logit if logit is not None and other is not None and other.value > area.value else rho
     return Calibration(
         slope,
         intercept,
-        auroc(rho, label),
+        area,
         clustered_mean(_log_losses(rho, label)),
-        None if logit is None else auroc(logit, label),
+        other,
         None if logit is None else clustered_mean(_log_losses(logit, label)),
         float(np.corrcoef(rho, logit)[0, 1]) if varies and logit is not None else math.nan,
         _bins(rho, label),
+        total_variation_seen(best[~label], best[label]),
     )
 
 
@@ -186,6 +191,26 @@ def likelihood_ratio_bound(rho_base: Array, rho_expert: Array) -> float:
     """
     high = float(rho_base.max())
     return float(rho_expert.mean() - high - math.log(np.exp(rho_base - high).mean()))
+
+
+def total_variation_seen(base: Array, expert: Array) -> Measure:
+    """
+    A lower bound of the total variation: how much more often the expert's samples lie above a threshold of a score.
+
+    The threshold is chosen on the even samples, the difference is that of the odd ones.
+
+    :param base: (n,) scores of the base's samples, such as ρ
+    :param expert: (m,) of the expert's
+    :return: with its 95 % bootstrap interval, not below 0
+    """
+    both = np.concatenate([base[::2], expert[::2]])
+    gains = [float((expert[::2] > one).mean() - (base[::2] > one).mean()) for one in both]
+    above = float(both[int(np.argmax(gains))])
+    hits, misses = (expert[1::2] > above).astype(np.float64), (base[1::2] > above).astype(np.float64)
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice(hits, len(hits)).mean() - rng.choice(misses, len(misses)).mean() for _ in range(500)]
+    low, high = (max(float(one), 0.0) for one in np.quantile(drawn, (0.025, 0.975)))
+    return Measure(max(float(hits.mean() - misses.mean()), 0.0), low, high, len(hits) + len(misses))
 
 
 def agreement(members: Array) -> float:

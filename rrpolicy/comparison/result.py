@@ -21,6 +21,8 @@ from rrpolicy.comparison.samples import Samples
 from rrpolicy.comparison.tree import Tree
 from rrpolicy.envs.maze import MazeGeometry
 
+LEAST_SLOPE = 0.5  # of the labels on ρ, below which its values are said to be no log odds
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -121,10 +123,14 @@ class Findings:
         """The finding in a few plain sentences."""
         kl = self.forward.total
         base, expert = self.names
-        far = (
-            f"KL({expert}‖{base}) is {kl.value:.3g} nats a window (95 % {kl.low:.3g} to {kl.high:.3g}), so the total "
-            f"variation is at most {self.total_variation:.2f}."
-        )
+        far = f"KL({expert}‖{base}) is {kl.value:.3g} nats a window (95 % {kl.low:.3g} to {kl.high:.3g})"
+        if self.fit is None:
+            far += f", so the total variation is at most {self.total_variation:.2f}."
+        else:
+            seen = self.fit.calibration.separation
+            far += f"; the total variation lies between {seen.low:.2f} and {self.total_variation:.2f}."
+            if not LEAST_SLOPE <= (slope := self.fit.calibration.slope) <= 1 / LEAST_SLOPE:
+                far += f" The values of ρ are no log odds (slope {slope:.2g}): they order windows; KL is a bound alone."
         where = ""
         if self.attribution is not None and self.null.beyond and (carried := self.attribution.carriers()):
             shown = ", ".join(self.features.columns[i] for i in carried[:4])
@@ -195,45 +201,49 @@ class Findings:
     def _of_reward(self) -> dict[str, Any]:
         if self.fit is None or self.attribution is None or self.regions is None or self.preferences is None:
             return {}
-        fit, calibration, shares = self.fit, self.fit.calibration, self.attribution.by_column()
-        known = [
-            ("classifier_auroc", calibration.classifier_auroc),
-            ("classifier_log_loss", calibration.classifier_log_loss),
-        ]
         return {
-            "fit": {
-                "r2_by_level": {str(level): value for level, value in fit.r2_by_level.items()},
-                "r2_held_out": fit.r2_held_out,
-                "r2_steered": fit.r2_steered,
-                "curl": fit.curl.columns(),
-                "null_curl": list(fit.null_curl),
-                "lower_bound": fit.lower_bound,
-                "agreement": fit.agreement,
-                **({} if fit.unknown is None else {"unknown": fit.unknown.columns()}),
-                "calibration": {
-                    "slope": calibration.slope,
-                    "intercept": calibration.intercept,
-                    "auroc": calibration.auroc.columns(),
-                    "log_loss": calibration.log_loss.columns(),
-                    "correlation": calibration.correlation,
-                    **{name: value.columns() for name, value in known if value is not None},
-                    "bins": [
-                        {"rho": one.rho, "predicted": one.predicted, **one.observed.columns()}
-                        for one in calibration.bins
-                    ],
-                },
-            },
+            "fit": fit_values(self.fit),
             "attribution": {
                 "features": list(self.features.columns),
                 "rows": list(self.features.rows),
                 "mean": self.attribution.mean.tolist(),
-                "shares": shares.tolist(),
+                "shares": self.attribution.by_column().tolist(),
                 "carriers": [self.features.columns[i] for i in self.attribution.carriers()],
                 "completeness": self.attribution.completeness,
             },
             "regions": tree_values(self.regions),
             "preferences": tree_values(self.preferences),
         }
+
+
+def fit_values(fit: Fit) -> dict[str, Any]:
+    """How well ρ fits as JSON values."""
+    return {
+        "r2_by_level": {str(level): value for level, value in fit.r2_by_level.items()},
+        "r2_held_out": fit.r2_held_out,
+        "r2_steered": fit.r2_steered,
+        "curl": fit.curl.columns(),
+        "null_curl": list(fit.null_curl),
+        "lower_bound": fit.lower_bound,
+        "agreement": fit.agreement,
+        **({} if fit.unknown is None else {"unknown": fit.unknown.columns()}),
+        "calibration": calibration_values(fit.calibration),
+    }
+
+
+def calibration_values(found: Calibration) -> dict[str, Any]:
+    """ρ as log odds, as JSON values."""
+    known = {"classifier_auroc": found.classifier_auroc, "classifier_log_loss": found.classifier_log_loss}
+    return {
+        "slope": found.slope,
+        "intercept": found.intercept,
+        "auroc": found.auroc.columns(),
+        "log_loss": found.log_loss.columns(),
+        "correlation": found.correlation,
+        "total_variation_seen": found.separation.columns(),
+        **{name: value.columns() for name, value in known.items() if value is not None},
+        "bins": [{"rho": one.rho, "predicted": one.predicted, **one.observed.columns()} for one in found.bins],
+    }
 
 
 def tree_values(tree: Tree) -> dict[str, Any]:

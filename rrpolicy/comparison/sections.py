@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from rrpolicy.common.stats import Measure
@@ -68,7 +69,7 @@ def facts(drawn: Drawn) -> str:
     items = [
         (f"KL({expert}‖{base})", number(forward.value), _range(forward, "nats a window")),
         (f"KL({base}‖{expert})", number(backward.value), _range(backward, "nats a window")),
-        ("Total variation", f"≤ {found.total_variation:.2f}", "Pinsker, Bretagnolle–Huber"),
+        ("Total variation", _variation(found), "held-out samples; Pinsker, Bretagnolle–Huber"),
         ("Null test", f"p = {number(found.null.p_value, 2)}", f"{len(found.null.null)} equal trainings"),
     ]
     if found.null.null:
@@ -77,6 +78,12 @@ def facts(drawn: Drawn) -> str:
         items.append(("R² of ρ", f"{found.fit.r2_held_out:.2f}", f"steered {found.fit.r2_steered:.2f}"))
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>" for name, value, note in items)
     return f'<dl class="facts">{shown}</dl>'
+
+
+def _variation(found: Findings) -> str:
+    """Both bounds, the lower one where there is a fit."""
+    most = f"{found.total_variation:.2f}"
+    return f"≤ {most}" if found.fit is None else f"{found.fit.calibration.separation.low:.2f} to {most}"
 
 
 def _range(measure: Measure, unit: str) -> str:
@@ -146,6 +153,7 @@ def calibration(drawn: Drawn) -> str:
             ("log loss of that classifier", interval(found.classifier_log_loss)),
             ("correlation with its log odds", number(found.correlation, 2)),
         ]
+    rows.append(("total variation, at least", interval(found.separation, 2)))
     rows += [("slope", number(found.slope, 2)), ("intercept", number(found.intercept, 2))]
     left = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in rows)
     right = "".join(
@@ -167,16 +175,19 @@ def calibration(drawn: Drawn) -> str:
 def levels(drawn: Drawn) -> str:
     """What each noise level adds."""
     found = drawn.comparison
-    pairs = zip(found.forward.levels, found.forward.by_level(), found.backward.by_level(), strict=True)
+    rest = np.cumsum(found.forward.parts.mean(axis=0)[::-1])[::-1]
+    pairs = zip(found.forward.levels, found.forward.by_level(), rest, found.backward.by_level(), strict=True)
     rows = "".join(
-        f'<tr><th scope="row">{level}</th><td>{interval(there)}</td><td>{interval(back)}</td></tr>'
-        for level, there, back in pairs
+        f'<tr><th scope="row">{level}</th><td>{interval(there)}</td><td>{number(float(noised))}</td>'
+        f"<td>{interval(back)}</td></tr>"
+        for level, there, noised, back in pairs
     )
     base, expert = (escape(plain_text(name)) for name in found.names)
-    heads = ("noise level", f"KL({expert}‖{base})", f"KL({base}‖{expert})")
+    heads = ("noise level", f"KL({expert}‖{base})", "from here on", f"KL({base}‖{expert})")
     content = table(heads, rows, "Nats a window that each noise level adds, with 95 % intervals", tall=True)
     note = (
-        "Low levels are about details, high ones about where a window goes at all. Level 0 includes what lies below it."
+        "Low levels are about details, high ones about where a window goes. Level 0 includes what lies below it; two "
+        "networks differ most there by their errors. The third column is the KL of windows noised to that level."
     )
     return section("levels", "At which noise levels", note, content)
 
