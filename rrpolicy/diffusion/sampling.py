@@ -144,10 +144,11 @@ def sample(
             visit(x_t, t)
         # 1. Estimate the clean sample: x̂0 = (x_t - σ ε̂) / α
         eps = denoiser(x_t, t)
-        x0 = process.x0_from_eps(x_t, t, eps)
+        of_all = torch.full((1,), level, dtype=torch.int64, device=x_t.device)
+        x0 = process.x0_from_eps(x_t, of_all, eps)
         if clip is not None:
             x0 = x0.clamp(-clip, clip)
-            eps = process.eps_from_x0(x_t, t, x0)
+            eps = process.eps_from_x0(x_t, of_all, x0)
         if i + 1 == len(timesteps):
             return pin(x0)
         # 2. Step to the next level

@@ -22,6 +22,7 @@ from rrpolicy.data.normalizer import FARTHEST, Normalizer
 from rrpolicy.diffusion.score_model import pinned_on
 from rrpolicy.envs.controller import PDController
 from rrpolicy.export.assembly import inlined, joined, shared
+from rrpolicy.export.batching import batch_products
 from rrpolicy.export.graphs import N_EXAMPLES, Part, onnx_model, read_from, traced
 from rrpolicy.rewards.relative_reward import RelativeReward
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 STEPS = "guided_noise"
+SOURCES, LATE = ("observation", "warm_observation"), ("noise", "warm_noise", "previous")
 VALUES = "values"
 _STANDS_FOR = ("predict", "plan", "sampled", "pinned_at", "_plan", "_denoise", "_shift", "_act")
 """Methods of a planner that its graphs, and what runs them, do in its place."""
@@ -81,6 +83,7 @@ def _model(planner: Any, scale_input: bool) -> ModelProto:
         models.append(_control(planner.controller.network, planner.normalizer))
     model = joined(models)
     shared(model)
+    batch_products(model, SOURCES, LATE)
     return model
 
 
