@@ -97,7 +97,7 @@ def unfitted_levels(t: Tensor, n_levels: int) -> tuple[tuple[int, int], ...]:
     :param t: levels of targets (N,)
     :return: (first, last) of each run
     """
-    fitted = {-1, n_levels, *t.unique().tolist()}
+    fitted = {-1, n_levels, *t.unique().cpu().tolist()}
     return tuple((low + 1, high - 1) for low, high in pairwise(sorted(fitted)) if high - low > 1)
 
 
