@@ -374,7 +374,7 @@ def test_the_summary_counts_by_seed_and_compares_variants_on_their_units() -> No
     def found(seed: int, value: float, variant: str = "", goal: str = "1-1") -> Result:
         return Result("open", goal, seed, variant, "reward", "goal_own_cell", value, value, value, 1, 1.0, "0", "abc")
 
-    text = summary([found(0, 1), found(1, 0), found(1, 1, goal="2-3"), found(0, 0, "data-10k")])
+    text = summary([found(1, 1), found(2, 0), found(2, 1, goal="2-3"), found(1, 0, "data-10k")])
     assert "| open | 2/3 (1, 1 by seed) |" in text
     assert "| data-10k | 0/1 |" in text and "| the same units, unchanged | 1/1 |" in text
 

@@ -164,14 +164,14 @@ def test_two_goals_of_each_maze_are_trained_for() -> None:
 # ---------------------------------------------------------------------- what is shown
 
 
-def result(variant: str, agent: str, metric: str, value: float, seed: int = 0, maze: str = "umaze") -> Result:
+def result(variant: str, agent: str, metric: str, value: float, seed: int = 1, maze: str = "umaze") -> Result:
     return Result(maze, "1-1", seed, variant, agent, metric, value, value, value, 1, 1.0, "0", "abc")
 
 
 def test_the_training_table_holds_means_and_their_ratio() -> None:
     results = [
         result("training", agent, metric, value, seed)
-        for seed, ours, true in ((0, 0.5, 1.0), (1, 0.25, 0.5))
+        for seed, ours, true in ((1, 0.5, 1.0), (2, 0.25, 0.5))
         for agent, share in (("PPO-reward", ours), ("PPO-true", true))
         for metric, value in (("success_rate", share), ("return", 100 * share), ("cpu_seconds", 12.0))
     ]
@@ -198,7 +198,7 @@ def test_peers_stand_beside_ours_on_the_same_units_and_not_among_the_variants() 
         result("", "reward", "cpu_seconds", 20.0),
         result("", "expert", "cpu_seconds", 15.0),
         result("", "steered", "success_rate", 0.75),
-        result("", "reward", "goal_own_cell", 0.0, seed=1),
+        result("", "reward", "goal_own_cell", 0.0, seed=2),
     ]
     mazes, others = summary(main + peers).split("\n\n")
     assert "| umaze | 1/2 (1, 0 by seed) |" in mazes and "unchanged" not in mazes + others

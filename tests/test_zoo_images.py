@@ -318,7 +318,7 @@ def test_the_demo_command_takes_images_like_an_environment(
     run("demo", "--env", "FashionMNIST", "--n-episodes", 5, "--out", tmp_path / "demo")
     assert {"results.json", "samples.png", "index.html"} <= {path.name for path in (tmp_path / "demo").iterdir()}
     refused = run("demo", "--env", "FashionMNIST", "--goal", "1,1", "--out", tmp_path, code=1)
-    assert "--recipe and --fast are not" in refused.stderr
+    assert "--recipe, --fast and --html are not" in refused.stderr
 
 
 def test_one_kind_of_images_has_no_auroc(data: Path) -> None:

@@ -245,7 +245,7 @@ def verify(
     for page in pages:
         echo(f"{page.name}: {page.keyed} numbers have rows, {len(page.unkeyed)} are listed without")
     for fault in faults:
-        typer.echo(f"rrpolicy: error: {printable(fault, 500)}", err=True)
+        echo(f"rrpolicy: error: {printable(fault, 500)}", err=True)
     if faults:
         raise typer.Exit(1)
 

@@ -114,7 +114,7 @@ class Entries:
             **facts,
         }
         path = self._save(made, name, card)
-        write_json(path.parent / zoo.CARD, {**card, "bytes": path.stat().st_size})
+        write_json(path.parent / zoo.CARD, {**zoo.card(path), "bytes": path.stat().st_size})
 
     @property
     def _made_with(self) -> dict[str, Any]:
