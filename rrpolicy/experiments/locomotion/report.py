@@ -166,14 +166,19 @@ def variants_table(results: Sequence[Result], metric: str = SCORE) -> str:
     :return: a row for each of them, robot, kind of data and agent
     """
     lines = []
-    for variant in dict.fromkeys(one.variant for one in results):
-        for robot, case, group in groups([one for one in results if one.variant == variant]):
-            agents = dict.fromkeys(one.agent for one in plain(group) if one.metric == metric)
-            lines += [
-                [variant, robot, case, *_line(group, agent, metric), interval(group, (agent, "gain_kept"), 2)]
-                for agent in agents
-                if not agent.endswith("-data")
-            ]
+    parts = [
+        (variant, robot, case, part)
+        for variant in dict.fromkeys(one.variant for one in results)
+        for robot, case, group in groups([one for one in results if one.variant == variant])
+        for part in by_role(group, _log(robot))
+    ]
+    for variant, robot, case, part in parts:
+        agents = dict.fromkeys(one.agent for one in plain(part) if one.metric == metric)
+        lines += [
+            [variant, robot, case, *_line(part, agent, metric), interval(part, (agent, "gain_kept"), 2)]
+            for agent in agents
+            if not agent.endswith("-data")
+        ]
     heading = [
         "variant",
         "robot",
