@@ -20,7 +20,7 @@ from rrpolicy import GuidedPlanner
 from rrpolicy.common.typing import Array
 from rrpolicy.experiments import Task
 from rrpolicy.experiments.demos import Demo
-from rrpolicy.experiments.demos.maze_page import N_PLANS, write_maze_page, write_page
+from rrpolicy.experiments.demos.maze_page import N_PLANS, write_graphs, write_page
 from rrpolicy.export import OnnxPolicy, OnnxReward, export_onnx
 from rrpolicy.export.browser import runtime_scripts
 from rrpolicy.rewards.maps import reward_map
@@ -174,9 +174,8 @@ def test_what_the_page_cannot_show_is_refused(tmp_path: Path) -> None:
         Demo(Task.create("Hopper-v5"), tmp_path, {"name": "none"}, html=True).run()
     agent = make_agent(**KINDS["history"])
     planner = GuidedPlanner(agent, reward_of(agent))
-    shown = reward_map(planner.reward, MAZE, points_per_cell=2)
     with pytest.raises(ValueError, match="from 3 observations, the page shows x, y"):
-        write_maze_page(tmp_path, planner, shown, GOAL, {})
+        write_graphs(tmp_path, planner)
     with pytest.raises(ValueError, match="scale_input is True, and a DiffusionAgent has no scale"):
         export_onnx(make_agent(), tmp_path / "agent", scale_input=True)
     assert not list(tmp_path.iterdir())

@@ -278,21 +278,22 @@ def bounded_event(value: list[int]) -> list[int]:
     return value
 
 
-class DistillationFields(LearnerFields):
-    """A `Distillation`; its teacher is given when it is loaded."""
+class DaggerFields(LearnerFields):
+    """What is distilled from a planner, which is given when it is loaded."""
 
     observation_space: BoxFields
     action_space: BoxFields
+    round: Count
+    training: TrainingFields
+
+
+class DistillationFields(DaggerFields):
+    """A `Distillation`."""
+
     net_arch: Widths
-    round: Count
-    training: TrainingFields
 
 
-class PlanDistillationFields(LearnerFields):
-    """A `PlanDistillation`; its teacher is given when it is loaded."""
+class PlanDistillationFields(DaggerFields):
+    """A `PlanDistillation`."""
 
-    observation_space: BoxFields
-    action_space: BoxFields
     n_sampling_steps: Annotated[int, Field(ge=1, le=10_000)]
-    round: Count
-    training: TrainingFields

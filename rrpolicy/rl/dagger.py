@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +26,7 @@ from rrpolicy.common.boxes import box_from_dict, box_to_dict
 from rrpolicy.common.interruption import TrainingInterrupted, deferred_signals
 from rrpolicy.common.learner import Learner, LearningRate, MaybeCallback
 from rrpolicy.common.options import LearnOptions, TrainingOptions, check_options
-from rrpolicy.common.persistence import Module
+from rrpolicy.common.persistence import Module, training_arguments
 from rrpolicy.common.spaces import check_spaces, flat_box
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.common.typing import Array, Predictor
@@ -64,11 +64,14 @@ class Dagger(Learner[Module]):
     """
     Base of what learns from a planner's plans at the states that teacher and student visit.
 
-    Subclasses set their network, say how the student acts, and draw batches from the labels.
+    Subclasses set their network, say how the student acts, and draw batches from the labels; ``argument`` names the
+    constructor's argument, and attribute, that their archives hold beside.
 
     :param teacher: the planner
     :raises ValueError: for a teacher that plans from several observations, or actions without finite bounds
     """
+
+    argument: ClassVar[str]
 
     def __init__(
         self, teacher: Planner, learning_rate: LearningRate, batch_size: int, **training: Unpack[TrainingOptions]
@@ -225,6 +228,7 @@ class Dagger(Learner[Module]):
         return {
             "observation_space": box_to_dict(self.observation_space),
             "action_space": box_to_dict(self.action_space),
+            self.argument: getattr(self, self.argument),
             "round": self.round,
             "training": self._training_config(),
         }
@@ -232,17 +236,20 @@ class Dagger(Learner[Module]):
     def _extra_tensors(self) -> dict[str, dict[str, Tensor]]:
         return {"labels": self._labels}
 
-    def _check_teacher(self, config: Mapping[str, Any]) -> Self:
-        """
-        Check that an archive's student is of this teacher's spaces.
-
-        :raises ValueError: for other spaces
-        """
+    @classmethod
+    def _from_config(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        teacher: Planner | None = None,
+    ) -> Self:
+        own: Any = {cls.argument: config[cls.argument], **training_arguments(config)}
+        learner = cls(needed(teacher), **own)
         for name in ("observation", "action"):
-            mine, other = box_from_dict(config[f"{name}_space"]), getattr(self, f"{name}_space")
+            mine, other = box_from_dict(config[f"{name}_space"]), getattr(learner, f"{name}_space")
             if mine != other:
                 raise ValueError(f"the {name} space of the distillation is {mine}, the teacher's {other}")
-        return self
+        return learner
 
     def _restore(self, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         super()._restore(config, tensors)

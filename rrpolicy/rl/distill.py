@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from gymnasium import spaces
@@ -19,9 +19,8 @@ from rrpolicy.common.device import CPU
 from rrpolicy.common.learner import LearningRate
 from rrpolicy.common.noise import randint, send
 from rrpolicy.common.options import TrainingOptions
-from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.torch_mode import usual_torch
-from rrpolicy.rl.dagger import Dagger, needed
+from rrpolicy.rl.dagger import Dagger
 from rrpolicy.rl.policies import Sb3Agent
 
 LEAST_STD = 1e-3  # added to the spread of observations
@@ -83,6 +82,7 @@ class Distillation(Dagger[Student]):
     """
 
     kind: ClassVar[str] = "distillation"
+    argument: ClassVar[str] = "net_arch"
 
     @usual_torch()
     def __init__(
@@ -128,22 +128,9 @@ class Distillation(Dagger[Student]):
 
     # ------------------------------------------------------------------ persistence
 
-    def _config(self) -> dict[str, Any]:
-        return {**super()._config(), "net_arch": self.net_arch}
-
     @classmethod
     def _module_of(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
     ) -> Student:
         seen, acted = (box_from_dict(config[f"{name}_space"]) for name in ("observation", "action"))
         return Student(seen, acted, config["net_arch"])
-
-    @classmethod
-    def _from_config(
-        cls,
-        config: Mapping[str, Any],
-        tensors: Mapping[str, Mapping[str, Tensor]],
-        teacher: Planner | None = None,
-    ) -> Self:
-        learner = cls(needed(teacher), net_arch=config["net_arch"], **training_arguments(config))
-        return learner._check_teacher(config)

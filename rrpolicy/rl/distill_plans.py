@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ from rrpolicy.common.device import CPU
 from rrpolicy.common.learner import LearningRate
 from rrpolicy.common.noise import generator, randint, send
 from rrpolicy.common.options import TrainingOptions
-from rrpolicy.common.persistence import training_arguments
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rl.dagger import Dagger, needed
@@ -47,6 +46,7 @@ class PlanDistillation(Dagger[DiffusionPolicy]):
     """
 
     kind: ClassVar[str] = "plan-distillation"
+    argument: ClassVar[str] = "n_sampling_steps"
 
     @usual_torch()
     def __init__(
@@ -73,7 +73,8 @@ class PlanDistillation(Dagger[DiffusionPolicy]):
         # The clean estimates that lead along the teacher's path may lie beyond its bound, the path itself does not.
         agent.planning = replace(planning, n_sampling_steps=self.n_sampling_steps, sampler="ddim", clip=None)
         config, tensors = agent._config(), agent._extra_tensors()
-        student = DiffusionAgent._from_config(config, tensors, self._policy_class()).to(self.device)
+        own = None if isinstance(agent.policy_class, str) else agent.policy_class
+        student = DiffusionAgent._from_config(config, tensors, own).to(self.device)
         weights = self.averaged.state_dict()
         student.set_parameters({"policy": weights, "averaged": weights}, exact_match=False)
         return student
@@ -123,28 +124,11 @@ class PlanDistillation(Dagger[DiffusionPolicy]):
 
     # ------------------------------------------------------------------ persistence
 
-    def _policy_class(self) -> Any:
-        given = self._agent.policy_class
-        return None if isinstance(given, str) else given
-
-    def _config(self) -> dict[str, Any]:
-        return {**super()._config(), "n_sampling_steps": self.n_sampling_steps}
-
     @classmethod
     def _module_of(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], **kwargs: Any
     ) -> DiffusionPolicy:
         return copy.deepcopy(_agent_of(needed(kwargs.get("teacher"))).averaged)
-
-    @classmethod
-    def _from_config(
-        cls,
-        config: Mapping[str, Any],
-        tensors: Mapping[str, Mapping[str, Tensor]],
-        teacher: Planner | None = None,
-    ) -> Self:
-        learner = cls(needed(teacher), config["n_sampling_steps"], **training_arguments(config))
-        return learner._check_teacher(config)
 
 
 def clean_target(process: DiffusionProcess, x_t: Tensor, t: Tensor, x_s: Tensor, s: Tensor) -> Tensor:

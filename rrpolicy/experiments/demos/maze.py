@@ -17,7 +17,7 @@ from rrpolicy.evaluation import Row, write_results
 from rrpolicy.evaluation.plots import plot_hero, plot_reward_map
 from rrpolicy.evaluation.video import VideoInfo, record_video
 from rrpolicy.experiments import Task, plain_row
-from rrpolicy.experiments.demos.maze_page import write_maze_page
+from rrpolicy.experiments.demos.maze_page import write_graphs, write_page
 from rrpolicy.experiments.demos.stage import HEAT_MAP, HERO, HTML, Stage
 from rrpolicy.export.browser import runtime_scripts
 from rrpolicy.rewards.maps import RewardMap
@@ -64,7 +64,8 @@ def maze_demo(stage: Stage, from_scratch: bool = False, html: bool = False) -> l
 
     if runtime is not None:
         with stage.timed("page"):
-            write_maze_page(stage.out / HTML, steered, reward_map, task.goal, runtime, task.to_card())
+            write_graphs(stage.out / HTML, steered, task.to_card())
+            write_page(stage.out / HTML, steered, reward_map, task.goal, runtime, task.to_card())
 
     def record(agent: Predictor, path: Path, caption: str) -> VideoInfo:
         return record_video(

@@ -36,33 +36,16 @@ HEAT = "YlGn"
 PIXELS = 6  # of the map's points, which are smoothed between
 
 
-def write_maze_page(
-    folder: Path,
-    planner: GuidedPlanner,
-    reward_map: RewardMap,
-    goal: Any,
-    runtime: Mapping[str, bytes],
-    card: Mapping[str, Any] | None = None,
-) -> Path:
+def write_graphs(folder: Path, planner: GuidedPlanner, card: Mapping[str, Any] | None = None) -> None:
     """
-    Export the planner, and write the page in which it runs.
+    Write the ONNX files of the page; the reward's scores normalised events alone, as the page does.
 
-    :param folder: made if missing; gets ``index.html``, two ONNX files, and ONNX Runtime Web in a folder of its own
+    :param folder: made if missing
     :param planner: the steered base; plans positions x, y from one observation
-    :param reward_map: of its reward
-    :param goal: (row, column) in cells
-    :param runtime: what `export.browser.runtime_scripts` returned
-    :param card: facts, kept in the ONNX files
-    :return: the page
+    :param card: facts, kept in the files
     :raises ValueError: without the extra ``fast``, or for a planner that plans otherwise
     """
     _check(planner)
-    write_graphs(folder, planner, card)
-    return write_page(folder, planner, reward_map, goal, runtime, card)
-
-
-def write_graphs(folder: Path, planner: GuidedPlanner, card: Mapping[str, Any] | None = None) -> None:
-    """Write the ONNX files of the page; the reward's scores normalised events alone, as the page does."""
     planner = planner if planner.device == CPU else copy.deepcopy(planner).to(CPU)
     reward: Any = copy.copy(planner.reward)
     reward.layout = None  # without which there are no graphs of environment units
@@ -78,7 +61,17 @@ def write_page(
     runtime: Mapping[str, bytes],
     card: Mapping[str, Any] | None = None,
 ) -> Path:
-    """As :func:`write_maze_page`, with what :func:`write_graphs` has written into the folder."""
+    """
+    Write the page in which a planner runs.
+
+    :param folder: holds what :func:`write_graphs` wrote; gets ``index.html``, and ONNX Runtime Web in its own folder
+    :param planner: whose graphs these are
+    :param reward_map: of its reward
+    :param goal: (row, column) in cells
+    :param runtime: what `export.browser.runtime_scripts` returned
+    :param card: its environment is the page's title
+    :return: the page
+    """
     write_embedded(folder / GRAPHS, {name: (folder / name).read_bytes() for name in (PLANNER, REWARD)})
     write_runtime(folder, runtime)
     home = files("rrpolicy.experiments.demos")

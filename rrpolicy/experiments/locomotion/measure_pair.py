@@ -18,6 +18,7 @@ from rrpolicy.experiments.locomotion.spec import RobotUnit
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.experiments.results import Log, Recorder
 from rrpolicy.experiments.scoring import environments, n_episodes
+from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rl.cloning import clone_behaviour
 
 SCORE = "normalized_score"
@@ -150,8 +151,6 @@ def metric_of(result: Evaluation) -> str:
 
 def measure_sweep(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """The same base and ρ with one option of steering changed at a time."""
-    recorder = Recorder(log)
-    base, reward = store.base(unit)[0], store.reward(unit)[0]
     options: dict[str, dict[str, Any]] = {
         **{f"scale-{scale:g}": {"scale": scale} for scale in (0.25, 0.5, 1.0, 1.5, 2.0)},
         **{f"steps-{steps}": {"n_sampling_steps": steps} for steps in (10, 20)},
@@ -159,25 +158,28 @@ def measure_sweep(store: RobotStore, unit: RobotUnit, log: Log = lambda text: No
         "best-of-8": {"scale": 0.0, "n_candidates": 8},
         "gradient-and-best-of-4": {"n_candidates": 4},
     }
-    makers: dict[str, Callable[[], Mapping[str, Predictor]]] = {
-        name: lambda name=name, given=given: {name: experiments.steer(base, reward, store.recipe, **given)}  # type: ignore[misc]
-        for name, given in options.items()
-    }
-    makers |= {"base": lambda: {"base": base}, "expert": lambda: {"expert": store.expert(unit)[0]}}
-    recorder.rows(comparisons(run(store, unit, makers, recorder), "base", "expert"))
-    recorder.done()
-    return recorder
+    return _steered_with(store, unit, store.reward(unit)[0], options, Recorder(log))
 
 
 def measure_discriminators(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """The base steered by the discriminator at several scales, within the recipe's bound of a step and without one."""
-    recorder = Recorder(log)
-    base, reward = store.base(unit)[0], store.discriminator(unit)[0]
     options: dict[str, dict[str, Any]] = {f"discriminator-{scale:g}": {"scale": scale} for scale in (1.0, 2.0, 4.0)}
     free = {f"{name}-unbounded": {**given, "max_shift": UNBOUNDED} for name, given in options.items()}
+    return _steered_with(store, unit, store.discriminator(unit)[0], {**options, **free}, Recorder(log))
+
+
+def _steered_with(
+    store: RobotStore,
+    unit: RobotUnit,
+    reward: RelativeReward,
+    options: Mapping[str, Mapping[str, Any]],
+    recorder: Recorder,
+) -> Recorder:
+    """The base steered with each of several options, beside base and expert."""
+    base = store.base(unit)[0]
     makers: dict[str, Callable[[], Mapping[str, Predictor]]] = {
         name: lambda name=name, given=given: {name: experiments.steer(base, reward, store.recipe, **given)}  # type: ignore[misc]
-        for name, given in {**options, **free}.items()
+        for name, given in options.items()
     }
     makers |= {"base": lambda: {"base": base}, "expert": lambda: {"expert": store.expert(unit)[0]}}
     recorder.rows(comparisons(run(store, unit, makers, recorder), "base", "expert"))
