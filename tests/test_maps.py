@@ -118,6 +118,9 @@ def test_a_relative_reward_is_scored_by_its_step_head_at_low_noise() -> None:
     observations = np.concatenate([drawn.xy, np.zeros_like(drawn.xy)], axis=1)
     np.testing.assert_allclose(drawn.values, reward.predict(observations, levels=[reward.map_level]), atol=1e-5)
     assert drawn.values.std() > 0
+    far = reward_map(reward, MAZE, points_per_cell=3, smoothing=0.0, levels=[reward.far_level])
+    np.testing.assert_allclose(far.values, reward.predict(observations, levels=[6]), atol=1e-5)
+    assert np.abs(far.values - drawn.values).max() > 1e-3
 
 
 def test_what_cannot_be_mapped_is_refused() -> None:

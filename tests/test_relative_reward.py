@@ -190,7 +190,7 @@ def test_windows_are_scored_by_the_window_head_at_the_cleanest_level(reward: Rel
 def test_steps_are_scored_by_the_step_head_at_a_clean_level() -> None:
     agent = make_agent(n_diffusion_steps=50)
     reward = RelativeReward.for_model(agent, window_kwargs=NARROW, step_kwargs=NARROW)
-    assert reward.map_level == 5 and reward.n_clean_levels == 16
+    assert (reward.map_level, reward.far_level, reward.n_clean_levels) == (5, 15, 16)
     observations, actions = DATASET.observations[:7], DATASET.actions[:7]
     x0 = packed(observations, actions)
     wanted = reward.forward_steps(reward.process.alpha(5) * x0, torch.full((7,), 5)).detach()

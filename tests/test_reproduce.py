@@ -182,6 +182,7 @@ def test_every_unit_has_its_rows(done: Path) -> None:
         ("occupancy", "spearman_path"),
         ("reward", "topology_pairs_rate"),
         ("occupancy", "detour_pairs_rate"),
+        ("reward-far", "detour_pairs_rate"),
         ("reward", "epic_distance"),
         ("reward", "epic_distance_bounded"),
         ("reward", "r2_window_noised_t0"),

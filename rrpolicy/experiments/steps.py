@@ -223,15 +223,20 @@ def steer(base: DiffusionAgent, reward: RelativeReward, recipe: Recipe, **overri
 
 
 def map_reward(
-    reward: RelativeReward, maze: MazeGeometry, recipe: Recipe, base_data: TrajectoryDataset | None = None
+    reward: RelativeReward,
+    maze: MazeGeometry,
+    recipe: Recipe,
+    base_data: TrajectoryDataset | None = None,
+    levels: Sequence[int] | None = None,
 ) -> RewardMap:
     """
     The reward over the maze, drawn with the options of the recipe's section ``[map]``.
 
     :param base_data: the maximum is looked for where these have been; None: everywhere
+    :param levels: see `reward_map`
     """
     base_xy = None if base_data is None else base_data.observations[:, :2]
-    given = {"reward": reward, "maze": maze, "base_xy": base_xy}
+    given = {"reward": reward, "maze": maze, "base_xy": base_xy, "levels": levels}
     return build(reward_map, "map", recipe, **{**section(recipe, "map"), **given})
 
 

@@ -3,6 +3,7 @@ Its maximum is where the expert is much more often than the base (Nuti, Franzmey
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,7 @@ def reward_map(
     wall_margin: float = 0.1,
     smoothing: float = 0.15,
     base_xy: Array | None = None,
+    levels: Sequence[int] | None = None,
 ) -> RewardMap:
     """
     Score resting states at regular places of a maze. Entries of the observation other than x, y (its first two), and
@@ -92,6 +94,8 @@ def reward_map(
     :param smoothing: standard deviation of a Gaussian over the scored places, in cells; 0 for none
     :param base_xy: positions (n, 2) of the base's data, environment units: places with fewer than ``SUPPORT_VISITS`` of
         them within ``SUPPORT_REACH`` are not known; None: all are
+    :param levels: noise levels to average over, of a reward whose ``predict`` takes them, such as ``[far_level]`` of a
+        `RelativeReward`; None: where that reward reads single states
     :return: the map
     :raises ValueError: naming the argument that is out of range, or when the reward cannot score single states
     """
@@ -104,7 +108,7 @@ def reward_map(
     if not scored.any():
         raise ValueError(f"wall_margin={wall_margin!r} leaves no place of the maze to score, wanted less")
     values = np.zeros(places.shape[:2])
-    values[scored] = _score(reward, places[scored])
+    values[scored] = _score(reward, places[scored], levels)
     smooth = _smoothed(values, scored, smoothing * points_per_cell)
     known = None if base_xy is None else _visited(maze, base_xy, points_per_cell)[scored]
     if known is not None and not known.any():
@@ -120,7 +124,7 @@ def _check(points_per_cell: int, wall_margin: float, smoothing: float) -> None:
             raise ValueError(f"{name}={value!r}, wanted a finite number that is not negative")
 
 
-def _score(reward: StepReward, xy: Array) -> Array:
+def _score(reward: StepReward, xy: Array, levels: Sequence[int] | None) -> Array:
     """Rewards (n,) of balls at rest."""
     layout = reward.layout
     if layout is None or layout.observation_dim < 2:
@@ -128,7 +132,8 @@ def _score(reward: StepReward, xy: Array) -> Array:
     observations = np.zeros((len(xy), layout.observation_dim), dtype=np.float32)
     observations[:, :2] = xy
     actions = np.zeros((len(xy), layout.action_dim), dtype=np.float32) if layout.plan_actions else None
-    return np.asarray(reward.predict(observations, actions), dtype=np.float64)
+    options: dict[str, Any] = {} if levels is None else {"levels": levels}
+    return np.asarray(reward.predict(observations, actions, **options), dtype=np.float64)
 
 
 def _visited(maze: MazeGeometry, xy: Array, points_per_cell: int) -> Array:

@@ -66,11 +66,14 @@ def epic_rows(
     return rows
 
 
-def orders(drawn: RewardMap, goal: Any, base_data: TrajectoryDataset, expert_data: TrajectoryDataset) -> list[Row]:
-    """The order of cells by the reward, by straight distance, and by counting."""
+def orders(
+    drawn: RewardMap, far: RewardMap, goal: Any, base_data: TrajectoryDataset, expert_data: TrajectoryDataset
+) -> list[Row]:
+    """The order of cells by the reward, by the same read at its ``far_level``, by straight distance, by counting."""
     maze = drawn.maze
     values: Mapping[str, Array] = {
         "reward": cell_rewards(drawn),
+        "reward-far": cell_rewards(far),
         "euclidean": euclidean_values(maze, goal),
         "occupancy": occupancy_log_ratio(maze, base_data.observations, expert_data.observations),
     }
