@@ -3,7 +3,7 @@
     python examples/measure_planted.py --seeds 3
 
 A point is pushed about by correlated random forces. The expert's data differ in one thing: where x > 0.5, the force in
-y is larger by 0.6. Both agents learn to plan actions and states; printed are, for each seed, the share of ρ's
+y is larger by 0.4. Both agents learn to plan actions and states; printed are, for each seed, the share of ρ's
 attribution on the force in y, and the first question of the tree that says where the two differ.
 """
 
@@ -20,7 +20,7 @@ from rrpolicy.envs.maze import MazeGeometry
 from rrpolicy.envs.simulator import PointMazeSimulator
 
 MAZE = ("#######", "#.....#", "#.....#", "#.....#", "#######")  # that of the environment
-ENV_ID, BORDER, CHANGE = "PointMaze_Open-v3", 0.5, 0.6
+ENV_ID, BORDER, CHANGE = "PointMaze_Open-v3", 0.5, 0.4
 N_BALLS, N_STEPS, REPEAT = 256, 100, 5
 NAMES = ("x", "y", "x velocity", "y velocity", "x force", "y force")
 
@@ -33,9 +33,9 @@ def collected(change: float, seed: int) -> TrajectoryDataset:
     states = np.concatenate([maze.cell_to_xy(cells), np.zeros((N_BALLS, 2))], axis=1)
     force, rows = np.zeros((N_BALLS, 2)), []
     for _ in range(N_STEPS):
-        force = 0.8 * force + 0.3 * rng.normal(size=force.shape)
+        force = 0.8 * force + 0.15 * rng.normal(size=force.shape)
         moved = np.stack([np.zeros(N_BALLS), change * (states[:, 0] > BORDER)], axis=1)
-        action = np.clip(force + moved, -1, 1)
+        action = np.clip(force + moved, -1, 1)  # hardly ever beyond
         rows.append((states.copy(), action))
         for _ in range(REPEAT):
             states = simulator.step(states, action)
@@ -45,13 +45,13 @@ def collected(change: float, seed: int) -> TrajectoryDataset:
     return TrajectoryDataset.from_arrays(observations, actions, episode_lengths=[N_STEPS] * N_BALLS)
 
 
-def compared(seed: int, base_steps: int, expert_steps: int, steps: int, n_samples: int) -> Comparison:
+def compared(seed: int, horizon: int, base_steps: int, expert_steps: int, steps: int, n_samples: int) -> Comparison:
     """Both agents trained, and their difference."""
     data = [collected(0.0, seed), collected(CHANGE, 100 + seed)]
     agent = DiffusionAgent(
         "MlpPolicy",
         ENV_ID,
-        horizon=4,
+        horizon=horizon,
         normalizer=Normalizer.fit(data, mode="gaussian"),
         process=DiffusionProcess(20),
         planning=PlanningOptions(clip=None, n_action_steps=1, n_sampling_steps=5),
@@ -62,7 +62,7 @@ def compared(seed: int, base_steps: int, expert_steps: int, steps: int, n_sample
     expert = DiffusionAgent(
         "MlpPolicy",
         ENV_ID,
-        horizon=4,
+        horizon=horizon,
         normalizer=agent.normalizer,
         process=DiffusionProcess(20),
         planning=PlanningOptions(clip=None, n_action_steps=1, n_sampling_steps=5),
@@ -79,6 +79,7 @@ def compared(seed: int, base_steps: int, expert_steps: int, steps: int, n_sample
         data,
         feature_names=NAMES,
         n_samples=n_samples,
+        n_null=8,
         total_timesteps=steps,
         extraction={"window_kwargs": small},
         seed=seed,
@@ -89,8 +90,9 @@ def main() -> None:
     """Print a row for each seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--base-steps", type=int, default=1200)
-    parser.add_argument("--expert-steps", type=int, default=600)
+    parser.add_argument("--horizon", type=int, default=1)
+    parser.add_argument("--base-steps", type=int, default=3000)
+    parser.add_argument("--expert-steps", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--n-samples", type=int, default=256)
     parser.add_argument("--out", help="folder for a page of each seed")
@@ -99,7 +101,7 @@ def main() -> None:
     print("| seed | KL(expert‖base) | times the null | p | on the y force | x ≤ or > | fidelity | R² |")
     print("|---|---|---|---|---|---|---|---|")
     for seed in range(options.seeds):
-        found = compared(seed, options.base_steps, options.expert_steps, options.steps, options.n_samples)
+        found = compared(seed, options.horizon, options.base_steps, options.expert_steps, options.steps, options.n_samples)
         if options.out:
             found.write(f"{options.out}/{seed}")
         assert found.attribution is not None and found.regions is not None and found.fit is not None

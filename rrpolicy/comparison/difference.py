@@ -25,7 +25,7 @@ from rrpolicy.comparison.fit import agreement, calibration, curl_share, likeliho
 from rrpolicy.comparison.null import NullTest
 from rrpolicy.comparison.report import Comparison
 from rrpolicy.comparison.result import Fit, Steered
-from rrpolicy.comparison.samples import Samples, draw_samples, sampled
+from rrpolicy.comparison.samples import Samples, conditions_of, draw_samples, sampled
 from rrpolicy.comparison.trainings import retrained, steps_of
 from rrpolicy.comparison.tree import Tree
 from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, pinned_mask
@@ -41,7 +41,7 @@ N_REWARDS = 2
 N_NULL = 4
 TOTAL_TIMESTEPS = 1_000
 EXTRACTION = {"heads": ("window",), "n_value_draws": 2, "buffer_size": 8192, "n_epochs": 8}  # cheaper than its defaults
-N_NULL_SAMPLES = 256  # of each equal training
+N_POOL = 8  # events that equal trainings learn from, for each that is compared
 N_FIT = 256  # events at which the fit is measured
 N_CURL = 128
 R2_LEVELS = (0, 0.1, 0.25, 0.5, 0.75, 1)  # of the noisiest
@@ -118,7 +118,7 @@ def diff(
     drawn = draw_samples(base, expert, settings.n_samples, data, seed) if samples is None else samples
     forward = divergence(expert, base, drawn.expert, seed, drawn.groups)
     backward = divergence(base, expert, drawn.base, seed, drawn.groups)
-    test, trainings = _null(base, expert, drawn, null, settings)
+    test, trainings = _null(base, expert, data, drawn, null, settings)
     effect = (forward.total.value + backward.total.value) / 2
     comparison = Comparison(names, features, drawn, forward, backward, NullTest(effect, *test), seed)
     if settings.n_rewards == 0 or effect == 0:
@@ -132,7 +132,12 @@ def diff(
 
 
 def _null(
-    base: ScoreModel, expert: ScoreModel, drawn: Samples, null: Sequence[ScoreModel] | None, settings: _Settings
+    base: ScoreModel,
+    expert: ScoreModel,
+    data: Any,
+    drawn: Samples,
+    null: Sequence[ScoreModel] | None,
+    settings: _Settings,
 ) -> tuple[tuple[tuple[float, ...], str], list[ScoreModel]]:
     """Divergences of equal trainings from the base and where these come from, and the trainings."""
     trainings: list[ScoreModel] = [] if null is None else list(null)
@@ -141,23 +146,27 @@ def _null(
         steps = steps_of(expert)
         settings.log(f"equal trainings: {settings.n_null} fine-tunes of {steps} steps")
         seeds = [settings.seed + 1 + i for i in range(settings.n_null)]
-        pool = _own_events(base, drawn)
+        pool = _own_events(base, data, drawn)
         trainings = [retrained(base, pool, steps, one) for one in seeds]
         source = f"{len(seeds)} fine-tunes of the base on resamples of its own samples, {steps} gradient steps each"
     found = []
-    for i, other in enumerate(trainings):
+    for other in trainings:  # at as many events as the expert, of the same noise, so that they differ by training alone
         check_models(base, other)
         check_compatible(base, other)
-        rows = slice(0, min(len(drawn), N_NULL_SAMPLES))
-        seed = settings.seed + i
-        x0 = sampled(other, len(drawn.base[rows]), _conditions(base, drawn.base[rows]), settings.seed)
-        there, back = divergence(other, base, x0, seed), divergence(base, other, drawn.base[rows], seed)
+        x0 = sampled(other, len(drawn), _conditions(base, drawn.base), settings.seed)
+        there, back = divergence(other, base, x0, settings.seed), divergence(base, other, drawn.base, settings.seed)
         found.append((there.total.value + back.total.value) / 2)
     return (tuple(found), source if trainings else ""), trainings
 
 
-def _own_events(base: ScoreModel, drawn: Samples) -> Tensor:
-    return sampled(base, len(drawn.base) * 2, _conditions(base, torch.cat([drawn.base, drawn.expert])), 10_007)
+def _own_events(base: ScoreModel, data: Any, drawn: Samples) -> Tensor:
+    """
+    Events of the base that equal trainings learn from: many more than are compared, since with as few they would
+    memorise them and differ by that.
+    """
+    n, seed = N_POOL * len(drawn), 10_007
+    conditions, _ = conditions_of(base, base, n, data, torch.Generator().manual_seed(seed))
+    return sampled(base, n, conditions, seed)
 
 
 def _conditions(model: ScoreModel, x0: Tensor) -> Tensor | None:
