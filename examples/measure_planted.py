@@ -90,18 +90,21 @@ def main() -> None:
     """Print a row for each seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--horizon", type=int, default=1)
     parser.add_argument("--base-steps", type=int, default=3000)
     parser.add_argument("--expert-steps", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--n-samples", type=int, default=256)
+    parser.add_argument("--n-samples", type=int, default=1024)
     parser.add_argument("--out", help="folder for a page of each seed")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| seed | KL(expert‖base) | times the null | p | on the y force | x ≤ or > | fidelity | R² |")
     print("|---|---|---|---|---|---|---|---|")
-    for seed in range(options.seeds):
-        found = compared(seed, options.horizon, options.base_steps, options.expert_steps, options.steps, options.n_samples)
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        found = compared(
+            seed, options.horizon, options.base_steps, options.expert_steps, options.steps, options.n_samples
+        )
         if options.out:
             found.write(f"{options.out}/{seed}")
         assert found.attribution is not None and found.regions is not None and found.fit is not None

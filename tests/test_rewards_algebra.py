@@ -99,6 +99,7 @@ def test_sums_and_ensembles_are_saved_in_one_archive(rewards: Rewards, events: E
         made.save(tmp_path / f"{i}", card={"base": "here"})
         loaded = load_reward(tmp_path / f"{i}.zip", "Pendulum-v1")
         assert type(loaded) is type(made) and type(zoo.load(tmp_path / f"{i}.zip")) is type(made)
+        assert type(zoo.load_reward(tmp_path / f"{i}.zip")) is type(made)  # as every command with --reward reads it
         assert torch.equal(loaded(*events), made(*events)) and loaded.layout == made.layout
         with pytest.raises(ValueError, match="width 3, the environment has"):
             load_reward(tmp_path / f"{i}.zip", "CartPole-v1")

@@ -21,7 +21,7 @@ from rrpolicy.export.policy import OnnxPolicy
 from rrpolicy.export.rewards import OnnxReward
 from rrpolicy.export.session import SUFFIX
 from rrpolicy.images.reward import ImageReward
-from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.algebra import RewardAlgebra
 from rrpolicy.rl.policies import POLICY_KIND, POLICY_KINDS, ActionRepeat, Policy, Sb3Agent, check_fits, load_policy
 from rrpolicy.rl.sb3_files import is_sb3_agent, load_sb3_agent
 
@@ -92,7 +92,7 @@ def load_planner_for(
     :raises ValueError: for something else, or an agent that was not made for the task's environment
     """
     agent = zoo.load(name)
-    if isinstance(agent, RelativeReward | ImageReward):
+    if isinstance(agent, RewardAlgebra | ImageReward):
         raise ValueError(f"{name!r} is a reward, wanted an agent")
     if isinstance(agent, Sb3Agent | ActionRepeat):
         raise ValueError(f"{name!r} is a policy without plans, wanted a diffusion agent")

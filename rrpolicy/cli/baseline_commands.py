@@ -22,7 +22,7 @@ from rrpolicy.common.folders import sole_use
 from rrpolicy.common.typing import Predictor
 from rrpolicy.evaluation import Row, compare, result_row
 from rrpolicy.experiments import DEFAULT_ENV_ID, Task, plain_row
-from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.reward_archive import AnyReward
 from rrpolicy.rl.on_reward import train_on_reward
 from rrpolicy.rl.policies import ActionRepeat, save_policy
 
@@ -74,7 +74,7 @@ def train_agents_on_reward(
         raise ValueError(f"--env {task.env_id} is not a PointMaze, whose simulator the training needs")
     if task.goal is None:
         raise ValueError("--goal is needed: success is measured there")
-    sources: list[tuple[str, RelativeReward | None]] = []
+    sources: list[tuple[str, AnyReward | None]] = []
     if reward is not None:
         sources.append((f"{algorithm}-{agent_label(reward, None)}", zoo.load_reward(reward)))
     if true_reward:
@@ -95,7 +95,7 @@ class _Comparison:
     n_episodes: int
     progress: bool
 
-    def rows(self, sources: Sequence[tuple[str, RelativeReward | None]], out: Path) -> list[Row]:
+    def rows(self, sources: Sequence[tuple[str, AnyReward | None]], out: Path) -> list[Row]:
         """
         Train and evaluate one agent for each reward.
 
@@ -119,7 +119,7 @@ class _Comparison:
             rows.append(result_row(sources[0][0], "return_over_true", ours / true))
         return rows
 
-    def _trained(self, source: RelativeReward | None, folder: Path) -> BaseAlgorithm:
+    def _trained(self, source: AnyReward | None, folder: Path) -> BaseAlgorithm:
         with naming(folder, folder):
             return train_on_reward(
                 source,

@@ -79,6 +79,8 @@ def info(
     """
     card = zoo.card(name) if Path(name).suffix == ".zip" else zoo.info(name)
     rows, fit = card.pop("results", None), FitReport.from_dict(card.pop("fit", None))
+    if not (card or rows or fit):
+        echo(f"{name} carries no card")
     echo("\n".join(f"{key}: {json.dumps(value)}" for key, value in card.items()))
     if fit is not None:
         echo("\n".join([*fit.lines(), *(f"  warning: {doubt}" for doubt in fit.warnings())]))

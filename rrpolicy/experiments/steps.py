@@ -26,6 +26,7 @@ from rrpolicy.rewards.discriminator import DiscriminatorReward
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.maps import RewardMap, reward_map
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.reward_archive import AnyReward
 
 MAX_SHIFT = 0.5  # bound on guidance of the recipes that name none, with which their published numbers were made
 
@@ -208,7 +209,7 @@ def discriminate(
     return learner.learn(data, total, log_interval=0, progress_bar=progress_bar).reward
 
 
-def steer(base: DiffusionAgent, reward: RelativeReward, recipe: Recipe, **overrides: Any) -> GuidedPlanner:
+def steer(base: DiffusionAgent, reward: AnyReward, recipe: Recipe, **overrides: Any) -> GuidedPlanner:
     """
     The base steered by a reward with the options of the recipe's section ``[steering]``, or by a discriminator's with
     those of ``[discriminator_steering]`` where there is one. The default of ``max_shift`` is that of :data:`MAX_SHIFT`.
@@ -223,7 +224,7 @@ def steer(base: DiffusionAgent, reward: RelativeReward, recipe: Recipe, **overri
 
 
 def map_reward(
-    reward: RelativeReward,
+    reward: AnyReward,
     maze: MazeGeometry,
     recipe: Recipe,
     base_data: TrajectoryDataset | None = None,

@@ -15,7 +15,8 @@ from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.rewards.protocol import StepReward, check_step_reward
-from rrpolicy.rewards.relative_reward import Head, RelativeReward
+from rrpolicy.rewards.relative_reward import Head
+from rrpolicy.rewards.reward_archive import AnyReward
 from rrpolicy.rewards.wrappers import scored_in_chunks
 
 LEVEL_STRIDE = 2  # neighbouring levels are nearly equal
@@ -31,7 +32,7 @@ class AveragedReward:
     :param reward: ρ with a step head
     """
 
-    reward: RelativeReward
+    reward: AnyReward
 
     @property
     def levels(self) -> Sequence[int]:

@@ -24,7 +24,7 @@ from rrpolicy.common.typing import Predictor
 from rrpolicy.data.collect import collect_point_maze
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv, RewardType
 from rrpolicy.evaluation import EnvSource, Evaluation, evaluate
-from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.reward_archive import AnyReward
 from rrpolicy.rewards.transforms import AveragedReward, DistanceReward
 from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform
 from rrpolicy.rl.policies import ACTION_REPEAT, ActionRepeat
@@ -83,7 +83,7 @@ SETTINGS: Mapping[str, Settings] = {
 
 
 def train_on_reward(
-    reward: RelativeReward | None,
+    reward: AnyReward | None,
     maze: Any,
     goal: Any,
     algorithm: str = "PPO",
@@ -154,7 +154,7 @@ def _logger(folder: Path) -> Logger:
 
 
 def make_reward_env(
-    reward: RelativeReward | None, venv: PointMazeVecEnv, transform: Transform | None = None, seed: int = 0
+    reward: AnyReward | None, venv: PointMazeVecEnv, transform: Transform | None = None, seed: int = 0
 ) -> VecEnv:
     """
     Make environments to train on, whose monitor keeps the true return.

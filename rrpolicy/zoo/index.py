@@ -118,14 +118,14 @@ def load_agent(name: str | os.PathLike[str]) -> DiffusionAgent:
     return DiffusionAgent.load(find(name))
 
 
-def load_reward(name: str | os.PathLike[str]) -> RelativeReward:
+def load_reward(name: str | os.PathLike[str]) -> AnyReward:
     """
-    Load a reward.
+    Load a reward, a sum of rewards or an ensemble.
 
     :param name: as in :func:`load`
     :raises ValueError: when it names something else than a reward
     """
-    return RelativeReward.load(find(name))
+    return load_any_reward(find(name))
 
 
 def card(name: str | os.PathLike[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from rrpolicy.experiments.locomotion.spec import RobotUnit, of_case
 from rrpolicy.experiments.recipes import cases_of
 from rrpolicy.experiments.report import draw_interval, light, name_rows, save_figure
 from rrpolicy.experiments.results import flat_rows
-from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.reward_archive import AnyReward
 
 SCORE = "normalized_score"
 CALLED = {SCORE: "normalised score", "base": "base alone", "steered": "base steered by ρ"}
@@ -85,13 +85,13 @@ def _draw(stage: Stage, agents: Mapping[str, Predictor], rows: Sequence[Row]) ->
     stage.film(agents, record)
 
 
-def _load(stage: Stage) -> tuple[DiffusionAgent, DiffusionAgent, RelativeReward]:
+def _load(stage: Stage) -> tuple[DiffusionAgent, DiffusionAgent, AnyReward]:
     base, expert, reward = (f"{stage.task.env_id}/{name}" for name in NAMES)
     stage.log(f"{stage.task.env_id}, seed {stage.seed}: {base}, {expert}, {reward} from the zoo")
     return zoo.load_agent(base), zoo.load_agent(expert), zoo.load_reward(reward)
 
 
-def _train(stage: Stage) -> tuple[DiffusionAgent, DiffusionAgent, RelativeReward]:
+def _train(stage: Stage) -> tuple[DiffusionAgent, DiffusionAgent, AnyReward]:
     """As the locomotion experiment does, in the folder ``work`` beside the pictures."""
     case = cases_of(stage.recipe)[0]
     unit = RobotUnit(str(stage.recipe.get("name")), case, stage.seed, stage.task.env_id)
