@@ -90,12 +90,12 @@ def show(name: str, reward: RelativeReward, base: DiffusionAgent, task: Task) ->
     """Print the share of detour pairs in order by each way, and how far the maximum is from the goal."""
     for way, cells in ways(reward, base, task).items():
         order = path_order(cells, task.maze, task.goal)
-        print(f"{name}, {way}: detours: {order.detours.mean():.3f}")
-        print(f"{name}, {way}: rank correlation: {order.spearman:.3f}", flush=True)
+        print(f"{name}: detours {way}: {order.detours.mean():.3f}")
+        print(f"{name}: rank correlation {way}: {order.spearman:.3f}", flush=True)
     print(f"{name}: pairs: {len(order.detours)}")
     for t in (reward.map_level, reward.far_level):
         error = reward_map(reward, task.maze, levels=[t]).goal_error_cells(task.goal)
-        print(f"{name}, level {t}: goal error: {error:.2f}")
+        print(f"{name}: goal error level {t}: {error:.2f}")
 
 
 def pillars(seed: int) -> tuple[RelativeReward, DiffusionAgent, Task]:

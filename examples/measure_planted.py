@@ -3,8 +3,8 @@
     python examples/measure_planted.py --seeds 3
 
 A point is pushed about by correlated random forces. The expert's data differ in one thing: where x > 0.5, the force in
-y is larger by 0.4. Both agents learn to plan actions and states; printed are, for each seed, the share of ρ's
-attribution on the force in y, and the first question of the tree that says where the two differ.
+y is larger by 0.4. Both agents learn the action; printed are, for each seed, the share of ρ's attribution on the force
+in y, and the first question of the tree that says where the two differ. With ``--change 0`` nothing is planted.
 """
 
 from __future__ import annotations
@@ -45,9 +45,11 @@ def collected(change: float, seed: int) -> TrajectoryDataset:
     return TrajectoryDataset.from_arrays(observations, actions, episode_lengths=[N_STEPS] * N_BALLS)
 
 
-def compared(seed: int, horizon: int, base_steps: int, expert_steps: int, steps: int, n_samples: int) -> Comparison:
+def compared(
+    seed: int, horizon: int, base_steps: int, expert_steps: int, steps: int, n_samples: int, change: float = CHANGE
+) -> Comparison:
     """Both agents trained, and their difference."""
-    data = [collected(0.0, seed), collected(CHANGE, 100 + seed)]
+    data = [collected(0.0, seed), collected(change, 100 + seed)]
     agent = DiffusionAgent(
         "MlpPolicy",
         ENV_ID,
@@ -91,6 +93,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument(
+        "--change", type=float, default=CHANGE, help="0: the expert learns from more data of the base's kind"
+    )
     parser.add_argument("--horizon", type=int, default=1)
     parser.add_argument("--base-steps", type=int, default=3000)
     parser.add_argument("--expert-steps", type=int, default=2000)
@@ -102,9 +107,8 @@ def main() -> None:
     print("| seed | KL(expert‖base) | times the null | p | on the y force | x ≤ or > | fidelity | R² |")
     print("|---|---|---|---|---|---|---|---|")
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        found = compared(
-            seed, options.horizon, options.base_steps, options.expert_steps, options.steps, options.n_samples
-        )
+        trained = (options.horizon, options.base_steps, options.expert_steps)
+        found = compared(seed, *trained, options.steps, options.n_samples, options.change)
         if options.out:
             found.write(f"{options.out}/{seed}")
         assert found.attribution is not None and found.regions is not None and found.fit is not None
