@@ -34,9 +34,9 @@ def pytest_collection() -> Generator[None, Any, Any]:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported is no garbage: not to look at it again saves a tenth of the time."""
-    gc.collect()
+    """What was imported is no garbage, and little of the rest is: to look for it rarely saves a tenth of the time."""
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
