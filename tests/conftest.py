@@ -9,10 +9,12 @@ os.environ["MUJOCO_GL"] = "disable"  # whatever needs a GL context fails here, e
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import copy
 import gc
 import random
 import signal
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,27 @@ def no_datasets_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """Keep Minari away from the user's own datasets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_are_compiled_once() -> Iterator[None]:
+    """Each environment gets a copy of what MuJoCo made of the same file before: of a maze most of that is its sky."""
+    import mujoco
+
+    compiled: dict[tuple[Path, bytes], Any] = {}
+    compile_file = mujoco.MjModel.from_xml_path
+
+    def from_xml_path(path: str, *assets: Any) -> Any:
+        if assets:
+            return compile_file(path, *assets)
+        key = (Path(path).parent, Path(path).read_bytes())
+        if key not in compiled:
+            compiled[key] = compile_file(path)
+        return copy.copy(compiled[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mujoco.MjModel, "from_xml_path", from_xml_path)
         yield
 
 
