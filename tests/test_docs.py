@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import markdown
-from helpers.agents import DATASET, make_agent
+from helpers.agents import DATASET, few_own_samples, make_agent
 from helpers.program import invoke
 
 from rrpolicy import DiffusionAgent, RelativeReward
@@ -37,7 +37,7 @@ SMALLER = {
         "draw(512,": "draw(64,",
         "n_rounds=1, rounds": "n_rounds=1, total_timesteps=5, rounds",
     },
-    "docs/quickstart.md": {"n_eval_episodes=4": "n_eval_episodes=1", "buffer_size=256": "buffer_size=32"},
+    "docs/quickstart.md": {"n_eval_episodes=4": "n_eval_episodes=1"},
     "docs/guides/bring_your_own_model.md": {"1000), 150,": "1000), 30,"},
     "docs/guides/deploy.md": {
         'zoo.load("PointMaze_UMaze-v3/base"), zoo.load("PointMaze_UMaze-v3/reward-3-1")': "small_pair()",
@@ -59,6 +59,7 @@ def small_pair() -> tuple[DiffusionAgent, RelativeReward]:
 @pytest.mark.parametrize("page", EXECUTED, ids=name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    few_own_samples(monkeypatch)
     namespace = markdown.run(page, {"__name__": "__main__", "small_pair": small_pair}, SMALLER.get(name(page), {}))
     if page.name == "quickstart.md":
         assert namespace["result"].success_rate == 1 and namespace["heat_map"].same_cell((2, 3))
