@@ -43,14 +43,14 @@ def first_losses(extractor: RewardExtractor) -> dict[str, float]:
 def pair() -> tuple[DiffusionAgent, DiffusionAgent]:
     """Two agents that have seen enough of their data to differ."""
     base, expert = make_agent(batch_size=64), make_agent(batch_size=64)
-    return base.learn(DATASET, 150), expert.learn(EXPERT_DATASET, 150)
+    return base.learn(DATASET, 60), expert.learn(EXPERT_DATASET, 60)
 
 
 @pytest.fixture(scope="module")
 def rewards(pair: tuple[DiffusionAgent, DiffusionAgent]) -> list[RelativeReward]:
     """ρ of the expert over the base, and of the base over the expert."""
     data = [DATASET, EXPERT_DATASET]
-    return [make_extractor(*models).learn(data, 120).reward for models in (pair, pair[::-1])]
+    return [make_extractor(*models).learn(data, 90).reward for models in (pair, pair[::-1])]
 
 
 # ---------------------------------------------------------------------- the null control
