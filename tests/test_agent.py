@@ -298,9 +298,9 @@ def test_sb3_evaluates_in_the_real_maze(maze_agent: DiffusionAgent) -> None:
 
 
 def test_learning_lowers_the_denoising_error() -> None:
-    agent, losses = make_agent(normalizer=None, batch_size=64), []
-    agent.learn(DATASET, 300, callback=lambda local, _: losses.append(float(local["values"]["loss"])) or True)
-    assert np.mean(losses[-50:]) < 0.6 * np.mean(losses[:20])
+    agent, losses = make_agent(normalizer=None, batch_size=64, learning_rate=3e-3), []
+    agent.learn(DATASET, 100, callback=lambda local, _: losses.append(float(local["values"]["loss"])) or True)
+    assert np.mean(losses[-30:]) < 0.6 * np.mean(losses[:10])
 
 
 def test_padding_is_masked_out_of_the_loss() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.agents import few_own_samples
 from helpers.program import invoke
-from helpers.recipes import ENV_ID, RECIPE, build_zoo, recipe, toml
+from helpers.recipes import ENV_ID, RECIPE, build_zoo, quick_training, recipe, toml
 from stable_baselines3 import PPO
 
 from rrpolicy import DiffusionAgent, zoo
@@ -21,7 +22,6 @@ from rrpolicy.cli import collect_commands, commands, main
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
-from rrpolicy.rl import on_reward
 from rrpolicy.rl.on_reward import Settings
 
 COMMANDS = [
@@ -148,6 +148,7 @@ def test_the_main_job_step_by_step(tmp_path: Path) -> None:
 def test_extraction_without_data_uses_the_samples_of_the_agents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    few_own_samples(monkeypatch)
     asked: list[object] = []
     extracted = commands.experiments.extract
 
@@ -227,8 +228,7 @@ def test_zoo_commands(built: Path, tmp_path: Path) -> None:
 
 def test_training_on_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = Settings(PPO, 4, 8, {"n_steps": 2, "batch_size": 8, "n_epochs": 1})
-    monkeypatch.setattr(on_reward, "SETTINGS", {"PPO": quick})
-    monkeypatch.setattr(on_reward, "N_BASE_TRANSITIONS", 500)
+    quick_training(monkeypatch, {"PPO": quick}, 500)
     for _ in range(2):  # a second run over the first
         run(
             "train-on-reward",

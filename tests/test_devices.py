@@ -115,13 +115,13 @@ def fast_noise(device: str, folder: Path) -> Any:
 # ---------------------------------------------------------------------- rewards
 
 
-def extract(device: str, folder: Path, **options: Any) -> Any:
+def extract(device: str, folder: Path, n_steps: int = 2, **options: Any) -> Any:
+    """A few steps: each more in which Adam divides gradients near zero by their own size parts the devices further."""
     base, expert = pair(device)
     extractor = RewardExtractor(base, expert, **{**NARROW, **options})
-    # of fewer steps most would be those in which Adam divides gradients near zero by their own size
-    extractor.learn(DATA, total_timesteps=20, log_interval=0, checkpoint_path=folder / "extractor.zip")
+    extractor.learn(DATA, total_timesteps=n_steps, log_interval=0, checkpoint_path=folder / "extractor.zip")
     again = RewardExtractor.load(folder / "extractor.zip", base=base, expert=expert)
-    again.learn(DATA, total_timesteps=4, log_interval=0, reset_num_timesteps=False)
+    again.learn(DATA, total_timesteps=2, log_interval=0, reset_num_timesteps=False)
     windows = torch.as_tensor(np.random.default_rng(1).normal(0, 0.5, (8, 8, 6)), dtype=torch.float32)
     explained = explained_by_level(again.reward, base, expert, windows.to(base.device), [1, 5])
     return [outputs(again.reward), np.array(list(explained.values()))]
@@ -251,7 +251,7 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
     "evaluate": run_episodes,
     "extract": extract,
     "extract-value-units": lambda device, folder: extract(device, folder, heads=["window"], value_units=True),
-    "extract-in-parts": lambda device, folder: extract(device, folder, heads=["step"], accumulate=3),
+    "extract-in-parts": lambda device, folder: extract(device, folder, 4, heads=["step"], accumulate=3),
     "extract-own-samples": compare_at_own_samples,
     "discriminator": discriminate,
     "fast-noise": fast_noise,
@@ -320,10 +320,10 @@ def counts_of(fast_noise: bool) -> dict[str, tuple[dict[str, int], dict[str, int
     found = {}
     with at("other"):
         base, expert = (make_agent(device="other", fast_noise=fast_noise) for _ in range(2))
-        base.learn(DATASET, total_timesteps=4, log_interval=0)
-        expert.learn(EXPERT_DATASET, total_timesteps=4, log_interval=0)
+        base.learn(DATASET, total_timesteps=1, log_interval=0)
+        expert.learn(EXPERT_DATASET, total_timesteps=1, log_interval=0)
         extractor = RewardExtractor(base, expert, **NARROW, fast_noise=fast_noise)
-        extractor.learn(DATA, total_timesteps=2, log_interval=0)
+        extractor.learn(DATA, total_timesteps=1, log_interval=0)
         steered = GuidedPlanner(base, extractor.reward, max_shift=0.5, n_candidates=2)
         for planner in (base, steered):
             planner.predict(OBSERVATIONS)  # makes the tables of the noise levels

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 from helpers import markdown
+from helpers.agents import DATASET, few_own_samples, make_agent
 from helpers.program import invoke
+
+from rrpolicy import DiffusionAgent, RelativeReward
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if not {"_build", "api"} & set(page.parts))
@@ -35,18 +38,29 @@ SMALLER = {
         "n_rounds=1, rounds": "n_rounds=1, total_timesteps=5, rounds",
     },
     "docs/quickstart.md": {"n_eval_episodes=4": "n_eval_episodes=1"},
+    "docs/guides/bring_your_own_model.md": {"1000), 150,": "1000), 30,"},
+    "docs/guides/deploy.md": {
+        'zoo.load("PointMaze_UMaze-v3/base"), zoo.load("PointMaze_UMaze-v3/reward-3-1")': "small_pair()",
+    },
 }
-"""Sizes of a page, and those that its blocks run with here; as they are printed they run with ``-m slow``."""
+"""Texts of a page, and those that its blocks run with here; as they are printed they run with ``-m slow``."""
 
 
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def small_pair() -> tuple[DiffusionAgent, RelativeReward]:
+    """A base and a reward with the spaces of the mazes, for pages that load those of the zoo."""
+    base = make_agent().learn(DATASET, 1, log_interval=0)
+    return base, RelativeReward.for_model(base)
+
+
 @pytest.mark.parametrize("page", EXECUTED, ids=name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace = markdown.run(page, sizes=SMALLER.get(name(page), {}))
+    few_own_samples(monkeypatch)
+    namespace = markdown.run(page, {"__name__": "__main__", "small_pair": small_pair}, SMALLER.get(name(page), {}))
     if page.name == "quickstart.md":
         assert namespace["result"].success_rate == 1 and namespace["heat_map"].same_cell((2, 3))
     if page.name == "tutorial_own_data.md":

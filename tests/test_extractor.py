@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NARROW, Lines, agent_of_kind, make_agent
+from helpers.agents import DATASET, EXPERT_DATASET, KINDS, NARROW, Lines, agent_of_kind, few_own_samples, make_agent
 from stable_baselines3.common.logger import Logger
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward, RewardExtractor
@@ -43,14 +43,14 @@ def first_losses(extractor: RewardExtractor) -> dict[str, float]:
 def pair() -> tuple[DiffusionAgent, DiffusionAgent]:
     """Two agents that have seen enough of their data to differ."""
     base, expert = make_agent(batch_size=64), make_agent(batch_size=64)
-    return base.learn(DATASET, 150), expert.learn(EXPERT_DATASET, 150)
+    return base.learn(DATASET, 60), expert.learn(EXPERT_DATASET, 60)
 
 
 @pytest.fixture(scope="module")
 def rewards(pair: tuple[DiffusionAgent, DiffusionAgent]) -> list[RelativeReward]:
     """ρ of the expert over the base, and of the base over the expert."""
     data = [DATASET, EXPERT_DATASET]
-    return [make_extractor(*models).learn(data, 120).reward for models in (pair, pair[::-1])]
+    return [make_extractor(*models).learn(data, 90).reward for models in (pair, pair[::-1])]
 
 
 # ---------------------------------------------------------------------- the null control
@@ -113,8 +113,9 @@ def test_steering_moves_the_base_towards_the_expert(
 
 @pytest.mark.parametrize("kind", ["dataset", "datasets", "tensor", "none"])
 def test_it_learns_from_datasets_tensors_and_the_models_own_samples(
-    kind: str, pair: tuple[DiffusionAgent, DiffusionAgent]
+    kind: str, pair: tuple[DiffusionAgent, DiffusionAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    few_own_samples(monkeypatch)
     events = torch.rand(40, 8, 6)
     data: Any = {"dataset": DATASET, "datasets": [DATASET, EXPERT_DATASET], "tensor": events, "none": None}
     extractor = make_extractor(*pair, buffer_size=64).learn(data[kind], 3)

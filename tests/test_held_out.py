@@ -2,6 +2,7 @@
 
 import copy
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from helpers.agents import (
     NARROW,
     Lines,
     agent_of_kind,
+    few_own_samples,
     make_agent,
     make_dataset,
     same_tensors,
@@ -27,6 +29,13 @@ from rrpolicy.rewards.discriminator import DiscriminatorReward
 HELD_OUT = make_dataset(seed=5, n_episodes=2)
 TOTAL, FREQ = 24, 4
 BASE, EXPERT = make_agent(), make_agent(seed=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        few_own_samples(patch)
+        yield
 
 
 class Averages(BaseCallback):
@@ -172,8 +181,8 @@ def test_overfitting_is_seen_and_left() -> None:
     """Sixteen windows of noise are learned by heart, which helps on no other ones."""
     train, held_out = make_dataset(n_episodes=1, length=24), make_dataset(n_episodes=4, seed=9)
     agent = make_agent(learning_rate=1e-2, ema_decay=0.5, padding=False)
-    agent.learn(train, 1500, eval_dataset=held_out, eval_freq=100, patience=4)
-    assert agent.best_step is not None and agent.num_timesteps == agent.best_step + 400 < 1500
+    agent.learn(train, 1500, eval_dataset=held_out, eval_freq=50, patience=3)
+    assert agent.best_step is not None and agent.num_timesteps == agent.best_step + 150 < 1500
 
 
 def test_episodes_are_held_out_whole(tmp_path: Path) -> None:

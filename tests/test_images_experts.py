@@ -262,8 +262,11 @@ def test_files_that_hold_no_change_are_refused(pipeline: StableDiffusion, tmp_pa
 # ---------------------------------------------------------------------- samples of the two models
 
 
-def test_samples_are_of_the_experts_that_a_recording_names(world: Path, tmp_path: Path) -> None:
+def test_samples_are_of_the_experts_that_a_recording_names(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``sample`` and ``audit`` take the options of ``record``, and draw what their pipelines draw."""
+    monkeypatch.setattr("rrpolicy.cli.images_audit.N_STEPS_OF_PROMPTS", 2)
     lora = tmp_path / "lora.safetensors"
     write_lora(lora, "diffusers")
     stable_diffusion_parts(tmp_path / "parts", 3)["unet"].save_pretrained(tmp_path / "dpo")

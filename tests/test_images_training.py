@@ -29,7 +29,7 @@ def model(**changes: Any) -> ImageDiffusion:
 
 @pytest.fixture(scope="module")
 def trained() -> ImageDiffusion:
-    return model(learning_rate=1e-2, ema_decay=0.9, batch_size=32).learn(PIXELS, 120, log_interval=0)
+    return model(learning_rate=1e-2, ema_decay=0.9, batch_size=32).learn(PIXELS, 60, log_interval=0)
 
 
 def same(one: ImageDiffusion, other: ImageDiffusion) -> bool:

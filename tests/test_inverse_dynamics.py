@@ -64,7 +64,7 @@ class StopAt(BaseCallback):
 
 @pytest.fixture(scope="module")
 def linear_agent() -> DiffusionAgent:
-    return make_linear_agent(learning_rate=5e-3, ema_decay=0.99, batch_size=64).learn(LINEAR, 300)
+    return make_linear_agent(learning_rate=1e-2, ema_decay=0.95, batch_size=64).learn(LINEAR, 150)
 
 
 def test_it_inverts_a_linear_system(linear_agent: DiffusionAgent) -> None:

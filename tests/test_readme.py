@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers import markdown
+from helpers.agents import few_own_samples
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -28,6 +29,7 @@ SMALLER = {
 
 def test_the_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    few_own_samples(monkeypatch)
     markdown.run(README, sizes=SMALLER)
     assert {"base", "steered"} <= {line.split()[0] for line in capsys.readouterr().out.splitlines()}
     assert (tmp_path / "steered.mp4").is_file() and (tmp_path / "reward.zip").is_file()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.pictures import small_pictures
-from helpers.recipes import RECIPE, recipe
+from helpers.recipes import RECIPE, quick_training, recipe
 from helpers.rows import short_key
 from stable_baselines3 import PPO, SAC
 
@@ -30,7 +30,6 @@ from rrpolicy.experiments.maze2d.figures import retraining
 from rrpolicy.experiments.maze2d.measure_training import measure_training
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.experiments.results import Result
-from rrpolicy.rl import on_reward
 from rrpolicy.rl.on_reward import Settings
 
 VARIANT, UNIT = VARIANTS["training"], MazeUnit("umaze", 0, (1.0, 1.0))
@@ -44,8 +43,7 @@ TINY = {
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_reward, "SETTINGS", TINY)
-        patch.setattr(on_reward, "N_BASE_TRANSITIONS", 2_000)
+        quick_training(patch, TINY, 2_000)
         small_pictures(patch)
         yield
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.agents import DATASET, EXPERT_DATASET, NARROW, make_agent, same_tensors
+from helpers.agents import DATASET, EXPERT_DATASET, NARROW, few_own_samples, make_agent, same_tensors
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rrpolicy import DiffusionAgent, DiscriminatorReward, RewardExtractor
@@ -97,7 +97,8 @@ def test_stopping_twice_is_no_worse(tmp_path: Path, uninterrupted: dict[str, Lea
     assert same_tensors(state_of(finish("extractor", path)), state_of(uninterrupted["extractor"]))
 
 
-def test_the_models_own_samples_are_drawn_again(tmp_path: Path) -> None:
+def test_the_models_own_samples_are_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_own_samples(monkeypatch)
     whole = new_extractor().learn(None, 6)
     new_extractor().learn(None, 6, callback=StopAt(3), checkpoint_path=tmp_path / "extractor")
     resumed = RewardExtractor.load(tmp_path / "extractor", base=BASE, expert=EXPERT)

@@ -159,7 +159,7 @@ def test_extracted_rewards_add_up_along_a_chain_of_models() -> None:
     options = {"learning_rate": 1e-2, "seed": 0, **sizes}
 
     def extracted(base: int, expert: int) -> RelativeReward:
-        return RewardExtractor(chain[base], chain[expert], **options).learn(x0, 300, log_interval=0).reward
+        return RewardExtractor(chain[base], chain[expert], **options).learn(x0, 150, log_interval=0).reward
 
     sum_of_two, whole, t = extracted(0, 1) + extracted(1, 2), extracted(0, 2), torch.zeros(3000, dtype=torch.int64)
     found, wanted = sum_of_two(x0, t), whole(x0, t)

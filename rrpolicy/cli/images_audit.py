@@ -50,6 +50,7 @@ from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.sampling import ImageModel, sample_images
 
 N_NOISINGS = 2  # of each picture at each level of the audit
+N_STEPS, N_STEPS_OF_PROMPTS = 25, 50  # of the samples that are shown
 
 
 def audit(
@@ -124,7 +125,7 @@ def audit(
     scored = scores_of(scorer, found, [([scorer.level], 0), (chosen, N_NOISINGS)], resize, strict, progress, denoiser)
     (rho,), at_levels = scored.rho
     null_scores = null_of(null or (), scorer, scored.pictures, resize, progress)
-    samples = _side_by_side(scorer, sources, n, 50 if prompts else 25, strengths, seed)
+    samples = _side_by_side(scorer, sources, n, N_STEPS_OF_PROMPTS if prompts else N_STEPS, strengths, seed)
     labels = labels_of(scored.pictures, UNLABELLED if table is None else None) or [None] * len(rho)
     low = set(unwanted or ()) & set(labels)  # those that are left
     names = [name_below(one.path, pictures) for one in scored.pictures]

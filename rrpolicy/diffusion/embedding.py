@@ -28,9 +28,13 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, n_inputs: int, n_features: int, bandwidth: float) -> None:
         super().__init__()
-        directions = torch.randn(n_inputs, n_features)
-        magnitudes = bandwidth * torch.randn(2, n_features).norm(dim=0)  # Rayleigh: a Gaussian kernel in the plane
-        self.register_buffer("frequencies", directions / directions.norm(dim=0) * magnitudes)
+        if shapes_alone():
+            frequencies, magnitudes = torch.empty(n_inputs, n_features), torch.empty(n_features)
+        else:
+            directions = torch.randn(n_inputs, n_features)
+            magnitudes = bandwidth * torch.randn(2, n_features).norm(dim=0)  # Rayleigh: a Gaussian kernel in the plane
+            frequencies = directions / directions.norm(dim=0) * magnitudes
+        self.register_buffer("frequencies", frequencies)
         self.register_buffer("magnitudes", magnitudes)
         self.frequencies: Tensor
         self.magnitudes: Tensor
@@ -45,6 +49,8 @@ class FourierFeatures(nn.Module):
 
     def damping(self, noise_std: Tensor) -> Tensor:
         """Noise standard deviations (B,) -> factors (B, n_features)."""
+        if self.magnitudes.is_meta:
+            return torch.empty(len(noise_std), len(self.magnitudes), device="meta")
         damping = torch.exp(-0.5 * (noise_std.to(self.magnitudes.device)[:, None] * self.magnitudes) ** 2)
         return torch.where(damping > 1e-6, damping, 0.0)  # denormal numbers make matrix products slow
 
@@ -75,8 +81,18 @@ class LevelEmbedding(nn.Module):
         return nn.functional.silu(embedding)
 
 
+def shapes_alone() -> bool:
+    """
+    Whether a network is built on torch's meta device: what is computed there is not, since torch loads its compiler to
+    tell the shape of a sine.
+    """
+    return torch.get_default_device().type == "meta"
+
+
 def sinusoids(n_places: int, width: int) -> Tensor:
     """Sinusoidal table (n_places, width) over i / n_places in [0, 1)."""
+    if shapes_alone():
+        return torch.empty(n_places, width // 2 * 2)
     position = torch.arange(n_places)[:, None] / n_places
     frequencies = torch.exp(torch.linspace(0.0, math.log(100.0), width // 2))[None] * math.pi
     return torch.cat([(position * frequencies).sin(), (position * frequencies).cos()], dim=-1)

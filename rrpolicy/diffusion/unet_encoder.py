@@ -6,6 +6,8 @@ may also begin with the base's weights: a network that can denoise has features 
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +56,7 @@ class UNetEncoder(nn.Module):
         self.middle = unet.mid_block
         _use_differentiable_attention(self)
         self.norm = nn.GroupNorm(unet.conv_norm_out.num_groups, unet.config.block_out_channels[-1])
-        self.leave = nn.Linear(_n_features(unet_config, event_shape), n_outputs)
+        self.leave = nn.Linear(_n_features(json.dumps(dict(unet_config)), tuple(event_shape)), n_outputs)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """(B, C, H, W), (B,) -> (B, n_outputs)."""
@@ -80,10 +82,15 @@ class UNetEncoder(nn.Module):
         return nn.functional.silu(self.norm(h)).flatten(1)
 
 
-def _n_features(unet_config: Mapping[str, Any], event_shape: tuple[int, ...]) -> int:
-    """Size of the coarsest map, found on torch's meta device, where nothing is computed however large the event is."""
+@functools.lru_cache(maxsize=64)
+def _n_features(unet_config: str, event_shape: tuple[int, ...]) -> int:
+    """
+    Size of the coarsest map, found on torch's meta device, where nothing is computed however large the event is.
+
+    :param unet_config: as JSON, so that the size is found once of each
+    """
     with torch.device("meta"):
-        unet = import_diffusers().UNet2DModel.from_config(dict(unet_config))
+        unet = import_diffusers().UNet2DModel.from_config(json.loads(unet_config))
         level = torch.zeros(1, unet.time_embedding.linear_1.in_features)
         embedding, h = unet.time_embedding(level), unet.conv_in(torch.zeros(1, *event_shape))
         for block in unet.down_blocks:

@@ -96,12 +96,12 @@ def check_pair(base: ScoreModel, expert: ScoreModel, base_events: Tensor, expert
             raise ValueError(f"{name}: {error}") from error
 
 
-def _measure(model: ScoreModel, events: Tensor, seed: int) -> ScoreModelCheck:
+def _measure(model: ScoreModel, events: Tensor, seed: int, linear: _LinearPredictor | None = None) -> ScoreModelCheck:
     process, free = model.process, ~pinned_mask(model)
     n_levels = process.n_diffusion_steps
     levels = sorted({round(i * (n_levels - 1) / (N_LEVELS - 1)) for i in range(N_LEVELS)})
     generator = torch.Generator().manual_seed(seed)
-    linear = _LinearPredictor(events[:, free])
+    linear = linear or _LinearPredictor(events[:, free])
     errors, wanted = [], []
     for level in levels:
         t = torch.full((len(events),), level, dtype=torch.int64, device=events.device)
@@ -145,9 +145,10 @@ class _LinearPredictor:
 
 def _advice(model: ScoreModel, events: Tensor, seed: int) -> str:
     best, ratio = "", MAX_RATIO
+    linear = _LinearPredictor(events[:, ~pinned_mask(model)])
     for name, other, changed in _alternatives(model, events):
         try:
-            found = _measure(other, changed, seed).ratio
+            found = _measure(other, changed, seed, linear if changed is events else None).ratio
         except (ValueError, RuntimeError):
             continue
         if found < ratio:

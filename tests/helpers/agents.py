@@ -117,6 +117,11 @@ def shorten(patch: pytest.MonkeyPatch, env_id: str, n_steps: int) -> None:
     patch.setitem(gym.registry, env_id, spec)
 
 
+def few_own_samples(patch: pytest.MonkeyPatch, n: int = 64) -> None:
+    """Have models that are compared at their own samples draw so many of each, in place of thousands."""
+    patch.setattr("rrpolicy.rewards.events.N_OWN_SAMPLES", n)
+
+
 class Lines(KVWriter):
     """Every line that is logged, with its step."""
 

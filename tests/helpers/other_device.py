@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -28,6 +27,7 @@ _INDEXING = {
     _aten._index_put_impl_.default,
 }
 _FACTORIES = {"zeros", "ones", "full", "arange", "linspace", "empty", "eye", "tensor", "scalar_tensor", "lift_fresh"}
+_LISTS = (list, tuple)
 _NOISE = {"randn", "rand", "randint", "normal_", "randperm", "random_", "uniform_"}
 
 
@@ -82,39 +82,59 @@ class OtherTensor(torch.Tensor):
 
 
 def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    tensors = list(_tensors((*args, *kwargs.values())))
-    there = any(isinstance(x, OtherTensor) for x in tensors)
+    tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
+    there = any([type(x) is OtherTensor for x in tensors])
     device, generator = kwargs.get("device"), kwargs.get("generator")
     target = there if device is None else torch.device(device).type == "other"
     if generator is not None and target and generator._cdata not in OtherGenerator.alive:
         raise RuntimeError(
             f"Expected a 'other' device type for generator but found {generator.device.type!r} in {func}"
         )
-    if func in _INDEXING:
+    traits = _traits(func)
+    if traits.indexing:
         own, indices = args[0], [one for one in args[1] if one is not None]
         if not isinstance(own, OtherTensor) and any(isinstance(one, OtherTensor) for one in indices):
             raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         tensors = [own, *(x for x in args[2:3] if isinstance(x, torch.Tensor))]
-    elif func is _aten._to_copy.default:
+    elif traits.copies:
         tensors = []
-    if there and func not in _MAY_CROSS and any(not isinstance(x, OtherTensor) and x.dim() for x in tensors):
+    if there and not traits.may_cross and any([type(x) is not OtherTensor and x.dim() for x in tensors]):
         where = ["other" if isinstance(x, OtherTensor) else "cpu" for x in tensors]
         raise RuntimeError(f"Expected all tensors to be on the same device, but found {where} in {func}")
-    plain = {name: _raw(x) for name, x in kwargs.items()}
+    plain = {name: _raw(x) for name, x in kwargs.items()} if kwargs else {}
     if target and device is not None:
         plain["device"] = "cpu"
     out = func(*[_raw(x) for x in args], **plain)
-    if func in _MAY_CROSS:
+    if traits.may_cross:
         return args[0] if func is _aten.copy_.default else out
-    aliases = _aliases(func)
-    if there and aliases == "first":
+    if there and traits.aliases == "first":
         return args[0]
     if target:
-        out = tree_map(_there, out) if isinstance(out, list | tuple) else _there(out)
-    return return_and_correct_aliasing(func, args, kwargs, out) if there and target and aliases == "some" else out
+        out = tree_map(_there, out) if isinstance(out, _LISTS) else _there(out)
+    if there and target and traits.aliases == "some":
+        return return_and_correct_aliasing(func, args, kwargs, out)
+    return out
 
 
-@cache
+class _Traits(NamedTuple):
+    """What `_run` asks of an operator, whose own hash takes longer than most of them."""
+
+    indexing: bool
+    copies: bool
+    may_cross: bool
+    aliases: str
+
+
+_known: dict[int, _Traits] = {}
+
+
+def _traits(func: Any) -> _Traits:
+    if (found := _known.get(id(func))) is None:  # operators live as long as torch
+        found = _Traits(func in _INDEXING, func is _aten._to_copy.default, func in _MAY_CROSS, _aliases(func))
+        _known[id(func)] = found
+    return found
+
+
 def _aliases(func: Any) -> str:
     """What an operator returns: ``"none"`` of its arguments, the ``"first"``, changed in place, ``"some"`` or views."""
     returned = [one.alias_info for one in func._schema.returns if one.alias_info is not None]
@@ -126,19 +146,22 @@ def _aliases(func: Any) -> str:
     return "first" if changed else "some"
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
     """The tensors among the arguments of an operator, which are alone or in lists."""
+    found: list[torch.Tensor] = []
     for x in values:
         if isinstance(x, torch.Tensor):
-            yield x
-        elif isinstance(x, list | tuple):
-            yield from _tensors(x)
+            found.append(x)
+        elif isinstance(x, _LISTS):
+            found += _tensors(x)
+    return found
 
 
 def _raw(x: Any) -> Any:
-    if isinstance(x, OtherTensor):
+    kind = type(x)
+    if kind is OtherTensor:
         return x.raw
-    return [_raw(one) for one in x] if type(x) in (list, tuple) else x
+    return [_raw(one) for one in x] if kind in _LISTS else x
 
 
 def _there(x: Any) -> Any:

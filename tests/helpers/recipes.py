@@ -2,13 +2,18 @@
 
 import copy
 import shutil
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from rrpolicy.experiments import Task
 from rrpolicy.experiments.zoo_build import MazeZooBuild
+from rrpolicy.rl import on_reward
+from rrpolicy.rl.on_reward import Settings
 
 ENV_ID = "PointMaze_UMaze-v3"
 NETWORK = {"width": 16, "n_blocks": 1, "n_fourier_features": 4}
@@ -70,6 +75,17 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f'"{key}" = {_value(entry)}' for key, entry in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def quick_training(patch: pytest.MonkeyPatch, settings: Mapping[str, Settings], n_transitions: int) -> None:
+    """
+    Have agents that are trained on a reward, and the base's data that normalise it, be small.
+
+    :param settings: of the algorithms, which are those that there are
+    :param n_transitions: of the base's data
+    """
+    patch.setattr(on_reward, "SETTINGS", settings)
+    patch.setattr(on_reward, "N_BASE_TRANSITIONS", n_transitions)
 
 
 def build_zoo(folder: Path) -> Path:
