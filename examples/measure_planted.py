@@ -89,7 +89,7 @@ def compared(
 
 
 def main() -> None:
-    """Print a row for each seed."""
+    """Print what is found for each seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -104,24 +104,25 @@ def main() -> None:
     parser.add_argument("--out", help="folder for a page of each seed")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| seed | KL(expert‖base) | times the null | p | on the y force | x ≤ or > | fidelity | R² |")
-    print("|---|---|---|---|---|---|---|---|")
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         trained = (options.horizon, options.base_steps, options.expert_steps)
         found = compared(seed, *trained, options.steps, options.n_samples, options.change)
         if options.out:
             found.write(f"{options.out}/{seed}")
         assert found.attribution is not None and found.regions is not None and found.fit is not None
-        shares = found.attribution.by_column()
-        share = shares[found.features.columns.index("y force")]
-        root = found.regions.root
-        asked = "nothing" if root.feature is None else f"{found.regions.names[root.feature]} {root.threshold:.2f}"
-        kl, test = found.forward.total, found.null
-        print(
-            f"| {seed} | {kl.value:.2f} ({kl.low:.2f} to {kl.high:.2f}) | {test.times_null:.0f} | {test.p_value:.1g} | "
-            f"{share:.0%} | {asked} | {found.regions.fidelity:.2f} | {found.fit.r2_held_out:.2f} |",
-            flush=True,
-        )
+        share = found.attribution.by_column()[found.features.columns.index("y force")]
+        root, names = found.regions.root, found.regions.names
+        numbers = {
+            "KL": f"{found.forward.total.value:.2f}",
+            "times that of equal trainings": f"{found.null.times_null:.1f}",
+            "p": f"{found.null.p_value:.4f}",
+            "share of the attribution on the y force": f"{share:.2f}",
+            f"asked first of {'nothing' if root.feature is None else names[root.feature]}": f"{root.threshold:.2f}",
+            "fidelity of the tree": f"{found.regions.fidelity:.2f}",
+            "R²": f"{found.fit.r2_held_out:.2f}",
+        }
+        for name, number in numbers.items():
+            print(f"change {options.change:g} seed {seed}: {name}: {number}", flush=True)
 
 
 if __name__ == "__main__":

@@ -271,7 +271,7 @@ MORE = {  # of a kind that others show as well, or nearly
     *(f"act-{kind}" for kind in ("strided", "controller", "unet", "transformer")),
     *("foreign-ve", "foreign-edm", "foreign-flow-back", "extract-own-samples", "extract-value-units", "images-draw"),
 }
-ROUGH = ("extract", "extract-value-units", "extract-own-samples", "refine", "foreign-edm", "images-record")
+ROUGH = ("extract-value-units", "extract-own-samples", "refine", "foreign-edm", "images-record")
 """Cases in which Adam divides gradients that are hardly more than rounding by their own size."""
 
 
