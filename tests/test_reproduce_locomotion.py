@@ -282,7 +282,7 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
     )
     stand_in(monkeypatch, 4)
     for variant, names in (
-        ("finetune", {"SAC-reward", "SAC-true"}),
+        ("finetune", {"SAC-clone", "SAC-reward", "SAC-centred", "SAC-true"}),
         ("offline-rl", {"TD3+BC-of-base", "TD3+BC-of-both"}),
     ):
         run(done, agents, [NOISY], variant).run()
@@ -290,11 +290,13 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
         assert {agent for agent, metric in rows if metric == "return"} == {"base", "expert", *names}
         assert rows["base", "return"] == pytest.approx(values(done)["base", "return"], rel=1e-4)  # the same episodes
         for name in names:
-            assert rows[name, "cpu_seconds"] > 0 and (f"{name}-base", "normalized_score") in rows
+            assert (name, "cpu_seconds") in rows and (f"{name}-base", "normalized_score") in rows
     looks = {metric for agent, metric in values(done, "finetune") if agent == "SAC-reward" and "@" in metric}
     assert looks == {f"normalized_score@{steps}" for steps in (0, 4, 6)}
     kept = done / "work" / NOISY.name
-    assert [len(list(kept.glob(f"{name}*.zip"))) for name in ("SAC-", "TD3+BC-")] == [2, 2]
+    assert [len(list(kept.glob(f"{name}*.zip"))) for name in ("SAC-", "TD3+BC-")] == [4, 2]
+    of_the_clone = {agent for agent, _ in values(done, "finetune") if agent.endswith("-SAC-clone")}
+    assert of_the_clone == {f"SAC-{paid}-SAC-clone" for paid in ("reward", "centred", "true")}
     # a unit that is measured again, as by a run that was stopped, trains nothing
     for name in ("finetune", "train_offline"):
         monkeypatch.setattr(f"rrpolicy.experiments.locomotion.measure_learning.{name}", pytest.fail)

@@ -72,6 +72,21 @@ class RewardAlgebra:
         return self.scaled(-1.0)
 
     @property
+    def n_clean_levels(self) -> int:
+        """Cleanest levels, at which the step head takes states without their noise."""
+        raise NotImplementedError
+
+    @property
+    def map_level(self) -> int:
+        """Noise level at which single clean states are scored: high ones order far states better, low ones near."""
+        return self.n_clean_levels // 3
+
+    @property
+    def far_level(self) -> int:
+        """Highest noise level at which the step head takes states without their noise."""
+        return max(self.n_clean_levels - 1, 0)
+
+    @property
     def sums_members(self) -> bool:
         """Whether a sum with this reward is taken member by member, as that of an ensemble."""
         return False

@@ -244,16 +244,6 @@ class RelativeReward(RewardAlgebra, Published, nn.Module):
         """Cleanest levels, at which the step head takes states without their noise."""
         return int(self.step_kwargs["n_clean_levels"])
 
-    @property
-    def map_level(self) -> int:
-        """Noise level at which single clean states are scored: high ones order far states better, low ones near."""
-        return self.n_clean_levels // 3
-
-    @property
-    def far_level(self) -> int:
-        """Highest noise level at which the step head takes states without their noise: it orders far states best."""
-        return max(self.n_clean_levels - 1, 0)
-
     def _head(self, head: Head | None) -> Head:
         if head is None:
             return self.heads[0] if "window" not in self.heads else "window"

@@ -32,7 +32,7 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.report import check_actions
 from rrpolicy.data.transitions import Transitions, terminals, transitions
 from rrpolicy.evaluation import evaluate
-from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.protocol import StepReward
 from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform, relabel
 from rrpolicy.rl.policies import MeanAction
 
@@ -153,7 +153,7 @@ class HalfDataBuffer(ReplayBuffer):
 def finetune(
     make_env: Callable[[], gym.Env],
     dataset: TrajectoryDataset,
-    reward: RelativeReward | None,
+    reward: StepReward | None,
     seed: int = 0,
     settings: FinetuneSettings = SETTINGS,
     *,
@@ -202,22 +202,23 @@ def _flat(make_env: Callable[[], gym.Env]) -> gym.Env:
     return env if flat else FlatSpaces(env)
 
 
-def rho_of(reward: RelativeReward, dataset: TrajectoryDataset) -> Array:
+def rho_of(reward: StepReward, dataset: TrajectoryDataset) -> Array:
     """
     ρ (N,) of each row of a dataset as an environment would return it, nats.
 
     :raises ValueError: when the reward does not score single states with their actions, or does not fit the dataset
     """
-    if reward.layout is None or not reward.layout.plan_actions or "step" not in reward.heads:
+    heads = getattr(reward, "heads", ("step",))
+    if reward.layout is None or not reward.layout.plan_actions or "step" not in heads:
         raise ValueError(
-            f"reward must score states and actions with a step head, it has {reward.heads} and layout {reward.layout}"
+            f"reward must score states and actions with a step head, it has {heads} and layout {reward.layout}"
         )
     relabelled = relabel(dataset, reward).rewards
     return np.zeros(0, np.float32) if relabelled is None else relabelled
 
 
 def _make_reward_env(
-    env: DummyVecEnv, dataset: TrajectoryDataset, reward: RelativeReward | None, transform: Transform | None
+    env: DummyVecEnv, dataset: TrajectoryDataset, reward: StepReward | None, transform: Transform | None
 ) -> tuple[VecEnv, Transitions]:
     """Environment and transitions with the same reward."""
     spec = env.envs[0].spec

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ from rrpolicy.experiments.recipes import build, section
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.experiments.results import Log, Recorder
 from rrpolicy.experiments.store import create_once
+from rrpolicy.rewards.centred import CentredReward
+from rrpolicy.rewards.protocol import StepReward
 from rrpolicy.rl.finetune import FinetuneSettings, SquashedReward, finetune, rho_of
 from rrpolicy.rl.policies import POLICY_KINDS, MeanAction, load_policy, save_policy
 from rrpolicy.rl.td3bc import OfflineSettings, train_offline
 
-OURS, TRUE = "SAC-reward", "SAC-true"
+OURS, CENTRED, TRUE = "SAC-reward", "SAC-centred", "SAC-true"
+CLONE = "SAC-clone"  # what each of them starts from
 _FORM = "logistic of rho, standardised over base and expert data"  # a policy trained on another form is not this one
 _MAKES_THE_REWARD = ("agent", "base", "expert", "extraction", "rounds", "steering")  # sections of the recipe
 Makers = dict[str, Callable[[], Mapping[str, Predictor]]]
@@ -38,7 +41,8 @@ Makers = dict[str, Callable[[], Mapping[str, Predictor]]]
 
 def measure_finetuning(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """
-    SAC from the base's data, trained on ρ or the true reward, beside the base; true scores during training included.
+    SAC from the base's data, trained on ρ, on ρ centred over the base's actions or on the true reward, beside its clone
+    of these data and the base; true scores during training included.
 
     The recipe's section ``[finetuning]`` may hold ``FinetuneSettings``; its extraction must give ρ a step head.
     """
@@ -46,7 +50,7 @@ def measure_finetuning(store: RobotStore, unit: RobotUnit, log: Log = lambda tex
     recorder.start("extracting the reward")
     settings = build(FinetuneSettings, "finetuning", **store.recipe.get("finetuning", {}))
     makers = _pair(store, unit)
-    for name in (OURS, TRUE):
+    for name in (CLONE, OURS, CENTRED, TRUE):
         recorder.start(f"training {name}")
         path = _finetuned(store, unit, name, settings)
         card = read_archive(path, POLICY_KINDS).card
@@ -54,7 +58,7 @@ def measure_finetuning(store: RobotStore, unit: RobotUnit, log: Log = lambda tex
         recorder.rows(_curve_rows(name, unit, card["curve"]), 0.0)
         makers[name] = lambda name=name, path=path: {name: MeanAction(load_policy(path))}  # type: ignore[misc]
     results = run(store, unit, makers, recorder)
-    recorder.rows([*comparisons(results, "base", "expert"), *_against_true(results)])
+    recorder.rows([*comparisons(results, "base", "expert"), *_against_clone(results), *_against_true(results)])
     recorder.done()
     return recorder
 
@@ -102,6 +106,20 @@ def _curve_rows(name: str, unit: RobotUnit, curve: list[tuple[int, list[float]]]
     ]
 
 
+def _against_clone(results: Mapping[str, Evaluation]) -> list[Row]:
+    """What training on each reward added to the clone that it started from, in the same episodes."""
+    metric = metric_of(results[CLONE])
+    return [
+        {
+            "agent": name,
+            "reference": CLONE,
+            "metric": metric,
+            **paired_difference(results[name], results[CLONE], metric),
+        }
+        for name in (OURS, CENTRED, TRUE)
+    ]
+
+
 def _against_true(results: Mapping[str, Evaluation]) -> list[Row]:
     """SAC trained on ρ compared with SAC trained on the true reward, as a difference and as a ratio."""
     ours, true = results[OURS], results[TRUE]
@@ -122,13 +140,19 @@ def _against_true(results: Mapping[str, Evaluation]) -> list[Row]:
 
 def _finetuned(store: RobotStore, unit: RobotUnit, name: str, settings: FinetuneSettings) -> Path:
     """The archive of a policy, whose card holds its cost and its curve."""
-    reward = store.reward(unit)[0] if name == OURS else None
+    if name == CLONE:
+        settings = replace(settings, total_timesteps=0, n_critic_steps=0)
+    rho = store.reward(unit)[0] if name in (OURS, CENTRED) else None
     data, made_with = store.data(unit), [asdict(settings)]
-    if reward is not None:  # what the true reward makes does not depend on the pair
-        made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, {"paid": _FORM}]
+    if rho is not None:  # what the true reward makes does not depend on the pair
+        paid = _FORM if name == OURS else f"{_FORM}, centred over the base's actions"
+        made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, {"paid": paid}]
 
     def make(path: Path) -> None:
         started, transform = time.process_time(), None
+        reward: StepReward | None = rho
+        if rho is not None and name == CENTRED:
+            reward = CentredReward.fit(rho, data[0], seed=unit.seed)
         if reward is not None:  # the pair's data are where ρ was extracted; base data alone end where it matters
             transform = SquashedReward.fit(np.concatenate([rho_of(reward, one) for one in data]))
         trained = finetune(unit.task.make, data[0], reward, unit.seed, settings, transform=transform)

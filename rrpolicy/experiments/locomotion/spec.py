@@ -150,7 +150,9 @@ VARIANTS: Mapping[str, RobotVariant] = {
             "distilled", "students of planner and expert, which act or plan without a reward", part="distilled"
         ),
         RobotVariant("use", "ρ of steps and windows against the true reward and return", _AS_REWARD, part="use"),
-        RobotVariant("finetune", "SAC from the base's data, with ρ or the true reward", _AS_REWARD, part="finetuning"),
+        RobotVariant(
+            "finetune", "SAC from the base's data, with ρ, centred ρ or the true reward", _AS_REWARD, part="finetuning"
+        ),
         RobotVariant("offline-rl", "TD3+BC on the data of the base and of both, with true rewards", part="offline"),
         RobotVariant("few", "base, steered base with and without rounds, and expert alone", agents=(*_FEW, "offline")),
         RobotVariant("one-round", "one closed-loop round", {"rounds": {"n_rounds": 1}}),
