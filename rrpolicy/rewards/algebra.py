@@ -130,8 +130,13 @@ class CompositeReward(RewardAlgebra, nn.Module):
 
     @property
     def n_clean_levels(self) -> int:
-        """As of its first part."""
-        return int(self.parts[0].n_clean_levels)  # type: ignore[arg-type]
+        """Cleanest levels, at which the step heads of all parts take states without their noise."""
+        return min(int(part.n_clean_levels) for part in self.parts)  # type: ignore[arg-type]
+
+    @property
+    def far_level(self) -> int:
+        """As `RelativeReward.far_level`, of all parts."""
+        return max(self.n_clean_levels - 1, 0)
 
     def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
         """

@@ -251,7 +251,10 @@ class RelativeReward(RewardAlgebra, Published, nn.Module):
 
     @property
     def far_level(self) -> int:
-        """Highest noise level at which the step head takes states without their noise: it orders far states best."""
+        """
+        Highest noise level at which the step head takes states without their noise. Over a whole maze it mostly orders
+        best; detours of a few cells may be ordered better by ``map_level``.
+        """
         return max(self.n_clean_levels - 1, 0)
 
     def _head(self, head: Head | None) -> Head:
