@@ -12,7 +12,7 @@ zoo's maze rewards (seed 0) and one that is extracted here, of a maze of pillars
 * ``plans``: log-mean-exp of the window head's ρ over 64 plans of the base from each cell. A plan's first row is given,
   so ρ is the log ratio of conditional densities. Its exponential has the mean 1 over the base's plans from every cell,
   so this cannot order cells;
-* ``counting``: the log ratio of visits, and ``pairs``: how many there are.
+* ``counting``: the log ratio of visits in a million transitions each, and ``pairs``: how many there are.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ PILLARS_GOAL = (3, 6)
 ZOO = {"medium": ((4, 4), (6, 6)), "large": ((5, 4), (7, 10))}
 LEVELS = (2, 5, 10, 15, 20, 30)
 N_TRANSITIONS, N_PLANS, N_VISITED = 100_000, 64, 20_000
+N_COUNTED = 1_000_000  # as many as models and rewards learn from
 
 
 def by_cell(maze: MazeGeometry, xy: Array, values: Array) -> Array:
@@ -75,14 +76,16 @@ def summed_over_plans(reward: RelativeReward, base: DiffusionAgent, maze: MazeGe
 def ways(reward: RelativeReward, base: DiffusionAgent, task: Task) -> dict[str, Array]:
     """Name of a way to read the reward -> values of cells (rows, columns)."""
     maze = task.maze
-    data = [
-        collect_point_maze(maze, N_TRANSITIONS, seed=100 + i, goal=goal) for i, goal in enumerate((None, task.goal))
-    ]
-    visited = data[0].observations[np.random.default_rng(0).choice(len(data[0].observations), N_VISITED, replace=False)]
+    base_xy, expert_xy = (
+        collect_point_maze(maze, N_COUNTED, seed=100 + i, goal=goal).observations
+        for i, goal in enumerate((None, task.goal))
+    )
+    states = collect_point_maze(maze, N_TRANSITIONS, seed=100).observations
+    visited = states[np.random.default_rng(0).choice(len(states), N_VISITED, replace=False)]
     found = {f"level {t}": cell_rewards(reward_map(reward, maze, levels=[t])) for t in LEVELS}
     found["visited"] = by_cell(maze, visited[:, :2], reward.predict(visited, levels=[reward.far_level]))
     found["plans"] = summed_over_plans(reward, base, maze)
-    found["counting"] = occupancy_log_ratio(maze, data[0].observations, data[1].observations)
+    found["counting"] = occupancy_log_ratio(maze, base_xy, expert_xy)
     return found
 
 

@@ -327,6 +327,12 @@ def test_an_agent_that_does_not_say_where_it_belongs(tmp_path: Path) -> None:
     run("enjoy", tmp_path / "bare.zip", "--env", ENV_ID, "--goal", "3,1", "--n-episodes", 1, "--no-progress")
 
 
+def test_a_sum_of_rewards_is_not_exported_alone_and_carries_no_card(tmp_path: Path) -> None:
+    (2 * zoo.load_reward(f"{ENV_ID}/reward-3-1")).save(tmp_path / "sum.zip")
+    assert "is a sum or an ensemble of rewards" in fault("export", tmp_path / "sum.zip", "--out", tmp_path / "sum.onnx")
+    assert run("zoo", "info", tmp_path / "sum.zip").stdout == f"{tmp_path / 'sum.zip'} carries no card\n"
+
+
 def test_an_agent_steered_already_is_not_steered_again(tmp_path: Path) -> None:
     pipe = zoo.load(f"{ENV_ID}/base"), zoo.load(f"{ENV_ID}/reward-3-1")
     commands.experiments.steer(*pipe, RECIPE).save(tmp_path / "planner.zip")

@@ -11,7 +11,7 @@ from helpers.browser import WIDTHS, browsed
 from helpers.program import invoke
 
 import rrpolicy
-from rrpolicy import Comparison, DiffusionAgent, Normalizer, PlanningOptions, TrajectoryDataset
+from rrpolicy import Comparison, DiffusionAgent, Normalizer, PlanningOptions, RelativeReward, TrajectoryDataset
 from rrpolicy.comparison import Features, draw_samples, names_of_environment
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
@@ -162,6 +162,16 @@ def test_other_spaces_and_arguments_are_refused() -> None:
         rrpolicy.diff(trained(0), GaussianMixtureModel(torch.zeros(1, 2), process=PROCESS))
     with pytest.raises(ValueError, match="n_samples is 3, it must be a whole number of at least 16"):
         rrpolicy.diff(trained(0), trained(1), n_samples=3)
+    of_the_plane = RelativeReward.for_model(GaussianMixtureModel(torch.zeros(1, 2), process=PROCESS), heads=["window"])
+    with pytest.raises(ValueError, match=r"models and reward differ in event shape: the models have \(3,\)"):
+        rrpolicy.diff(trained(0), trained(1), reward=of_the_plane)
+    coarser = RelativeReward.for_model(
+        GaussianMixtureModel(torch.zeros(1, 3), process=DiffusionProcess(10)), heads=["window"]
+    )
+    with pytest.raises(ValueError, match="models and reward differ in their noise levels"):
+        rrpolicy.diff(trained(0), trained(1), reward=coarser)
+    with pytest.raises(ValueError, match="reward was given and n_rewards is 0"):
+        rrpolicy.diff(trained(0), trained(1), reward=coarser, n_rewards=0)
     with pytest.raises(ValueError, match=r"events have shape \(1, 2, 2\), wanted vectors"):
         rrpolicy.diff(*[GaussianMixtureModel(torch.zeros(1, 1, 2, 2), process=PROCESS)] * 2)
 

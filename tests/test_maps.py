@@ -11,8 +11,10 @@ from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Affine, Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.envs.maze import MazeGeometry
+from rrpolicy.rewards.ensemble import Ensemble
 from rrpolicy.rewards.maps import SUPPORT_VISITS, reward_map
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.transforms import AveragedReward
 
 MAZE = MazeGeometry.parse(["########", "#...#..#", "#.#...##", "#...#..#", "########"])
 OPEN = MazeGeometry.parse(["########", *["#......#"] * 6, "########"])
@@ -95,7 +97,7 @@ def test_the_maximum_is_looked_for_where_the_base_has_been() -> None:
         reward_map(reward, OPEN, base_xy=right)
 
 
-def relative_reward(heads: Any) -> RelativeReward:
+def relative_reward(heads: Any, **step_kwargs: Any) -> RelativeReward:
     layout = TrajectoryLayout(4, 2, 4, observation_columns=(0, 1), plan_actions=False)
     unit = Affine(np.zeros(4, np.float32), np.full(4, 2.0, np.float32))
     action = Affine(np.zeros(2, np.float32), np.ones(2, np.float32))
@@ -108,7 +110,7 @@ def relative_reward(heads: Any) -> RelativeReward:
         Normalizer(unit, action, "limits"),
         heads,
         {"width": 16, "n_blocks": 1},
-        {"width": 16, "n_blocks": 1},
+        {"width": 16, "n_blocks": 1, **step_kwargs},
     )
 
 
@@ -121,6 +123,20 @@ def test_a_relative_reward_is_scored_by_its_step_head_at_low_noise() -> None:
     far = reward_map(reward, MAZE, points_per_cell=3, smoothing=0.0, levels=[reward.far_level])
     np.testing.assert_allclose(far.values, reward.predict(observations, levels=[6]), atol=1e-5)
     assert np.abs(far.values - drawn.values).max() > 1e-3
+
+
+def test_sums_and_ensembles_are_read_where_all_parts_take_states_without_noise() -> None:
+    fewer = relative_reward(("step",), n_clean_levels=3)
+    for reward in (relative_reward(("step",)) + fewer, Ensemble([relative_reward(("step",)), fewer])):
+        assert (reward.n_clean_levels, reward.far_level) == (3, 2)
+        drawn = reward_map(reward, MAZE, points_per_cell=3, smoothing=0.0, levels=[reward.far_level])
+        observations = np.concatenate([drawn.xy, np.zeros_like(drawn.xy)], axis=1)
+        np.testing.assert_allclose(drawn.values, reward.predict(observations, levels=[2]), atol=1e-5)
+
+
+def test_levels_of_a_reward_that_takes_none_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"levels is \[5\], and AveragedReward.predict takes none"):
+        reward_map(AveragedReward(relative_reward(("step",))), MAZE, levels=[5])
 
 
 def test_what_cannot_be_mapped_is_refused() -> None:

@@ -14,6 +14,7 @@ from rrpolicy.cli.options import recipe_for, task_of
 from rrpolicy.cli.program import echo
 from rrpolicy.export import export_onnx, load_onnx
 from rrpolicy.export.quantised import ERROR
+from rrpolicy.rewards.algebra import CompositeReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rl.policies import Sb3Agent
 
@@ -44,6 +45,8 @@ def export(
       rrpolicy enjoy runs/hopper.onnx
     """
     loaded = zoo.load(name)
+    if isinstance(loaded, CompositeReward):
+        raise ValueError(f"{name!r} is a sum or an ensemble of rewards, wanted an agent to steer by it, or one reward")
     if isinstance(loaded, RelativeReward | Sb3Agent):
         if reward is not None or scale is not None or n_candidates is not None or scale_input:
             what = "a reward" if isinstance(loaded, RelativeReward) else "a policy without plans"

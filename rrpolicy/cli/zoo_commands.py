@@ -81,6 +81,7 @@ def info(
     rows, fit = card.pop("results", None), FitReport.from_dict(card.pop("fit", None))
     if not (card or rows or fit):
         echo(f"{name} carries no card")
+        return
     echo("\n".join(f"{key}: {json.dumps(value)}" for key, value in card.items()))
     if fit is not None:
         echo("\n".join([*fit.lines(), *(f"  warning: {doubt}" for doubt in fit.warnings())]))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.common.arguments import whole
+from rrpolicy.common.device import device_of
 from rrpolicy.common.stats import Measure, share
 from rrpolicy.common.typing import Array
 from rrpolicy.comparison.attribution import attribute, scored_input
@@ -28,12 +29,21 @@ from rrpolicy.comparison.result import Fit, Steered
 from rrpolicy.comparison.samples import Samples, conditions_of, draw_samples, sampled
 from rrpolicy.comparison.trainings import retrained, steps_of
 from rrpolicy.comparison.tree import Tree
-from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, pinned_mask
+from rrpolicy.diffusion.score_model import (
+    ScoreModel,
+    check_compatible,
+    check_models,
+    layout_of,
+    normalizer_of,
+    pinned_mask,
+)
+from rrpolicy.rewards.algebra import RewardAlgebra
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 from rrpolicy.rewards.ensemble import Ensemble
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.metrics import check_steering, explained_by_level
+from rrpolicy.rewards.protocol import check_reward_function
 from rrpolicy.rewards.support import N_NEEDED, Support
 
 N_SAMPLES = 512
@@ -100,7 +110,8 @@ def diff(
     :param extraction: further keywords of `RewardExtractor`
     :param seed: of everything random
     :param log: called with a line at every step; None for silence
-    :raises ValueError: when the two models do not share their space, naming the field, or an argument is out of range
+    :raises ValueError: when the two models, or a reward that is given, do not share their space, naming the field, or
+        an argument is out of range
     """
     check_models(base, expert)
     check_compatible(base, expert)
@@ -113,6 +124,8 @@ def diff(
         whole("seed", seed, 0),
         log or (lambda line: None),
     )
+    if reward is not None:
+        _check_reward(base, reward, settings.n_rewards)
     features = Features.of(base, feature_names)
     settings.log(f"events of both models: {settings.n_samples} of each")
     drawn = draw_samples(base, expert, settings.n_samples, data, seed) if samples is None else samples
@@ -174,6 +187,29 @@ def _conditions(model: ScoreModel, x0: Tensor) -> Tensor | None:
 
 
 # ---------------------------------------------------------------------- the reward
+
+
+def _check_reward(base: ScoreModel, reward: Any, n_rewards: int) -> None:
+    """
+    Check that a reward that is known is one of the two models' space.
+
+    :raises ValueError: naming the field that differs and both values, or when no reward is wanted
+    """
+    if n_rewards == 0:
+        raise ValueError("reward was given and n_rewards is 0, which leaves rewards out: wanted one of the two")
+    if not isinstance(reward, RewardAlgebra):
+        check_reward_function(reward, tuple(base.event_shape), base.process.n_diffusion_steps, device_of(base))
+        return
+    fields: dict[str, tuple[Any, Any]] = {
+        "event shape": (tuple(base.event_shape), tuple(reward.event_shape)),
+        "layout": (layout_of(base), reward.layout),
+        "normalizer": (normalizer_of(base), reward.normalizer),
+    }
+    for field, (mine, its) in fields.items():
+        if mine is not None and mine != its:
+            raise ValueError(f"models and reward differ in {field}: the models have {mine}, the reward has {its}")
+    if not base.process.same_levels(reward.process):
+        raise ValueError(f"models and reward differ in their noise levels: {base.process} and {reward.process}")
 
 
 def _rewards(

@@ -3,12 +3,14 @@ Its maximum is where the expert is much more often than the base (Nuti, Franzmey
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rrpolicy.common.messages import printable
 from rrpolicy.common.typing import Array
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 from rrpolicy.rewards.protocol import StepReward
@@ -97,7 +99,8 @@ def reward_map(
     :param levels: noise levels to average over, of a reward whose ``predict`` takes them, such as ``[far_level]`` of a
         `RelativeReward`; None: where that reward reads single states
     :return: the map
-    :raises ValueError: naming the argument that is out of range, or when the reward cannot score single states
+    :raises ValueError: naming the argument that is out of range, for levels of a reward whose ``predict`` takes
+        none, or when the reward cannot score single states
     """
     maze = MazeGeometry.parse(maze)
     _check(points_per_cell, wall_margin, smoothing)
@@ -133,7 +136,14 @@ def _score(reward: StepReward, xy: Array, levels: Sequence[int] | None) -> Array
     observations[:, :2] = xy
     actions = np.zeros((len(xy), layout.action_dim), dtype=np.float32) if layout.plan_actions else None
     options: dict[str, Any] = {} if levels is None else {"levels": levels}
+    if options and not _takes_levels(reward):
+        raise ValueError(f"levels is {printable(levels)}, and {type(reward).__name__}.predict takes none")
     return np.asarray(reward.predict(observations, actions, **options), dtype=np.float64)
+
+
+def _takes_levels(reward: StepReward) -> bool:
+    takes = inspect.signature(reward.predict).parameters
+    return "levels" in takes or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values())
 
 
 def _visited(maze: MazeGeometry, xy: Array, points_per_cell: int) -> Array:

@@ -8,7 +8,7 @@ noise would move states into walls, where directions from both sides disagree an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -220,7 +220,7 @@ class RelativeReward(RewardAlgebra, Published, nn.Module):
         head: Head = "step" if x0.ndim == 2 else "window" if "window" in self.heads else "step"
         levels = [self.map_level if head == "step" else 0] if levels is None else levels
         n_levels = self.process.n_diffusion_steps
-        chosen = list(levels) if isinstance(levels, Iterable) else []
+        chosen = list(levels) if isinstance(levels, Sequence) or np.ndim(levels) == 1 else []
         whole = all(isinstance(level, int | np.integer) and not isinstance(level, bool) for level in chosen)
         if not chosen or not whole or not all(0 <= level < n_levels for level in chosen):
             raise ValueError(f"levels is {printable(levels)}, wanted some of 0..{n_levels - 1}")
