@@ -163,12 +163,14 @@ def test_other_spaces_and_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="n_samples is 3, it must be a whole number of at least 16"):
         rrpolicy.diff(trained(0), trained(1), n_samples=3)
     of_the_plane = RelativeReward.for_model(GaussianMixtureModel(torch.zeros(1, 2), process=PROCESS), heads=["window"])
-    with pytest.raises(ValueError, match=r"models and reward differ in event shape: the models have \(3,\)"):
+    with pytest.raises(ValueError, match=r"base and reward differ in event shape: the base has \(3,\)"):
         rrpolicy.diff(trained(0), trained(1), reward=of_the_plane)
     coarser = RelativeReward.for_model(
         GaussianMixtureModel(torch.zeros(1, 3), process=DiffusionProcess(10)), heads=["window"]
     )
-    with pytest.raises(ValueError, match="models and reward differ in their noise levels"):
+    with pytest.raises(
+        ValueError, match="base and reward differ in n_diffusion_steps: the base has 20, the reward has 10"
+    ):
         rrpolicy.diff(trained(0), trained(1), reward=coarser)
     with pytest.raises(ValueError, match="reward was given and n_rewards is 0"):
         rrpolicy.diff(trained(0), trained(1), reward=coarser, n_rewards=0)

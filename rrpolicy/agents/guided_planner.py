@@ -28,7 +28,7 @@ from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.sampling import Solver, SolverName
 from rrpolicy.diffusion.score_model import Denoiser, pinned_on
 from rrpolicy.export.compiled import digest_of
-from rrpolicy.rewards.algebra import RewardAlgebra
+from rrpolicy.rewards.algebra import RewardAlgebra, check_space
 from rrpolicy.rewards.ensemble import with_max_uncertainty
 from rrpolicy.rewards.guidance import guided
 from rrpolicy.rewards.protocol import RewardFunction, check_reward_function
@@ -249,14 +249,4 @@ def _check_space(agent: Planner, reward: RelativeReward | RewardFunction) -> Non
         raise ValueError(
             f"the agent is on {agent.device}, the reward on {reward.device}: move one, such as reward.to(agent.device)"
         )
-    pairs: list[tuple[str, Any, Any]] = [
-        ("event shape", agent.layout.event_shape, reward.event_shape),
-        ("n_diffusion_steps", agent.process.n_diffusion_steps, reward.process.n_diffusion_steps),
-        ("layout", agent.layout, reward.layout),
-        ("normalizer", agent.normalizer, reward.normalizer),
-    ]
-    if not agent.process.same_levels(reward.process):
-        pairs.insert(2, ("schedule", agent.process.schedule, reward.process.schedule))
-    for field, mine, other in pairs:
-        if mine != other:
-            raise ValueError(f"agent and reward differ in {field}: the agent has {mine}, the reward has {other}")
+    check_space(agent, reward, "agent")  # type: ignore[arg-type]

@@ -29,15 +29,8 @@ from rrpolicy.comparison.result import Fit, Steered
 from rrpolicy.comparison.samples import Samples, conditions_of, draw_samples, sampled
 from rrpolicy.comparison.trainings import retrained, steps_of
 from rrpolicy.comparison.tree import Tree
-from rrpolicy.diffusion.score_model import (
-    ScoreModel,
-    check_compatible,
-    check_models,
-    layout_of,
-    normalizer_of,
-    pinned_mask,
-)
-from rrpolicy.rewards.algebra import RewardAlgebra
+from rrpolicy.diffusion.score_model import ScoreModel, check_compatible, check_models, pinned_mask
+from rrpolicy.rewards.algebra import RewardAlgebra, check_space
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 from rrpolicy.rewards.ensemble import Ensemble
 from rrpolicy.rewards.extractor import RewardExtractor
@@ -197,19 +190,10 @@ def _check_reward(base: ScoreModel, reward: Any, n_rewards: int) -> None:
     """
     if n_rewards == 0:
         raise ValueError("reward was given and n_rewards is 0, which leaves rewards out: wanted one of the two")
-    if not isinstance(reward, RewardAlgebra):
+    if isinstance(reward, RewardAlgebra):
+        check_space(base, reward, "base")
+    else:
         check_reward_function(reward, tuple(base.event_shape), base.process.n_diffusion_steps, device_of(base))
-        return
-    fields: dict[str, tuple[Any, Any]] = {
-        "event shape": (tuple(base.event_shape), tuple(reward.event_shape)),
-        "layout": (layout_of(base), reward.layout),
-        "normalizer": (normalizer_of(base), reward.normalizer),
-    }
-    for field, (mine, its) in fields.items():
-        if mine is not None and mine != its:
-            raise ValueError(f"models and reward differ in {field}: the models have {mine}, the reward has {its}")
-    if not base.process.same_levels(reward.process):
-        raise ValueError(f"models and reward differ in their noise levels: {base.process} and {reward.process}")
 
 
 def _rewards(

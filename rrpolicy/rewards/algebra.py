@@ -23,6 +23,7 @@ from rrpolicy.common.typing import Array
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of
 
 Term = tuple[float, Any]  # a factor and a `RelativeReward`
 KIND = "rewards"  # of archives of sums and ensembles
@@ -120,6 +121,26 @@ def check_one_space(rewards: Sequence[Any]) -> None:
             raise ValueError(f"rewards differ in their noise levels: {first.process} and {other.process}")
         if not torch.equal(first.pinned.cpu(), other.pinned.cpu()):
             raise ValueError("rewards differ in their pinned entries")
+
+
+def check_space(model: ScoreModel, reward: RewardAlgebra, name: str) -> None:
+    """
+    Check that a reward is over the events of a model.
+
+    :param name: of the model, for the error
+    :raises ValueError: naming the field that differs and both values
+    """
+    pairs: list[tuple[str, Any, Any]] = [
+        ("event shape", tuple(model.event_shape), tuple(reward.event_shape)),
+        ("n_diffusion_steps", model.process.n_diffusion_steps, reward.process.n_diffusion_steps),
+        ("layout", layout_of(model), reward.layout),
+        ("normalizer", normalizer_of(model), reward.normalizer),
+    ]
+    if not model.process.same_levels(reward.process):
+        pairs.insert(2, ("schedule", model.process.schedule, reward.process.schedule))
+    for field, mine, other in pairs:
+        if mine != other:
+            raise ValueError(f"{name} and reward differ in {field}: the {name} has {mine}, the reward has {other}")
 
 
 class CompositeReward(RewardAlgebra, nn.Module):

@@ -7,7 +7,7 @@ base would. In the base's data actions are the base's, so the mean is a regressi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.rewards.protocol import StepReward, check_step_reward
-from rrpolicy.rewards.wrappers import scored_in_chunks
+from rrpolicy.rewards.wrappers import scores_of
 
 HELD_OUT = 0.1  # of the episodes, at which the baseline is measured
 
@@ -78,17 +78,16 @@ class CentredReward:
         learned, held_out = dataset.split(HELD_OUT, seed)
         centre, scale = learned.observations.mean(axis=0), learned.observations.std(axis=0)
         scale = np.where(scale > 0, scale, 1.0)
-        rho = _rho(reward, learned)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = _mlp(layout.observation_dim, whole("width", width, 1))
         centred = cls(reward, network, centre, scale, float("nan"))
-        _regress(network, centred._inputs(learned.observations), rho, steps, size, rate, seed)
-        wanted = _rho(reward, held_out)
+        _regress(network, centred._inputs(learned.observations), scores_of(learned, reward), steps, size, rate, seed)
+        wanted = scores_of(held_out, reward)
         spread = float(wanted.var())
         errors = wanted - centred.mean_over_base(held_out.observations)
         explained = 1 - float(np.mean(errors**2)) / spread if spread > 0 else float("nan")
-        return cls(reward, network, centre, scale, explained)
+        return replace(centred, explained=explained)
 
     @property
     def layout(self) -> TrajectoryLayout | None:
@@ -112,10 +111,6 @@ class CentredReward:
 
     def _inputs(self, observations: Array) -> Tensor:
         return torch.as_tensor((observations - self.centre) / self.scale, dtype=torch.float32)
-
-
-def _rho(reward: StepReward, dataset: TrajectoryDataset) -> Array:
-    return np.concatenate(list(scored_in_chunks(reward, dataset.observations, dataset.actions)))
 
 
 def _mlp(n_inputs: int, width: int) -> nn.Sequential:

@@ -256,11 +256,15 @@ def scored_in_chunks(reward: StepReward, observations: Array, actions: Array | N
         yield reward.predict(observations[part], None if actions is None else actions[part])
 
 
+def scores_of(dataset: TrajectoryDataset, reward: StepReward) -> Array:
+    """ρ (N,) of each row of a dataset, nats."""
+    return np.concatenate(list(scored_in_chunks(reward, dataset.observations, dataset.actions)))
+
+
 def relabel(dataset: TrajectoryDataset, reward: StepReward) -> TrajectoryDataset:
     """
     The same transitions with ρ of each row as their rewards.
 
     :raises ValueError: when dataset and reward do not fit
     """
-    values = np.concatenate(list(scored_in_chunks(reward, dataset.observations, dataset.actions)))
-    return dataset.with_rewards(values)
+    return dataset.with_rewards(scores_of(dataset, reward))

@@ -33,7 +33,7 @@ from rrpolicy.data.report import check_actions
 from rrpolicy.data.transitions import Transitions, terminals, transitions
 from rrpolicy.evaluation import evaluate
 from rrpolicy.rewards.protocol import StepReward
-from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform, relabel
+from rrpolicy.rewards.wrappers import RelativeRewardVecEnv, Transform, scores_of
 from rrpolicy.rl.policies import MeanAction
 
 SATURATED = 0.999  # actions nearer to their bounds are cloned as this: a squashed Gaussian cannot reach 1
@@ -213,8 +213,7 @@ def rho_of(reward: StepReward, dataset: TrajectoryDataset) -> Array:
         raise ValueError(
             f"reward must score states and actions with a step head, it has {heads} and layout {reward.layout}"
         )
-    relabelled = relabel(dataset, reward).rewards
-    return np.zeros(0, np.float32) if relabelled is None else relabelled
+    return scores_of(dataset, reward)
 
 
 def _make_reward_env(

@@ -25,13 +25,28 @@ from rrpolicy.evaluation.plots import (
 from rrpolicy.experiments.maze2d.artifacts import Curves, curve_path, map_path, read_curves, read_map
 from rrpolicy.experiments.maze2d.report import NEAR, OWN
 from rrpolicy.experiments.maze2d.spec import AGENTS, MAZES, MazeUnit, goal_text
-from rrpolicy.experiments.report import draw_interval, interval_of, light, name_rows, plain, save_figure, values_of
+from rrpolicy.experiments.report import (
+    by_role,
+    draw_interval,
+    interval_of,
+    light,
+    name_rows,
+    plain,
+    save_figure,
+    values_of,
+)
 from rrpolicy.experiments.results import UNIT_DONE, Result
 from rrpolicy.rewards.maps import RewardMap
 
 HEAT_MAPS, STEERING, ORDER, RETRAINING = "heat_maps.png", "steering.png", "order.png", "retraining.png"
-ORDERS = ("euclidean", "occupancy", "reward")
-_COLOURS = {**COLOURS, "reward": COLOURS["steered"], "euclidean": COLOURS["base"], "occupancy": OTHERS[0]}
+ORDERS = ("euclidean", "occupancy", "reward", "reward-far")
+_COLOURS = {
+    **COLOURS,
+    "reward": COLOURS["steered"],
+    "euclidean": COLOURS["base"],
+    "occupancy": OTHERS[0],
+    "reward-far": OTHERS[1],
+}
 _TRAINED = {"reward": ("trained on ρ", COLOURS["steered"]), "true": ("trained on the true reward", COLOURS["expert"])}
 _LABELS = {
     "success_rate": "success rate",
@@ -46,7 +61,8 @@ def draw(results: Sequence[Result], out: Path, seed: int | None = None) -> list[
     """
     Draw what the results allow.
 
-    :param results: as ``read_csv`` gives them; ablations and other methods are not drawn
+    :param results: as ``read_csv`` gives them; ablations and other methods are not drawn, and where seeds report, those
+        that were seen while recipes changed are on the sheet of heat maps alone
     :param out: the CSV; figures go into the folder of its name beside it, where the maps and curves are
     :param seed: of the sheet of heat maps; None for the lowest there is
     :return: the files
@@ -57,12 +73,13 @@ def draw(results: Sequence[Result], out: Path, seed: int | None = None) -> list[
     if found:
         chosen = min(one.seed for one in found) if seed is None else seed
         written.append(save_figure(heat_maps(main, out, chosen), folder / HEAT_MAPS))
+    reported = by_role(main, "maze2d")[0] if main else []
     for name, metrics, agents in (
         (STEERING, ("success_rate", "return"), AGENTS),
         (ORDER, ("spearman_path", "topology_pairs_rate", "detour_pairs_rate"), ORDERS),
     ):
-        if any(one.metric in metrics for one in main):
-            written.append(save_figure(comparison(main, metrics, agents), folder / name))
+        if any(one.metric in metrics for one in reported):
+            written.append(save_figure(comparison(reported, metrics, agents), folder / name))
     trained = [one for one in results if one.variant == "training" and one.case]
     if trained:
         written.append(save_figure(retraining(trained, folder / "curves"), folder / RETRAINING))
