@@ -290,7 +290,8 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
         assert {agent for agent, metric in rows if metric == "return"} == {"base", "expert", *names}
         assert rows["base", "return"] == pytest.approx(values(done)["base", "return"], rel=1e-4)  # the same episodes
         for name in names:
-            assert (name, "cpu_seconds") in rows and (f"{name}-base", "normalized_score") in rows
+            took_time = rows[name, "cpu_seconds"] > 0 or variant == "offline-rl"  # whose stand-in may take none
+            assert took_time and (f"{name}-base", "normalized_score") in rows
     looks = {metric for agent, metric in values(done, "finetune") if agent == "SAC-reward" and "@" in metric}
     assert looks == {f"normalized_score@{steps}" for steps in (0, 4, 6)}
     kept = done / "work" / NOISY.name
