@@ -18,7 +18,7 @@ from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, RelativeReward
 from rrpolicy.common.archive import read_archive
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.sampling import sample_model
-from rrpolicy.rewards.guidance import guided
+from rrpolicy.rewards.guidance import GradientAt, guided
 
 OBSERVATIONS = DATASET.observations[::17][:6]
 
@@ -281,13 +281,15 @@ def test_sb3_evaluate_runs_unmodified() -> None:
     assert lengths == [10, 10] and len(returns) == 2
 
 
+@pytest.mark.parametrize("gradient_at", ["noised", "clean"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_loaded_planner_acts_alike(kind: str, tmp_path: Path) -> None:
+def test_a_loaded_planner_acts_alike(kind: str, gradient_at: GradientAt, tmp_path: Path) -> None:
     agent = agent_of_kind(kind)
-    planner = GuidedPlanner(agent, make_reward(agent), scale=1.5, n_candidates=2, n_sampling_steps=2, max_shift=0.2)
+    options: dict[str, Any] = {"scale": 1.5, "n_candidates": 2, "n_sampling_steps": 2, "max_shift": 0.2}
+    planner = GuidedPlanner(agent, make_reward(agent), gradient_at=gradient_at, **options)
     planner.save(tmp_path / "planner", card={"note": "tiny"})
     loaded = GuidedPlanner.load(tmp_path / "planner")
-    for name in ("scale", "n_candidates", "max_shift", "planning"):
+    for name in ("scale", "n_candidates", "max_shift", "gradient_at", "planning"):
         assert getattr(loaded, name) == getattr(planner, name)
     np.testing.assert_array_equal(
         loaded.predict(OBSERVATIONS, deterministic=True)[0], planner.predict(OBSERVATIONS, deterministic=True)[0]

@@ -132,6 +132,21 @@ def test_guidance_subtracts_the_scaled_gradient(reward: RelativeReward) -> None:
     assert float(shift.abs().max()) == pytest.approx(0.1, rel=1e-2)
 
 
+def test_the_gradient_at_the_clean_estimate_moves_it_as_q_guided_flow_does(reward: RelativeReward) -> None:
+    x_t, t = torch.randn(4, 8, 6), torch.tensor([0, 3, 5, 9])
+    process = AGENT.process
+    clean = process.x0_from_eps(x_t, t, AGENT.eps(x_t, t))
+    gradient = reward.gradient(clean, torch.zeros_like(t))
+    steered = guided(AGENT.eps, reward, process, 0.5, gradient_at="clean")(x_t, t)
+    # a flow is at (1 - w) noise + w data, and its clean estimate moves by (1 - w) scale ∇ρ
+    one_minus_w = (process.sigma(t) / (process.alpha(t) + process.sigma(t)))[:, None, None]
+    moved = process.x0_from_eps(x_t, t, steered) - clean
+    torch.testing.assert_close(moved, 0.5 * one_minus_w * gradient, rtol=1e-3, atol=1e-4)
+    for given in ("", "x0"):
+        with pytest.raises(ValueError, match=f"gradient_at is '{given}', it must be 'noised' or 'clean'"):
+            guided(AGENT.eps, reward, process, 1.0, gradient_at=given)  # type: ignore[arg-type]
+
+
 def test_tensors_of_wrong_shape_are_refused(reward: RelativeReward) -> None:
     with pytest.raises(ValueError, match=r"x_t has shape \(2, 7, 6\), wanted \(B, 8, 6\)"):
         reward(torch.zeros(2, 7, 6), torch.zeros(2, dtype=torch.int64))

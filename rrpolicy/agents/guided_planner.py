@@ -30,7 +30,7 @@ from rrpolicy.diffusion.score_model import Denoiser, pinned_on
 from rrpolicy.export.compiled import digest_of
 from rrpolicy.rewards.algebra import RewardAlgebra, check_space
 from rrpolicy.rewards.ensemble import with_max_uncertainty
-from rrpolicy.rewards.guidance import guided
+from rrpolicy.rewards.guidance import GradientAt, check_gradient_at, guided
 from rrpolicy.rewards.protocol import RewardFunction, check_reward_function
 from rrpolicy.rewards.relative_reward import RelativeReward
 
@@ -51,6 +51,8 @@ class GuidedPlanner(Published, Planner):
     :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``; None: the base's
     :param warm_start: noise level from which the previous plan is refined; None: the base's
     :param max_uncertainty: nats of disagreement of an `Ensemble` beyond which it steers less, see there; None for none
+    :param gradient_at: ``"noised"`` for ∇ρ(x_t, t); ``"clean"`` for ∇ρ(x̂0, 0) at the base's clean estimate, which suits
+        rewards that know nothing of noised plans (Q-Guided Flow, Peng et al. 2026), see `rewards.guided`
     :raises ValueError: when agent and reward do not share their space, or an option is out of range
     """
 
@@ -69,9 +71,11 @@ class GuidedPlanner(Published, Planner):
         max_shift: float | None = None,
         *,
         max_uncertainty: float | None = None,
+        gradient_at: GradientAt = "noised",
     ) -> None:
         self.scale = float(number("scale", scale, lowest=0))
         self.max_shift: float | None = None if max_shift is None else number("max_shift", max_shift, above=0)
+        self.gradient_at = check_gradient_at(gradient_at)
         reward = with_max_uncertainty(reward, max_uncertainty)
         _check_space(agent, reward)
         self.agent = agent
@@ -134,7 +138,7 @@ class GuidedPlanner(Published, Planner):
         """The steered noise predictor at another scale, or at one (B,) for each plan."""
         own = None if isinstance(self.reward, RewardAlgebra) else pinned_on(self.layout, self.device)
         base = self.agent._denoiser()
-        return guided(base, self.reward, self.process, scale, self.max_shift, self._count_bound, own)
+        return guided(base, self.reward, self.process, scale, self.max_shift, self._count_bound, own, self.gradient_at)
 
     def _count_bound(self, bound: Tensor) -> None:
         self._n_steered += bound.shape[0] * int((~self.layout.pinned).sum())  # pinned entries are never changed
@@ -149,9 +153,14 @@ class GuidedPlanner(Published, Planner):
             return None
         if not isinstance(reward.window_kwargs.get("network", ""), str):
             return None
-        options = {"scale": self.scale, "max_shift": self.max_shift, "planning": self.planning.to_dict()}
+        options = {**self._steering(), "planning": self.planning.to_dict()}
         config = {name: value for name, value in reward.to_config().items() if name != "fit"}  # which nothing acts by
         return digest_of({"agent": agent, "reward": config, **options}, {"reward": reward.state_dict()})
+
+    def _steering(self) -> dict[str, Any]:
+        """The options of guidance that archives and digests hold; the usual place of the gradient is not among them."""
+        clean = {} if self.gradient_at == "noised" else {"gradient_at": self.gradient_at}
+        return {"scale": self.scale, "max_shift": self.max_shift, **clean}
 
     # ------------------------------------------------------------------ persistence
 
@@ -176,8 +185,7 @@ class GuidedPlanner(Published, Planner):
         config = {
             "agent": self.agent._archive_config(),
             "reward": self.reward.to_config(),
-            "scale": self.scale,
-            "max_shift": self.max_shift,
+            **self._steering(),
             "planning": self.planning.to_dict(),
         }
         agent_tensors = {**self.agent._extra_tensors(), "averaged": self.agent.averaged.state_dict()}
@@ -222,7 +230,8 @@ class GuidedPlanner(Published, Planner):
             if env is not None:
                 agent.set_env(env)
             reward = RelativeReward.from_archive(config["reward"], tensors, archive.tensors["reward-weights"], network)
-            planner = cls(agent.to(place), reward.to(place), config["scale"], max_shift=config["max_shift"])
+            steering = {name: config[name] for name in ("scale", "max_shift", "gradient_at") if name in config}
+            planner = cls(agent.to(place), reward.to(place), **steering)
             planner.planning = Planning(**config["planning"])
             planner._check_planning()
         return planner

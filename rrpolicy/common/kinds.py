@@ -106,6 +106,7 @@ class PlannerFields(Fields):
     reward: RewardFields
     scale: NotNegative
     max_shift: Positive | None
+    gradient_at: Literal["noised", "clean"] = "noised"
     planning: PlanningFields
 
 

@@ -278,14 +278,15 @@ def _plan_units(trial: _Trial) -> None:
 
 
 def _guidance_units(agent: Any) -> None:
-    """ε ← ε_base - scale · σ_t · ∇ρ, each entry bounded by ``max_shift``."""
+    """ε ← ε_base - scale · σ_t · ∇ρ, each entry bounded by ``max_shift``, or its form at the clean estimate."""
     if not isinstance(agent, GuidedPlanner):
         return
     x_t = torch.randn(4, *agent.layout.event_shape, generator=torch.Generator().manual_seed(0))
     t = torch.linspace(0, agent.process.n_diffusion_steps - 1, 4).long()
     with torch.no_grad():
         base, pinned = agent.agent._denoiser(), torch.tensor(agent.layout.pinned)
-        wanted = guided(base, agent.reward, agent.process, agent.scale, agent.max_shift, pinned=pinned)(x_t, t)
+        options = {"pinned": pinned, "gradient_at": agent.gradient_at}
+        wanted = guided(base, agent.reward, agent.process, agent.scale, agent.max_shift, **options)(x_t, t)  # type: ignore[arg-type]
         seen = agent._denoiser()(x_t, t)
     demand("units", torch.allclose(seen, wanted, rtol=1e-3, atol=1e-4), "guidance is not ε - scale·σ·∇ρ")
 

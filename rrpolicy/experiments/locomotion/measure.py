@@ -11,6 +11,7 @@ from rrpolicy.experiments.locomotion.artifacts import Demonstrations, RobotStore
 from rrpolicy.experiments.locomotion.measure_distilled import measure_distilled
 from rrpolicy.experiments.locomotion.measure_learning import measure_finetuning, measure_offline
 from rrpolicy.experiments.locomotion.measure_pair import (
+    measure_clean_gradients,
     measure_discriminators,
     measure_pair,
     measure_sweep,
@@ -26,6 +27,7 @@ from rrpolicy.experiments.store import digest
 
 _OTHER_PARTS: Mapping[Part, Callable[[RobotStore, RobotUnit, Log], Recorder]] = {  # than the pair itself
     "sweep": measure_sweep,
+    "clean": measure_clean_gradients,
     "transfer": measure_transfer,
     "discriminators": measure_discriminators,
     "distilled": measure_distilled,

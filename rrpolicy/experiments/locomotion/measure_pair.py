@@ -168,6 +168,14 @@ def measure_discriminators(store: RobotStore, unit: RobotUnit, log: Log = lambda
     return _steered_with(store, unit, store.discriminator(unit)[0], {**options, **free}, Recorder(log))
 
 
+def measure_clean_gradients(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
+    """The base steered by ∇ρ at its clean estimate, as Q-Guided Flow takes it, at several scales, beside the usual."""
+    options: dict[str, dict[str, Any]] = {
+        f"clean-{scale:g}": {"scale": scale, "gradient_at": "clean"} for scale in (0.3, 1.0, 3.0)
+    }
+    return _steered_with(store, unit, store.reward(unit)[0], {**options, "steered": {}}, Recorder(log))
+
+
 def _steered_with(
     store: RobotStore,
     unit: RobotUnit,

@@ -110,7 +110,7 @@ def select(
 
 # ---------------------------------------------------------------------- variants
 
-Part = Literal["pair", "sweep", "transfer", "discriminators", "distilled", "use", "finetuning", "offline"]
+Part = Literal["pair", "sweep", "clean", "transfer", "discriminators", "distilled", "use", "finetuning", "offline"]
 AGENTS = ("base", "discriminator", "offline", "steered", "exact", "expert", "cloning", "demonstrator")
 _FEW = ("base", "steered", "expert")
 
@@ -144,6 +144,7 @@ VARIANTS: Mapping[str, RobotVariant] = {
         RobotVariant(
             "sweep", "the same ρ at other scales, denoising steps, chunks of actions and best-of-N", part="sweep"
         ),
+        RobotVariant("clean-gradients", "∇ρ at the clean estimate, as Q-Guided Flow takes it", part="clean"),
         RobotVariant("transfer", "the same ρ steers other bases: seed, early checkpoint, other data", part="transfer"),
         RobotVariant("discriminators", "the baseline at other scales, with and without a bound", part="discriminators"),
         RobotVariant(
