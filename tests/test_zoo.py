@@ -5,17 +5,22 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers.recipes import ENV_ID, GOAL, RECIPE, build_zoo
 from helpers.stand_in_hub import stand_in
+from typer.testing import CliRunner
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, experiments, zoo
+from rrpolicy.cli import app
 from rrpolicy.experiments import Task
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
 from rrpolicy.experiments.zoo_build import MazeZooBuild
+from rrpolicy.experiments.zoo_students import StudentZooBuild
+from rrpolicy.rl import Sb3Agent, Visits
 from rrpolicy.testing import check_agent, check_reward
 
 BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert-3-1", "reward-3-1"))
@@ -233,6 +238,36 @@ def test_a_build_with_a_bad_goal_builds_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"goal \(2, 2\) lies in a wall"):
         MazeZooBuild(Task.create(ENV_ID), [GOAL, (2.0, 2.0)], RECIPE, folder=tmp_path).run()
     assert not list(tmp_path.iterdir())
+
+
+def test_students_are_built_beside_what_is_there(built: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(built, tmp_path / "zoo")
+    before = {path: path.read_bytes() for path in (folder / "agents").rglob("*.*")}
+    small: dict[str, Any] = {"visits": Visits(2, 4, 4), "n_rounds": 1, "n_episodes": 2, "fast": False}
+    given: dict[str, Any] = {"tasks": [Task.create(ENV_ID, goal=GOAL)], "recipe": RECIPE, "seed": 1, "folder": folder}
+    said: list[str] = []
+    build = StudentZooBuild(**given, **small, total_timesteps=4, log=said.append)
+    (card,) = build.run()
+    assert card["name"] == f"{ENV_ID}/student-3-1" and card["goal"] == list(GOAL) and card["bytes"] < 2e6
+    assert card["teacher"] == f"{ENV_ID}/base steered by {ENV_ID}/reward-3-1 at scale 1"
+    assert {(row["agent"], row["n"]) for row in card["results"]} == {("agent", 2), ("steered-1", 2)}
+    student = zoo.load(folder / "agents" / ENV_ID / "student-3-1")
+    assert isinstance(student, Sb3Agent) and student.predict(np.zeros(4))[0].shape == (2,)
+    assert card["name"] in (folder / "README.md").read_text()
+    assert build.run() == [card] and "there already" in said[-1]
+    assert {path: path.read_bytes() for path in before} == before
+    StudentZooBuild(**given, **small, total_timesteps=5, log=said.append).run()  # another student
+    assert "building" in [line for line in said if "student-3-1" in line][-1]
+
+
+def test_students_need_a_reward(built: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(built, tmp_path / "zoo")
+    build = StudentZooBuild(tasks=[Task.create(ENV_ID, goal=(1, 1))], recipe=RECIPE, seed=1, folder=folder)
+    with pytest.raises(FileNotFoundError, match=r"reward-1-1.*no such archive"):
+        build.run()
+    assert not (folder / "agents" / ENV_ID / "student-1-1").exists()
+    result = CliRunner().invoke(app, ["zoo", "distill", ENV_ID])
+    assert result.exit_code == 2 and "--goals" in result.output
 
 
 # ---------------------------------------------------------------------- what is shipped

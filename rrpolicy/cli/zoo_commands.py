@@ -21,6 +21,7 @@ from rrpolicy.experiments.locomotion import Demonstrations
 from rrpolicy.experiments.locomotion.spec import of_case
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
 from rrpolicy.experiments.zoo_build import SEED, ImageZooBuild, MazeZooBuild, RobotZooBuild, image_unit, robot_unit
+from rrpolicy.experiments.zoo_students import StudentZooBuild
 from rrpolicy.rewards.fit_report import FitReport
 
 IMAGES_RECIPE = "fashion_mnist"
@@ -32,6 +33,17 @@ HEADLINES = (  # of an entry in the list: agent, metric, form
     ("rho", "auroc", "AUROC {:.3f}"),
     ("judge", "accuracy", "accuracy {:.3f}"),
 )
+Goals = Annotated[
+    Any, typer.Option("--goals", parser=options.parse_cells, metavar="R,C;R,C", help="Maze: one entry for each.")
+]
+Date = Annotated[
+    str | None, typer.Option("--date", callback=options.iso_date, help="Of the cards, YYYY-MM-DD; default: today.")
+]
+OtherFolder = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", callback=options.folder_for_results, help="Another folder than the zoo's."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Build again what is there.")]
 zoo_app = typer.Typer(help="Pretrained agents, image models and rewards.", **options.SETTINGS)
 
 
@@ -149,9 +161,7 @@ def pull(
 @zoo_app.command("build")
 def build(
     env: Annotated[str, typer.Argument(metavar="ENV", help=f"Environment id, or {FASHION_MNIST}.")],
-    goals: Annotated[
-        Any, typer.Option("--goals", parser=options.parse_cells, metavar="R,C;R,C", help="Maze: one expert for each.")
-    ] = None,
+    goals: Goals = None,
     case: Annotated[
         str | None,
         typer.Option("--case", metavar="NAME", help="Robot: which data of its recipe; default: the first."),
@@ -174,20 +184,12 @@ def build(
         ),
     ] = None,
     seed: options.Seed = SEED,
-    date: Annotated[
-        str | None,
-        typer.Option("--date", callback=options.iso_date, help="Of the cards, YYYY-MM-DD; default: today."),
-    ] = None,
+    date: Date = None,
     n_episodes: Annotated[
         int | None, typer.Option("--n-episodes", min=1, help="For each number; of image models: samples.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", callback=options.folder_for_results, help="Another folder than the zoo's."
-        ),
-    ] = None,
+    force: Force = False,
+    out: OtherFolder = None,
     progress: options.Progress = True,
     recipe: options.RecipeFile = None,
     device: options.Device = "auto",
@@ -226,3 +228,42 @@ def build(
     work = work or Path("runs/locomotion")
     demonstrations = Demonstrations(data or work / "data", agents)
     RobotZooBuild(unit, of_case(values, unit.case), work, demonstrations, **given).run(force)
+
+
+@zoo_app.command("distill")
+def distill(
+    env: Annotated[
+        str, typer.Argument(metavar="ENV", help="Environment id, of which the zoo has a base and a reward.")
+    ],
+    goals: Goals = None,
+    case: Annotated[
+        str | None,
+        typer.Option("--case", metavar="NAME", help="Robot: the kind of data that the entries were made of."),
+    ] = None,
+    seed: options.Seed = SEED,
+    date: Date = None,
+    n_episodes: Annotated[int | None, typer.Option("--n-episodes", min=1, help="For each number.")] = None,
+    force: Force = False,
+    out: OtherFolder = None,
+    recipe: options.RecipeFile = None,
+) -> None:
+    """
+    Distill the steered base of an environment into a policy without planning, and store it as the entry student.
+
+    Base and reward are those of the zoo; planner and student are measured in the same episodes. Needs the extra fast.
+
+    \b
+    Examples:
+      rrpolicy zoo distill Hopper-v5 --n-episodes 64 --seed 13
+      rrpolicy zoo distill PointMaze_UMaze-v3 --goals "3,1" --seed 13
+    """
+    task = Task.create(env)
+    values = recipe_for(task, recipe)
+    if task.is_maze and not goals:
+        raise typer.BadParameter("is needed in a maze", param_hint="--goals")
+    if not task.is_maze:
+        values = of_case(values, case or robot_unit(task.env_id, values).case)
+    tasks = [task.with_goal(goal) for goal in goals or [None]]
+    given: dict[str, Any] = {"date": date, "folder": out, "n_episodes": n_episodes}
+    given = {name: value for name, value in given.items() if value is not None}
+    StudentZooBuild(tasks=tasks, recipe=values, seed=seed, log=echo, **given).run(force)

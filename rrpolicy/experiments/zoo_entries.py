@@ -1,6 +1,6 @@
-"""Entries that a build writes into the zoo: for each an archive in half precision and, written last, its card.
+"""Entries that a build writes into the zoo: for each an archive, in half precision but for policies, and its card.
 
-An entry with a card is finished, so a build that was stopped goes on with what has none.
+The card is written last. An entry with a card is finished, so a build that was stopped goes on with what has none.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from rrpolicy.images.classifier import ImageClassifier
 from rrpolicy.images.reward import ImageReward
 from rrpolicy.images.training import ImageDiffusion
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rl.policies import POLICY_KIND, Policy, Sb3Agent, load_policy, save_policy
 
-Made = DiffusionAgent | RelativeReward | ImageDiffusion | ImageReward | ImageClassifier
+Made = DiffusionAgent | RelativeReward | ImageDiffusion | ImageReward | ImageClassifier | Sb3Agent
 Shipped = TypeVar("Shipped", DiffusionAgent, RelativeReward, ImageDiffusion, ImageReward, ImageClassifier)
 
 
@@ -86,6 +87,10 @@ class Entries:
         """A reward as it is shipped."""
         return self.shipped(RelativeReward, name)
 
+    def policy(self, name: str) -> Policy:
+        """A policy without planning as it is shipped."""
+        return load_policy(self.place(name) / f"{POLICY_KIND}.zip")
+
     def shipped(self, kind: type[Shipped], name: str) -> Shipped:
         """Anything as it is shipped."""
         return kind.load(self.place(name) / f"{kind.kind}.zip")
@@ -104,7 +109,7 @@ class Entries:
         """
         card = {
             "name": f"{self.group}/{name}",
-            "kind": made.kind,
+            "kind": _kind(made),
             **({"environment": None} if task is None else task.to_card()),
             "results": flat_rows(rows),
             "date": self.date,
@@ -121,12 +126,18 @@ class Entries:
         return {"seed": self.seed, "recipe_sha256": recipe_digest(self.recipe), **self.facts}
 
     def _save(self, made: Made, name: str, card: Mapping[str, Any]) -> Path:
-        path = self.place(name) / f"{made.kind}.zip"
-        if isinstance(made, Learner):
+        path = self.place(name) / f"{_kind(made)}.zip"
+        if isinstance(made, Sb3Agent):
+            save_policy(made, path, card)
+        elif isinstance(made, Learner):
             made.save(path, resumable=False, half=True, card=card)
         else:
             made.save(path, half=True, card=card)
         return path
+
+
+def _kind(made: Made) -> str:
+    return POLICY_KIND if isinstance(made, Sb3Agent) else made.kind
 
 
 def recipe_digest(recipe: Recipe) -> str:
