@@ -7,6 +7,7 @@ from rrpolicy.rl.dagger import Visits
 from rrpolicy.rl.distill import Distillation
 from rrpolicy.rl.distill_plans import PlanDistillation
 from rrpolicy.rl.finetune import FinetuneSettings, SquashedReward
+from rrpolicy.rl.iq_learn import InverseQSettings, train_inverse_q
 from rrpolicy.rl.on_reward import Settings, evaluate_trained, make_reward_env, train_on_reward
 from rrpolicy.rl.policies import ActionRepeat, MeanAction, Sb3Agent, load_policy, save_policy
 from rrpolicy.rl.replay import ReplayTraining
@@ -19,6 +20,7 @@ __all__ = [
     "Demonstrations",
     "Distillation",
     "FinetuneSettings",
+    "InverseQSettings",
     "MeanAction",
     "ObservationStatistics",
     "OfflineSettings",
@@ -39,6 +41,7 @@ __all__ = [
     "make_reward_env",
     "read_statistics",
     "save_policy",
+    "train_inverse_q",
     "train_offline",
     "train_on_reward",
     "train_peer",

@@ -1,7 +1,8 @@
 """AIRL and GAIL of the `imitation` library, which learn a reward from demonstrations by acting, in the maze.
 
 Demonstrations are resampled to their decisions, each action held for some steps; training runs in the vectorised
-simulator (Fu, Luo, Levine 2018; Ho, Ermon 2016). `imitation` is optional and imported only where they are built.
+simulator (Fu, Luo, Levine 2018; Ho, Ermon 2016). DIFO (Huang et al. 2024) is GAIL with a diffusion model for its
+discriminator. `imitation` is optional and imported only where they are built.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -23,6 +25,7 @@ from rrpolicy.common.typing import Array, Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs.vec_point_maze import PointMazeVecEnv
+from rrpolicy.rl.diffusion_discriminator import DiffusionDiscriminator
 from rrpolicy.rl.on_reward import SETTINGS
 from rrpolicy.rl.policies import ACTION_REPEAT, ActionRepeat
 
@@ -37,23 +40,26 @@ class PeerSettings:
     Numbers with which AIRL and GAIL are trained, chosen for the best map and policy on UMaze and Medium with a seed
     that is not reported.
 
-    :param total_timesteps: decisions, rounded down to whole rounds of the generator
+    :param total_timesteps: decisions, rounded down to whole rounds of the generator; None: 150 rounds, of DIFO 60
     :param generator: for PPO, over ``SETTINGS["PPO"]``
     :param net_arch: hidden widths of the reward and, with AIRL, of the potential
     :param batch_size: expert decisions in a batch of the discriminator, beside as many of the generator
     :param n_updates: batches after each round
     :param learning_rate: Adam's
+    :param denoising: of DIFO, weight of the denoising loss beside that of its discriminator
     """
 
-    total_timesteps: int = 150 * 128 * 32
+    total_timesteps: int | None = None
     generator: Mapping[str, Any] = field(default_factory=lambda: {"ent_coef": 0.03, "target_kl": 0.02})
     net_arch: tuple[int, ...] = (64, 64)
     batch_size: int = 1024
     n_updates: int = 8
     learning_rate: float = 1e-3
+    denoising: float = 1.0
 
 
-PEERS = ("airl", "gail")
+N_ROUNDS = {"airl": 150, "gail": 150, "difo": 60}  # unless settings say otherwise; a round of DIFO costs most
+PEERS = tuple(N_ROUNDS)
 PEER_SETTINGS = PeerSettings()
 
 
@@ -80,7 +86,7 @@ class RewardNet(Protocol):
 @dataclass(frozen=True)
 class Peer:
     """
-    The result of AIRL or GAIL.
+    The result of learning from demonstrations by acting: AIRL, GAIL, DIFO or IQ-Learn.
 
     :param reward: the learned reward
     :param agent: the policy
@@ -104,7 +110,7 @@ def train_peer(
     """
     Learn a reward and a policy from demonstrations and own episodes, which are as long as the longest demonstration.
 
-    :param name: ``"airl"`` or ``"gail"``
+    :param name: ``"airl"``, ``"gail"`` or ``"difo"``
     :param dataset: the expert's, of PointMaze
     :param maze: the maze, or whatever :meth:`MazeGeometry.parse` reads
     :param goal: (row, column) in cells: only the starts of episodes depend on it
@@ -122,10 +128,10 @@ def train_peer(
     venv = PointMazeVecEnv(maze, goal, n_envs, n_decisions * ACTION_REPEAT, ACTION_REPEAT)
     arguments = {**SETTINGS["PPO"].arguments, **settings.generator}
     model = PPO("MlpPolicy", venv, device="cpu", seed=seed, **arguments)
-    n_rounds = settings.total_timesteps // (n_envs * model.n_steps)
+    one, total = n_envs * model.n_steps, settings.total_timesteps
+    n_rounds = N_ROUNDS[name] if total is None else total // one
     if n_rounds < 1:
-        one = n_envs * model.n_steps
-        raise ValueError(f"total_timesteps is {settings.total_timesteps}, it must be at least {one}, one round")
+        raise ValueError(f"total_timesteps is {total}, it must be at least {one}, one round")
     with tempfile.TemporaryDirectory() as folder:  # its logger insists on one
         trainer, net = _build(name, settings, venv, model, demonstrations, folder)
         for _ in trange(n_rounds, unit="round", leave=False, disable=not progress_bar):
@@ -228,8 +234,11 @@ def _build(
         from imitation.util.logger import HierarchicalLogger
     except ImportError as error:
         raise ValueError(f"{INSTALL} ({error})") from error
-    reward, net = _networks(name, list(settings.net_arch), venv, model.gamma)
-    trainer = (AIRL if name == "airl" else GAIL)(
+    widths = list(settings.net_arch)
+    reward, net = (_moves_network if name == "difo" else partial(_networks, name))(widths, venv, model.gamma)
+
+    made: Any = {"airl": AIRL, "gail": GAIL, "difo": partial(_difo, GAIL, settings)}[name]
+    trainer = made(
         demonstrations=demonstrations,
         demo_batch_size=settings.batch_size,
         venv=venv,
@@ -241,8 +250,25 @@ def _build(
     return trainer, reward
 
 
+def _difo(gail: Any, settings: PeerSettings, **arguments: Any) -> Trainer:
+    """GAIL whose discriminator stays a denoiser of demonstrations."""
+    net, shown = arguments["reward_net"], iter(arguments["demonstrations"])
+    optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate)
+
+    class Difo(gail):
+        def train_disc(self, **given: Any) -> Any:
+            seen = next(shown)
+            loss = settings.denoising * net.denoising_loss(*(torch.as_tensor(seen[key]) for key in ("obs", "next_obs")))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return super().train_disc(**given)
+
+    return Difo(**arguments)
+
+
 def _networks(name: str, widths: list[int], venv: PointMazeVecEnv, discount: float) -> tuple[Any, Any]:
-    """A reward of the position, as ours is, and what the discriminator is made of: with AIRL a potential is added."""
+    """A reward of positions, as ours is, and what the discriminator is made of: with AIRL a potential is added."""
     from imitation.rewards.reward_nets import BasicPotentialMLP, BasicRewardNet, ShapedRewardNet
     from imitation.util.networks import RunningNorm
 
@@ -263,3 +289,29 @@ def _networks(name: str, widths: list[int], venv: PointMazeVecEnv, discount: flo
         return reward, reward
     potential = BasicPotentialMLP(venv.observation_space, hid_sizes=widths, **normalized)
     return reward, EndlessRewardNet(reward, potential, discount)
+
+
+def _moves_network(widths: list[int], venv: PointMazeVecEnv, discount: float) -> tuple[Any, Any]:
+    """The log odds of a position and the move to the next one, which are reward and discriminator at once."""
+    from imitation.rewards.reward_nets import RewardNet
+    from imitation.util.networks import RunningNorm
+
+    class MovesRewardNet(RewardNet):
+        """Log odds of a position and the move to the next one."""
+
+        def __init__(self) -> None:
+            super().__init__(venv.observation_space, venv.action_space, normalize_images=False)
+            self.norm, self.discriminator = RunningNorm(4), DiffusionDiscriminator(4, width=widths[0])
+
+        def forward(self, state: Tensor, action: Tensor, next_state: Tensor, done: Tensor) -> Tensor:
+            return self.discriminator(self.moves(state, next_state))
+
+        def moves(self, state: Tensor, next_state: Tensor) -> Tensor:
+            here, there = state[:, :2].float(), next_state[:, :2].float()
+            return self.norm(torch.cat([here, there - here], dim=1))
+
+        def denoising_loss(self, state: Tensor, next_state: Tensor) -> Tensor:
+            return self.discriminator.denoising_loss(self.moves(state, next_state))
+
+    net = MovesRewardNet()
+    return net, net

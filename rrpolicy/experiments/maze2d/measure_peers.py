@@ -1,4 +1,4 @@
-"""Other methods on the same expert data and environment: AIRL and GAIL of `imitation`, and behaviour cloning.
+"""Other methods on the same expert data and environment: AIRL, GAIL and DIFO by `imitation`, IQ-Learn, and cloning.
 
 Their rewards are measured as ours are and their policies run in the real environment; what they took to learn, in
 CPU-seconds and environment steps, stands beside.
@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 from rrpolicy.common.typing import Predictor
+from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.evaluation import evaluate
 from rrpolicy.experiments.maze2d.artifacts import MazeStore
 from rrpolicy.experiments.maze2d.measure_reward import epic_rows, order_rows, recovery_rows
@@ -22,15 +23,16 @@ from rrpolicy.experiments.scoring import Scoring, environments, n_episodes
 from rrpolicy.rewards.epic import Coverage
 from rrpolicy.rewards.maps import reward_map
 from rrpolicy.rewards.maze_metrics import cell_rewards
-from rrpolicy.rl.adversarial import PEERS, Peer, train_peer
+from rrpolicy.rl.adversarial import Peer, train_peer
 from rrpolicy.rl.cloning import clone_behaviour
+from rrpolicy.rl.iq_learn import train_inverse_q
 
-CLONING = "cloning"
+CLONING, INVERSE_Q = "cloning", "iq-learn"
 
 
 def measure_peers(store: MazeStore, unit: MazeUnit, log: Log = lambda text: None) -> Recorder:
     """
-    Train every peer on the expert's data of a pair, score its reward and run its policy, deterministic.
+    Train the variant's methods on the expert's data of a pair, score their rewards and run their policies.
 
     :param store: collects the data
     :param unit: a pair
@@ -41,22 +43,27 @@ def measure_peers(store: MazeStore, unit: MazeUnit, log: Log = lambda text: None
     recorder.start("data")
     base_data, data = store.data(MazeUnit(unit.maze, unit.seed))[0], store.data(unit)[0]
     agents: dict[str, Predictor] = {}
-    for name in PEERS:
+    for name in store.variant.agents:
         recorder.start(f"training {name}")
         started = time.process_time()
-        peer = train_peer(name, data, unit.task.maze, unit.goal, seed=unit.seed)
+        if name == CLONING:
+            agents[name] = clone_behaviour(data, seed=unit.seed)
+            _add_cost(recorder, name, time.process_time() - started, 0)
+            continue
+        peer = _trained(name, data, unit)
         _add_cost(recorder, name, time.process_time() - started, peer.environment_steps)
         recorder.start(f"scoring the reward of {name}")
         coverage = Coverage.from_dataset(base_data, Scoring.of(store.recipe).n_coverage, unit.seed)
         _add_reward(recorder, store, name, peer, unit, coverage)
         agents[name] = peer.agent
-    recorder.start(f"training {CLONING}")
-    started = time.process_time()
-    agents[CLONING] = clone_behaviour(data, seed=unit.seed)
-    _add_cost(recorder, CLONING, time.process_time() - started, 0)
     _run(recorder, store, agents, unit)
     recorder.done()
     return recorder
+
+
+def _trained(name: str, data: TrajectoryDataset, unit: MazeUnit) -> Peer:
+    where = (data, unit.task.maze, unit.goal)
+    return train_inverse_q(*where, seed=unit.seed) if name == INVERSE_Q else train_peer(name, *where, seed=unit.seed)
 
 
 def _add_cost(recorder: Recorder, name: str, seconds: float, environment_steps: int) -> None:

@@ -13,7 +13,12 @@ from rrpolicy.experiments.results import Result
 
 OWN, NEAR = ("reward", "goal_own_cell"), ("reward", "goal_within_one_cell")
 TRAINING = ("expert", "reward")  # whose time counts for each goal
-OTHER_PARTS = ("plans", "training", "peers")  # variants with other rows than the experiment: tables of their own
+OTHER_PARTS = (
+    "plans",
+    "training",
+    "peers",
+    "score-peers",
+)  # variants with other rows than the experiment: tables of their own
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -27,7 +32,7 @@ def summary(results: Sequence[Result]) -> str:
     for one in results:
         by_variant.setdefault(one.variant, []).append(one)
     main = by_variant.pop("", [])
-    planned, trained, others = (by_variant.pop(name, []) for name in OTHER_PARTS)
+    planned, trained, *others = (by_variant.pop(name, []) for name in OTHER_PARTS)
     # a variant is compared with the experiment on the units that it has
     pairs = []
     for variant, own in by_variant.items():
@@ -38,7 +43,7 @@ def summary(results: Sequence[Result]) -> str:
         table("variant", [pair for pair in pairs if pair[1]]) if pairs else "",
         plans_table(planned),
         training_table(trained),
-        peers_table(others, main),
+        *(peers_table(peers, main) for peers in others),
     ]
     return "\n".join(text for text in tables if text)
 
@@ -180,7 +185,7 @@ def peers_table(results: Sequence[Result], main: Sequence[Result]) -> str:
     """
     Other methods beside ours on the same units.
 
-    :param results: of the variant ``peers``
+    :param results: of the variant ``peers`` or ``score-peers``
     :param main: of the experiment itself
     :return: Markdown with a row for each maze and method; empty when there are no peers
     """

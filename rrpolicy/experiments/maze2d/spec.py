@@ -140,7 +140,7 @@ class MazeVariant(Variant):
     :param unseen_base: steer the base of the next seed, from which the reward was not extracted
     :param n_rounds: on-policy rounds that follow the extraction
     :param shuffled: fit ρ to targets that belong to other events
-    :param agents: names of the agents that run in the environment
+    :param agents: names of the agents that run in the environment; of ``peers``, the methods
     :param part: what is measured: the pair itself, other planning methods with its base, agents trained on its reward,
         or other methods on the same data
     :param goals: which of each maze's goals are done unless others are given; None for all, empty for bases alone
@@ -190,7 +190,20 @@ VARIANTS: Mapping[str, MazeVariant] = {
         MazeVariant("identical", "control: the expert is the base", expert="base", agents=_CONTROL),
         MazeVariant("shuffled", "control: targets belong to other events", shuffled=True, agents=_CONTROL),
         MazeVariant("training", "PPO and SAC trained on the reward and on the true one", part="training", goals=(0, 3)),
-        MazeVariant("peers", "AIRL, GAIL and behaviour cloning on the expert's data", part="peers", goals=(0, 3)),
+        MazeVariant(
+            "peers",
+            "AIRL, GAIL and behaviour cloning on the expert's data",
+            agents=("airl", "gail", "cloning"),
+            part="peers",
+            goals=(0, 3),
+        ),
+        MazeVariant(
+            "score-peers",
+            "DIFO and IQ-Learn on the expert's data",
+            agents=("difo", "iq-learn"),
+            part="peers",
+            goals=(0, 3),
+        ),
     )
 }
 
