@@ -28,7 +28,7 @@ from rrpolicy.rl.policies import ACTION_REPEAT, ActionRepeat
 
 ARGUMENTS: Mapping[str, Any] = {
     "ent_coef": 0.01,
-    "learning_rate": 3e-4,
+    "learning_rate": 1e-3,
     "batch_size": 256,
     "learning_starts": 1_000,
     "policy_kwargs": {"net_arch": [64, 64]},
