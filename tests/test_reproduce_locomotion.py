@@ -283,7 +283,7 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
     )
     stand_in(monkeypatch, 4)
     for variant, names in (
-        ("finetune", {"SAC-clone", "SAC-reward", "SAC-centred", "SAC-true"}),
+        ("finetune", {"SAC-clone", "SAC-reward", "SAC-centred", "SAC-split", "SAC-true"}),
         ("offline-rl", {"TD3+BC-of-base", "TD3+BC-of-both"}),
     ):
         run(done, agents, [NOISY], variant).run()
@@ -296,9 +296,9 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
     looks = {metric for agent, metric in values(done, "finetune") if agent == "SAC-reward" and "@" in metric}
     assert looks == {f"normalized_score@{steps}" for steps in (0, 4, 6)}
     kept = done / "work" / NOISY.name
-    assert [len(list(kept.glob(f"{name}*.zip"))) for name in ("SAC-", "TD3+BC-")] == [4, 2]
+    assert [len(list(kept.glob(f"{name}*.zip"))) for name in ("SAC-", "TD3+BC-")] == [5, 2]
     of_the_clone = {agent for agent, _ in values(done, "finetune") if agent.endswith("-SAC-clone")}
-    assert of_the_clone == {f"SAC-{paid}-SAC-clone" for paid in ("reward", "centred", "true")}
+    assert of_the_clone == {f"SAC-{paid}-SAC-clone" for paid in ("reward", "centred", "split", "true")}
     # a unit that is measured again, as by a run that was stopped, trains nothing
     for name in ("finetune", "train_offline"):
         monkeypatch.setattr(f"rrpolicy.experiments.locomotion.measure_learning.{name}", pytest.fail)

@@ -1,6 +1,7 @@
 """Rewards: the relative reward of two models, how it is extracted, its baseline, and how good it is."""
 
 from rrpolicy.rewards.algebra import CombinedReward
+from rrpolicy.rewards.bellman import BellmanReward
 from rrpolicy.rewards.centred import CentredReward
 from rrpolicy.rewards.discriminator import DiscriminatorReward
 from rrpolicy.rewards.ensemble import Ensemble, with_max_uncertainty
@@ -16,6 +17,7 @@ from rrpolicy.rewards.transforms import AveragedReward, BoundedReward, DistanceR
 
 __all__ = [
     "AveragedReward",
+    "BellmanReward",
     "BoundedReward",
     "CentredReward",
     "CombinedReward",

@@ -39,6 +39,7 @@ from rrpolicy.rl.policies import MeanAction
 SATURATED = 0.999  # actions nearer to their bounds are cloned as this: a squashed Gaussian cannot reach 1
 CLONING_RATE = 1e-3
 TEMPERATURE = "auto_0.02"  # initial; with SAC's own 1 entropy outweighs the reward, and the clone is unlearned
+GAMMA = 0.99  # discount of SAC, where its arguments name none
 EVALUATION_SEED = 1_000_000  # episodes of evaluations during training are used nowhere else
 FIXED = ("buffer_size", "learning_starts", "n_steps", "use_sde")  # arguments of SAC that starting from data decides
 
@@ -53,7 +54,7 @@ class FinetuneSettings:
     :param n_critic_steps: gradient steps of the critic on the data, the actor held fixed, before them
     :param eval_freq: environment steps between two evaluations under the true reward
     :param n_eval_episodes: of such an evaluation
-    :param arguments: for SAC's constructor, over ``ent_coef=TEMPERATURE``
+    :param arguments: for SAC's constructor, over ``ent_coef=TEMPERATURE`` and ``gamma=GAMMA``
     :raises ValueError: for a number out of range, or an argument that is not to be chosen
     """
 
@@ -183,7 +184,11 @@ def finetune(
         refuse_normalised_rewards(env)
         check_actions(dataset, cast(gym.spaces.Box, env.action_space), "data of this environment")
         make_reward_env, data = _make_reward_env(env, dataset, reward, transform)
-        arguments = {"ent_coef": TEMPERATURE, **deepcopy(dict(settings.arguments))}  # SB3 writes into policy_kwargs
+        arguments = {
+            "ent_coef": TEMPERATURE,
+            "gamma": GAMMA,
+            **deepcopy(dict(settings.arguments)),
+        }  # SB3 writes into policy_kwargs
         model = SAC(
             "MlpPolicy", make_reward_env, buffer_size=1, learning_starts=0, seed=seed, device="cpu", **arguments
         )

@@ -26,23 +26,29 @@ from rrpolicy.experiments.recipes import build, section
 from rrpolicy.experiments.report import paired_ratio
 from rrpolicy.experiments.results import Log, Recorder
 from rrpolicy.experiments.store import create_once
+from rrpolicy.rewards.bellman import BellmanReward
 from rrpolicy.rewards.centred import CentredReward
 from rrpolicy.rewards.protocol import StepReward
-from rrpolicy.rl.finetune import FinetuneSettings, SquashedReward, finetune, rho_of
+from rrpolicy.rl.finetune import GAMMA, FinetuneSettings, SquashedReward, finetune, rho_of
 from rrpolicy.rl.policies import POLICY_KINDS, MeanAction, load_policy, save_policy
 from rrpolicy.rl.td3bc import OfflineSettings, train_offline
 
-OURS, CENTRED, TRUE = "SAC-reward", "SAC-centred", "SAC-true"
+OURS, CENTRED, SPLIT, TRUE = "SAC-reward", "SAC-centred", "SAC-split", "SAC-true"
 CLONE = "SAC-clone"  # what each of them starts from
 _FORM = "logistic of rho, standardised over base and expert data"  # a policy trained on another form is not this one
+_FORMS = {
+    OURS: _FORM,
+    CENTRED: f"{_FORM}, centred over the base's actions",
+    SPLIT: f"{_FORM}, split by the soft Bellman equation at 1 nat",
+}
 _MAKES_THE_REWARD = ("agent", "base", "expert", "extraction", "rounds", "steering")  # sections of the recipe
 Makers = dict[str, Callable[[], Mapping[str, Predictor]]]
 
 
 def measure_finetuning(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """
-    SAC from the base's data, trained on ρ, on ρ centred over the base's actions or on the true reward, beside its clone
-    of these data and the base; true scores during training included.
+    SAC from the base's data, trained on ρ, on ρ centred over the base's actions, on ρ split into rewards of steps or on
+    the true reward, beside its clone of these data and the base; true scores during training included.
 
     The recipe's section ``[finetuning]`` may hold ``FinetuneSettings``; its extraction must give ρ a step head.
     """
@@ -50,7 +56,7 @@ def measure_finetuning(store: RobotStore, unit: RobotUnit, log: Log = lambda tex
     recorder.start("extracting the reward")
     settings = build(FinetuneSettings, "finetuning", **store.recipe.get("finetuning", {}))
     makers = _pair(store, unit)
-    for name in (CLONE, OURS, CENTRED, TRUE):
+    for name in (CLONE, OURS, CENTRED, SPLIT, TRUE):
         recorder.start(f"training {name}")
         path = _finetuned(store, unit, name, settings)
         card = read_archive(path, POLICY_KINDS).card
@@ -116,7 +122,7 @@ def _against_clone(results: Mapping[str, Evaluation]) -> list[Row]:
             "metric": metric,
             **paired_difference(results[name], results[CLONE], metric),
         }
-        for name in (OURS, CENTRED, TRUE)
+        for name in (OURS, CENTRED, SPLIT, TRUE)
     ]
 
 
@@ -142,18 +148,15 @@ def _finetuned(store: RobotStore, unit: RobotUnit, name: str, settings: Finetune
     """The archive of a policy, whose card holds its cost and its curve."""
     if name == CLONE:
         settings = replace(settings, total_timesteps=0, n_critic_steps=0)
-    rho = store.reward(unit)[0] if name in (OURS, CENTRED) else None
+    rho = store.reward(unit)[0] if name in _FORMS else None
     data, made_with = store.data(unit), [asdict(settings)]
     if rho is not None:  # what the true reward makes does not depend on the pair
-        paid = _FORM if name == OURS else f"{_FORM}, centred over the base's actions"
-        made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, {"paid": paid}]
+        made_with += [{part: store.recipe.get(part) for part in _MAKES_THE_REWARD}, {"paid": _FORMS[name]}]
 
     def make(path: Path) -> None:
-        started, transform = time.process_time(), None
-        reward: StepReward | None = rho
-        if rho is not None and name == CENTRED:
-            reward = CentredReward.fit(rho, data[0], seed=unit.seed)
-        if reward is not None:  # the pair's data are where ρ was extracted; base data alone end where it matters
+        started, reward, transform = time.process_time(), None, None
+        if rho is not None:  # the pair's data are where ρ was extracted; base data alone end where it matters
+            reward = _paid(rho, name, data[0], unit, settings)
             transform = SquashedReward.fit(np.concatenate([rho_of(reward, one) for one in data]))
         trained = finetune(unit.task.make, data[0], reward, unit.seed, settings, transform=transform)
         card = {"cpu_seconds": time.process_time() - started, "curve": trained.curve}
@@ -162,19 +165,36 @@ def _finetuned(store: RobotStore, unit: RobotUnit, name: str, settings: Finetune
     return _made(store, unit, name, made_with, make)
 
 
+def _paid(
+    rho: StepReward, name: str, base: TrajectoryDataset, unit: RobotUnit, settings: FinetuneSettings
+) -> StepReward:
+    """The form of ρ that an agent is trained on."""
+    if name == CENTRED:
+        return CentredReward.fit(rho, base, seed=unit.seed)
+    if name == SPLIT:
+        gamma = settings.arguments.get("gamma", GAMMA)
+        return BellmanReward.fit(rho, base, gamma=gamma, time_limit=_time_limit(unit), seed=unit.seed)
+    return rho
+
+
 def _offline(
     store: RobotStore, unit: RobotUnit, name: str, data: list[TrajectoryDataset], settings: OfflineSettings
 ) -> Path:
     """The archive of a policy, whose card holds its cost."""
 
     def make(path: Path) -> None:
-        env = unit.task.make()
-        env.close()
-        started = time.process_time()
-        actor = train_offline(data, None if env.spec is None else env.spec.max_episode_steps, unit.seed, settings)
+        time_limit, started = _time_limit(unit), time.process_time()
+        actor = train_offline(data, time_limit, unit.seed, settings)
         save_policy(actor, path, {"cpu_seconds": time.process_time() - started}, "TD3+BC")
 
     return _made(store, unit, name, [asdict(settings)], make)
+
+
+def _time_limit(unit: RobotUnit) -> int | None:
+    """Steps after which the environment cuts episodes off."""
+    env = unit.task.make()
+    env.close()
+    return None if env.spec is None else env.spec.max_episode_steps
 
 
 def _made(store: RobotStore, unit: RobotUnit, name: str, made_with: list[Any], make: Callable[[Path], None]) -> Path:

@@ -152,7 +152,10 @@ VARIANTS: Mapping[str, RobotVariant] = {
         ),
         RobotVariant("use", "ρ of steps and windows against the true reward and return", _AS_REWARD, part="use"),
         RobotVariant(
-            "finetune", "SAC from the base's data, with ρ, centred ρ or the true reward", _AS_REWARD, part="finetuning"
+            "finetune",
+            "SAC from the base's data, with ρ in three forms or the true reward",
+            _AS_REWARD,
+            part="finetuning",
         ),
         RobotVariant("offline-rl", "TD3+BC on the data of the base and of both, with true rewards", part="offline"),
         RobotVariant("few", "base, steered base with and without rounds, and expert alone", agents=(*_FEW, "offline")),
