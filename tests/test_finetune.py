@@ -170,6 +170,32 @@ def test_it_goes_where_it_is_paid_to(data: TrajectoryDataset, tmp_path: Any) -> 
     assert kept.predict(observations)[0].mean() < -0.75  # its own units, as robots have: [-1, 1]
 
 
+def test_held_to_its_clone_it_takes_the_best_policy_that_a_kl_allows(data: TrajectoryDataset) -> None:
+    rng = np.random.default_rng(3)
+    base = replace(data, actions=np.clip(rng.normal(-WANTED, 0.5, data.actions.shape), -2, 2).astype(np.float32))
+    observations = torch.zeros(1, 2)
+
+    def learned(**changes: Any) -> Any:
+        settings = replace(TINY, n_cloning_steps=500, **changes)
+        return finetune(make_env, base, Preference(), 3, settings, transform=lambda values: values).model
+
+    clone, held = learned(), learned(total_timesteps=200, n_critic_steps=400, prior=1.0)
+    centre, log_width, _ = clone.actor.get_action_dist_params(observations)
+    mean, log_std, _ = held.actor.get_action_dist_params(observations)
+    # of Gaussians u, the best by E ρ(2 tanh u) − KL, found on a grid
+    draws = torch.linspace(0.0005, 0.9995, 999).erfinv() * 2**0.5
+    draws = torch.cat([draws, -draws])
+    best = (-np.inf, 0.0)
+    for m in torch.linspace(-1, 1.5, 126):
+        for width in torch.linspace(0.1, 0.6, 26):
+            ratio = width / log_width.detach().exp()
+            kl = (ratio**2 + ((m - centre.detach()) / log_width.detach().exp()) ** 2 - 1) / 2 - ratio.log()
+            gain = 4.8 * 2 * (m + width * draws).tanh().mean() - kl.item()
+            best = max(best, (gain.item(), m.item()))
+    assert mean.item() == pytest.approx(best[1], abs=0.25)  # a small critic, from few steps
+    assert mean.item() > centre.item() + 0.4 and abs(log_std.item() - log_width.item()) < 0.5
+
+
 def test_training_is_reproducible_and_the_mean_is_no_draw(data: TrajectoryDataset) -> None:
     changes: dict[str, Any] = {"total_timesteps": 8, "n_cloning_steps": 2, "n_critic_steps": 2}
     one, other = (start(data, Preference(), **changes).model for _ in range(2))
@@ -216,5 +242,10 @@ def test_bad_settings_and_data_are_refused(data: TrajectoryDataset) -> None:
     for name, value in (("total_timesteps", -1), ("eval_freq", 0), ("n_eval_episodes", 0)):
         with pytest.raises(ValueError, match=f"{name} is {value}, it must be a whole number of at least"):
             replace(SETTINGS, **{name: value})
+    for value in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"prior is {value}"):
+            FinetuneSettings(prior=value)
+    with pytest.raises(ValueError, match="arguments holds 'ent_coef', which prior is in the place of"):
+        FinetuneSettings(prior=1.0, arguments={"ent_coef": 0.1})
     with pytest.raises(ValueError, match=r"arguments holds \['learning_starts'\]"):
         FinetuneSettings(arguments={"learning_starts": 3})

@@ -1,7 +1,8 @@
 """Fine-tuning: SAC (Stable-Baselines3) that starts from recorded data in a real environment, on ρ or the true reward.
 
 The replay buffer starts with the data, relabelled with the reward, which stay half of each batch (Ball et al. 2023);
-the actor starts as a behaviour clone of the data, the critic with the clone's values.
+the actor starts as a behaviour clone of the data, the critic with the clone's values. With a prior, −KL(policy ‖ clone)
+takes the place of SAC's entropy: KL-regularised reinforcement learning (Galashov et al. 2019).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from stable_baselines3.common.distributions import SquashedDiagGaussianDistribut
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.sac.policies import Actor
 from tqdm.auto import tqdm
 
-from rrpolicy.common.arguments import whole
+from rrpolicy.common.arguments import number, whole
 from rrpolicy.common.environments import Copying, make_several, refuse_normalised_rewards
 from rrpolicy.common.seeding import MAX_SB3_SEED, checked_seed
 from rrpolicy.common.spaces import FlatSpaces, flat_box_or_none, refuse_normalised
@@ -54,6 +56,8 @@ class FinetuneSettings:
     :param n_critic_steps: gradient steps of the critic on the data, the actor held fixed, before them
     :param eval_freq: environment steps between two evaluations under the true reward
     :param n_eval_episodes: of such an evaluation
+    :param prior: temperature τ of −KL(policy ‖ clone), in units of the reward, in place of SAC's entropy; None: the
+        entropy
     :param arguments: for SAC's constructor, over ``ent_coef=TEMPERATURE`` and ``gamma=GAMMA``
     :raises ValueError: for a number out of range, or an argument that is not to be chosen
     """
@@ -63,6 +67,7 @@ class FinetuneSettings:
     n_critic_steps: int = 5_000
     eval_freq: int = 10_000
     n_eval_episodes: int = 8
+    prior: float | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -74,6 +79,10 @@ class FinetuneSettings:
             ("n_eval_episodes", 1),
         ):
             whole(name, getattr(self, name), least)
+        if self.prior is not None:
+            number("prior", self.prior, above=0)
+            if "ent_coef" in self.arguments:
+                raise ValueError("arguments holds 'ent_coef', which prior is in the place of")
         if chosen := sorted(set(FIXED) & set(self.arguments)):
             raise ValueError(f"arguments holds {chosen}, which starting from data decides")
 
@@ -184,17 +193,17 @@ def finetune(
         refuse_normalised_rewards(env)
         check_actions(dataset, cast(gym.spaces.Box, env.action_space), "data of this environment")
         make_reward_env, data = _make_reward_env(env, dataset, reward, transform)
-        arguments = {
-            "ent_coef": TEMPERATURE,
-            "gamma": GAMMA,
-            **deepcopy(dict(settings.arguments)),
-        }  # SB3 writes into policy_kwargs
+        temperature = TEMPERATURE if settings.prior is None else settings.prior
+        # SB3 writes into policy_kwargs
+        arguments = {"ent_coef": temperature, "gamma": GAMMA, **deepcopy(dict(settings.arguments))}
         model = SAC(
             "MlpPolicy", make_reward_env, buffer_size=1, learning_starts=0, seed=seed, device="cpu", **arguments
         )
         model.set_logger(Logger(None, []))
         _fill(model, data, settings.total_timesteps)
         _clone(model, data, settings.n_cloning_steps, seed)
+        if settings.prior is not None:
+            _hold(model)
         _value(model, settings.n_critic_steps)
         return Finetuned(model, _learn(model, make_env, seed, settings, progress_bar))
     finally:
@@ -260,6 +269,27 @@ def _clone(model: SAC, data: Transitions, n_steps: int, seed: int) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+def _hold(model: SAC) -> None:
+    """Put −KL(actor ‖ the actor as it is now) in the place of the entropy in all that the model learns from now on."""
+    prior = model.policy.make_actor()
+    prior.load_state_dict(model.actor.state_dict())
+    held: Any = model.actor
+    held.action_log_prob = partial(_against_prior, model.actor, prior)
+
+
+def _against_prior(actor: Actor, prior: Actor, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    An actor's drawn actions (B, act_dim) in [-1, 1] and log policy(a | s) / prior(a | s) (B,), whose mean is their KL.
+    Both are Gaussians squashed by the same function, which leaves the ratio as it is.
+    """
+    mean, log_std, _ = actor.get_action_dist_params(observations)
+    with torch.no_grad():
+        its_mean, its_log_std, _ = prior.get_action_dist_params(observations)
+    drawn = mean + log_std.exp() * torch.randn_like(mean)
+    own, its = ((drawn - centre) / width.exp() for centre, width in ((mean, log_std), (its_mean, its_log_std)))
+    return drawn.tanh(), ((its.square() - own.square()) / 2 + its_log_std - log_std).sum(dim=1)
 
 
 def _value(model: SAC, n_steps: int) -> None:
