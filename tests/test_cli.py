@@ -10,20 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.agents import few_own_samples
 from helpers.program import invoke
-from helpers.recipes import ENV_ID, RECIPE, build_zoo, quick_training, recipe, toml
+from helpers.recipes import ENV_ID, NETWORK, RECIPE, build_zoo, quick_training, recipe, toml
 from stable_baselines3 import PPO
 
-from rrpolicy import DiffusionAgent, zoo
+from rrpolicy import DiffusionAgent, Normalizer, RelativeReward, zoo
 from rrpolicy.cli import collect_commands, commands, main
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.rl.on_reward import Settings
 
+UNITS = Normalizer.from_bounds((-np.ones(3), np.ones(3)), (-np.ones(1), np.ones(1)))
 COMMANDS = [
     ["demo"],
     ["collect"],
@@ -331,6 +333,32 @@ def test_a_sum_of_rewards_is_not_exported_alone_and_carries_no_card(tmp_path: Pa
     (2 * zoo.load_reward(f"{ENV_ID}/reward-3-1")).save(tmp_path / "sum.zip")
     assert "is a sum or an ensemble of rewards" in fault("export", tmp_path / "sum.zip", "--out", tmp_path / "sum.onnx")
     assert run("zoo", "info", tmp_path / "sum.zip").stdout == f"{tmp_path / 'sum.zip'} carries no card\n"
+
+
+def test_another_maze_is_warned_about_by_both_names(tmp_path: Path) -> None:
+    walls = _file(tmp_path, "#######\n#.....#\n#######\n")
+    reward, base = f"{ENV_ID}/reward-3-1", f"{ENV_ID}/base"
+    drawn = run("plot", "heat-map", reward, "--env", "PointMaze_Large-v3", "--out", tmp_path)
+    assert f"{reward} was made for {ENV_ID} and is used in PointMaze_Large-v3" in drawn.stderr
+    assert "of the maze lies beyond what the reward was made for: x, y within" in drawn.stderr
+    ran = run("enjoy", base, "--maze-map", walls, "--n-episodes", 1, "--no-progress")
+    assert f"{base} was made for {ENV_ID} and is used in {ENV_ID} with the maze ####### #.....# #######" in ran.stderr
+    filmed = run("record-video", base, "--env", "PointMaze_Medium-v3", "--n-steps", 1, "--out", tmp_path)
+    assert f"{base} was made for {ENV_ID} and is used in PointMaze_Medium-v3" in filmed.stderr
+    home = _file(tmp_path, "#####\n#...#\n###.#\n#...#\n#####\n")
+    for same in ((), ("--env", "PointMaze_UMazeDense-v3"), ("--maze-map", home)):
+        assert "was made for" not in run("plot", "heat-map", reward, *same, "--out", tmp_path).stderr
+
+
+def test_an_environment_of_other_widths_is_an_error(tmp_path: Path) -> None:
+    said = fault("plot", "heat-map", _of_a_pendulum(tmp_path), "--env", ENV_ID, "--out", tmp_path)
+    assert "the reward was made for observations of width 3, the environment has" in said
+
+
+def _of_a_pendulum(folder: Path) -> Path:
+    agent = DiffusionAgent("MlpPolicy", "Pendulum-v1", horizon=2, normalizer=UNITS, policy_kwargs=NETWORK)
+    RelativeReward.for_model(agent, window_kwargs=NETWORK, step_kwargs=NETWORK).save(folder / "pendulum.zip")
+    return folder / "pendulum.zip"
 
 
 def test_an_agent_steered_already_is_not_steered_again(tmp_path: Path) -> None:

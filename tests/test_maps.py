@@ -1,12 +1,14 @@
 """Maps of rewards whose shape is known: linear ones are reproduced, peaked ones have their maximum where it belongs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.data.normalizer import Affine, Normalizer
 from rrpolicy.diffusion.process import DiffusionProcess
@@ -132,6 +134,20 @@ def test_sums_and_ensembles_are_read_where_all_parts_take_states_without_noise()
         drawn = reward_map(reward, MAZE, points_per_cell=3, smoothing=0.0, levels=[reward.far_level])
         observations = np.concatenate([drawn.xy, np.zeros_like(drawn.xy)], axis=1)
         np.testing.assert_allclose(drawn.values, reward.predict(observations, levels=[2]), atol=1e-5)
+
+
+def test_a_maze_beyond_what_the_reward_was_made_for_is_warned_about() -> None:
+    reward = relative_reward(("step",))
+    assert reward.normalizer is not None
+    reward.normalizer = replace(reward.normalizer, observations=Affine(np.zeros(4), np.full(4, 1.0)))
+    share = float((np.abs(reward_map(peaked((1, 1)), MAZE).xy) > 1.5).any(axis=1).mean())
+    with pytest.warns(RrpolicyWarning, match="of the maze lies beyond") as caught:
+        reward_map(reward, MAZE)
+    assert caught[0].filename == __file__
+    assert str(caught[0].message) == (
+        f"{share:.0%} of the maze lies beyond what the reward was made for: x, y within [-1.5, 1.5], [-1.5, 1.5], "
+        "the maze reaches over [-2.85, 2.85], [-1.35, 1.35]"
+    )
 
 
 def test_levels_of_a_reward_that_takes_none_are_refused() -> None:

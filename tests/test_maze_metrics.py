@@ -62,6 +62,9 @@ def test_the_path_is_in_order_and_the_straight_line_is_not() -> None:
     backwards = path_order(LONG.path_distances(goal), LONG, goal)
     assert backwards.spearman == pytest.approx(-1) and not backwards.pairs.any()
     assert path_order(euclidean_values(OPEN, (1, 1)), OPEN, (1, 1)).spearman > 0.95
+    assert by_path.pearson == pytest.approx(1) and backwards.pearson == pytest.approx(-1)
+    curved = path_order(np.exp(-LONG.path_distances(goal)), LONG, goal)
+    assert curved.spearman == pytest.approx(1) and 0 < curved.pearson < 0.9
 
 
 def test_ties_are_not_in_order() -> None:

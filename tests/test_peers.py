@@ -171,6 +171,7 @@ def test_peers_are_measured_like_the_reward(tmp_path: Path, monkeypatch: pytest.
         assert values[name, "environment_steps"] == steps and values[name, "cpu_seconds"] > 0
         assert values[name, "goal_own_cell"] == values[name, "goal_within_one_cell"] == 1.0
         assert values[name, "goal_error_cells"] < 0.2 and values[name, "epic_distance"] < 1e-6
+        assert values[name, "dard_distance"] < 1e-5
         # the true reward knows no walls
         assert 0.5 < values[name, "spearman_path"] < 1.0 and values[name, "detour_pairs_rate"] == 0.0
         assert values[name, "return"] > values["cloning", "return"] > 0

@@ -16,6 +16,7 @@ from helpers.rows import short_key
 
 from rrpolicy.common.locks import file_lock
 from rrpolicy.envs import MazeGeometry
+from rrpolicy.envs.simulator import PointMazeSimulator
 from rrpolicy.experiments import maze2d
 from rrpolicy.experiments.maze2d import (
     MAIN,
@@ -32,11 +33,15 @@ from rrpolicy.experiments.maze2d import (
     variant_named,
 )
 from rrpolicy.experiments.maze2d.artifacts import ShuffledExtractor, map_path, read_map
-from rrpolicy.experiments.maze2d.measure_reward import recovery_rows
+from rrpolicy.experiments.maze2d.measure_reward import distance_rows, recovery_rows
+from rrpolicy.experiments.maze2d.report import DARD, PEARSON
 from rrpolicy.experiments.recipes import recipe_of
 from rrpolicy.experiments.results import Result, append_unit, columns, finished_units
 from rrpolicy.experiments.runner import Reproduction, shared_pieces
+from rrpolicy.experiments.scoring import Scoring
+from rrpolicy.rewards.epic import Coverage
 from rrpolicy.rewards.maps import RewardMap
+from rrpolicy.rewards.maze_metrics import dense_reward
 
 NAMES = MazeExperiment.names
 BASE, CORNER, INSIDE = MazeUnit("umaze", 0), MazeUnit("umaze", 0, (3.0, 1.0)), MazeUnit("umaze", 0, (1.3, 2.7))
@@ -180,11 +185,14 @@ def test_every_unit_has_its_rows(done: Path) -> None:
         ("reward", "spearman_path"),
         ("euclidean", "spearman_path"),
         ("occupancy", "spearman_path"),
+        *((agent, "pearson_path") for agent in ("reward", "reward-far", "euclidean", "occupancy")),
         ("reward", "topology_pairs_rate"),
         ("occupancy", "detour_pairs_rate"),
         ("reward-far", "detour_pairs_rate"),
         ("reward", "epic_distance"),
         ("reward", "epic_distance_bounded"),
+        ("reward", "dard_distance"),
+        ("reward", "dard_distance_bounded"),
         ("reward", "r2_window_noised_t0"),
         ("reward", "r2_step_noised_t9"),
         ("reward", "r2_guided_t9"),
@@ -212,6 +220,38 @@ def test_every_unit_has_its_rows(done: Path) -> None:
     # what needs no training is right even here: counting beats the straight line on a maze that folds back
     for kind in ("spearman_path", "topology_pairs_rate"):
         assert values["umaze", "3-1", 0, "", "occupancy", kind] >= values["umaze", "3-1", 0, "", "euclidean", kind]
+
+
+def test_columns_of_the_summary_are_what_was_measured(done: Path) -> None:
+    results = read_results(done / "maze2d.csv")
+    assert {PEARSON, DARD} <= set(_heading(summary(results)))
+    earlier = [one for one in results if not one.metric.startswith(("pearson", "dard"))]
+    assert not {PEARSON, DARD} & set(_heading(summary(earlier)))
+    assert "EPIC, bounded" in _heading(summary(earlier))
+
+
+def _heading(summary: str) -> list[str]:
+    return summary.splitlines()[0].strip("| ").split(" | ")
+
+
+def test_the_true_reward_has_no_distance_to_itself_and_another_goal_s_has() -> None:
+    maze, coverage = CORNER.task.maze, _walks(CORNER.task.maze)
+    other = MazeUnit("umaze", 0, (1.0, 1.0))
+    rewards = {
+        "": lambda states: 3 * dense_reward(maze, CORNER.goal, states) - 1,
+        "_other": lambda states: dense_reward(maze, other.goal, states),
+    }
+    rows = {row["metric"]: row["mean"] for row in distance_rows("ours", rewards, CORNER, coverage, Scoring())}
+    assert rows["epic_distance"] < 1e-6 and rows["dard_distance"] < 1e-6
+    assert rows["epic_distance_other"] > 0.3 and rows["dard_distance_other"] > 0.3
+
+
+def _walks(maze: MazeGeometry) -> Coverage:
+    rng = np.random.default_rng(0)
+    cells = maze.free_cells[rng.integers(len(maze.free_cells), size=200)]
+    states = np.concatenate([maze.cell_to_xy(cells), rng.normal(size=(200, 2))], axis=1)
+    actions = rng.uniform(-1, 1, size=(200, 2))
+    return Coverage(states, actions, PointMazeSimulator(maze).step(states, actions))
 
 
 def test_maps_are_kept_beside_the_csv(done: Path) -> None:

@@ -6,8 +6,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from helpers.forged import forge
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, Normalizer, PlanningOptions, RelativeReward, zoo
+from rrpolicy.common.archive import read_archive
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.rewards import CombinedReward, Ensemble, load_reward
@@ -118,6 +120,27 @@ def test_a_planner_steers_by_sums_and_ensembles(rewards: Rewards) -> None:
     np.testing.assert_allclose(still, model.predict(observation, deterministic=True)[0], atol=1e-5)
     with pytest.raises(ValueError, match="max_uncertainty is for an Ensemble, reward is a RelativeReward"):
         GuidedPlanner(model, rewards[0], max_uncertainty=1.0)
+
+
+def test_a_planner_is_saved_with_its_sum_or_ensemble(rewards: Rewards, tmp_path: Path) -> None:
+    model, observation = agent(), np.zeros(3, np.float32)
+    for made in (rewards[0] - 2 * rewards[1], Ensemble([rewards[0] + rewards[1], rewards[2]], "lower", 0.5, 2.0)):
+        planner = GuidedPlanner(model, made, scale=2.0)
+        planner.save(tmp_path / "planner")
+        loaded = GuidedPlanner.load(tmp_path / "planner", "Pendulum-v1")
+        assert type(loaded.reward) is type(made) and loaded.reward.normalizer == model.normalizer
+        wanted = planner.predict(observation, deterministic=True)[0]
+        np.testing.assert_array_equal(loaded.predict(observation, deterministic=True)[0], wanted)
+        assert isinstance(zoo.load(tmp_path / "planner"), GuidedPlanner)
+
+
+def test_a_planner_s_archive_has_one_reward_or_several_not_both(rewards: Rewards, tmp_path: Path) -> None:
+    GuidedPlanner(agent(), 2 * rewards[0]).save(tmp_path / "planner")
+    archive = read_archive(tmp_path / "planner")
+    for change in ({"rewards": None}, {"reward": archive.config["rewards"]["rewards"][0]}):
+        forge(archive.path, archive.kind, {**archive.config, **change}, archive.tensors)
+        with pytest.raises(ValueError, match="it must have one of reward and rewards"):
+            GuidedPlanner.load(archive.path)
 
 
 def test_an_ensemble_takes_the_place_of_an_environment_s_reward(rewards: Rewards) -> None:

@@ -28,11 +28,12 @@ from rrpolicy.data.normalizer import Normalizer
 from rrpolicy.diffusion.sampling import Solver, SolverName
 from rrpolicy.diffusion.score_model import Denoiser, pinned_on
 from rrpolicy.export.compiled import digest_of
-from rrpolicy.rewards.algebra import RewardAlgebra, check_space
+from rrpolicy.rewards.algebra import CompositeReward, RewardAlgebra, check_space
 from rrpolicy.rewards.ensemble import with_max_uncertainty
 from rrpolicy.rewards.guidance import GradientAt, check_gradient_at, guided
 from rrpolicy.rewards.protocol import RewardFunction, check_reward_function
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.reward_archive import AnyReward, restored_terms
 
 
 class GuidedPlanner(Published, Planner):
@@ -177,20 +178,21 @@ class GuidedPlanner(Published, Planner):
                 f"agent is a {type(self.agent).__name__}, which no archive holds: save the reward, reward.save(path), "
                 "and steer your own agent with what is loaded, GuidedPlanner(agent, reward)"
             )
-        if not isinstance(self.reward, RelativeReward):
+        if not isinstance(self.reward, RelativeReward | CompositeReward):
             raise ValueError(
                 f"reward is a {getattr(self.reward, '__name__', type(self.reward).__name__)}, which no archive holds: "
                 "save the agent, planner.agent.save(path), and steer what is loaded, GuidedPlanner(agent, reward)"
             )
+        name, reward_config, reward_tensors = _archived(self.reward)
         config = {
             "agent": self.agent._archive_config(),
-            "reward": self.reward.to_config(),
+            name: reward_config,
             **self._steering(),
             "planning": self.planning.to_dict(),
         }
         agent_tensors = {**self.agent._extra_tensors(), "averaged": self.agent.averaged.state_dict()}
         tensors = {f"agent-{name}": group for name, group in agent_tensors.items()}
-        tensors["reward-weights"] = self.reward.state_dict()
+        tensors |= {f"reward-{name}": group for name, group in reward_tensors.items()}
         write_archive(path, self.kind, config, tensors, {**self.agent._card(), **(card or {})})
 
     @classmethod
@@ -229,7 +231,7 @@ class GuidedPlanner(Published, Planner):
             agent._restore(config["agent"], tensors)
             if env is not None:
                 agent.set_env(env)
-            reward = RelativeReward.from_archive(config["reward"], tensors, archive.tensors["reward-weights"], network)
+            reward = _restored(config, archive.tensors, network)
             steering = {name: config[name] for name in ("scale", "max_shift", "gradient_at") if name in config}
             planner = cls(agent.to(place), reward.to(place), **steering)
             planner.planning = Planning(**config["planning"])
@@ -248,6 +250,24 @@ class GuidedPlanner(Published, Planner):
                 part.to(device)
         self._n_bound = int(self._n_bound)
         return self
+
+
+def _archived(reward: RelativeReward | CompositeReward) -> tuple[str, dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """The field of a planner's archive that a reward has, its configuration and its groups of tensors."""
+    if isinstance(reward, CompositeReward):
+        return "rewards", *reward.archived()
+    return "reward", reward.to_config(), {"weights": reward.state_dict()}
+
+
+def _restored(
+    config: Mapping[str, Any], tensors: Mapping[str, dict[str, Tensor]], network: type[nn.Module] | None
+) -> AnyReward:
+    """The reward of a planner's archive, which has the agent's normaliser."""
+    shared = {"normalizer": tensors["agent-normalizer"]} if "agent-normalizer" in tensors else {}
+    groups = {name.removeprefix("reward-"): group for name, group in tensors.items() if name.startswith("reward-")}
+    if config.get("rewards") is not None:
+        return restored_terms(config["rewards"], {**groups, **shared}, network)
+    return RelativeReward.from_archive(config["reward"], shared, groups["weights"], network)
 
 
 def _check_space(agent: Planner, reward: RelativeReward | RewardFunction) -> None:

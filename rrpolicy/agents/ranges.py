@@ -13,10 +13,9 @@ import numpy as np
 from rrpolicy.common.messages import RrpolicyWarning
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.layout import TrajectoryLayout
-from rrpolicy.data.normalizer import Normalizer
+from rrpolicy.data.normalizer import LEAST_CLIP, Normalizer
 from rrpolicy.data.windows import WindowSampler
 
-LEAST_CLIP = {"limits": 1.5, "isotropic": 1.5, "quantiles": 1.5, "gaussian": 5.0}
 BOUNDED = ("limits", "isotropic")  # data lie within 1 where these were fitted
 ADVICE = "fit one normaliser on the data of both agents, Normalizer.fit([dataset, expert_dataset]), and give it to both"
 

@@ -12,7 +12,7 @@ import typer
 
 from rrpolicy import zoo
 from rrpolicy.cli import options
-from rrpolicy.cli.options import recipe_for, report, task_in_card
+from rrpolicy.cli.options import recipe_for, report, task_in_card, warn_of_places
 from rrpolicy.cli.program import echo
 from rrpolicy.common.folders import sole_use
 from rrpolicy.comparison import Comparison, diff, names_of_environment
@@ -121,8 +121,11 @@ def extraction_of(recipe: Recipe) -> dict[str, Any]:
 
 def _task(env: str | None, names: Sequence[str]) -> Task | None:
     """The task of the option, else that of the first card that names one; None where neither does."""
-    known = (task for name in names if (task := task_in_card(name, needed=False)) is not None)
-    return Task.create(env) if env is not None else next(known, None)
+    homes = {name: task for name in names if (task := task_in_card(name, needed=False)) is not None}
+    task = Task.create(env) if env is not None else next(iter(homes.values()), None)
+    if task is not None:
+        warn_of_places(task, homes)
+    return task
 
 
 def _feature_names(given: str | None, task: Task | None) -> Sequence[str] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import os
+import warnings
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +16,7 @@ import typer
 from rrpolicy import experiments, zoo
 from rrpolicy.cli.program import echo
 from rrpolicy.common.device import prefer
-from rrpolicy.common.messages import at
+from rrpolicy.common.messages import RrpolicyWarning, at, printable
 from rrpolicy.evaluation import Row, table, write_results
 from rrpolicy.experiments import Recipe, Task
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
@@ -225,18 +227,38 @@ def task_of(
     """
     The task of the options, completed from the first card that holds one.
 
+    A card with another environment or maze is warned about, and no fault: what fits the spaces may act and score there.
+
     :param names: agents and rewards whose cards are read, in this order
     :raises ValueError: when neither names the environment
     """
-    tasks = [task for name in names if (task := task_in_card(name, needed=env is None)) is not None]
+    homes = {name: task for name in names if (task := task_in_card(name, needed=env is None)) is not None}
+    tasks = list(homes.values())
     if env is None and maze_map is None:
         if not tasks:
             raise ValueError(f"--env is needed: {' and '.join(names)} do not say where they belong")
         chosen = tasks[0]
     else:
         chosen = Task.create(env or (tasks[0].env_id if tasks else experiments.DEFAULT_ENV_ID), maze_map)
+    warn_of_places(chosen, homes)
     goals = [task.goal for task in tasks if task.goal and task.with_goal(None) == chosen.with_goal(None)]
     return chosen.with_goal(goal or (goals[0] if goals else None))
+
+
+def warn_of_places(task: Task, homes: Mapping[str, Task]) -> None:
+    """
+    Tell which agents and rewards are used elsewhere than they were made for, naming both places.
+
+    :param task: where they are used
+    :param homes: the tasks in their cards, by name
+    """
+    for name, home in homes.items():
+        if not home.is_at(task):
+            warnings.warn(
+                f"{printable(name)} was made for {home.place} and is used in {task.place}",
+                RrpolicyWarning,
+                stacklevel=2,
+            )
 
 
 def agent_label(name: str, reward: str | None) -> str:

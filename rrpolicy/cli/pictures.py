@@ -41,7 +41,9 @@ def heat_map(
       rrpolicy plot heat-map PointMaze_UMaze-v3/reward-3-1 --out runs/pictures
     """
     task = task_of([reward], env, maze_map, goal)
-    drawn = experiments.map_reward(zoo.load_reward(reward), task.maze, recipe_for(task, recipe))
+    loaded = zoo.load_reward(reward)
+    loaded.check_environment(task.env_id)
+    drawn = experiments.map_reward(loaded, task.maze, recipe_for(task, recipe))
     plot_reward_map(drawn, task.goal, out / "heat_map.png", title=f"{task.env_id}: {agent_label(reward, None)}")
     row, column = (float(value) for value in task.maze.xy_to_rowcol(drawn.maximum))
     rows = [plain_row("reward", "maximum_row", row), plain_row("reward", "maximum_column", column)]

@@ -99,17 +99,6 @@ class RewardFields(Fields):
         return self
 
 
-class PlannerFields(Fields):
-    """A `GuidedPlanner`."""
-
-    agent: AgentFields
-    reward: RewardFields
-    scale: NotNegative
-    max_shift: Positive | None
-    gradient_at: Literal["noised", "clean"] = "noised"
-    planning: PlanningFields
-
-
 class TermsFields(Fields):
     """A sum of rewards: numbers of the rewards, and the factor of each."""
 
@@ -135,6 +124,24 @@ class RewardsFields(Fields):
                 raise ValueError(f"members do not fit to {len(self.rewards)} rewards")
         if (self.form == "sum") != (len(self.members) == 1):
             raise ValueError(f"form is {self.form!r} with {len(self.members)} members")
+        return self
+
+
+class PlannerFields(Fields):
+    """A `GuidedPlanner`, whose reward is one alone, or a sum or an ensemble."""
+
+    agent: AgentFields
+    reward: RewardFields | None = None
+    rewards: RewardsFields | None = None
+    scale: NotNegative
+    max_shift: Positive | None
+    gradient_at: Literal["noised", "clean"] = "noised"
+    planning: PlanningFields
+
+    @model_validator(mode="after")
+    def _one_reward(self) -> Self:
+        if (self.reward is None) == (self.rewards is None):
+            raise ValueError("it must have one of reward and rewards")
         return self
 
 

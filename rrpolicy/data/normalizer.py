@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MODES = ("limits", "gaussian", "isotropic", "quantiles")  # archives hold the position
 QUANTILES = (0.01, 0.99)  # sent to -1 and 1 by "quantiles"
 ALMOST_CONSTANT = 1e-5  # scales that are a smaller part of their offset are rounding errors
+LEAST_CLIP = {"limits": 1.5, "isotropic": 1.5, "quantiles": 1.5, "gaussian": 5.0}  # normalised units that are planned
 FARTHEST = 100.0  # normalised units beyond which an observation says nothing more when it is acted upon
 
 

@@ -41,8 +41,8 @@ class Scoring:
     :param n_groups: disjoint groups of held-out events, whose spread gives the interval of R²
     :param group_size: events in each
     :param n_plans: plans of a maze's base that are looked at for walls
-    :param n_coverage: transitions of the base's data over which rewards in a maze are compared by EPIC
-    :param n_canonical: samples behind the canonical form of EPIC; rewards of states lose nothing in it
+    :param n_coverage: transitions of the base's data over which rewards in a maze are compared by EPIC and DARD
+    :param n_canonical: samples behind the canonical forms of both; rewards of states lose nothing in it
     :param n_scored: windows, and steps, of data whose ρ is compared with the true reward
     :param least_scored: windows or steps of an episode behind its mean
     """

@@ -138,6 +138,19 @@ class Task:
         return check_point_maze(self.env_id)
 
     @property
+    def place(self) -> str:
+        """The environment and, where it is not that of the environment, the maze, for messages."""
+        if self.maze_map is None:
+            return self.env_id
+        return f"{self.env_id} with the maze {printable(' '.join(self.maze_map), 60)}"
+
+    def is_at(self, other: Task) -> bool:
+        """Whether the other task is in the same environment; of two mazes, whether their walls are the same."""
+        if self.is_maze and other.is_maze:
+            return self.maze.rows == other.maze.rows
+        return self.env_id == other.env_id
+
+    @property
     def acts_deterministically(self) -> bool:
         """Whether agents act by their mode where the recipe does not choose: True in mazes; elsewhere they sample."""
         return self.is_maze

@@ -26,6 +26,7 @@ from rrpolicy.diffusion.process import DiffusionProcess
 from rrpolicy.diffusion.score_model import ScoreModel, layout_of, normalizer_of
 
 Term = tuple[float, Any]  # a factor and a `RelativeReward`
+Archived = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]  # a configuration and groups of tensors
 KIND = "rewards"  # of archives of sums and ensembles
 
 
@@ -178,8 +179,21 @@ class CompositeReward(RewardAlgebra, nn.Module):
 
         :param path: file; ``.zip`` is added when missing
         :param card: facts about the reward
+        :raises ValueError: for more than :data:`MAX_REWARDS` rewards
+        """
+        config, weights = self.archived()
+        write_archive(path, KIND, config, {**weights, **self._any_reward().normalizer_tensors()}, card)
+
+    def archived(self) -> Archived:
+        """
+        What archives hold of it: the fields of `kinds.RewardsFields`, and the weights of each reward, once.
+
+        :raises ValueError: for more than :data:`MAX_REWARDS` rewards
         """
         raise NotImplementedError
+
+    def _any_reward(self) -> Any:
+        return self.terms()[0][1]
 
     def check_environment(self, env: Env | str) -> None:
         """As `RelativeReward.check_environment`."""
@@ -224,24 +238,18 @@ class CombinedReward(CompositeReward):
         scores = [weight * part.predict(observations, actions, levels) for weight, part in self.terms()]
         return sum(scores[1:], start=scores[0])
 
-    def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
-        save_terms(path, "sum", [self.terms()], card)
+    def archived(self) -> Archived:
+        return archived_terms("sum", [self.terms()])
 
 
-def save_terms(
-    path: str | Path,
-    form: str,
-    members: Sequence[Sequence[Term]],
-    card: Mapping[str, Any] | None,
-    **options: Any,
-) -> None:
+def archived_terms(form: str, members: Sequence[Sequence[Term]], **options: Any) -> Archived:
     """
-    Write sums of rewards as one archive, each reward once.
+    Sums of rewards as archives hold them, each reward once.
 
     :param form: ``"sum"`` or ``"ensemble"``
     :param members: the factors and rewards of each sum; of a sum there is one
-    :param card: facts about them
     :param options: further fields of the configuration
+    :return: the configuration, and a group ``"weights-i"`` of tensors for each reward
     :raises ValueError: for more than :data:`MAX_REWARDS` rewards
     """
     numbers: dict[int, int] = {}
@@ -261,5 +269,4 @@ def save_terms(
         "rewards": [reward.to_config() for reward in rewards],
         **options,
     }
-    weights = {f"weights-{i}": dict(reward.state_dict()) for i, reward in enumerate(rewards)}
-    write_archive(path, KIND, config, {**weights, **rewards[0].normalizer_tensors()}, card)
+    return config, {f"weights-{i}": dict(reward.state_dict()) for i, reward in enumerate(rewards)}

@@ -6,8 +6,7 @@ their spread is an uncertainty (Lakshminarayanan, Pritzel, Blundell 2017).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from rrpolicy.common.arguments import number
 from rrpolicy.common.torch_mode import usual_tensor, usual_torch
 from rrpolicy.common.typing import Array
-from rrpolicy.rewards.algebra import CompositeReward, RewardAlgebra, save_terms
+from rrpolicy.rewards.algebra import Archived, CompositeReward, RewardAlgebra, archived_terms
 from rrpolicy.rewards.relative_reward import RelativeReward
 
 Score = Literal["mean", "lower"]
@@ -124,8 +123,8 @@ class Ensemble(CompositeReward):
         n = len(self.parts)
         return [(weight / n, reward) for part in self._rewards() for weight, reward in part.terms()]
 
-    def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
-        save_terms(path, "ensemble", [part.terms() for part in self._rewards()], card, **self._options())
+    def archived(self) -> Archived:
+        return archived_terms("ensemble", [part.terms() for part in self._rewards()], **self._options())
 
     # ------------------------------------------------------------------ parts of the score
 

@@ -4,14 +4,16 @@ Its maximum is where the expert is much more often than the base (Nuti, Franzmey
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rrpolicy.common.messages import printable
+from rrpolicy.common.messages import RrpolicyWarning, printable
 from rrpolicy.common.typing import Array
+from rrpolicy.data.normalizer import LEAST_CLIP, Normalizer
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 from rrpolicy.rewards.protocol import StepReward
 
@@ -86,6 +88,8 @@ def reward_map(
     Score resting states at regular places of a maze. Entries of the observation other than x, y (its first two), and
     actions where the reward scores them, are zero.
 
+    A warning tells what share of the maze lies beyond what the reward was made for, as that of another maze.
+
     ρ is the log of a ratio of densities. Where the base has hardly been the ratio has no bound, and few data do not
     determine it: given ``base_xy``, the map is drawn there, but its maximum is looked for elsewhere.
 
@@ -110,6 +114,7 @@ def reward_map(
     scored = free & (maze.clearance(places) >= wall_margin - 1e-9)
     if not scored.any():
         raise ValueError(f"wall_margin={wall_margin!r} leaves no place of the maze to score, wanted less")
+    _warn_of_place(reward, places[scored])
     values = np.zeros(places.shape[:2])
     values[scored] = _score(reward, places[scored], levels)
     smooth = _smoothed(values, scored, smoothing * points_per_cell)
@@ -125,6 +130,27 @@ def _check(points_per_cell: int, wall_margin: float, smoothing: float) -> None:
     for name, value in (("wall_margin", wall_margin), ("smoothing", smoothing)):
         if not 0 <= value < np.inf:
             raise ValueError(f"{name}={value!r}, wanted a finite number that is not negative")
+
+
+def _warn_of_place(reward: StepReward, xy: Array) -> None:
+    """Tell what share of the places (n, 2) lies where neither of the reward's two models plans."""
+    normalizer = getattr(reward, "normalizer", None)
+    if not isinstance(normalizer, Normalizer) or normalizer.observations.width < 2:
+        return
+    position, bound = normalizer.observations.select((0, 1)), LEAST_CLIP[normalizer.mode]
+    share = float((np.abs(position.normalize(xy)) > bound).any(axis=1).mean())
+    if share > 0:
+        low, high = (position.offset + side * position.scale for side in (-bound, bound))
+        warnings.warn(
+            f"{share:.0%} of the maze lies beyond what the reward was made for: x, y within {_told(low, high)}, "
+            f"the maze reaches over {_told(xy.min(axis=0), xy.max(axis=0))}",
+            RrpolicyWarning,
+            stacklevel=3,
+        )
+
+
+def _told(low: Array, high: Array) -> str:
+    return ", ".join(f"[{a:.3g}, {b:.3g}]" for a, b in zip(low, high, strict=True))
 
 
 def _score(reward: StepReward, xy: Array, levels: Sequence[int] | None) -> Array:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rrpolicy.common.stats import spearman
+from rrpolicy.common.stats import pearson, spearman
 from rrpolicy.common.typing import Array
 from rrpolicy.envs.maze import CELL_SIZE, MazeGeometry
 from rrpolicy.rewards.maps import RewardMap
@@ -28,11 +28,13 @@ class Order:
     How values of cells agree with shortest paths to a goal.
 
     :param spearman: rank correlation with minus the path distance; NaN when all values are equal
+    :param pearson: Pearson's correlation with it, which asks for a straight line; NaN when all values are equal
     :param pairs: bool (n,) for each topology pair whether it is in the right order; empty where the maze has none
     :param detours: bool (m,) the same for each detour pair
     """
 
     spearman: float
+    pearson: float
     pairs: Array
     detours: Array
 
@@ -52,7 +54,8 @@ def path_order(values: Array, maze: MazeGeometry, goal: Any) -> Order:
     distances = maze.path_distances(goal)
     known = np.isfinite(distances) & np.isfinite(values)
     ordered = (_ordered(values, pairs) for pairs in (topology_pairs(maze, goal), detour_pairs(maze, goal)))
-    return Order(spearman(values[known], -distances[known]), *ordered)
+    nearness = -distances[known]
+    return Order(spearman(values[known], nearness), pearson(values[known], nearness), *ordered)
 
 
 def _ordered(values: Array, pairs: Array) -> Array:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from rrpolicy.common.archive import read_archive
 from rrpolicy.common.device import resolve
@@ -35,19 +37,32 @@ def load_reward(path: str | Path, env: Env | str | None = None, device: torch.de
         return RelativeReward.load(path, env, device)
     place = resolve(device)
     with archive.rebuilding():
-        config: dict[str, Any] = archive.config
-        rewards = [
-            RelativeReward.from_archive(one, archive.tensors, archive.tensors[f"weights-{i}"])
-            for i, one in enumerate(config["rewards"])
-        ]
-        members = [
-            CombinedReward([(factor, rewards[i]) for factor, i in zip(terms["factors"], terms["rewards"], strict=True)])
-            for terms in config["members"]
-        ]
-        plain: list[Any] = [member.parts[0] if member.weights == (1.0,) else member for member in members]
-        loaded: Any = members[0]
-        if config["form"] == "ensemble":
-            loaded = Ensemble(plain, config["score"], config["n_deviations"], config["max_uncertainty"])
+        loaded = restored_terms(archive.config, archive.tensors)
         if env is not None:
             loaded.check_environment(env)
     return loaded.to(place)
+
+
+def restored_terms(
+    config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], network: type[nn.Module] | None = None
+) -> CombinedReward | Ensemble:
+    """
+    A sum or an ensemble as it stands in an archive, ready to score.
+
+    :param config: what ``archived`` returned first
+    :param tensors: what it returned second, with the group ``"normalizer"`` where there is one
+    :param network: class of the window heads' networks, where those are not the library's
+    :raises ValueError: for weights that are not those of the configuration
+    """
+    rewards = [
+        RelativeReward.from_archive(one, tensors, tensors[f"weights-{i}"], network)
+        for i, one in enumerate(config["rewards"])
+    ]
+    members = [
+        CombinedReward([(factor, rewards[i]) for factor, i in zip(terms["factors"], terms["rewards"], strict=True)])
+        for terms in config["members"]
+    ]
+    if config["form"] == "sum":
+        return members[0]
+    plain: list[Any] = [member.parts[0] if member.weights == (1.0,) else member for member in members]
+    return Ensemble(plain, config["score"], config["n_deviations"], config["max_uncertainty"])

@@ -19,7 +19,7 @@ from rrpolicy.common.typing import Predictor
 from rrpolicy.evaluation import Evaluation, Row, evaluate, paired_difference, result_row
 from rrpolicy.experiments.maze2d.artifacts import MazeStore, map_path, write_map
 from rrpolicy.experiments.maze2d.measure_peers import measure_peers
-from rrpolicy.experiments.maze2d.measure_reward import epic, orders, recovery_rows
+from rrpolicy.experiments.maze2d.measure_reward import distances, orders, recovery_rows
 from rrpolicy.experiments.maze2d.measure_training import measure_training
 from rrpolicy.experiments.maze2d.spec import MAIN, MazeUnit, MazeVariant
 from rrpolicy.experiments.recipes import Recipe
@@ -154,8 +154,8 @@ def measure_pair(store: MazeStore, unit: MazeUnit, log: Log = lambda text: None)
     recorder.rows(recovery_rows("reward", drawn, unit.goal))
     far = experiments.map_reward(reward, unit.task.maze, store.recipe, levels=[reward.far_level])
     recorder.rows(orders(drawn, far, unit.goal, *data))
-    recorder.start("EPIC")
-    recorder.rows(epic(reward, unit, data[0], Scoring.of(store.recipe)))
+    recorder.start("EPIC and DARD")
+    recorder.rows(distances(reward, unit, data[0], Scoring.of(store.recipe)))
     recorder.start("R²")
     held_out = store.sources(unit)[1]
     recorder.rows(experiments.explained_rows(reward, base, expert, held_out, store.recipe, unit.seed))

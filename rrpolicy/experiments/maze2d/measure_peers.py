@@ -14,7 +14,7 @@ from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.evaluation import evaluate
 from rrpolicy.experiments.maze2d.artifacts import MazeStore
-from rrpolicy.experiments.maze2d.measure_reward import epic_rows, order_rows, recovery_rows
+from rrpolicy.experiments.maze2d.measure_reward import distance_rows, order_rows, recovery_rows
 from rrpolicy.experiments.maze2d.measure_training import MAX_ENVS
 from rrpolicy.experiments.maze2d.spec import MazeUnit
 from rrpolicy.experiments.recipes import section
@@ -79,8 +79,8 @@ def _add_reward(
     drawn = reward_map(peer.reward, maze, **section(store.recipe, "map"))
     recorder.rows(recovery_rows(name, drawn, unit.goal))
     recorder.rows(order_rows(name, cell_rewards(drawn), maze, unit.goal))
-    rewards = {"epic_distance": lambda states: np.asarray(peer.reward.predict(states), dtype=np.float64)}
-    recorder.rows(epic_rows(name, rewards, unit, coverage, Scoring.of(store.recipe)))
+    rewards = {"": lambda states: np.asarray(peer.reward.predict(states), dtype=np.float64)}
+    recorder.rows(distance_rows(name, rewards, unit, coverage, Scoring.of(store.recipe)))
 
 
 def _run(recorder: Recorder, store: MazeStore, agents: dict[str, Predictor], unit: MazeUnit) -> None:

@@ -1,4 +1,4 @@
-"""Scores of a reward in a maze: where its map is highest, the order of the cells, and the EPIC distance.
+"""Scores of a reward in a maze: where its map is highest, the order of the cells, and distances to the true one.
 
 They are the same for ρ and for the rewards of other methods.
 """
@@ -13,10 +13,12 @@ import numpy as np
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.envs.maze import MazeGeometry
+from rrpolicy.envs.simulator import PointMazeSimulator
 from rrpolicy.evaluation import Row, result_row
 from rrpolicy.experiments.maze2d.spec import MazeUnit
 from rrpolicy.experiments.results import plain_row
 from rrpolicy.experiments.scoring import Scoring
+from rrpolicy.rewards.dard import dard_distance
 from rrpolicy.rewards.epic import Coverage, epic_distance, state_reward
 from rrpolicy.rewards.maps import RewardMap
 from rrpolicy.rewards.maze_metrics import (
@@ -43,26 +45,34 @@ def recovery_rows(agent: str, drawn: RewardMap, goal: Any) -> list[Row]:
 def order_rows(agent: str, cells: Array, maze: MazeGeometry, goal: Any) -> list[Row]:
     """Whether values of cells (rows, columns) are in the order of their paths to the goal."""
     order = path_order(cells, maze, goal)
-    rows = [{**plain_row(agent, "spearman_path", order.spearman), "n": len(maze.free_cells)}]
+    correlations = {"spearman_path": order.spearman, "pearson_path": order.pearson}
+    rows = [{**plain_row(agent, name, value), "n": len(maze.free_cells)} for name, value in correlations.items()]
     for metric, pairs in (("topology_pairs_rate", order.pairs), ("detour_pairs_rate", order.detours)):
         if len(pairs):
             rows.append(result_row(agent, metric, pairs))
     return rows
 
 
-def epic_rows(
+def distance_rows(
     agent: str, rewards: Mapping[str, Callable[[Array], Array]], unit: MazeUnit, coverage: Coverage, scoring: Scoring
 ) -> list[Row]:
-    """EPIC distance of rewards of states to PointMaze's dense reward; the keys are the names of the metrics."""
+    """
+    EPIC and DARD distances of rewards of states to PointMaze's dense reward; the dynamics are the simulator's.
+
+    :param rewards: by what is added to the names of the metrics
+    """
     maze = unit.task.maze
     true = state_reward(lambda states: dense_reward(maze, unit.goal, states))
+    options = {"n_canonical": scoring.n_canonical, "seed": unit.seed}
     rows = []
-    for metric, function in rewards.items():
+    for end, function in rewards.items():
         if np.ptp(function(coverage.states)) > 0:  # a constant has no distance
-            distance = epic_distance(
-                state_reward(function), true, coverage, n_canonical=scoring.n_canonical, seed=unit.seed
-            )
-            rows.append({**plain_row(agent, metric, distance), "n": scoring.n_coverage})
+            own = state_reward(function)
+            distances = {
+                "epic_distance": epic_distance(own, true, coverage, **options),
+                "dard_distance": dard_distance(own, true, coverage, PointMazeSimulator(maze).step, **options),
+            }
+            rows += [{**plain_row(agent, name + end, one), "n": scoring.n_coverage} for name, one in distances.items()]
     return rows
 
 
@@ -80,12 +90,12 @@ def orders(
     return [row for name, cells in values.items() for row in order_rows(name, cells, maze, goal)]
 
 
-def epic(reward: RelativeReward, unit: MazeUnit, base_data: TrajectoryDataset, scoring: Scoring) -> list[Row]:
-    """EPIC distance of ρ itself and of exp(min(ρ − max ρ, 0)), a ratio of densities."""
+def distances(reward: RelativeReward, unit: MazeUnit, base_data: TrajectoryDataset, scoring: Scoring) -> list[Row]:
+    """EPIC and DARD distances of ρ itself and of exp(min(ρ − max ρ, 0)), a ratio of densities."""
     coverage = Coverage.from_dataset(base_data, scoring.n_coverage, unit.seed)
     bounded = BoundedReward.fit(reward, coverage.states)
     rewards = {
-        "epic_distance": lambda states: np.asarray(reward.predict(states), dtype=np.float64),
-        "epic_distance_bounded": lambda states: bounded(np.asarray(reward.predict(states), dtype=np.float64)),
+        "": lambda states: np.asarray(reward.predict(states), dtype=np.float64),
+        "_bounded": lambda states: bounded(np.asarray(reward.predict(states), dtype=np.float64)),
     }
-    return epic_rows("reward", rewards, unit, coverage, scoring)
+    return distance_rows("reward", rewards, unit, coverage, scoring)

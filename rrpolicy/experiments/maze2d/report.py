@@ -13,12 +13,8 @@ from rrpolicy.experiments.results import Result
 
 OWN, NEAR = ("reward", "goal_own_cell"), ("reward", "goal_within_one_cell")
 TRAINING = ("expert", "reward")  # whose time counts for each goal
-OTHER_PARTS = (
-    "plans",
-    "training",
-    "peers",
-    "score-peers",
-)  # variants with other rows than the experiment: tables of their own
+PEARSON, DARD = "Pearson ρ / straight / counting", "DARD, bounded"  # columns of runs that measured them
+OTHER_PARTS = ("plans", "training", "peers", "score-peers")  # variants with other rows, and tables of their own
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -63,9 +59,11 @@ def table(what: str, groups: Sequence[tuple[str, Sequence[Result]]]) -> str:
         "own cell": lambda group: _count(group, OWN),
         "within one": lambda group: _count(group, NEAR),
         "Spearman ρ / straight / counting": lambda group: _means(group, "spearman_path"),
+        PEARSON: lambda group: _means(group, "pearson_path"),
         "topology pairs ρ / straight / counting": lambda group: _means(group, "topology_pairs_rate"),
         "detour pairs ρ / straight / counting": lambda group: _means(group, "detour_pairs_rate"),
         "EPIC, bounded": lambda group: mean(group, ("reward", "epic_distance_bounded")),
+        DARD: lambda group: mean(group, ("reward", "dard_distance_bounded")),
         "base": lambda group: mean(group, ("base", "success_rate")),
         "discriminator": lambda group: mean(group, ("discriminator", "success_rate")),
         "steered": lambda group: mean(group, ("steered", "success_rate")),
@@ -75,6 +73,10 @@ def table(what: str, groups: Sequence[tuple[str, Sequence[Result]]]) -> str:
         "planned positions in walls": lambda group: mean(group, ("base", "planned_positions_in_walls")),
         "CPU-s per goal": _seconds,
     }
+    metrics = {one.metric for _, group in groups for one in group}
+    for heading, metric in ((PEARSON, "pearson_path"), (DARD, "dard_distance_bounded")):
+        if metric not in metrics:  # rows of before these were measured
+            del columns[heading]
     lines = ([name, *(column(group) for column in columns.values())] for name, group in groups)
     return markdown([what, *columns], lines)
 
@@ -115,9 +117,11 @@ _PEER_COLUMNS = (  # heading, metric, our agent that it belongs to, decimals
     ("within one", "goal_within_one_cell", "reward", 2),
     ("goal error (cells)", "goal_error_cells", "reward", 2),
     ("Spearman", "spearman_path", "reward", 3),
+    ("Pearson", "pearson_path", "reward", 3),
     ("topology pairs", "topology_pairs_rate", "reward", 3),
     ("detour pairs", "detour_pairs_rate", "reward", 3),
     ("EPIC", "epic_distance", "reward", 3),
+    ("DARD", "dard_distance", "reward", 3),
     ("success", "success_rate", "steered", 3),
     ("return", "return", "steered", 1),
 )
@@ -191,6 +195,8 @@ def peers_table(results: Sequence[Result], main: Sequence[Result]) -> str:
     """
     methods = list(dict.fromkeys(one.agent for one in results if one.case and one.agent != "unit"))
     units = {one.unit for one in results if one.case}
+    metrics = {one.metric for one in results}
+    columns = [column for column in _PEER_COLUMNS if column[1] in metrics]
     lines = []
     for maze, group in by_maze([one for one in results if one.case]):
         same = [one for one in main if one.unit in units and maze in (one.task, "all")]
@@ -199,16 +205,16 @@ def peers_table(results: Sequence[Result], main: Sequence[Result]) -> str:
                 [
                     maze,
                     OURS,
-                    *(mean(same, (agent, metric), digits) for _, metric, agent, digits in _PEER_COLUMNS),
+                    *(mean(same, (agent, metric), digits) for _, metric, agent, digits in columns),
                     _our_seconds(same),
                     "0",
                 ]
             )
         for method in methods:
-            cells = (mean(group, (method, metric), digits) for _, metric, _, digits in _PEER_COLUMNS)
+            cells = (mean(group, (method, metric), digits) for _, metric, _, digits in columns)
             costs = (mean(group, (method, metric), 0) for metric in ("cpu_seconds", "environment_steps"))
             lines.append([maze, method, *cells, *costs])
-    heading = ["maze", "method", *(column[0] for column in _PEER_COLUMNS), "CPU-s", "environment steps"]
+    heading = ["maze", "method", *(column[0] for column in columns), "CPU-s", "environment steps"]
     return markdown(heading, lines) if methods else ""
 
 
