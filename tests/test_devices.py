@@ -201,7 +201,7 @@ IMAGES = np.random.default_rng(0).integers(0, 255, (24, 8, 8, 1)).astype(np.uint
 
 def image_model(device: str, seed: int = 0) -> ImageDiffusion:
     model = ImageDiffusion(
-        PixelCodec((1, 8, 8)), n_diffusion_steps=20, batch_size=8, unet_kwargs=SMALL_UNET, seed=seed, device=device
+        PixelCodec((1, 8, 8)), n_diffusion_steps=10, batch_size=8, unet_kwargs=SMALL_UNET, seed=seed, device=device
     )
     return model.learn(IMAGES, total_timesteps=3, log_interval=0)
 

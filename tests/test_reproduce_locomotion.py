@@ -1,6 +1,7 @@
 """The locomotion experiment with tiny recipes and short episodes: units, data, agents, tables and figures."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from rrpolicy.experiments.locomotion.spec import of_case
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.report import values_of
 from rrpolicy.experiments.results import UNIT_DONE, Result
+from rrpolicy.rewards.centred import CentredReward
 
 NOISY, MIXTURE = RobotUnit("hopper", "noisy", 1), RobotUnit("hopper", "mixture", 1)
 
@@ -281,6 +283,8 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
             "arguments": small,
         },
     )
+    few = partial(CentredReward.fit, total_timesteps=10, batch_size=16, width=8)  # else thousands of gradient steps
+    monkeypatch.setattr(CentredReward, "fit", few)
     stand_in(monkeypatch, 4)
     for variant, names in (
         ("finetune", {"SAC-clone", "SAC-reward", "SAC-centred", "SAC-split", "SAC-true"}),

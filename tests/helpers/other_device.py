@@ -168,14 +168,22 @@ def _there(x: Any) -> Any:
     return OtherTensor(x) if isinstance(x, torch.Tensor) else x
 
 
-class other_device(TorchDispatchMode):
+class _Uncompiled(TorchDispatchMode):
+    """A mode without torch's wrapper that hides it from the compiler, which would be called at every operator."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class other_device(_Uncompiled):
     """A block in which tensors can be on ``"other"``."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(_Uncompiled):
     def __init__(self) -> None:
         super().__init__()
         self.made: Counter[str] = Counter()
