@@ -1,20 +1,26 @@
 """`diff` from end to end: what it says of different, equal and twice trained models, its page, and its exit codes."""
 
 import json
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.agents import maze_planner
 from helpers.browser import WIDTHS, browsed
 from helpers.program import invoke
+from helpers.recipes import RECIPE, toml
 
 import rrpolicy
 from rrpolicy import Comparison, DiffusionAgent, Normalizer, PlanningOptions, RelativeReward, TrajectoryDataset
-from rrpolicy.comparison import Features, draw_samples, names_of_environment
+from rrpolicy.comparison import Clip, Features, draw_samples, names_of_environment
+from rrpolicy.comparison.clips import CLIP_FILE, MAX_EMBEDDED
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
+from rrpolicy.envs import make_point_maze
 from rrpolicy.experiments import Task
 
 PROCESS = DiffusionProcess(20)
@@ -202,6 +208,43 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         agent.save(folder / f"{seed}.zip")
         names.append(str(folder / f"{seed}.zip"))
     return names
+
+
+def test_a_clip_is_held_by_the_page_or_says_why_not(found: Comparison, tmp_path: Path) -> None:
+    maze = make_point_maze(goal=(3, 1), max_episode_steps=4)
+    agents = {"<base>": maze_planner(maze), "expert": maze_planner(maze)}
+    clip = Clip.record(agents, lambda: make_point_maze(goal=(3, 1), max_episode_steps=4), seed=2)
+    assert clip.missing == "" and clip.content[4:8] == b"ftyp" and "&lt;base&gt;, expert" in clip.html()
+    page = replace(found, clip=clip).write(tmp_path).read_text(encoding="utf-8")
+    assert page.count("<video") == 1 and "media-src data:" in page and 'src="data:video/mp4;base64,' in page
+    assert (tmp_path / CLIP_FILE).read_bytes() == clip.content
+    large = Clip(bytes(MAX_EMBEDDED + 1), ("a",), 0)
+    assert "<video" not in large.html() and "2.0 MiB" in large.html()
+    blind = Clip.record({"a": agents["expert"]}, "Blind-v0")
+    assert blind.content == b"" and blind.html().startswith('<p class="note">No video: ')
+    again = replace(found, clip=blind).write(tmp_path).read_text(encoding="utf-8")
+    assert "<video" not in again and not (tmp_path / CLIP_FILE).exists()
+
+
+def test_the_command_films_one_start_in_the_environment(tmp_path: Path) -> None:
+    env_id, files = "PointMaze_UMaze-v3", []
+    generator = torch.Generator().manual_seed(0)
+    (tmp_path / "recipe.toml").write_text(toml(RECIPE))
+    for name, goal in (("base", None), ("expert", (3, 1))):
+        with closing(Task.create(env_id, goal=goal).make()) as env:
+            agent = maze_planner(env)
+            for parameter in agent.averaged.parameters():
+                parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+            agent.save(tmp_path / f"{name}.zip", card=Task.create(env_id, goal=goal).to_card())
+        files.append(str(tmp_path / f"{name}.zip"))
+    sizes = ["--n-samples", "16", "--n-rewards", "1", "--total-timesteps", "2", "--no-progress"]
+    recipe = ["--recipe", str(tmp_path / "recipe.toml")]
+    command = ["diff", *files, "--null", files[0], *sizes, *recipe, "--out", str(tmp_path / "out")]
+    done = invoke([*command, "--env", env_id])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<video") == 1 and (tmp_path / "out" / CLIP_FILE).exists()
+    assert "base, steered at 0.5, steered at 1, expert, all from its start of seed 0" in page
 
 
 def test_the_command_leaves_its_files_and_an_exit_code(pair: list[str], tmp_path: Path) -> None:

@@ -118,7 +118,9 @@ def test_a_planner_steers_by_sums_and_ensembles(rewards: Rewards) -> None:
         )
     still = GuidedPlanner(model, Ensemble(rewards), max_uncertainty=1e-9).predict(observation, deterministic=True)[0]
     np.testing.assert_allclose(still, model.predict(observation, deterministic=True)[0], atol=1e-5)
-    with pytest.raises(ValueError, match="max_uncertainty is for an Ensemble, reward is a RelativeReward"):
+    with pytest.raises(
+        ValueError, match="max_uncertainty is for an Ensemble or a LaplaceReward, reward is a RelativeReward"
+    ):
         GuidedPlanner(model, rewards[0], max_uncertainty=1.0)
 
 

@@ -11,8 +11,8 @@ from helpers.agents import maze_planner
 
 from rrpolicy.agents.diffusion_agent import DiffusionAgent
 from rrpolicy.envs import make_point_maze
-from rrpolicy.envs.render import GOAL, PLAN
-from rrpolicy.evaluation.video import plan_ahead, record_video
+from rrpolicy.envs.render import BALL, GOAL, PLAN
+from rrpolicy.evaluation.video import LINE, plan_ahead, record_side_by_side, record_video
 
 
 def read(path: Path) -> tuple[dict, list[np.ndarray]]:
@@ -97,6 +97,54 @@ def test_the_plan_ahead_loses_what_has_been_executed(planner: DiffusionAgent) ->
         assert ahead is not None
         np.testing.assert_array_equal(ahead, positions[first:])
     assert plan_ahead(planner, None) is None and plan_ahead(Still(), (plans, np.array([1]))) is None
+
+
+def test_agents_side_by_side_have_one_start(maze: gym.Env, planner: DiffusionAgent, tmp_path: Path) -> None:
+    agents = {"left": Still(), "ρ": planner}
+    info = record_side_by_side(agents, maze, tmp_path / "two", seed=3, size=480, steps_per_frame=2)
+    metadata, pictures = read(info.path)
+    assert info.path == tmp_path / "two.mp4" and info.renderer == "maze drawing"
+    assert metadata["size"] == (960, 480 + LINE) and info.n_frames == len(pictures) == 6
+    assert has(pictures[0][:LINE], (0, 0, 0)) > 20  # names
+    left, right = ([one[LINE:, side] for one in pictures] for side in (slice(0, 480), slice(480, None)))
+    assert all(has(one, PLAN) > 20 for one in right) and all(has(one, PLAN) < 5 for one in left)
+    _, alone = read(record_video(Still(), maze, tmp_path / "one", 10, seed=3, steps_per_frame=2).path)
+    assert np.abs(np.stack(left).astype(int) - alone).mean() < 2  # but for what encoding leaves of it
+    first, other = (np.abs(one[0].astype(int) - BALL).max(axis=-1) < 40 for one in (left, right))
+    assert (first & other).sum() > 20  # one start
+    with pytest.raises(ValueError, match="agents is empty"):
+        record_side_by_side({}, maze, tmp_path / "none")
+
+
+class Counted(Odd):
+    """Grows darker with each step; an action above zero ends it after two, others after five."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        self.count = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.count += 1
+        return np.zeros(1, np.float32), 0.0, self.count == (2 if action[0] > 0 else 5), False, {}
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        return np.full((64, 64, 3), 240 - 40 * self.count, np.uint8)
+
+
+class Pushing(Still):
+    def predict(self, observation: np.ndarray, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
+        return np.ones((len(observation), 1), np.float32), None
+
+
+def test_one_that_is_done_stands_still(tmp_path: Path) -> None:
+    agents = {"short": Pushing(), "long": Still(1)}
+    info = record_side_by_side(agents, Counted, tmp_path / "two")
+    _, pictures = read(info.path)
+    assert info.renderer == "environment"
+    for side, wanted in ((pictures, [0, 1, 2, 2, 2, 2]), ([one[:, 64:] for one in pictures], [0, 1, 2, 3, 4, 5])):
+        shades = [float(one[LINE + 8 : -8, 8:56].mean()) for one in side]
+        np.testing.assert_allclose(shades, [240 - 40 * count for count in wanted], atol=6)
+    assert record_side_by_side({"a": Still(1)}, Counted, tmp_path / "one", n_steps=3).n_frames == 4
 
 
 def test_steps_run_over_several_episodes(maze: gym.Env, tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ from rrpolicy.diffusion.sampling import Solver, SolverName
 from rrpolicy.diffusion.score_model import Denoiser, pinned_on
 from rrpolicy.export.compiled import digest_of
 from rrpolicy.rewards.algebra import CompositeReward, RewardAlgebra, check_space
-from rrpolicy.rewards.ensemble import with_max_uncertainty
 from rrpolicy.rewards.guidance import GradientAt, check_gradient_at, guided
 from rrpolicy.rewards.protocol import RewardFunction, check_reward_function
 from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.reward_archive import AnyReward, restored_terms
+from rrpolicy.rewards.uncertain import with_max_uncertainty
 
 
 class GuidedPlanner(Published, Planner):
@@ -51,7 +51,8 @@ class GuidedPlanner(Published, Planner):
     :param n_sampling_steps: denoising steps per plan; None: the base's
     :param sampler: ``"ddim"``, ``"ddpm"`` or ``"dpm++"``; None: the base's
     :param warm_start: noise level from which the previous plan is refined; None: the base's
-    :param max_uncertainty: nats of disagreement of an `Ensemble` beyond which it steers less, see there; None for none
+    :param max_uncertainty: standard deviation in nats of an `UncertainReward` beyond which it steers less, see
+        `Ensemble`; None for none
     :param gradient_at: ``"noised"`` for ∇ρ(x_t, t); ``"clean"`` for ∇ρ(x̂0, 0) at the base's clean estimate, which suits
         rewards that know nothing of noised plans (Q-Guided Flow, Peng et al. 2026), see `rewards.guided`
     :raises ValueError: when agent and reward do not share their space, or an option is out of range

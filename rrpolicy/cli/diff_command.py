@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -12,13 +13,15 @@ import typer
 
 from rrpolicy import zoo
 from rrpolicy.cli import options
-from rrpolicy.cli.options import recipe_for, report, task_in_card, warn_of_places
+from rrpolicy.cli.options import recipe_for, report, task_in_card, task_of, warn_of_places
 from rrpolicy.cli.program import echo
 from rrpolicy.common.folders import sole_use
-from rrpolicy.comparison import Comparison, diff, names_of_environment
+from rrpolicy.common.messages import RrpolicyWarning
+from rrpolicy.comparison import Clip, Comparison, diff, names_of_environment
+from rrpolicy.comparison.difference import SCALES
 from rrpolicy.data.readers import load_dataset
 from rrpolicy.evaluation import Row
-from rrpolicy.experiments import Task, plain_row, section
+from rrpolicy.experiments import Task, plain_row, section, steer
 from rrpolicy.experiments.recipes import Recipe, without_steps
 from rrpolicy.experiments.results import estimate_row
 
@@ -69,6 +72,7 @@ def compare_policies(
     Compare two policies: how far apart, beyond what two trainings of one model show or not, where, and how sure.
 
     Leaves index.html, which holds all it needs, comparison.json with every number, results.json and the pictures.
+    With --env, counterfactual.mp4 shows base, base steered by half and whole, and expert from one start of it, too.
     Without --null, four equal trainings are made by fine-tuning the base on its own samples. The exit code is 3 when
     a check of --fail-above or --require-null fails.
 
@@ -99,15 +103,29 @@ def compare_policies(
     )
     if task is not None and task.is_maze:
         comparison = replace(comparison, maze=task.maze)
+    if env is not None and task is not None and comparison.reward is not None:
+        comparison = replace(comparison, clip=_clip(comparison, weak, strong, task, values))
     with sole_use(out):
         page = comparison.write(out)
         report(_rows(comparison), out)
+    if comparison.clip is not None and comparison.clip.missing:
+        warnings.warn(f"no video: {comparison.clip.missing}", RrpolicyWarning, stacklevel=1)
     echo(comparison.verdict)
     echo(f"written: {page}")
     if failed := comparison.passes(fail_above, require_null):
         for reason in failed:
             echo(f"rrpolicy: failed: {reason}", err=True)
         raise typer.Exit(FAILED)
+
+
+def _clip(comparison: Comparison, base: Any, expert: Any, task: Task, recipe: Recipe) -> Clip:
+    """A video of base, steered base and expert from the start of the environment that the seed gives."""
+    steered = {
+        f"steered at {scale:g}": steer(base, comparison.reward, recipe, scale=scale) for scale in SCALES if scale > 0
+    }
+    agents = {comparison.names[0]: base, **steered, comparison.names[1]: expert}
+    deterministic = section(recipe, "evaluation").get("deterministic", True)
+    return Clip.record(agents, task.make, seed=comparison.seed, deterministic=deterministic)
 
 
 def extraction_of(recipe: Recipe) -> dict[str, Any]:
@@ -121,8 +139,10 @@ def extraction_of(recipe: Recipe) -> dict[str, Any]:
 
 def _task(env: str | None, names: Sequence[str]) -> Task | None:
     """The task of the option, else that of the first card that names one; None where neither does."""
+    if env is not None:
+        return task_of(list(names), env)
     homes = {name: task for name in names if (task := task_in_card(name, needed=False)) is not None}
-    task = Task.create(env) if env is not None else next(iter(homes.values()), None)
+    task = next(iter(homes.values()), None)
     if task is not None:
         warn_of_places(task, homes)
     return task

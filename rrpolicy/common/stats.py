@@ -137,12 +137,13 @@ def finite_values(values: Any) -> Array:
 
 
 @cache
-def student_quantile(degrees: int) -> float:
+def student_quantile(degrees: int, inside: float = 0.95) -> float:
     """
-    The quantile of Student's (1908) t that a two-sided 95 % interval needs, by bisection of its distribution function
+    The quantile of Student's (1908) t that a two-sided interval needs, by bisection of its distribution function
     (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
 
     :param degrees: of freedom, at least 1
+    :param inside: how often the interval is to hold the truth
     :raises ValueError: for fewer
     """
     if degrees < 1:
@@ -150,7 +151,7 @@ def student_quantile(degrees: int) -> float:
     low, high = 0.0, 1000.0
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if _student_inside(middle, degrees) < 0.95 else (low, middle)
+        low, high = (middle, high) if _student_inside(middle, degrees) < inside else (low, middle)
     return (low + high) / 2
 
 

@@ -1,6 +1,7 @@
 """What changed between two models, and whether it can be believed: `diff` and what it finds."""
 
 from rrpolicy.comparison.attribution import Attribution, attribute
+from rrpolicy.comparison.clips import Clip
 from rrpolicy.comparison.difference import diff
 from rrpolicy.comparison.divergence import Divergence, divergence, total_variation_bound
 from rrpolicy.comparison.features import Features, names_of_environment
@@ -14,6 +15,7 @@ from rrpolicy.comparison.tree import Tree
 __all__ = [
     "Attribution",
     "Calibration",
+    "Clip",
     "Comparison",
     "Divergence",
     "Features",

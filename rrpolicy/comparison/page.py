@@ -18,6 +18,7 @@ img.figure { aspect-ratio: auto; background: #fff; max-width: 60rem; }
 ul.figures { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
 .figures > li { min-width: 0; } .figures figcaption { font-size: .85rem; }
+video { display: block; width: 100%; max-width: 60rem; margin-top: 1rem; }
 td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
 dt, li, b, small, figcaption, caption { overflow-wrap: anywhere; }
 """

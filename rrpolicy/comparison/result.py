@@ -13,6 +13,7 @@ from rrpolicy.common.stats import Measure
 from rrpolicy.common.typing import Array
 from rrpolicy.common.version import __version__
 from rrpolicy.comparison.attribution import Attribution
+from rrpolicy.comparison.clips import Clip
 from rrpolicy.comparison.divergence import Divergence, total_variation_bound
 from rrpolicy.comparison.features import Features
 from rrpolicy.comparison.fit import Calibration
@@ -84,6 +85,7 @@ class Findings:
     :param preferences: a tree that explains ρ
     :param counterfactual: what steering makes of one start
     :param maze: drawn below windows that hold positions in it
+    :param clip: a video of the counterfactual in an environment; None where none was given
     """
 
     names: tuple[str, str]
@@ -101,6 +103,7 @@ class Findings:
     preferences: Tree | None = None
     counterfactual: Steered | None = None
     maze: MazeGeometry | None = None
+    clip: Clip | None = None
 
     def with_reward(self, **found: Any) -> Self:
         """The same with what needs ρ."""

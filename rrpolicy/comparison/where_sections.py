@@ -156,4 +156,5 @@ def counterfactual(drawn: Drawn) -> str:
         "The start at which the models differ most, with the same noise for all. Steering at 1 with an exact ρ makes "
         "the first model the second."
     )
-    return section("counterfactual", "One start, steered", note, _list(items))
+    clip = "" if drawn.comparison.clip is None else drawn.comparison.clip.html()
+    return section("counterfactual", "One start, steered", note, _list(items) + clip)

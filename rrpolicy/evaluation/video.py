@@ -4,7 +4,7 @@ A file appears under its name only when it is complete."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from rrpolicy.agents.planning import Planner
 from rrpolicy.common.arguments import flag, number, whole
@@ -26,6 +27,7 @@ from rrpolicy.envs.scene import SceneRenderer
 from rrpolicy.evaluation import MAX_EPISODE_STEPS, make_env, stack_observations, success_in
 from rrpolicy.evaluation.ffmpeg import encode
 
+LINE = 24  # pixels above a picture for its name
 Renderer = Literal["maze drawing", "scene drawing", "environment"]
 
 
@@ -92,10 +94,8 @@ def record_video(
     """
     n_steps = None if n_steps is None else whole("n_steps", n_steps, 1)
     steps_per_frame, seed = whole("steps_per_frame", steps_per_frame, 1), checked_seed(seed)
-    fps, size = number("fps", fps, 1), whole("size", size)
+    fps, size = number("fps", fps, 1), _even(size)
     deterministic, overlay = flag("deterministic", deterministic), flag("overlay", overlay)
-    if size < 32 or size % 2:
-        raise ValueError(f"size is {size}, it must be an even number of at least 32")
     target = _mp4(path)
     live = _environment(env, renderer)
     try:
@@ -108,6 +108,78 @@ def record_video(
         if live is not env:
             live.close()
     return VideoInfo(target, n_frames, chosen)
+
+
+def record_side_by_side(
+    agents: Mapping[str, Predictor],
+    env: gym.Env | str | Callable[[], gym.Env],
+    path: str | Path,
+    n_steps: int | None = None,
+    seed: int = 0,
+    fps: float = 30,
+    deterministic: bool = True,
+    *,
+    steps_per_frame: int = 1,
+    size: int = 240,
+) -> VideoInfo:
+    """
+    Write an h264 video of several agents beside each other, each below its name, from the same start and with the same
+    random numbers. One whose episode has ended stands still.
+
+    :param agents: by name, from left to right
+    :param env: as for :func:`record_video`
+    :param path: an ``.mp4`` file; folders are made, a missing suffix is added
+    :param n_steps: environment steps at most; None: until each agent's episode has ended
+    :param seed: of the start and of the agents
+    :param fps: pictures per second
+    :param deterministic: passed to ``predict``
+    :param steps_per_frame: environment steps from one picture to the next
+    :param size: longer side of one agent's picture in pixels, an even number
+    :return: file, number of pictures and what drew them
+    :raises ValueError: for no agents, and as :func:`record_video`
+    """
+    if not agents:
+        raise ValueError("agents is empty, wanted at least one")
+    n_steps = None if n_steps is None else whole("n_steps", n_steps, 1)
+    every, seed, fps = whole("steps_per_frame", steps_per_frame, 1), checked_seed(seed), number("fps", fps, 1)
+    deterministic, size, target = flag("deterministic", deterministic), _even(size), _mp4(path)
+    chosen: Renderer = "environment"
+    strips = []
+    for name, agent in agents.items():
+        live = _environment(env, None)
+        try:
+            check_units(agent, live)
+            chosen, draw = _drawing(live, None, size, True, None)
+            with seeded(seed, agent):
+                moments = _moments(agent, flat_for(agent, live), n_steps, seed, deterministic, every, 1)
+                strips.append([_below(name, picture) for picture in _of_one_size(draw(moment) for moment in moments)])
+        finally:
+            if live is not env:
+                live.close()
+    with atomic_write(target) as unfinished:
+        n_frames = encode(_of_one_size(_joined(strips)), unfinished, fps)
+    return VideoInfo(target, n_frames, chosen)
+
+
+def _joined(strips: Sequence[Sequence[Array]]) -> Iterator[Array]:
+    """Pictures side by side; a strip that has ended stays at its last one."""
+    for i in range(max(map(len, strips))):
+        yield np.concatenate([strip[min(i, len(strip) - 1)] for strip in strips], axis=1)
+
+
+def _below(name: str, picture: Array) -> Array:
+    """A picture below a line with a name."""
+    line = Image.new("RGB", (picture.shape[1], LINE), "white")
+    text = name.replace("ρ", "rho")  # Pillow's own font has no Greek
+    ImageDraw.Draw(line).text((LINE // 4, LINE // 6), text, fill="black", font=ImageFont.load_default(LINE * 0.6))
+    return np.concatenate([np.asarray(line), picture])
+
+
+def _even(size: int) -> int:
+    size = whole("size", size)
+    if size < 32 or size % 2:
+        raise ValueError(f"size is {size}, it must be an even number of at least 32")
+    return size
 
 
 def _environment(env: Any, renderer: Renderer | None) -> gym.Env:
@@ -142,10 +214,16 @@ def _takes_mode(make: Callable[..., Any]) -> bool:
 
 
 def _moments(
-    agent: Predictor, env: gym.Env, n_steps: int | None, seed: int, deterministic: bool, every: int
+    agent: Predictor,
+    env: gym.Env,
+    n_steps: int | None,
+    seed: int,
+    deterministic: bool,
+    every: int,
+    n_episodes: int | None = None,
 ) -> Iterator[_Moment]:
-    """Act, and yield the state at every ``every``-th step and at the end."""
-    total = 0
+    """Act, and yield the state at every ``every``-th step and at the end, for at most so many steps and episodes."""
+    total, first = 0, seed
     while True:
         observation, info = env.reset(seed=seed)
         observation = own_copy(observation)
@@ -164,9 +242,9 @@ def _moments(
             if not over and n_steps is None and step == MAX_EPISODE_STEPS:
                 raise ValueError(f"the episode has not ended after {step} steps: wanted n_steps")
         yield _Moment(observation, step, plan, bool(success_in(info)))
-        if n_steps is None or total == n_steps:
-            return
         seed += 1
+        if n_steps is None or total == n_steps or seed - first == n_episodes:
+            return
 
 
 def plan_ahead(agent: Predictor, state: State | None) -> Array | None:

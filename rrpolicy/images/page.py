@@ -69,7 +69,9 @@ summary { cursor: pointer; font-weight: 600; padding: .25rem 0; }
 .prompts ul.images { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 10rem)); }
 .sets ul.images { grid-template-columns: repeat(4, 1fr); gap: .35rem; }
 """
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
 
 
 def page(title: str, meaning: str, sections: Sequence[str], footer: str, css: str = "") -> str:

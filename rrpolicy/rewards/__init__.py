@@ -4,9 +4,10 @@ from rrpolicy.rewards.algebra import CombinedReward
 from rrpolicy.rewards.bellman import BellmanReward
 from rrpolicy.rewards.centred import CentredReward
 from rrpolicy.rewards.discriminator import DiscriminatorReward
-from rrpolicy.rewards.ensemble import Ensemble, with_max_uncertainty
+from rrpolicy.rewards.ensemble import Ensemble
 from rrpolicy.rewards.extractor import RewardExtractor
 from rrpolicy.rewards.guidance import guided
+from rrpolicy.rewards.laplace import LaplaceReward
 from rrpolicy.rewards.maps import RewardMap, reward_map
 from rrpolicy.rewards.on_policy import learn_on_policy, on_policy_targets
 from rrpolicy.rewards.protocol import RewardFunction, StepReward
@@ -14,6 +15,7 @@ from rrpolicy.rewards.relative_reward import RelativeReward
 from rrpolicy.rewards.reward_archive import load_reward
 from rrpolicy.rewards.support import Support
 from rrpolicy.rewards.transforms import AveragedReward, BoundedReward, DistanceReward
+from rrpolicy.rewards.uncertain import UncertainReward, with_max_uncertainty
 
 __all__ = [
     "AveragedReward",
@@ -24,12 +26,14 @@ __all__ = [
     "DiscriminatorReward",
     "DistanceReward",
     "Ensemble",
+    "LaplaceReward",
     "RelativeReward",
     "RewardExtractor",
     "RewardFunction",
     "RewardMap",
     "StepReward",
     "Support",
+    "UncertainReward",
     "guided",
     "learn_on_policy",
     "load_reward",

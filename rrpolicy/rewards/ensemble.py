@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rrpolicy.common.arguments import number
+from rrpolicy.common.stats import student_quantile
 from rrpolicy.common.torch_mode import usual_tensor, usual_torch
 from rrpolicy.common.typing import Array
-from rrpolicy.rewards.algebra import Archived, CompositeReward, RewardAlgebra, archived_terms
+from rrpolicy.rewards.algebra import Archived, RewardAlgebra, archived_terms
 from rrpolicy.rewards.relative_reward import RelativeReward
+from rrpolicy.rewards.uncertain import UncertainReward
 
 Score = Literal["mean", "lower"]
 
 
-class Ensemble(CompositeReward):
+class Ensemble(UncertainReward):
     """
     The mean of several rewards over one space, which steers and scores as one reward does.
 
@@ -49,12 +52,14 @@ class Ensemble(CompositeReward):
         self.parts = nn.ModuleList(rewards)  # type: ignore[arg-type]
         self.score: Score = score
         self.n_deviations: float = number("n_deviations", n_deviations, lowest=0)
-        limit = max_uncertainty
-        self.max_uncertainty: float | None = None if limit is None else number("max_uncertainty", limit, above=0)
+        self._take_limit(max_uncertainty)
 
     def with_options(self, **options: Any) -> Ensemble:
         """The same rewards with another ``score``, ``n_deviations`` or ``max_uncertainty``."""
         return Ensemble(list(self.parts), **{**self._options(), **options})  # type: ignore[arg-type]
+
+    def middle(self) -> Ensemble:
+        return self.with_options(score="mean", max_uncertainty=None)
 
     # ------------------------------------------------------------------ tensors
 
@@ -76,8 +81,7 @@ class Ensemble(CompositeReward):
             inputs = usual_tensor(x_t.detach()).requires_grad_(True)
             values = self.members(inputs, usual_tensor(t), head)
             (gradient,) = torch.autograd.grad(self._undamped(values).sum(), inputs)
-        factor = self._damping(values.detach()).view(-1, *(1,) * (x_t.ndim - 1))
-        return torch.where(self.pinned, 0.0, factor * gradient)
+        return self._damped(gradient, values.detach().std(dim=0))
 
     @usual_torch()
     @torch.no_grad()
@@ -98,6 +102,9 @@ class Ensemble(CompositeReward):
         """ρ (K, n) of clean data in environment units by each reward."""
         scores = [torch.as_tensor(part.predict(observations, actions, levels)) for part in self.parts]  # type: ignore[operator]
         return torch.stack(scores).numpy()
+
+    def predict_spread(self, observations: Array, actions: Array | None = None) -> Array:
+        return np.asarray(self.predict_members(observations, actions).std(axis=0, ddof=1))
 
     # ------------------------------------------------------------------ algebra
 
@@ -145,26 +152,10 @@ class Ensemble(CompositeReward):
         variance = values.var(dim=0)
         return mean - self.n_deviations * torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)
 
-    def _damping(self, values: Tensor) -> Tensor:
-        """Factors (B,) for the rewards' values (K, B)."""
-        if self.max_uncertainty is None:
-            return torch.ones_like(values[0])
-        return (self.max_uncertainty / values.std(dim=0).clamp(min=1e-30)).clamp(max=1.0)
-
     def _scored(self, values: Tensor) -> Tensor:
-        return self._undamped(values) * self._damping(values.detach())
+        return self._damped(self._undamped(values), values.detach().std(dim=0))
 
-
-def with_max_uncertainty(reward: Any, max_uncertainty: float | None) -> Any:
-    """
-    A reward that counts less where its ensemble disagrees; itself without a limit.
-
-    :param reward: any; with a limit an `Ensemble`
-    :param max_uncertainty: see `Ensemble`; None for no limit
-    :raises ValueError: for a limit and a reward that knows no uncertainty
-    """
-    if max_uncertainty is None:
-        return reward
-    if not isinstance(reward, Ensemble):
-        raise ValueError(f"max_uncertainty is for an Ensemble, reward is a {type(reward).__name__}")
-    return reward.with_options(max_uncertainty=max_uncertainty)
+    def _reach(self, level: float) -> float:
+        """Where one more extraction lies, of which the members are a sample: Student's t."""
+        n = len(self.parts)
+        return student_quantile(n - 1, level) * (1 + 1 / n) ** 0.5

@@ -214,9 +214,7 @@ class RelativeReward(RewardAlgebra, Published, nn.Module):
         :return: (n,) float32 in nats
         :raises ValueError: for wrong shapes, NaN, or a head that this reward does not have
         """
-        if self.layout is None or self.normalizer is None:
-            raise ValueError("this reward has no layout and normalizer, so it has no environment units; call it on x_t")
-        x0 = self._packed(observations, actions)
+        x0 = self.packed(observations, actions)
         head: Head = "step" if x0.ndim == 2 else "window" if "window" in self.heads else "step"
         levels = [self.map_level if head == "step" else 0] if levels is None else levels
         n_levels = self.process.n_diffusion_steps
@@ -251,10 +249,11 @@ class RelativeReward(RewardAlgebra, Published, nn.Module):
             raise ValueError(f"head is {head!r}, this reward has {self.heads}")
         return head
 
-    def _packed(self, observations: Array, actions: Array | None) -> Tensor:
-        """Environment units -> normalised packed (n, D) or (n, H, D)."""
+    def packed(self, observations: Array, actions: Array | None) -> Tensor:
+        """Environment units, as :meth:`predict` takes them -> clean normalised packed (n, D) or (n, H, D)."""
         layout, normalizer = self.layout, self.normalizer
-        assert layout is not None and normalizer is not None
+        if layout is None or normalizer is None:
+            raise ValueError("this reward has no layout and normalizer, so it has no environment units; call it on x_t")
         values = np.asarray(observations, dtype=np.float32)
         steps, windows = ("n", layout.observation_dim), ("n", layout.horizon, layout.observation_dim)
         fits = values.ndim in (2, 3) and values.shape[-1] == layout.observation_dim

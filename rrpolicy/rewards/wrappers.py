@@ -27,8 +27,8 @@ from rrpolicy.common.environments import (
 from rrpolicy.common.spaces import FlatSpaces, flat_box, flattened, unflattened
 from rrpolicy.common.typing import Array
 from rrpolicy.data.dataset import TrajectoryDataset
-from rrpolicy.rewards.ensemble import with_max_uncertainty
 from rrpolicy.rewards.protocol import StepReward, check_step_reward
+from rrpolicy.rewards.uncertain import with_max_uncertainty
 
 Transform = Callable[[Array], Array]
 CHUNK = 16_384  # transitions scored at a time, which bounds the memory
@@ -116,7 +116,8 @@ class RelativeRewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
     :param wrapped_units: whether the reward was made for actions and observations as the wrappers of ``env`` take and
         give them; False: for the innermost environment's own, so that ρ is of the action that is executed behind
         ``RescaleAction``, ``ClipAction``, ``TransformAction`` (of a function without memory) and the space's bounds
-    :param max_uncertainty: nats of disagreement of an `Ensemble` beyond which ρ counts less, see there; None for none
+    :param max_uncertainty: standard deviation in nats of an `UncertainReward` beyond which ρ counts less, see
+        `Ensemble`; None for none
     :raises ValueError: when the reward cannot score this environment's transitions, or a wrapper is in between through
         which the innermost environment's units cannot be seen, naming it
     """
