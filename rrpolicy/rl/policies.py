@@ -55,11 +55,29 @@ class Sb3Agent:
         episode_start: Array | None = None,
         deterministic: bool = False,
     ) -> tuple[Array, State | None]:
-        """As :class:`Predictor` says; there is no memory, and what is drawn comes from torch's global generator."""
+        """
+        As :class:`Predictor` says; there is no memory, and what is drawn comes from torch's global generator.
+
+        :raises ValueError: for a wrong shape, NaN or infinite observations
+        """
         observations = np.asarray(observation)
+        if observations.dtype.kind == "f" and not np.isfinite(observations).all():
+            shape = self.observation_space.shape
+            wanted = f"finite values of shape {shape} or (n_envs, *{shape})"
+            raise ValueError(f"observation of shape {observations.shape} holds NaN or inf, wanted {wanted}")
         if self.statistics is not None:
             observations = self.statistics.normalize(observations)
-        return self.policy.predict(observations, deterministic=deterministic)
+        learning = self.policy.training  # predict ends that
+        found = self.policy.predict(observations, deterministic=deterministic)
+        if learning:
+            self.policy.set_training_mode(True)
+        return found
+
+    def __call__(
+        self, observation: Any, state: State | None = None, episode_start: Array | None = None
+    ) -> tuple[Array, State | None]:
+        """:meth:`predict` with draws, as rollouts of `imitation` call a policy."""
+        return self.predict(observation, state, episode_start)
 
 
 class MeanAction:
