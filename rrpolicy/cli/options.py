@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -249,16 +250,26 @@ def warn_of_places(task: Task, homes: Mapping[str, Task]) -> None:
     """
     Tell which agents and rewards are used elsewhere than they were made for, naming both places.
 
+    Where spaces differ, that is an error when they meet, and no warning comes before it.
+
     :param task: where they are used
     :param homes: the tasks in their cards, by name
     """
     for name, home in homes.items():
-        if not home.is_at(task):
+        if not home.is_at(task) and _shapes(home) == _shapes(task):
             warnings.warn(
                 f"{printable(name)} was made for {home.place} and is used in {task.place}",
                 RrpolicyWarning,
                 stacklevel=2,
             )
+
+
+def _shapes(task: Task) -> Any:
+    """Shapes of the spaces of an environment; all mazes have the same."""
+    if task.is_maze:
+        return None
+    with closing(task.make()) as env:
+        return env.observation_space.shape, env.action_space.shape
 
 
 def agent_label(name: str, reward: str | None) -> str:

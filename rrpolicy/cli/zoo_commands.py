@@ -246,6 +246,7 @@ def distill(
     force: Force = False,
     out: OtherFolder = None,
     recipe: options.RecipeFile = None,
+    device: options.Device = "auto",
 ) -> None:
     """
     Distill the steered base of an environment into a policy without planning, and store it as the entry student.

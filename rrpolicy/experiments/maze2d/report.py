@@ -112,6 +112,7 @@ def _seconds(group: Sequence[Result]) -> str:
 
 OURS = "ρ, steered"
 _OURS, _TRUE = "-reward", "-true"  # ends of the names of trained agents
+_LATER = ("Pearson", "DARD")  # which earlier runs did not measure
 _PEER_COLUMNS = (  # heading, metric, our agent that it belongs to, decimals
     ("own cell", "goal_own_cell", "reward", 2),
     ("within one", "goal_within_one_cell", "reward", 2),
@@ -196,7 +197,7 @@ def peers_table(results: Sequence[Result], main: Sequence[Result]) -> str:
     methods = list(dict.fromkeys(one.agent for one in results if one.case and one.agent != "unit"))
     units = {one.unit for one in results if one.case}
     metrics = {one.metric for one in results}
-    columns = [column for column in _PEER_COLUMNS if column[1] in metrics]
+    columns = [column for column in _PEER_COLUMNS if column[1] in metrics or column[0] not in _LATER]
     lines = []
     for maze, group in by_maze([one for one in results if one.case]):
         same = [one for one in main if one.unit in units and maze in (one.task, "all")]
