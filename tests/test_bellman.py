@@ -108,6 +108,7 @@ def test_the_reward_behind_a_soft_q_function_is_found_again(chain: Chain, base: 
     assert split.layout == Table.layout and split.heads == ("step",)
 
 
+@pytest.mark.slow
 def test_what_is_added_to_states_shapes_and_the_expert_stays_the_best(chain: Chain, base: TrajectoryDataset) -> None:
     """ρ = log expert(s, a) / base(s, a), of an expert that is the optimum of ``chain.reward``."""
     expert = chain.policy(chain.optimum(chain.reward))
@@ -154,7 +155,7 @@ class Quadratic:
         return temperature * (slope**2 / (2 * curvature) - np.log(curvature) / 2)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("temperature", [1.0, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_states_and_actions_may_be_continuous(temperature: float) -> None:
     """s' = s / 2 + 0.3 a + 0.1 noise; observations are in units of their own."""
     rng = np.random.default_rng(1)
