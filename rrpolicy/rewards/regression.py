@@ -152,7 +152,7 @@ def _descend(
 ) -> None:
     """Minimise the mean loss of targets less predictions."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, foreach=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.total_timesteps)
     for _ in range(settings.total_timesteps):
         rows = torch.randint(len(targets), (settings.batch_size,), generator=generator)
