@@ -43,6 +43,7 @@ from rrpolicy.experiments.locomotion.spec import of_case
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.report import values_of
 from rrpolicy.experiments.results import UNIT_DONE, Result
+from rrpolicy.rewards.bellman import BellmanReward
 from rrpolicy.rewards.centred import CentredReward
 
 NOISY, MIXTURE = RobotUnit("hopper", "noisy", 1), RobotUnit("hopper", "mixture", 1)
@@ -283,8 +284,8 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
             "arguments": small,
         },
     )
-    few = partial(CentredReward.fit, total_timesteps=10, batch_size=16, width=8)  # else thousands of gradient steps
-    monkeypatch.setattr(CentredReward, "fit", few)
+    for form in (CentredReward, BellmanReward):  # else thousands of gradient steps
+        monkeypatch.setattr(form, "fit", partial(form.fit, total_timesteps=10, batch_size=16, width=8))
     stand_in(monkeypatch, 4)
     for variant, names in (
         ("finetune", {"SAC-clone", "SAC-reward", "SAC-centred", "SAC-split", "SAC-true"}),
