@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from typer.testing import CliRunner
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward, experiments, zoo
 from rrpolicy.cli import app
 from rrpolicy.experiments import Task
+from rrpolicy.experiments.locomotion.measure_distilled import DistillationSettings
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
 from rrpolicy.experiments.recipes import read_recipe, recipe_of
 from rrpolicy.experiments.zoo_build import MazeZooBuild
 from rrpolicy.experiments.zoo_students import StudentZooBuild
-from rrpolicy.rl import Sb3Agent, Visits
+from rrpolicy.rl import Sb3Agent
 from rrpolicy.testing import check_agent, check_reward
 
 BASE, EXPERT, REWARD = (f"{ENV_ID}/{name}" for name in ("base", "expert-3-1", "reward-3-1"))
@@ -243,10 +245,12 @@ def test_a_build_with_a_bad_goal_builds_nothing(tmp_path: Path) -> None:
 def test_students_are_built_beside_what_is_there(built: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(built, tmp_path / "zoo")
     before = {path: path.read_bytes() for path in (folder / "agents").rglob("*.*")}
-    small: dict[str, Any] = {"visits": Visits(2, 4, 4), "n_rounds": 1, "n_episodes": 2, "fast": False}
+    sizes = {"n_envs": 2, "first_steps": 4, "round_steps": 4}
+    small = partial(DistillationSettings, n_rounds=1, visits=sizes, fast=False)
     given: dict[str, Any] = {"tasks": [Task.create(ENV_ID, goal=GOAL)], "recipe": RECIPE, "seed": 1, "folder": folder}
+    given["n_episodes"] = 2
     said: list[str] = []
-    build = StudentZooBuild(**given, **small, total_timesteps=4, log=said.append)
+    build = StudentZooBuild(**given, settings=small(4), log=said.append)
     (card,) = build.run()
     assert card["name"] == f"{ENV_ID}/student-3-1" and card["goal"] == list(GOAL) and card["bytes"] < 2e6
     assert card["teacher"] == f"{ENV_ID}/base steered by {ENV_ID}/reward-3-1 at scale 1"
@@ -256,7 +260,7 @@ def test_students_are_built_beside_what_is_there(built: Path, tmp_path: Path) ->
     assert card["name"] in (folder / "README.md").read_text()
     assert build.run() == [card] and "there already" in said[-1]
     assert {path: path.read_bytes() for path in before} == before
-    StudentZooBuild(**given, **small, total_timesteps=5, log=said.append).run()  # another student
+    StudentZooBuild(**given, settings=small(5), log=said.append).run()  # another student
     assert "building" in [line for line in said if "student-3-1" in line][-1]
 
 

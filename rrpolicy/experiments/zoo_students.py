@@ -6,20 +6,20 @@ Bases and rewards are taken as they are shipped, so their entries stay what they
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from rrpolicy import experiments, zoo
 from rrpolicy.agents.guided_planner import GuidedPlanner
 from rrpolicy.evaluation import compare
+from rrpolicy.experiments.locomotion.measure_distilled import DistillationSettings
 from rrpolicy.experiments.recipes import Recipe, section
 from rrpolicy.experiments.report import paired_ratio
-from rrpolicy.experiments.scoring import with_episodes
+from rrpolicy.experiments.scoring import n_episodes, with_episodes
 from rrpolicy.experiments.task import Task
 from rrpolicy.experiments.zoo_build import Group, ZooBuild
 from rrpolicy.experiments.zoo_entries import Entries
-from rrpolicy.rl.dagger import Visits
 from rrpolicy.rl.distill import Distillation
 from rrpolicy.rl.policies import POLICY_KIND, Sb3Agent
 
@@ -33,25 +33,19 @@ class StudentZooBuild(ZooBuild):
     :param recipe: how the base is steered and evaluated
     :param seed: of distillations and episodes
     :param n_episodes: for each measured number; default the recipe's
-    :param total_timesteps: gradient steps of each fit
-    :param n_rounds: of DAgger
-    :param visits: sizes of collections
-    :param fast: teachers plan by ONNX Runtime (extra ``fast``)
-    :raises ValueError: in ``run``, for a base or a reward that the zoo does not have
+    :param settings: of the distillations
+    :raises FileNotFoundError: in ``run``, for a base or a reward that the zoo does not have
     """
 
     tasks: Sequence[Task]
     recipe: Recipe
     seed: int
     n_episodes: int | None = None
-    total_timesteps: int = 6_000
-    n_rounds: int = 3
-    visits: Visits | None = None
-    fast: bool = True
+    settings: DistillationSettings = field(default_factory=DistillationSettings)
 
     @property
     def entries(self) -> Entries:
-        facts = {"total_timesteps": self.total_timesteps, "n_rounds": self.n_rounds}
+        facts = {"total_timesteps": self.settings.total_timesteps, "n_rounds": self.settings.n_rounds}
         return Entries(self.tasks[0].env_id, self.recipe, self.seed, self.folder, self.date, facts)
 
     def groups(self) -> list[Group]:
@@ -71,16 +65,18 @@ class StudentZooBuild(ZooBuild):
 
     def _make(self, task: Task) -> Sb3Agent:
         teacher = self._teacher(task)
-        learner = Distillation(teacher.compile() if self.fast else teacher, seed=self.seed)
-        learner.learn(task.make, self.total_timesteps, n_rounds=self.n_rounds, visits=self.visits, log_interval=0)
-        return learner.student
+        learner = Distillation(teacher.compile() if self.settings.fast else teacher, seed=self.seed)
+        student: Sb3Agent = self.settings.learned(learner, task.make, self.settings.n_rounds)
+        return student
 
     def _measure(self, task: Task) -> None:
         """Teacher and student in the same episodes; a maze's teacher is named by its scale, as in reward cards."""
         entries, name = self.entries, _named("student", task)
         student: Any = entries.policy(name)
-        settings: dict[str, Any] = section(with_episodes(self.recipe, self.n_episodes), "evaluation")
-        settings["n_episodes"] = settings.pop("n_eval_episodes")
+        recipe = with_episodes(self.recipe, self.n_episodes)
+        settings: dict[str, Any] = section(recipe, "evaluation")
+        settings.pop("n_eval_episodes", None)
+        settings["n_episodes"] = n_episodes(recipe)
         settings["deterministic"] = {"teacher": bool(settings.get("deterministic", True)), "agent": True}
         teacher = self._teacher(task)
         results = compare({"teacher": teacher, "agent": student}, task.make, seed=self.seed, **settings)

@@ -38,7 +38,7 @@ INSTALL = (  # without its dependencies: its pins are older than what it runs wi
 class PeerSettings:
     """
     Numbers with which AIRL and GAIL are trained, chosen for the best map and policy on UMaze and Medium with a seed
-    that is not reported.
+    that is not reported. DIFO has them, too; none were looked for.
 
     :param total_timesteps: decisions, rounded down to whole rounds of the generator; None: 150 rounds, of DIFO 60
     :param generator: for PPO, over ``SETTINGS["PPO"]``
