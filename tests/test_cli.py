@@ -20,6 +20,7 @@ from stable_baselines3 import PPO
 
 from rrpolicy import DiffusionAgent, Normalizer, RelativeReward, zoo
 from rrpolicy.cli import collect_commands, commands, main
+from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.version import __version__
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments.recipes import FOLDER_VARIABLE as RECIPES_VARIABLE
@@ -197,8 +198,8 @@ def test_a_maze_of_ones_own(tmp_path: Path) -> None:
 def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(commands.Demo, "run", lambda self: seen.append(self))
-    run("demo", "--goal", "3,1", "--seed", 4, "--n-episodes", 3, "--out", tmp_path, "--no-progress")
-    assert seen[0].task.goal == (3.0, 1.0) and seen[0].seed == 4 and seen[0].n_episodes == 3
+    run("demo", "--goal", "3,1", "--seed", 4, "--n-episodes", 3, "--jobs", 1, "--out", tmp_path, "--no-progress")
+    assert seen[0].jobs == Jobs(1) and seen[0].task.goal == (3.0, 1.0) and seen[0].seed == 4 and seen[0].n_episodes == 3
     assert seen[0].recipe == RECIPE and not seen[0].from_scratch and seen[0].out == tmp_path
 
 

@@ -9,6 +9,7 @@ from helpers.recipes import ENV_ID, GOAL, RECIPE, build_zoo, recipe
 from PIL import Image
 
 from rrpolicy import zoo
+from rrpolicy.common.jobs import Jobs
 from rrpolicy.evaluation import read_results
 from rrpolicy.experiments import Task
 from rrpolicy.experiments.demos import Demo, maze
@@ -61,6 +62,14 @@ def test_an_unseen_maze_and_then_the_zoo_in_the_same_folder(tmp_path: Path) -> N
     assert f"base and expert from the zoo: {ENV_ID}/base, {ENV_ID}/expert-3-1" in said
     assert {path.name for path in out.iterdir()} == files - {"base.zip", "expert.zip"}
     assert zoo.card(out / "reward.zip")["goal"] == list(GOAL)
+
+
+@pytest.mark.slow  # a process that imports torch; test_jobs has what it does
+def test_two_processes_leave_what_one_does(tmp_path: Path) -> None:
+    for name, n in (("one", 1), ("two", 2)):
+        said = run(Task.create(ENV_ID), tmp_path / name, jobs=Jobs(n))
+        assert any(line.startswith("training the discriminator: ") for line in said)
+    assert read_results(tmp_path / "one") == read_results(tmp_path / "two")
 
 
 def test_what_is_finished_is_kept_when_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Units in several processes: the same CSV as with one, whoever is first, whoever dies, whenever it is stopped."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,24 @@ def test_each_process_has_one_thread_and_stays_in_the_folder(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     found = dict(TWO.run(lambda number: (torch.get_num_threads(), os.getcwd(), number**2), [1, 2, 3]))
     assert found == {number: (1, str(tmp_path), number**2) for number in (1, 2, 3)}
+
+
+def test_a_piece_is_begun_beside_this_process(tmp_path: Path) -> None:
+    made = TWO.begin(lambda number: (os.getpid(), (tmp_path / "begun").write_text(str(number))), 17)
+    while not (tmp_path / "begun").exists():  # though nobody has asked for the result
+        time.sleep(0.01)
+    process, written = made()
+    assert process != os.getpid() and written == len("17")
+    assert Jobs().begin(lambda number: (os.getpid(), number), 17)() == (os.getpid(), 17)
+
+
+def test_a_piece_that_was_begun_tells_its_faults() -> None:
+    with pytest.raises(ZeroDivisionError):
+        TWO.begin(lambda number: 1 / number, 0)()
+    with pytest.raises(ChildProcessError, match="17: its worker died"):
+        TWO.begin(os._exit, 17)()
+    with pytest.raises(ValueError, match="a piece begins beside this process on this machine"):
+        Jobs(1, "tcp://a:1").begin(int, 0)
 
 
 def test_jobs_are_counted_from_one_and_a_cluster_has_its_own() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import gymnasium as gym
 import typer
+from joblib import cpu_count
 
 from rrpolicy import experiments, zoo
 from rrpolicy.cli import options
@@ -16,6 +17,7 @@ from rrpolicy.cli.data_commands import warn_of_data
 from rrpolicy.cli.options import agent_label, recipe_for, report, task_in_card, task_of
 from rrpolicy.cli.program import Program, echo
 from rrpolicy.common.folders import sole_use
+from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.messages import RrpolicyWarning, at, printable
 from rrpolicy.common.processes import current
 from rrpolicy.common.version import __version__
@@ -75,6 +77,12 @@ def demo(
     recipe: options.RecipeFile = None,
     fast: options.Fast = False,
     html: Annotated[bool, typer.Option("--html", help="In a maze: a page that plans in the browser, too.")] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", metavar="N", min=1, help="Processes on this machine; default: 2, or 1 on a single core."
+        ),
+    ] = None,
     device: options.Device = "auto",
 ) -> None:
     """
@@ -82,7 +90,8 @@ def demo(
 
     Base and expert come from the zoo, or are trained with --from-scratch (implied by --maze-map, and for a robot of
     your own recipe that the zoo has not). Leaves results.json, hero.png, a video of each agent; in a maze heat_map.png
-    and archives; of images a page. --html adds page/index.html, to be opened in a browser.
+    and archives; of images a page. --html adds page/index.html, to be opened in a browser. A second process trains the
+    discriminator that a maze's reward is compared with.
 
     \b
     Examples:
@@ -106,7 +115,8 @@ def demo(
     values = recipe_for(task, recipe)
     with sole_use(out):
         prepare = compiled if fast else None
-        Demo(task, out, values, seed, n_episodes, progress, echo, prepare, from_scratch, html).run()
+        where = Jobs(jobs or min(2, cpu_count()))
+        Demo(task, out, values, seed, n_episodes, progress, echo, prepare, where, from_scratch, html).run()
 
 
 @app.command()

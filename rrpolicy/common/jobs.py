@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -75,6 +76,21 @@ class Jobs:
             return ((item, work(item)) for item in items)
         call = _Call.of(work)
         return _locally(self.n, call, items) if self.scheduler is None else _on_cluster(self.scheduler, call, items)
+
+    def begin(self, work: Callable[[Item], Made], item: Item) -> Callable[[], Made]:
+        """
+        Begin one piece beside what this process does itself; with ``n=1`` it is done when its result is asked for.
+
+        :param work: of the piece
+        :param item: the piece; ``str`` names it
+        :return: what waits for the piece and returns what was made, once
+        :raises ValueError: for a cluster, whose workers do not work beside this process
+        """
+        if self.scheduler is not None:
+            raise ValueError(f"scheduler is {self.scheduler!r}: a piece begins beside this process on this machine")
+        if not self.elsewhere:
+            return partial(work, item)
+        return partial(_result, Parallel(2, return_as="generator")([delayed(_Call.of(work))(item)]), item)
 
 
 # ---------------------------------------------------------------------- in the worker
@@ -157,6 +173,14 @@ def _locally(n: int, call: _Call[Item, Made], items: Sequence[Item]) -> Pieces[I
                 raise _died(items[suspects[0]]) from error
             suspects = [number for number in begun if number in waiting]
             waiting = [number for number in waiting if number not in suspects]
+
+
+def _result(results: Iterator[Made], item: Item) -> Made:
+    """What a piece that was begun has made."""
+    try:
+        return next(results)
+    except BrokenProcessPool as error:
+        raise ChildProcessError(f"{item}: its worker died, for want of memory or by a fault of its own") from error
 
 
 def _died(item: Any) -> ChildProcessError:

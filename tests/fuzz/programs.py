@@ -202,6 +202,8 @@ MORE = [  # what is killed no differently from one of the above, but fills disks
             "3,1",
             "--n-episodes",
             1,
+            "--jobs",
+            1,
             "--recipe",
             w / "tiny.toml",
             "--out",

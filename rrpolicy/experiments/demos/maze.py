@@ -5,7 +5,9 @@ From the zoo only the rewards are made; from scratch everything is.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rrpolicy import experiments, zoo
@@ -16,7 +18,7 @@ from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.evaluation import Row, write_results
 from rrpolicy.evaluation.plots import plot_hero, plot_reward_map
 from rrpolicy.evaluation.video import VideoInfo, record_video
-from rrpolicy.experiments import Task, plain_row
+from rrpolicy.experiments import Recipe, Task, plain_row
 from rrpolicy.experiments.demos.maze_page import write_graphs, write_page
 from rrpolicy.experiments.demos.stage import HEAT_MAP, HERO, HTML, Stage
 from rrpolicy.export.browser import runtime_scripts
@@ -108,14 +110,24 @@ def _train(stage: Stage, task: Task, data: Data) -> tuple[DiffusionAgent, Diffus
 def _extract(
     stage: Stage, task: Task, base: DiffusionAgent, expert: DiffusionAgent, data: Data
 ) -> tuple[RelativeReward, RelativeReward]:
-    """The relative reward and the discriminator's, from the same data."""
+    """The relative reward and the discriminator's, from the same data, each in a process of its own where there are."""
+    own_bar = stage.progress_bar and not stage.jobs.elsewhere
+    discriminator = stage.jobs.begin(partial(_discriminate, base, expert, data, stage.recipe, own_bar), stage.seed)
     with stage.timed("extracting the reward"):
         reward = experiments.extract(base, expert, data, stage.recipe, stage.seed, stage.progress_bar).reward
     reward.save(stage.out / "reward.zip", card=task.to_card())
-    with stage.timed("training the discriminator"):
-        other = experiments.discriminate(base, expert, data, stage.recipe, stage.seed, stage.progress_bar)
+    other, seconds = discriminator()
+    stage.log(f"training the discriminator: {seconds:.1f} CPU-seconds")
     other.save(stage.out / "discriminator.zip", card=task.to_card())
     return reward, other
+
+
+def _discriminate(
+    base: DiffusionAgent, expert: DiffusionAgent, data: Data, recipe: Recipe, progress_bar: bool, seed: int
+) -> tuple[RelativeReward, float]:
+    """The discriminator's reward, and its CPU-seconds."""
+    started = time.process_time()
+    return experiments.discriminate(base, expert, data, recipe, seed, progress_bar), time.process_time() - started
 
 
 def _map(stage: Stage, task: Task, reward: RelativeReward) -> RewardMap:

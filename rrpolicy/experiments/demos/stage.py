@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import gymnasium as gym
 
 from rrpolicy import experiments
 from rrpolicy.agents.planning import Planner
+from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.typing import Predictor
 from rrpolicy.evaluation import RESULTS_FILE, Evaluation, Row, evaluate, table, write_results
 from rrpolicy.experiments import Recipe, Task
@@ -40,6 +41,7 @@ class Stage:
     :param progress_bar: show them
     :param log: called with a line of text at each step
     :param prepare: makes of each planner what acts in its place, such as a compiled one; None: itself
+    :param jobs: where steps that do not need each other may run beside each other; the results are the same
     """
 
     task: Task
@@ -50,6 +52,7 @@ class Stage:
     progress_bar: bool = False
     log: Callable[[str], None] = lambda text: None
     prepare: Callable[[Planner], Predictor] | None = None
+    jobs: Jobs = field(default_factory=Jobs)
 
     def prepared(self, planners: Mapping[str, Planner]) -> dict[str, Predictor]:
         """The agents that act."""
