@@ -157,6 +157,12 @@ VARIANTS: Mapping[str, RobotVariant] = {
             _AS_REWARD,
             part="finetuning",
         ),
+        RobotVariant(
+            "finetune-held",
+            "the same, a fifth as long, held to the clone by a KL in the place of SAC's entropy",
+            {**_AS_REWARD, "finetuning": {"prior": 10.0, "total_timesteps": 10_000, "eval_freq": 2_500}},
+            part="finetuning",
+        ),
         RobotVariant("offline-rl", "TD3+BC on the data of the base and of both, with true rewards", part="offline"),
         RobotVariant("few", "base, steered base with and without rounds, and expert alone", agents=(*_FEW, "offline")),
         RobotVariant("one-round", "one closed-loop round", {"rounds": {"n_rounds": 1}}),
