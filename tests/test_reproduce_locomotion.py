@@ -235,7 +235,7 @@ def test_steered_is_compared_with_offline_and_the_discriminator_episode_by_episo
         ),
         ("use", {("reward", "spearman_window_reward"), ("discriminator", "spearman_window_reward")}),
         ("discriminators", {("discriminator-4", "return"), ("discriminator-2-unbounded-base", "normalized_score")}),
-        ("clean-gradients", {("clean-3", "return"), ("clean-1-base", "normalized_score"), ("steered", "return")}),
+        ("clean-gradients", {("clean-0.1", "return"), ("clean-0.03-base", "normalized_score"), ("steered", "return")}),
         ("few", {("offline-base", "normalized_score"), ("steered-base", "normalized_score")}),
         ("inverse-dynamics", {("exact-0.25", "return"), ("steered", "return")}),
     ],

@@ -171,7 +171,7 @@ def measure_discriminators(store: RobotStore, unit: RobotUnit, log: Log = lambda
 def measure_clean_gradients(store: RobotStore, unit: RobotUnit, log: Log = lambda text: None) -> Recorder:
     """The base steered by ∇ρ at its clean estimate, as Q-Guided Flow takes it, at several scales, beside the usual."""
     options: dict[str, dict[str, Any]] = {
-        f"clean-{scale:g}": {"scale": scale, "gradient_at": "clean"} for scale in (0.3, 1.0, 3.0)
+        f"clean-{scale:g}": {"scale": scale, "gradient_at": "clean"} for scale in (0.01, 0.03, 0.1)
     }
     return _steered_with(store, unit, store.reward(unit)[0], {**options, "steered": {}}, Recorder(log))
 
