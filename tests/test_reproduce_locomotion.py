@@ -298,6 +298,10 @@ def test_learners_from_rewards(done: Path, agents: Path, monkeypatch: pytest.Mon
         for name in names:
             took_time = rows[name, "cpu_seconds"] > 0 or variant == "offline-rl"  # whose stand-in may take none
             assert took_time and (f"{name}-base", "normalized_score") in rows
+    for metric in ("action_error_base_states", "action_error_expert_states"):
+        errors = {agent: value for (agent, one), value in values(done, "finetune").items() if one == metric}
+        assert set(errors) == {"base", "expert", "SAC-clone", "SAC-reward", "SAC-centred", "SAC-split", "SAC-true"}
+        assert min(errors.values()) > 0
     looks = {metric for agent, metric in values(done, "finetune") if agent == "SAC-reward" and "@" in metric}
     assert looks == {f"normalized_score@{steps}" for steps in (0, 4, 6)}
     kept = done / "work" / NOISY.name

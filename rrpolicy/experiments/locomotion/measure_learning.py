@@ -19,7 +19,7 @@ from rrpolicy.common.typing import Predictor
 from rrpolicy.data.dataset import TrajectoryDataset
 from rrpolicy.data.reference_scores import normalized_score, reference_score
 from rrpolicy.evaluation import Evaluation, Row, paired_difference, result_row
-from rrpolicy.experiments.locomotion.artifacts import RobotStore
+from rrpolicy.experiments.locomotion.artifacts import PARTS, RobotStore
 from rrpolicy.experiments.locomotion.measure_pair import SCORE, comparisons, metric_of, run
 from rrpolicy.experiments.locomotion.spec import RobotUnit
 from rrpolicy.experiments.recipes import build, section
@@ -35,6 +35,7 @@ from rrpolicy.rl.td3bc import OfflineSettings, train_offline
 
 OURS, CENTRED, SPLIT, TRUE = "SAC-reward", "SAC-centred", "SAC-split", "SAC-true"
 CLONE = "SAC-clone"  # what each of them starts from
+N_STATES = 2_000  # at which actions are compared
 _FORM = "logistic of rho, standardised over base and expert data"  # a policy trained on another form is not this one
 _FORMS = {
     OURS: _FORM,
@@ -65,6 +66,7 @@ def measure_finetuning(store: RobotStore, unit: RobotUnit, log: Log = lambda tex
         makers[name] = lambda name=name, path=path: {name: MeanAction(load_policy(path))}  # type: ignore[misc]
     results = run(store, unit, makers, recorder)
     recorder.rows([*comparisons(results, "base", "expert"), *_against_clone(results), *_against_true(results)])
+    recorder.rows(_action_errors(store, unit, makers))
     recorder.done()
     return recorder
 
@@ -139,6 +141,25 @@ def _against_true(results: Mapping[str, Evaluation]) -> list[Row]:
             **paired_ratio(ours.values(metric), true.values(metric)),
         },
     ]
+
+
+def _action_errors(store: RobotStore, unit: RobotUnit, makers: Makers) -> list[Row]:
+    """
+    Squared distances of all agents' actions from the mean action of the demonstrator, whom the expert imitates, at
+    states of the base's data and at states of the expert's. ρ can teach what the expert does no better than that.
+    """
+    demonstrator = store.demonstrations.demonstrator(unit, store.recipe)
+    if demonstrator is None:
+        return []
+    rows = []
+    for part, data in zip(PARTS, store.data(unit), strict=True):
+        drawn = np.random.default_rng(unit.seed).choice(data.n_transitions, N_STATES)
+        states = data.observations[drawn]
+        right, _ = demonstrator.predict(states, deterministic=True)
+        for name, agent in ((name, agent) for make in makers.values() for name, agent in make().items()):
+            squares = np.square(agent.predict(states)[0] - right).sum(axis=1)
+            rows.append(result_row(name, f"action_error_{part}_states", squares))
+    return rows
 
 
 # ---------------------------------------------------------------------- archives
