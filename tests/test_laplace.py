@@ -1,5 +1,6 @@
 """The posterior of a reward's last layer: exact linear regressions, coverage where ρ is known, and what it refuses."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ from helpers.agents import NARROW, make_agent
 from torch import Tensor, nn
 
 from rrpolicy import DiffusionAgent, GuidedPlanner, RelativeReward
+from rrpolicy.common.archive import write_archive
 from rrpolicy.diffusion.analytic import GaussianMixtureModel
 from rrpolicy.diffusion.process import DiffusionProcess
-from rrpolicy.rewards import Ensemble, LaplaceReward, RewardExtractor
+from rrpolicy.rewards import Ensemble, LaplaceReward, RewardExtractor, load_reward
+from rrpolicy.rewards.algebra import KIND
 from rrpolicy.rewards.laplace import posterior_covariance, temperature
 from rrpolicy.rewards.last_layer import feature_slopes, last_layer, rho_features
 from rrpolicy.rewards.matching import value_spread
@@ -192,8 +195,51 @@ def test_windows_in_environment_units_and_steering() -> None:
     np.testing.assert_allclose(still.predict(observation, deterministic=True)[0], wanted, atol=1e-5)
     with pytest.raises(ValueError, match="the posterior is that of windows"):
         laplace.predict_interval(observations[:, 0], None if actions is None else actions[:, 0])
-    with pytest.raises(ValueError, match="no archive holds the posterior of a LaplaceReward: save its reward"):
-        still.save("nowhere")
+
+
+def test_the_posterior_is_saved_with_its_reward(tmp_path: Path) -> None:
+    agent = make_agent()
+    reward = make_reward(agent)
+    n = last_layer(reward).in_features + 1
+    root = torch.randn(n, n, generator=torch.Generator().manual_seed(0))
+    laplace = LaplaceReward(reward, root @ root.T / n, max_uncertainty=0.5)
+    laplace.save(tmp_path / "reward")
+    loaded = load_reward(tmp_path / "reward.zip")
+    assert isinstance(loaded, LaplaceReward) and loaded.max_uncertainty == 0.5
+    assert torch.equal(loaded.covariance, laplace.covariance)
+    x_t = torch.randn(5, *reward.event_shape, generator=torch.Generator().manual_seed(1))
+    t = torch.arange(5)
+    assert torch.equal(loaded.spread(x_t, t), laplace.spread(x_t, t))
+    assert torch.equal(loaded(x_t, t), laplace(x_t, t))
+    planner = GuidedPlanner(agent, laplace, scale=0.7)
+    planner.save(tmp_path / "planner")
+    again = GuidedPlanner.load(tmp_path / "planner")
+    observation = np.zeros(agent.layout.observation_dim, dtype=np.float32)
+    actions = [one.predict(observation, deterministic=True)[0] for one in (planner, again)]
+    np.testing.assert_array_equal(*actions)
+
+
+def test_posteriors_that_are_none_are_refused(tmp_path: Path) -> None:
+    reward = make_reward(make_agent())
+    n = last_layer(reward).in_features + 1
+    skew, negative = torch.eye(n), -torch.eye(n)
+    skew[0, 1] = 0.5
+    for matrix in (skew, negative, torch.full((n, n), torch.nan)):
+        with pytest.raises(ValueError, match="covariance is not symmetric with variances of 0 and more"):
+            LaplaceReward(reward, matrix)
+    config, tensors = LaplaceReward(reward, torch.eye(n)).archived()
+    without = {name: group for name, group in tensors.items() if name != "posterior"}
+    write_archive(tmp_path / "without.zip", KIND, config, without)
+    with pytest.raises(ValueError, match=r"without\.zip: is not a valid rewards archive: .*posterior"):
+        load_reward(tmp_path / "without.zip")
+    wrong = {**tensors, "posterior": {"covariance": negative}}
+    write_archive(tmp_path / "wrong.zip", KIND, config, wrong)
+    with pytest.raises(ValueError, match=r"wrong\.zip: covariance is not symmetric"):
+        load_reward(tmp_path / "wrong.zip")
+    twice = {**config, "members": [{"factors": [2.0], "rewards": [0]}]}
+    with pytest.raises(ValueError, match="form is 'laplace', whose only member is a reward alone"):
+        write_archive(tmp_path / "twice.zip", KIND, twice, tensors)
+        load_reward(tmp_path / "twice.zip")
 
 
 class Squared(Linear):

@@ -107,9 +107,12 @@ class TermsFields(Fields):
 
 
 class RewardsFields(Fields):
-    """A `CombinedReward` or an `Ensemble`: rewards, each once, and the factors with which they make its members."""
+    """
+    A `CombinedReward` or an `Ensemble`: rewards, each once, and the factors with which they make its members. Of a
+    `LaplaceReward` there is one; its covariance is a tensor.
+    """
 
-    form: Literal["sum", "ensemble"]
+    form: Literal["sum", "ensemble", "laplace"]
     members: Annotated[list[TermsFields], Field(min_length=1, max_length=MAX_REWARDS)]
     rewards: Annotated[list[RewardFields], Field(min_length=1, max_length=MAX_REWARDS)]
     score: Literal["mean", "lower"] = "mean"
@@ -118,12 +121,14 @@ class RewardsFields(Fields):
 
     @model_validator(mode="after")
     def _known_rewards(self) -> Self:
-        """Members are sums of the rewards that there are, and one alone is a sum."""
+        """Members are sums of the rewards that there are; only an ensemble has several, and a posterior one reward."""
         for terms in self.members:
             if len(terms.factors) != len(terms.rewards) or max(terms.rewards) >= len(self.rewards):
                 raise ValueError(f"members do not fit to {len(self.rewards)} rewards")
-        if (self.form == "sum") != (len(self.members) == 1):
+        if (self.form == "ensemble") != (len(self.members) > 1):
             raise ValueError(f"form is {self.form!r} with {len(self.members)} members")
+        if self.form == "laplace" and (self.members[0].factors != [1.0] or len(self.rewards) != 1):
+            raise ValueError("form is 'laplace', whose only member is a reward alone")
         return self
 
 

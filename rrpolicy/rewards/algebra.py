@@ -246,8 +246,8 @@ def archived_terms(form: str, members: Sequence[Sequence[Term]], **options: Any)
     """
     Sums of rewards as archives hold them, each reward once.
 
-    :param form: ``"sum"`` or ``"ensemble"``
-    :param members: the factors and rewards of each sum; of a sum there is one
+    :param form: ``"sum"``, ``"ensemble"`` or ``"laplace"``
+    :param members: the factors and rewards of each sum; only of an ensemble there are several
     :param options: further fields of the configuration
     :return: the configuration, and a group ``"weights-i"`` of tensors for each reward
     :raises ValueError: for more than :data:`MAX_REWARDS` rewards

@@ -12,6 +12,7 @@ near each other. So Λ⁻¹ is too small, and is multiplied by the factor that s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from statistics import NormalDist
@@ -27,7 +28,7 @@ from rrpolicy.common.seeding import checked_seed
 from rrpolicy.common.torch_mode import usual_tensor, usual_torch
 from rrpolicy.common.typing import Array
 from rrpolicy.diffusion.score_model import ScoreModel, check_models
-from rrpolicy.rewards.algebra import Archived, Term, check_space
+from rrpolicy.rewards.algebra import Archived, Term, archived_terms, check_space
 from rrpolicy.rewards.last_layer import feature_slopes, last_layer, rho_features
 from rrpolicy.rewards.matching import value_spread
 from rrpolicy.rewards.relative_reward import RelativeReward
@@ -39,6 +40,8 @@ N_VALUE_DRAWS = 16  # of each held-out value: their noise must not hide the erro
 N_DIRECTIONS = 64  # of events along which gradients are compared; all where an event has no more entries
 N_ROUNDS = 50  # of fixed points
 PIECE = 256  # events at once
+ROUNDING = 1e-5  # of float32 matrices, in parts of their largest entry
+FORM, POSTERIOR = "laplace", "posterior"  # in archives: the form, and the group of tensors
 
 
 class LaplaceReward(UncertainReward):
@@ -46,12 +49,12 @@ class LaplaceReward(UncertainReward):
     A relative reward with the posterior of its window head's last layer; :meth:`fit` makes one.
 
     It scores and steers as its reward does. The step head has no posterior. Sums and multiples are those of the reward
-    alone, and no archive holds the posterior: save the reward, and fit again.
+    alone, without the posterior.
 
     :param reward: with a window head that ends with a linear layer
     :param covariance: (F, F) of that layer's weights and, last, of its bias
     :param max_uncertainty: standard deviation in nats beyond which ρ counts less, see `Ensemble`; None for no limit
-    :raises ValueError: for another reward, or a covariance of another size
+    :raises ValueError: for another reward, or what is no covariance of that size
     """
 
     covariance: Tensor
@@ -61,6 +64,8 @@ class LaplaceReward(UncertainReward):
         n = len(_weights(last_layer(reward)))
         if covariance.shape != (n, n):
             raise ValueError(f"covariance has shape {tuple(covariance.shape)}, the last layer needs ({n}, {n})")
+        if not _is_covariance(covariance):
+            raise ValueError("covariance is not symmetric with variances of 0 and more")
         self._take_space([reward])
         self.parts = nn.ModuleList([reward])
         self.register_buffer("covariance", covariance.detach().clone(), persistent=False)
@@ -200,7 +205,8 @@ class LaplaceReward(UncertainReward):
         return [(1.0, self._reward)]
 
     def archived(self) -> Archived:
-        raise ValueError("no archive holds the posterior of a LaplaceReward: save its reward, and fit again")
+        config, weights = archived_terms(FORM, [self.terms()], max_uncertainty=self.max_uncertainty)
+        return config, {**weights, POSTERIOR: {"covariance": self.covariance}}
 
 
 # ---------------------------------------------------------------------- the posterior
@@ -254,6 +260,15 @@ def temperature(squares: Tensor, noise: Tensor, variance: Tensor) -> float:
         weight = variance / (noise + factor * variance).clamp(min=1e-30) ** 2
         factor = max(float((weight * product).sum() / (weight * variance).sum().clamp(min=1e-30)), 1.0)
     return factor
+
+
+def _is_covariance(matrix: Tensor) -> bool:
+    """Whether a matrix (F, F) is symmetric, and its smallest eigenvalue no further below 0 than float32 rounds."""
+    wide = matrix.detach().double().cpu()
+    size = float(wide.abs().max())
+    if not math.isfinite(size) or not torch.allclose(wide, wide.T, rtol=0.0, atol=ROUNDING * size):
+        return False
+    return float(torch.linalg.eigvalsh(wide)[0]) >= -ROUNDING * size * len(wide)
 
 
 def _weights(layer: nn.Linear) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reading rewards of any kind from archives: one, a sum, or an ensemble."""
+"""Reading rewards of any kind from archives: one, with a posterior or without, a sum, or an ensemble."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from rrpolicy.common.spaces import Env
 from rrpolicy.common.torch_mode import usual_torch
 from rrpolicy.rewards.algebra import KIND, CombinedReward
 from rrpolicy.rewards.ensemble import Ensemble
+from rrpolicy.rewards.laplace import FORM, POSTERIOR, LaplaceReward
 from rrpolicy.rewards.relative_reward import RelativeReward
 
-AnyReward = RelativeReward | CombinedReward | Ensemble
+AnyReward = RelativeReward | CombinedReward | Ensemble | LaplaceReward
 
 
 @usual_torch()
 def load_reward(path: str | Path, env: Env | str | None = None, device: torch.device | str = "auto") -> AnyReward:
     """
-    Read a `RelativeReward`, a `CombinedReward` or an `Ensemble`, whichever an archive holds.
+    Read a `RelativeReward`, a `CombinedReward`, an `Ensemble` or a `LaplaceReward`, whichever an archive holds.
 
     :param path: file, with or without ``.zip``
     :param env: an environment or its id, whose spaces must be those that the reward was made for; it is not kept
@@ -45,9 +46,9 @@ def load_reward(path: str | Path, env: Env | str | None = None, device: torch.de
 
 def restored_terms(
     config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], network: type[nn.Module] | None = None
-) -> CombinedReward | Ensemble:
+) -> CombinedReward | Ensemble | LaplaceReward:
     """
-    A sum or an ensemble as it stands in an archive, ready to score.
+    A sum, an ensemble or a posterior as it stands in an archive, ready to score.
 
     :param config: what ``archived`` returned first
     :param tensors: what it returned second, with the group ``"normalizer"`` where there is one
@@ -58,6 +59,8 @@ def restored_terms(
         RelativeReward.from_archive(one, tensors, tensors[f"weights-{i}"], network)
         for i, one in enumerate(config["rewards"])
     ]
+    if config["form"] == FORM:
+        return LaplaceReward(rewards[0], tensors[POSTERIOR]["covariance"], config["max_uncertainty"])
     members = [
         CombinedReward([(factor, rewards[i]) for factor, i in zip(terms["factors"], terms["rewards"], strict=True)])
         for terms in config["members"]
