@@ -269,7 +269,8 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
 MORE = {  # of a kind that others show as well, or nearly
     *(f"learn-{kind}" for kind in ("warm", "strided", "history", "controller")),
     *(f"act-{kind}" for kind in ("strided", "controller", "unet", "transformer")),
-    *("foreign-ve", "foreign-edm", "foreign-flow-back", "extract-own-samples", "extract-value-units", "images-draw"),
+    *("foreign-vp", "foreign-ve", "foreign-edm", "foreign-flow-back", "images-draw"),
+    *("extract-own-samples", "extract-value-units", "extract-in-parts"),
 }
 ROUGH = ("extract-value-units", "extract-own-samples", "refine", "foreign-edm", "images-record")
 """Cases in which Adam divides gradients that are hardly more than rounding by their own size."""
