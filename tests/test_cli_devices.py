@@ -13,8 +13,7 @@ from helpers.program import invoke
 from test_cli import fault, run
 from test_cli_refusals import Command, all_commands
 
-from rrpolicy.common.device import prefer, preferred, resolve
-from rrpolicy.common.jobs import Jobs
+from rrpolicy.common.device import prefer, preferred
 
 COMMANDS = {command for command, function in all_commands() if "device" in inspect.signature(function).parameters}
 WITHOUT = {  # which have no network
@@ -63,10 +62,6 @@ def test_what_a_command_prefers_ends_with_it() -> None:
     assert preferred() == "auto"
 
 
-def seen_by_a_worker(number: int) -> str:
-    return f"{preferred()} {resolve()}"
-
-
 def found_elsewhere() -> dict[str, Any]:
     """What commands and functions see where there is a second device, in a process that may register one."""
     from helpers.other_device import other_device
@@ -91,12 +86,3 @@ def test_networks_are_where_the_option_says() -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         found = pool.submit(found_elsewhere).result()
     assert found == {"other": ("other:0", 1), "auto": ("cpu", 1), "loaded": "other:0", "said": "cpu"}
-
-
-def test_workers_are_told() -> None:
-    prefer("cpu")
-    try:
-        assert [made for _, made in Jobs(2).run(seen_by_a_worker, [0])] == ["cpu cpu"]
-    finally:
-        prefer("auto")
-    assert preferred() == "auto"

@@ -1,4 +1,7 @@
-"""Units in several processes: the same CSV as with one, whoever is first, whoever dies, whenever it is stopped."""
+"""Units in several processes: the same CSV as with one, whoever is first, whoever dies, whenever it is stopped.
+
+All that is done in processes is tested here, since each of them imports torch and is used again by the next test.
+"""
 
 import os
 import time
@@ -7,13 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.pipelines import write_stable_diffusion
 from helpers.walks import WALKS, Walk, Walks, check_once, lines, walk
+from test_images_recording import PROMPTS, contents, record_mixtures
 from typer.testing import CliRunner
 
 from rrpolicy.cli import app
+from rrpolicy.common.device import prefer, preferred, resolve
 from rrpolicy.common.jobs import Jobs
 from rrpolicy.common.locks import file_lock
 from rrpolicy.experiments.runner import Piece, shared_pieces
+from rrpolicy.images.pipelines import load_pipeline
+from rrpolicy.images.recording import PromptPair, record_prompts
 
 TWO = Jobs(2)
 
@@ -109,6 +117,32 @@ def test_a_piece_that_was_begun_tells_its_faults() -> None:
         TWO.begin(os._exit, 17)()
     with pytest.raises(ValueError, match="a piece begins beside this process on this machine"):
         Jobs(1, "tcp://a:1").begin(int, 0)
+
+
+def test_workers_are_told_the_device() -> None:
+    prefer("cpu")
+    try:
+        assert [made for _, made in TWO.run(seen_by_a_worker, [0])] == ["cpu cpu"]
+    finally:
+        prefer("auto")
+    assert preferred() == "auto"
+
+
+def seen_by_a_worker(number: int) -> str:
+    return f"{preferred()} {resolve()}"
+
+
+@pytest.mark.parametrize("kind", ["mixtures", pytest.param("prompts", marks=pytest.mark.slow)])  # imports diffusers
+def test_two_processes_record_what_one_records(kind: str, tmp_path: Path) -> None:
+    steps: dict[str, Any] = {"n_sampling_steps": 2, "n_noisings": 1, "shard_size": 1}
+    for name, jobs in (("one", None), ("two", TWO)):
+        if kind == "mixtures":
+            record_mixtures(tmp_path / name, jobs=jobs)
+        else:
+            pair = PromptPair(load_pipeline(write_stable_diffusion(tmp_path / "sd")), safety="medium")
+            record_prompts(pair, PROMPTS[:2], tmp_path / name, jobs=jobs, **steps)
+    one, two = (contents(tmp_path / name) for name in ("one", "two"))
+    assert one == two and len(one) > 3
 
 
 def test_jobs_are_counted_from_one_and_a_cluster_has_its_own() -> None:
