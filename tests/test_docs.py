@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 from helpers import markdown
-from helpers.agents import DATASET, few_own_samples, make_agent
+from helpers.agents import few_own_samples
+from helpers.exported import FOLDER, source
 from helpers.program import invoke
-
-from rrpolicy import DiffusionAgent, RelativeReward
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if not {"_build", "api"} & set(page.parts))
@@ -39,8 +38,19 @@ SMALLER = {
     },
     "docs/quickstart.md": {"n_eval_episodes=4": "n_eval_episodes=1"},
     "docs/guides/bring_your_own_model.md": {"1000), 150,": "1000), 30,"},
-    "docs/guides/deploy.md": {
-        'zoo.load("PointMaze_UMaze-v3/base"), zoo.load("PointMaze_UMaze-v3/reward-3-1")': "small_pair()",
+    "docs/guides/compare_policies.md": {
+        "agent.learn(dataset, 30)": "agent.learn(dataset, 3)",
+        "n_samples=32": "n_samples=16",
+        "total_timesteps=10,": "total_timesteps=3,",
+        "buffer_size=256": "buffer_size=128",
+        '"buffer_size": 256': '"buffer_size": 128',
+        "learn(datasets, 10)": "learn(datasets, 2)",
+        "n_events=64": "n_events=8",
+    },
+    "docs/guides/deploy.md": {  # new files, which take seconds: tests/test_export.py
+        'zoo.load("PointMaze_UMaze-v3/base"), zoo.load("PointMaze_UMaze-v3/reward-3-1")': "kept.agent, kept.reward",
+        "GuidedPlanner(base, reward).with_planning(n_sampling_steps=2)": "kept",
+        'export_onnx(planner, "planner.onnx", card={"environment": "PointMaze_UMaze-v3"})': "kept_file",
     },
 }
 """Texts of a page, and those that its blocks run with here; as they are printed they run with ``-m slow``."""
@@ -50,17 +60,15 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def small_pair() -> tuple[DiffusionAgent, RelativeReward]:
-    """A base and a reward with the spaces of the mazes, for pages that load those of the zoo."""
-    base = make_agent().learn(DATASET, 1, log_interval=0)
-    return base, RelativeReward.for_model(base)
-
-
 @pytest.mark.parametrize("page", EXECUTED, ids=name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     few_own_samples(monkeypatch)
-    namespace = markdown.run(page, {"__name__": "__main__", "small_pair": small_pair}, SMALLER.get(name(page), {}))
+    namespace = markdown.run(
+        page,
+        {"__name__": "__main__", "kept": source("planner"), "kept_file": FOLDER / "planner.onnx"},
+        SMALLER.get(name(page), {}),
+    )
     if page.name == "quickstart.md":
         assert namespace["result"].success_rate == 1 and namespace["heat_map"].same_cell((2, 3))
     if page.name == "tutorial_own_data.md":

@@ -217,10 +217,11 @@ def test_other_things_are_not_exported(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- exporting
 
 
-def test_a_compiled_agent_acts_alike_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_planner_acts_alike_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RRPOLICY_CACHE", str(tmp_path))
-    agent = make_agent(n_sampling_steps=2)
-    moved(agent.averaged)
+    base = make_agent(n_sampling_steps=2)
+    moved(base.averaged)
+    agent = GuidedPlanner(base, reward_of(base))
     compiled = agent.compile()
     np.testing.assert_allclose(episodes(compiled, True), episodes(agent, True), atol=TOLERANCE)
     (kept,) = tmp_path.glob("*.onnx")
