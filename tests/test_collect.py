@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from rrpolicy.data.collect import MixtureComponent, collect, collect_mixture, collect_point_maze
 from rrpolicy.data.layout import TrajectoryLayout
 from rrpolicy.envs import MazeGeometry, PDController, make_point_maze
+from rrpolicy.testing import DriftEnv
 
 MEDIUM = MazeGeometry(("########", "#..##..#", "#..#...#", "##...###", "#..#...#", "#.#..#.#", "#...#..#", "########"))
 UMAZE = MazeGeometry(("#####", "#...#", "###.#", "#...#", "#####"))
@@ -147,21 +148,26 @@ class Constant:
         return np.full((len(observation), 2), self.value), None
 
 
+def line() -> gym.Env:
+    """Where only actions are looked at, the environment whose steps cost least."""
+    return DriftEnv(n_steps=30)
+
+
 def short_maze() -> gym.Env:
     return make_point_maze(goal=(1, 1), max_episode_steps=30)
 
 
 def test_noise_is_gaussian_and_clipped() -> None:
-    actions = collect(Constant(0.1), short_maze(), 3000, seed=1, action_noise=0.2).actions
+    actions = collect(Constant(0.1), line(), 3000, seed=1, action_noise=0.2).actions
     assert actions.mean() == pytest.approx(0.1, abs=0.01) and actions.std() == pytest.approx(0.2, abs=0.01)
-    wild = collect(Constant(), short_maze(), 600, action_noise=5.0).actions
+    wild = collect(Constant(), line(), 600, action_noise=5.0).actions
     assert np.abs(wild).max() == 1.0 and (np.abs(wild) == 1.0).mean() > 0.6
-    again = collect(Constant(0.1), short_maze(), 3000, seed=1, action_noise=0.2).actions
+    again = collect(Constant(0.1), line(), 3000, seed=1, action_noise=0.2).actions
     assert np.array_equal(actions, again)
 
 
 def test_some_actions_are_uniformly_random() -> None:
-    dataset = collect(Constant(0.5), short_maze(), 3000, epsilon=0.3)
+    dataset = collect(Constant(0.5), line(), 3000, epsilon=0.3)
     random = dataset.actions[(dataset.actions != 0.5).any(axis=1)]
     assert len(random) / 3000 == pytest.approx(0.3, abs=0.03)
     assert np.histogram(random, bins=4, range=(-1, 1))[0] == pytest.approx(len(random) / 2, rel=0.15)
