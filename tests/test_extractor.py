@@ -56,7 +56,10 @@ def rewards(pair: tuple[DiffusionAgent, DiffusionAgent]) -> list[RelativeReward]
 # ---------------------------------------------------------------------- the null control
 
 
-@pytest.mark.parametrize("kind", KINDS)
+FEW = ("plain", "unet", "history-controller", "inverse")  # each network and controller; the others show nothing more
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in FEW)) for kind in KINDS])
 def test_identical_agents_give_an_exactly_constant_reward(kind: str, tmp_path: Path) -> None:
     base = agent_of_kind(kind).learn(DATASET, 2)
     base.save(tmp_path / "agent")
