@@ -7,7 +7,7 @@ import pytest
 from fuzz.harness import ACCEPTED, LATE, REFUSED, run
 from fuzz.targets import TARGETS, made
 
-N_FEW = 10
+N_FEW = 5
 N_MANY = int(os.environ.get("FUZZ_CASES", "10000"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 
