@@ -98,8 +98,8 @@ def test_the_best_average_is_kept_and_training_does_not_change(name: str) -> Non
     ("name", "stop"),
     [
         ("plain", 1),
-        ("plain", FREQ),
-        ("plain", 2 * FREQ + 1),
+        pytest.param("plain", FREQ, marks=pytest.mark.slow),  # where another learner is stopped, too
+        pytest.param("plain", 2 * FREQ + 1, marks=pytest.mark.slow),
         ("inverse", FREQ),
         ("extractor", 2 * FREQ + 1),
         ("discriminator", 1),

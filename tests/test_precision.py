@@ -49,7 +49,7 @@ def test_networks_compute_in_it_and_what_is_kept_does_not(name: str, tmp_path: P
     assert all(bool(torch.isfinite(one).all()) for one in numbers)
 
 
-@pytest.mark.parametrize("kind", ["plain", "unet", "transformer"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("unet", marks=pytest.mark.slow), "transformer"])
 def test_the_loss_falls_as_in_float32(kind: str) -> None:
     found = {}
     for precision in ("fp32", "bf16"):

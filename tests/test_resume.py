@@ -70,7 +70,10 @@ def finish(kind: str, path: Path) -> Learner:
 
 
 # After the first step, in the middle of a buffer, at its end, at the start of the next, in the third, before the last.
-@pytest.mark.parametrize("step", [1, 2, STEPS_PER_BUFFER, STEPS_PER_BUFFER + 1, 10, TOTAL - 1])
+MORE = [pytest.param(step, marks=pytest.mark.slow) for step in (2, 10)]
+
+
+@pytest.mark.parametrize("step", [1, STEPS_PER_BUFFER, STEPS_PER_BUFFER + 1, TOTAL - 1, *MORE])
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_equals_uninterrupted(kind: str, step: int, tmp_path: Path, uninterrupted: dict[str, Learner]) -> None:
     make, data, _ = KINDS[kind]

@@ -56,8 +56,11 @@ def acted(policy: Any, n_steps: int = 4) -> list[np.ndarray]:
     return actions
 
 
-@all_modes
-@pytest.mark.parametrize("kind", KINDS)
+MOST = [(kind, mode) for kind in KINDS for mode in MODES if kind != "plain" and mode != "inference"]
+PAIRS = [("plain", mode) for mode in MODES] + [(kind, "inference") for kind in KINDS if kind != "plain"]
+
+
+@pytest.mark.parametrize(("kind", "mode"), [*PAIRS, *(pytest.param(*one, marks=pytest.mark.slow) for one in MOST)])
 def test_steering_gives_the_same_numbers(kind: str, mode: str) -> None:
     agent = agent_of_kind(kind)
     planners = [agent, GuidedPlanner(agent, reward_of(agent), scale=2.0, n_candidates=2)]
