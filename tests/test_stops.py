@@ -1,6 +1,7 @@
 """Runs that are stopped: signals arrive and are told, what was killed is cleaned up, and no two runs share a folder."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -332,6 +333,14 @@ def test_a_value_that_comes_later_gets_a_column(tmp_path: Path) -> None:
     assert [row["note"] for row in log.rows()] == ["", "a,b\nc"]
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of four steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    training(folder, 4, checkpoint_freq=2).run()
+    return folder
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -344,11 +353,11 @@ def test_a_value_that_comes_later_gets_a_column(tmp_path: Path) -> None:
         b'time/total_timesteps\n"1\n',
     ],
 )
-def test_a_damaged_log_is_one_line_that_names_it(content: bytes, tmp_path: Path) -> None:
-    training(tmp_path, 4, checkpoint_freq=2).run()
-    (tmp_path / PROGRESS).write_bytes(content)
+def test_a_damaged_log_is_one_line_that_names_it(content: bytes, finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / PROGRESS).write_bytes(content)
     with pytest.raises(ValueError, match=r"progress\.csv is damaged") as fault:
-        training(tmp_path, 8).run(resume=True)
+        training(folder, 8).run(resume=True)
     assert "\n" not in str(fault.value)
 
 
