@@ -78,7 +78,7 @@ def test_digests_of_a_model_of_the_hub_are_those_of_its_cache(
 # ---------------------------------------------------------------------- recordings
 
 
-@pytest.mark.parametrize("kind", ["samples", "prompts"])
+@pytest.mark.parametrize("kind", ["samples", pytest.param("prompts", marks=pytest.mark.slow)])
 def test_a_recording_is_not_gone_on_with_by_other_weights(kind: str, world: Path, tmp_path: Path) -> None:
     names = ("small", "small expert") if kind == "samples" else ("sd", "expert")
     for mine, name in zip(("base", "expert"), names, strict=True):

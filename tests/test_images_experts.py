@@ -27,6 +27,7 @@ from rrpolicy.rewards.recorded import RecordedPairs
 QUERY = "up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 OUT = "up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
 CONV = "conv_in"
+SHORT = ("--n-noisings", 2, "--n-value-draws", 1, "--n-sampling-steps", 2, "--no-progress")
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +190,19 @@ def test_a_low_rank_change_is_added_to_the_weights(kind: str, pipeline: StableDi
     assert changed.digests == {**pipeline.digests, "lora.safetensors": sha256(tmp_path / "lora.safetensors")}
 
 
-def test_a_low_rank_change_goes_all_the_way(world: Path, tmp_path: Path) -> None:
+def test_a_low_rank_change_is_recorded(world: Path, tmp_path: Path) -> None:
     write_lora(tmp_path / "lora.safetensors", "diffusers")
-    all_the_way(
-        ["--base", world / "sd", "--expert-lora", tmp_path / "lora.safetensors"],
+    expert = ("--expert-lora", tmp_path / "lora.safetensors")
+    run(
+        "record",
+        "--base",
         world / "sd",
-        tmp_path,
+        *expert,
+        "--prompts",
         world / "prompts.txt",
+        *SHORT,
+        "--out",
+        tmp_path / "pairs",
     )
     pairs = RecordedPairs.open(tmp_path / "pairs")
     assert pairs.about["digests"]["expert"]["lora.safetensors"] == sha256(tmp_path / "lora.safetensors")
@@ -321,7 +328,20 @@ def test_weights_in_half_precision_alone_are_read(world: Path, tmp_path: Path) -
     sharded = rounded.with_network(tmp_path / "sharded")
     torch.testing.assert_close(sharded.prompted("a cat", 1.0).eps(x_t, t), got)
     assert len(sharded.digests) > len(rounded.digests)
-    all_the_way(["--base", tmp_path / "fp16", "--safety", "max"], tmp_path / "fp16", tmp_path, world / "prompts.txt")
+    run(
+        "record",
+        "--base",
+        tmp_path / "fp16",
+        "--safety",
+        "max",
+        "--prompts",
+        world / "prompts.txt",
+        *SHORT,
+        "--out",
+        tmp_path / "pairs",
+    )
+    pairs = RecordedPairs.open(tmp_path / "pairs")
+    assert pairs.about["digests"]["base"] == rounded.digests and float(pairs.shard(0).eps_difference.abs().max()) > 1e-3
 
 
 # ---------------------------------------------------------------------- class labels

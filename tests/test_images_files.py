@@ -56,7 +56,7 @@ def says(pipeline: Any) -> torch.Tensor:
     return predicted
 
 
-@pytest.mark.parametrize("name", ["sd", "sd2", "xl"])
+@pytest.mark.parametrize("name", ["sd", pytest.param("sd2", marks=pytest.mark.slow), "xl"])
 def test_a_file_says_what_the_folder_of_its_weights_says(name: str, world: Path) -> None:
     path = world / f"{name}.safetensors"
     folder, file = load_pipeline(world / name), load_pipeline(path, config=world / name)

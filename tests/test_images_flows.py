@@ -182,7 +182,9 @@ def test_images_go_through_the_shifted_autoencoder(world: Path) -> None:
 # ---------------------------------------------------------------------- all the way
 
 
-@pytest.mark.parametrize("kind", [pytest.param("sd3", marks=pytest.mark.slow), "sd3 without T5", "flux"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("sd3", "sd3 without T5")), "flux"]
+)
 def test_it_goes_all_the_way(kind: str, world: Path, tmp_path: Path) -> None:
     base, expert = (world / kind / name for name in ("base", "expert"))
     said = all_the_way(["--base", base, "--expert", expert], base, tmp_path, world / "prompts.txt")
@@ -194,7 +196,7 @@ def test_it_goes_all_the_way(kind: str, world: Path, tmp_path: Path) -> None:
     assert "transformer/diffusion_pytorch_model.safetensors" in about["digests"]["expert"]
 
 
-@pytest.mark.parametrize("kind", ["sd3", "flux"])
+@pytest.mark.parametrize("kind", [pytest.param("sd3", marks=pytest.mark.slow), "flux"])
 def test_half_precision_and_a_low_rank_change(kind: str, world: Path, tmp_path: Path) -> None:
     """T5 keeps the layers in float32 that overflow in half precision; a LoRA is found by the transformer's names."""
     exact, half = (load_pipeline(world / kind / "base", dtype=dtype) for dtype in ("float32", "float16"))

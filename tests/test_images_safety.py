@@ -83,7 +83,10 @@ def test_the_strengths_are_the_published_ones() -> None:
         assert published == {f"sld_{PUBLISHED_NAMES.get(key, key)}": value for key, value in vars(config).items()}
 
 
-@pytest.mark.parametrize("strength", ["weak", "medium", "strong", "max", "early"])
+LESS = [pytest.param(strength, marks=pytest.mark.slow) for strength in ("weak", "medium", "strong")]
+
+
+@pytest.mark.parametrize("strength", [*LESS, "max", "early"])
 def test_denoising_equals_the_published_pipeline(strength: str, parts: dict[str, Any]) -> None:
     parts = precise(parts)
     pipeline = pipeline_of(parts)

@@ -21,7 +21,7 @@ from rrpolicy.images.stable_diffusion import SafeModel, StableDiffusion
 __all__ = ["folder", "pipeline"]  # fixtures
 
 
-@pytest.mark.parametrize("kind", ["safety", "checkpoints"])
+@pytest.mark.parametrize("kind", ["safety", pytest.param("checkpoints", marks=pytest.mark.slow)])
 def test_by_default_prompts_leave_values_and_samples_of_both_models(
     kind: str, pipeline: StableDiffusion, tmp_path: Path
 ) -> None:

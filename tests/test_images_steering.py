@@ -56,7 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
     return StableDiffusion.from_pretrained(write_stable_diffusion(tmp_path_factory.mktemp("sd") / "sd"))
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", pytest.param("sample", marks=pytest.mark.slow), "v_prediction"])
 def test_each_step_is_made_with_the_steered_prediction(
     prediction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +143,9 @@ def test_xl_and_unconditional_pipelines_are_steered(tmp_path: Path, monkeypatch:
         torch.testing.assert_close(output, steered(x_t, t.expand(2)), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("kind", "write"), [("sd3", write_sd3), ("flux", write_flux)])
+@pytest.mark.parametrize(
+    ("kind", "write"), [pytest.param("sd3", write_sd3, marks=pytest.mark.slow), ("flux", write_flux)]
+)
 def test_flows_are_steered(
     kind: str, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

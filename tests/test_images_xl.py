@@ -25,7 +25,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("zeros", [True, False])
+@pytest.mark.parametrize("zeros", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_it_says_what_the_pipeline_of_diffusers_says(
     zeros: bool, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,8 +85,12 @@ def test_it_goes_all_the_way(world: Path, tmp_path: Path) -> None:
     assert parts == {"unet", "vae", "text_encoder", "text_encoder_2"}
 
 
-def test_safety_guidance_and_half_precision(world: Path, tmp_path: Path) -> None:
+@pytest.mark.slow  # an expert goes all the way above, and safety guidance in test_images_experts
+def test_safety_guidance_goes_all_the_way(world: Path, tmp_path: Path) -> None:
     all_the_way(["--base", world / "xl", "--safety", "max"], world / "xl", tmp_path, world / "prompts.txt")
+
+
+def test_half_precision(world: Path) -> None:
     half = load_pipeline(world / "xl", dtype="float16")
     assert half.codec.vae.dtype == torch.float32 and half.network.dtype == torch.float16  # its VAE overflows in half
     assert load_pipeline(world / "xl", dtype="bfloat16").codec.vae.dtype == torch.bfloat16

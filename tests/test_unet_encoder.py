@@ -73,7 +73,10 @@ def test_its_gradient_is_that_of_its_value(base: ImageDiffusion, x_t: torch.Tens
     assert not torch.allclose(reward(x_t, t), reward(x_t.flip(-1), t))  # and where things are
 
 
-@pytest.mark.parametrize("kinds", [("DownBlock2D", "AttnDownBlock2D"), ("AttnDownBlock2D", "DownBlock2D")])
+LAST, FIRST = ("DownBlock2D", "AttnDownBlock2D"), ("AttnDownBlock2D", "DownBlock2D")
+
+
+@pytest.mark.parametrize("kinds", [LAST, pytest.param(FIRST, marks=pytest.mark.slow)])
 def test_attention_has_a_second_derivative(kinds: tuple[str, str]) -> None:
     attentive, expert = model(down_block_types=kinds), model(1, down_block_types=kinds)
     images, _ = idx.images(16, size=8)
