@@ -155,7 +155,8 @@ class Quadratic:
         return temperature * (slope**2 / (2 * curvature) - np.log(curvature) / 2)
 
 
-@pytest.mark.parametrize("temperature", [1.0, pytest.param(3.0, marks=pytest.mark.slow)])
+@pytest.mark.slow  # as a table, above
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_states_and_actions_may_be_continuous(temperature: float) -> None:
     """s' = s / 2 + 0.3 a + 0.1 noise; observations are in units of their own."""
     rng = np.random.default_rng(1)

@@ -53,6 +53,7 @@ def modes_that_differ_in_weight(n_levels: int, schedule: str, total_timesteps: i
     return float(torch.corrcoef(torch.stack([rho, exact]))[0, 1]), error
 
 
+@pytest.mark.slow  # a fit; the units it needs are computed in test_units_stay_those_of_score_differences_where...
 def test_modes_apart_that_differ_in_weight_alone_are_told_apart() -> None:
     """The gradient of ρ vanishes at clean events: in its units ρ was a constant there, at any number of levels."""
     correlation, error = modes_that_differ_in_weight(1000, "linear", 400)

@@ -220,6 +220,7 @@ def two_ways(n_episodes: int = 200, length: int = 4) -> TrajectoryDataset:
     return TrajectoryDataset.from_arrays(rows.reshape(-1, 1), actions[:, None], episode_lengths=[length] * n_episodes)
 
 
+@pytest.mark.slow  # fits; what a plan with a history begins with is above
 def test_a_history_tells_what_one_observation_hides() -> None:
     """Which way the point came is known from two observations and not from one."""
     errors = {}

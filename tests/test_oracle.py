@@ -98,6 +98,7 @@ def test_without_value_matching_the_modes_are_ranked_wrongly() -> None:
         assert pearson(exact, rho) < 0.9 < 0.98 < pearson(*case.truth(extracted(2), level))
 
 
+@pytest.mark.slow  # of agents: test_extractor
 def test_swapping_the_models_flips_the_sign() -> None:
     case, (_, options) = Case.of(2), BUDGETS[2]
     swapped = RewardExtractor(case.expert, case.base, seed=0, **options).learn(case.train, 250).reward

@@ -175,6 +175,7 @@ def test_what_cannot_be_added_is_refused(rewards: Rewards) -> None:
         Ensemble(rewards, score="upper")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow  # fits; sums of rewards are exact above
 def test_extracted_rewards_add_up_along_a_chain_of_models() -> None:
     """ρ_AB + ρ_BC is ρ_AC, up to what the extractions leave."""
     process = DiffusionProcess(20)

@@ -81,9 +81,11 @@ def test_value_targets_average_to_the_log_ratio(level: int) -> None:
     assert (error < 0.02 + 4 * draws.std(0) / 4000**0.5).all() and float(exact.std()) > 0.2
 
 
-@pytest.mark.parametrize(
-    ("n_levels", "schedule"), [(10, "cosine"), (20, "cosine"), (200, "cosine"), (30, "spread"), (200, "spread")]
-)
+LEVELS = [(10, "cosine"), (200, "spread")]  # the fewest, and the most
+MORE_LEVELS = [pytest.param(*one, marks=pytest.mark.slow) for one in ((20, "cosine"), (200, "cosine"), (30, "spread"))]
+
+
+@pytest.mark.parametrize(("n_levels", "schedule"), [*LEVELS, *MORE_LEVELS])
 def test_values_do_not_depend_on_how_levels_are_spread(n_levels: int, schedule: str) -> None:
     """Slope of the mean of many targets over the log ratio; a sum by right ends has .76 with 20 cosine levels."""
     ratios = torch.linspace(0.002 ** (1 / 7), 80 ** (1 / 7), n_levels, dtype=torch.float64) ** 7  # EDM's
