@@ -33,11 +33,16 @@ SMALLER = {
         "total_timesteps=500": "total_timesteps=40",
         "total_timesteps=100)": "total_timesteps=10)",
         "n_eval_episodes=8": "n_eval_episodes=2",
+        "DriftEnv(n_steps=30": "DriftEnv(n_steps=12",
         "draw(512,": "draw(64,",
         "n_rounds=1, rounds": "n_rounds=1, total_timesteps=5, rounds",
     },
     "docs/quickstart.md": {"n_eval_episodes=4": "n_eval_episodes=1"},
-    "docs/guides/bring_your_own_model.md": {"1000), 150,": "1000), 30,"},
+    "docs/guides/bring_your_own_model.md": {
+        "1000), 150,": "1000), 10,",
+        "randn(1000, 2)": "randn(50, 2)",
+        "expand(1000)": "expand(50)",
+    },
     "docs/guides/compare_policies.md": {
         "agent.learn(dataset, 30)": "agent.learn(dataset, 3)",
         "n_samples=32": "n_samples=16",

@@ -51,6 +51,7 @@ def test_a_planted_change_of_trained_policies_is_found(seed: int) -> None:
     assert found.regions.names[root.feature] == "x" and root.threshold == pytest.approx(example.BORDER, abs=0.25)
 
 
+@pytest.mark.slow  # what it counts and prints is tested below
 def test_a_run_of_the_papers_size_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("diffusers", reason="the extra images is not installed")
     example = script("paper_on_gpus")

@@ -68,6 +68,7 @@ def test_a_recipe_names_its_environment_and_its_data(home: Path) -> None:
         environment_of({"name": "a", "environments": ["Nothing-*"]})
 
 
+@pytest.mark.slow  # from the zoo below; from scratch in a maze: test_demo
 def test_the_demo_trains_what_the_zoo_has_not(home: Path) -> None:
     said = run("demo", "--env", ENV_ID, "--n-episodes", 2, "--out", home / "demo", "--no-progress")
     assert "base, expert and reward from scratch, trained data" in said

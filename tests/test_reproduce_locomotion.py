@@ -237,7 +237,9 @@ def test_steered_is_compared_with_offline_and_the_discriminator_episode_by_episo
         ("discriminators", {("discriminator-4", "return"), ("discriminator-2-unbounded-base", "normalized_score")}),
         ("clean-gradients", {("clean-0.1", "return"), ("clean-0.03-base", "normalized_score"), ("steered", "return")}),
         ("few", {("offline-base", "normalized_score"), ("steered-base", "normalized_score")}),
-        ("inverse-dynamics", {("exact-0.25", "return"), ("steered", "return")}),
+        pytest.param(  # as the others; the controller is tested in test_inverse_dynamics
+            "inverse-dynamics", {("exact-0.25", "return"), ("steered", "return")}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_variants(done: Path, agents: Path, variant: str, wanted: set[tuple[str, str]]) -> None:

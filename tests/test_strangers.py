@@ -205,7 +205,7 @@ def test_only_stored_members_are_read(name: str) -> None:
     refused(one, *(packed(members, dict.fromkeys(names, method)) for names in chosen for method in METHODS.values()))
 
 
-@pytest.mark.parametrize("name", ["agent", "sb3-ppo"])
+@pytest.mark.parametrize("name", ["agent", pytest.param("sb3-ppo", marks=pytest.mark.slow)])
 def test_members_are_counted_before_they_are_listed(name: str) -> None:
     one = target(name)
     members = members_of(next(iter(one.files.values())))
