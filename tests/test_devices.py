@@ -116,9 +116,10 @@ def fast_noise(device: str, folder: Path) -> Any:
 
 
 def extract(device: str, folder: Path, n_steps: int = 3, **options: Any) -> Any:
-    """A few steps, of which the third has a new buffer: each more parts the devices further, see ROUGH."""
+    """A few small steps, of which the third has a new buffer: longer ones part the devices further, see ROUGH."""
     base, expert = pair(device)
-    extractor = RewardExtractor(base, expert, **{**NARROW, "buffer_size": 32, "n_epochs": 1, **options})
+    sizes = {"buffer_size": 32, "n_epochs": 1, "learning_rate": 2e-5}
+    extractor = RewardExtractor(base, expert, **{**NARROW, **sizes, **options})
     extractor.learn(DATA, total_timesteps=n_steps, log_interval=0, checkpoint_path=folder / "extractor.zip")
     again = RewardExtractor.load(folder / "extractor.zip", base=base, expert=expert)
     again.learn(DATA, total_timesteps=2, log_interval=0, reset_num_timesteps=False)
