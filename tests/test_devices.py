@@ -7,6 +7,7 @@ needs the second device runs in a process of its own, since torch knows a device
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -38,7 +39,16 @@ from rrpolicy.rewards.metrics import explained_by_level
 
 N_STEPS = 6
 DATA = [DATASET, EXPERT_DATASET]
-NARROW: dict[str, Any] = {"batch_size": 16, "buffer_size": 64, "n_epochs": 2, "n_value_draws": 1, "value_coef": 0.1}
+NETWORK = {"width": 32, "n_blocks": 1}  # each block has operators, which the second device takes one by one
+NARROW: dict[str, Any] = {
+    "batch_size": 16,
+    "buffer_size": 64,
+    "n_epochs": 2,
+    "n_value_draws": 1,
+    "value_coef": 0.1,
+    "window_kwargs": NETWORK,
+    "step_kwargs": NETWORK,
+}
 SMALL_UNET = {"block_out_channels": (8, 8), "norm_num_groups": 4, "attention_head_dim": 4}
 OBSERVATIONS = np.random.default_rng(0).normal(0, 0.3, (3, 4)).astype(np.float32)
 
@@ -55,10 +65,12 @@ def outputs(model: Any) -> np.ndarray:
 
 def learned(device: str, kind: str = "plain", dataset: Any = DATASET) -> DiffusionAgent:
     agent = make_agent(**KINDS[kind], device=device)
-    return agent.learn(dataset, total_timesteps=4, log_interval=0)
+    return agent.learn(dataset, total_timesteps=2, log_interval=0)
 
 
+@functools.cache
 def pair(device: str) -> tuple[DiffusionAgent, DiffusionAgent]:
+    """Once in each process: extraction and steering leave both as they are."""
     return learned(device), learned(device, dataset=EXPERT_DATASET)
 
 
@@ -96,11 +108,11 @@ def act(device: str, folder: Path, kind: str = "plain") -> Any:
 
 
 def candidates(device: str, folder: Path) -> Any:
-    return learned(device).with_planning(n_candidates=3).predict(OBSERVATIONS)[0]
+    return pair(device)[0].with_planning(n_candidates=3).predict(OBSERVATIONS)[0]
 
 
 def run_episodes(device: str, folder: Path) -> Any:
-    return evaluate(learned(device), Drift(), n_eval_episodes=2, seed=1).returns
+    return evaluate(pair(device)[0], Drift(), n_eval_episodes=2, seed=1).returns
 
 
 def fast_noise(device: str, folder: Path) -> Any:
@@ -134,7 +146,7 @@ def compare_at_own_samples(device: str, folder: Path) -> Any:
 
 
 def discriminate(device: str, folder: Path) -> Any:
-    discriminator = DiscriminatorReward(*pair(device), batch_size=16)
+    discriminator = DiscriminatorReward(*pair(device), batch_size=16, window_kwargs=NETWORK)
     return outputs(discriminator.learn(DATA, total_timesteps=N_STEPS, log_interval=0).reward)
 
 
@@ -214,7 +226,7 @@ def draw_images(device: str, folder: Path) -> Any:
 
 def score_images(device: str, folder: Path) -> Any:
     models = [image_model("cpu", seed=seed) for seed in (0, 1)]
-    extractor = RewardExtractor(*models, **NARROW, window_kwargs={"network": "unet-encoder"})
+    extractor = RewardExtractor(*models, **{**NARROW, "window_kwargs": {"network": "unet-encoder"}})
     extractor.learn(models[0].codec.encode(IMAGES), total_timesteps=3, log_interval=0)
     ImageReward(extractor.reward, models[0].codec, in_nats=True).save(folder / "reward.zip")
     reward = ImageReward.load(folder / "reward.zip", device=device).calibrated(IMAGES[:12], IMAGES[12:])
@@ -269,7 +281,8 @@ CASES: dict[str, Callable[[str, Path], Any]] = {
 
 MORE = {  # of a kind that others show as well, or nearly
     *(f"learn-{kind}" for kind in ("warm", "strided", "history", "controller")),
-    *(f"act-{kind}" for kind in ("strided", "controller", "unet", "transformer")),
+    *(f"act-{kind}" for kind in ("warm", "strided", "controller", "history-controller", "unet", "transformer")),
+    *("resume", "candidates"),  # fast-noise resumes, too, and steer has candidates
     *("foreign-vp", "foreign-ve", "foreign-edm", "foreign-flow-back", "images-draw"),
     *("extract-own-samples", "extract-value-units", "extract-in-parts"),
 }
