@@ -15,7 +15,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from helpers.pipelines import stable_diffusion_parts, tokenizer
+from helpers.pipelines import made_once, stable_diffusion_parts, tokenizer
 
 T5 = {"d_model": 64, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 40}
 
@@ -64,6 +64,7 @@ def _write(folder: Path, parts: dict[str, Any], kind: str) -> Path:
     return folder
 
 
+@made_once
 def write_sd3(folder: Path, seed: int = 0, with_t5: bool = True, **scheduler: Any) -> Path:
     """A folder of a StableDiffusion3Pipeline; pictures of 16 × 16."""
     clip, t5, _ = _text(folder, seed)
@@ -94,6 +95,7 @@ def write_sd3(folder: Path, seed: int = 0, with_t5: bool = True, **scheduler: An
     return _write(folder, parts, "StableDiffusion3Pipeline")
 
 
+@made_once
 def write_flux(folder: Path, seed: int = 0, guidance_embeds: bool = True, **scheduler: Any) -> Path:
     """A folder of a FluxPipeline; pictures of 16 × 16."""
     _, t5, _ = _text(folder, seed)

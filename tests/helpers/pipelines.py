@@ -1,12 +1,41 @@
 """The smallest image models that go through the real loading code: folders of diffusers pipelines, written offline."""
 
+import functools
 import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+Write = Callable[..., Path]
+
+
+def made_once(write: Write) -> Write:
+    """Writes a folder, which is made once in each process for the same arguments: its files are kept in memory."""
+    kept: dict[Any, tuple[dict[Path, bytes], torch.Tensor]] = {}
+
+    @functools.wraps(write)
+    def written(folder: Path, *args: Any, **kwargs: Any) -> Path:
+        key = args, tuple(sorted(kwargs.items()))
+        if key not in kept:
+            with tempfile.TemporaryDirectory() as made:
+                write(Path(made), *args, **kwargs)
+                files = [path for path in Path(made).rglob("*") if path.is_file()]
+                contents = {path.relative_to(made): path.read_bytes() for path in files}
+            kept[key] = contents, torch.get_rng_state()  # which is seeded anew by what makes the weights
+        contents, state = kept[key]
+        for name, content in contents.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        torch.set_rng_state(state)
+        return folder
+
+    return written
+
 
 WORDS = ("a", "cat", "dog", "photo", "of", "blood", "weapons", "hate")
 SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # Stable Diffusion's levels
@@ -29,6 +58,7 @@ def unet(seed: int = 0, channels: int = 1, size: Any = 8, **kwargs: Any) -> UNet
     ).eval()
 
 
+@made_once
 def write_ddpm(folder: Path, seed: int = 0, n_steps: int = 20, **kwargs: Any) -> Path:
     """A DDPMPipeline folder."""
     scheduler = DDPMScheduler(num_train_timesteps=n_steps, beta_schedule="squaredcos_cap_v2")
@@ -86,6 +116,7 @@ def stable_diffusion_parts(folder: Path, seed: int = 0, size: int = 8, vae_seed:
     }
 
 
+@made_once
 def write_stable_diffusion(folder: Path, seed: int = 0, **kwargs: Any) -> Path:
     """A pipeline folder as ``StableDiffusionPipeline.save_pretrained`` leaves it, without its safety checker."""
     parts = stable_diffusion_parts(folder, seed, **kwargs)
@@ -98,6 +129,7 @@ def write_stable_diffusion(folder: Path, seed: int = 0, **kwargs: Any) -> Path:
     return folder
 
 
+@made_once
 def write_stable_diffusion_xl(folder: Path, seed: int = 0, **index: Any) -> Path:
     """A pipeline folder as ``StableDiffusionXLPipeline.save_pretrained`` leaves it; pictures of 16 × 16."""
     parts = stable_diffusion_parts(folder, seed)
