@@ -73,9 +73,8 @@ def test_a_network_alone_takes_the_place_of_the_base_s(world: Path, pipeline: St
     torch.testing.assert_close(expert.prompted("a cat", 1.0).eps(x_t, t), wanted, rtol=0, atol=1e-5)
     assert expert.codec is pipeline.codec and pipeline.unet is not expert.unet
     assert expert.digests == {**pipeline.digests, WEIGHTS: sha256(tmp_path / "dpo" / Path(WEIGHTS).name)}
-    all_the_way(
-        ["--base", world / "sd", "--expert-unet", tmp_path / "dpo"], world / "sd", tmp_path, world / "prompts.txt"
-    )
+    given = ("--expert-unet", tmp_path / "dpo", "--prompts", world / "prompts.txt")
+    run("record", "--base", world / "sd", *given, *SHORT, "--out", tmp_path / "pairs")
     about = RecordedPairs.open(tmp_path / "pairs").about
     assert about["models"]["expert"] == f"{world / 'sd'} with the network of {tmp_path / 'dpo'}"
     assert about["digests"]["expert"] == expert.digests

@@ -107,11 +107,9 @@ def test_values_can_be_recorded_for_prompts(pipeline: StableDiffusion, tmp_path:
     assert value[2:].abs().min() > 0
 
 
-def test_half_the_precision_is_half_the_space(pipeline: StableDiffusion, tmp_path: Path) -> None:
-    pair = PromptPair(pipeline, safety=EAGER)
-    exact, rounded = (
-        record_prompts(pair, PROMPTS[:2], tmp_path / str(half), 2, n_noisings=3, half=half) for half in (False, True)
-    )
+def test_half_the_precision_is_half_the_space(tmp_path: Path) -> None:
+    many = {"n_samples": 256, "shard_size": 512}
+    exact, rounded = (record_mixtures(tmp_path / str(half), half=half, **many) for half in (False, True))
     sizes = [(pairs.folder / pairs.shards[0][0]).stat().st_size for pairs in (exact, rounded)]
     assert sizes[1] < 0.6 * sizes[0]
     torch.testing.assert_close(exact.shard(0).x_t, rounded.shard(0).x_t, rtol=1e-3, atol=1e-3)
@@ -216,12 +214,12 @@ def test_memory_is_flat_in_the_number_of_prompts(
     def recorded_prompts(n: int) -> RecordedPairs:
         return record_prompts(pair, ["a cat"] * n, tmp_path / str(n), 2, n_noisings=2, n_value_draws=0, shard_size=4)
 
-    few, many = (peak(monkeypatch, "save", lambda n=n: recorded_prompts(n)) for n in (4, 16))
+    few, many = (peak(monkeypatch, "save", lambda n=n: recorded_prompts(n)) for n in (4, 12))
     assert few >= SHARD_BYTES and many <= 1.05 * few  # x_t and Δε of one shard, and no more with more
-    monkeypatch.setattr(recorded, "N_SHARDS_PER_DRAW", 4)
+    monkeypatch.setattr(recorded, "N_SHARDS_PER_DRAW", 3)
     few, many = (
         peak(monkeypatch, "load_file", lambda n=n: RecordedPairs.open(tmp_path / str(n)).draw(16, RANDOM))
-        for n in (4, 16)
+        for n in (4, 12)
     )
     assert few > 0 and many <= few + SHARD_BYTES  # the drawn pairs and one shard
 
@@ -249,7 +247,7 @@ def test_every_pair_is_drawn_equally_often(tmp_path: Path) -> None:
 
     pairs = record(tmp_path, BASE, {}, 3, make)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.cat([pairs.draw(84, generator).x_t[:, 0, 0, 0] for _ in range(300)])
+    drawn = torch.cat([pairs.draw(84, generator).x_t[:, 0, 0, 0] for _ in range(100)])
     counts = torch.stack([((drawn >= 100 * i) & (drawn < 100 * i + 100)).float().mean() for i in range(3)])
     torch.testing.assert_close(counts, torch.tensor([4, 16, 64]) / 84, rtol=0, atol=0.02)
     assert len(drawn.unique()) == 84

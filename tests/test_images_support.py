@@ -111,6 +111,7 @@ def test_pictures_of_the_kind_are_kept_and_others_flagged(support: Support) -> N
     }
 
 
+@pytest.mark.slow  # as pictures that are drawn here, above
 @pytest.mark.skipif(not FASHION_MNIST_FOLDER.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_black_white_and_noise_are_flagged_and_real_pictures_are_not() -> None:
     models = [zoo.load(f"FashionMNIST/{name}") for name in ("base", "expert")]
