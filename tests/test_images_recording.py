@@ -71,7 +71,7 @@ def test_samples_of_both_models_are_noised_again(tmp_path: Path) -> None:
     assert record_mixtures(tmp_path / "gradients", n_value_draws=0).shard(0).value is None
 
 
-@pytest.mark.parametrize("kind", ["safety", "checkpoints"])
+@pytest.mark.parametrize("kind", ["safety", pytest.param("checkpoints", marks=pytest.mark.slow)])
 def test_prompts_are_followed_along_the_denoising_of_the_base(
     kind: str, pipeline: StableDiffusion, tmp_path: Path
 ) -> None:
@@ -99,6 +99,7 @@ def test_prompts_are_followed_along_the_denoising_of_the_base(
     assert differs.tolist() == [kind == "checkpoints", True, True, True]  # the warm-up is one step
 
 
+@pytest.mark.slow  # by default: test_by_default_prompts_leave_values_and_samples_of_both_models
 def test_values_can_be_recorded_for_prompts(pipeline: StableDiffusion, tmp_path: Path) -> None:
     pair = PromptPair(pipeline, safety=EAGER)
     pairs = record_prompts(pair, PROMPTS[:2], tmp_path, 3, n_noisings=0, n_value_draws=4, half=True)
