@@ -39,7 +39,7 @@ def run(task: Task, out: Path, **arguments: Any) -> list[str]:
     return said
 
 
-def test_an_unseen_maze_and_then_the_zoo_in_the_same_folder(tmp_path: Path) -> None:
+def test_an_unseen_maze(tmp_path: Path) -> None:
     (tmp_path / "maze.txt").write_text(MAZE)
     out = tmp_path / "out"
     said = run(Task.create(ENV_ID, tmp_path / "maze.txt"), out)  # the maze implies from scratch, its mark the goal
@@ -58,10 +58,16 @@ def test_an_unseen_maze_and_then_the_zoo_in_the_same_folder(tmp_path: Path) -> N
         frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(out / f"{name}.mp4"))
         assert frames >= 5 and seconds > 0
 
-    said = run(Task.create(ENV_ID), out)
+
+@pytest.mark.slow  # its pictures and films are those above; the rest is in a demo that is stopped, below
+def test_the_zoo_in_the_same_folder(tmp_path: Path) -> None:
+    for name in ("base.zip", "expert.zip"):
+        (tmp_path / name).write_bytes(b"")
+    said = run(Task.create(ENV_ID), tmp_path)
     assert f"base and expert from the zoo: {ENV_ID}/base, {ENV_ID}/expert-3-1" in said
-    assert {path.name for path in out.iterdir()} == files - {"base.zip", "expert.zip"}
-    assert zoo.card(out / "reward.zip")["goal"] == list(GOAL)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == PICTURES | {"results.json", "reward.zip", "discriminator.zip"}
+    assert zoo.card(tmp_path / "reward.zip")["goal"] == list(GOAL)
 
 
 @pytest.mark.slow  # a process that imports torch; test_jobs has what it does
@@ -76,9 +82,14 @@ def test_what_is_finished_is_kept_when_it_is_stopped(tmp_path: Path, monkeypatch
     def stop(*arguments: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
+    for name in ("base.zip", "expert.zip", "hero.png"):
+        (tmp_path / name).write_bytes(b"")  # of a demo before, in an unseen maze
     monkeypatch.setattr(maze, "plot_hero", stop)
+    said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run(Task.create(ENV_ID), tmp_path)
+        Demo(Task.create(ENV_ID), tmp_path, RECIPE, n_episodes=2, log=said.append).run()
+    assert f"base and expert from the zoo: {ENV_ID}/base, {ENV_ID}/expert-3-1" in said
+    assert zoo.card(tmp_path / "reward.zip")["goal"] == list(GOAL)
     assert {path.name for path in tmp_path.iterdir()} == {
         "results.json",
         "heat_map.png",
