@@ -88,9 +88,9 @@ def test_the_main_job_step_by_step(tmp_path: Path) -> None:
         tmp_path / name for name in ("base-data", "expert-data", "base", "expert", "reward", "pictures")
     )
     for _ in range(2):  # a second run over the first
-        run("collect", "--env", ENV_ID, "--n-transitions", 4000, "--out", base_data)
-    run("collect", "--goal", "3,1", "--n-transitions", 2000, "--out", expert_data)
-    assert {row["metric"]: row["mean"] for row in read_results(base_data)}["n_transitions"] == 4000
+        run("collect", "--env", ENV_ID, "--n-transitions", 1000, "--out", base_data)
+    run("collect", "--goal", "3,1", "--n-transitions", 1000, "--out", expert_data)
+    assert {row["metric"]: row["mean"] for row in read_results(base_data)}["n_transitions"] == 1000
     run("train", "--dataset", base_data, "--out", base, "--checkpoint-freq", 5, "--no-progress")
     run("train", "--dataset", base_data, "--out", base, "--resume", "--no-progress")
     run(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import markdown
-from helpers.agents import few_own_samples
+from helpers.agents import NARROW, few_own_samples
 from helpers.exported import FOLDER, source
 from helpers.program import invoke
 
@@ -35,6 +35,11 @@ SMALLER = {
         "n_eval_episodes=8": "n_eval_episodes=2",
         "DriftEnv(n_steps=30": "DriftEnv(n_steps=12",
         "draw(512,": "draw(64,",
+        "n_episodes=60, seed=0": "n_episodes=20, seed=0",
+        "n_episodes=60, seed=1000": "n_episodes=20, seed=1000",
+        "buffer_size=1024": "buffer_size=128",
+        '"width": 64, "n_blocks": 2': '"width": 16, "n_blocks": 1',
+        "RewardExtractor(base, expert,": "RewardExtractor(base, expert, window_kwargs=NARROW, step_kwargs=NARROW,",
         "n_rounds=1, rounds": "n_rounds=1, total_timesteps=5, rounds",
     },
     "docs/quickstart.md": {"n_eval_episodes=4": "n_eval_episodes=1"},
@@ -71,7 +76,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     few_own_samples(monkeypatch)
     namespace = markdown.run(
         page,
-        {"__name__": "__main__", "kept": source("planner"), "kept_file": FOLDER / "planner.onnx"},
+        {"__name__": "__main__", "kept": source("planner"), "kept_file": FOLDER / "planner.onnx", "NARROW": NARROW},
         SMALLER.get(name(page), {}),
     )
     if page.name == "quickstart.md":

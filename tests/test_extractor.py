@@ -64,7 +64,7 @@ def test_identical_agents_give_an_exactly_constant_reward(kind: str, tmp_path: P
     base = agent_of_kind(kind).learn(DATASET, 2)
     base.save(tmp_path / "agent")
     same = DiffusionAgent.load(tmp_path / "agent")
-    reward = make_extractor(base, same).learn([DATASET, EXPERT_DATASET], 20).reward
+    reward = make_extractor(base, same, buffer_size=64).learn([DATASET, EXPERT_DATASET], 5).reward
     x_t, t = torch.randn(50, *base.event_shape), torch.randint(10, (50,))
     for head in reward.heads:
         assert (reward(x_t, t, head) == 0).all() and (reward.gradient(x_t, t, head) == 0).all()
@@ -192,7 +192,9 @@ def test_rows_that_differ_less_count_as_much_as_others() -> None:
     torch.testing.assert_close((weight[:, None] * free).sum() / free.sum(), torch.tensor(1.0))
     torch.testing.assert_close(row_weights(targets, rms, pinned, 100.0), torch.ones(8))  # all are below 100 averages
     options: list[dict[str, Any]] = [{}, {"row_weighting": False}, {"row_floor": 100.0}]
-    weighted, alike, floored = (first_losses(make_extractor(base, expert, **one))["window_gradient"] for one in options)
+    few: dict[str, Any] = {"heads": ("window",), "buffer_size": 64}
+    learners = (make_extractor(base, expert, **few, **one) for one in options)
+    weighted, alike, floored = (first_losses(learner)["window_gradient"] for learner in learners)
     assert floored == pytest.approx(alike, rel=1e-5) and abs(weighted - alike) > 1e-3 * alike
 
 
@@ -213,7 +215,8 @@ def test_errors_of_values_count_linearly_beyond_the_clip(tmp_path: Path) -> None
 
 def test_the_first_actions_count_as_much_as_they_are_told_to() -> None:
     def loss(weight: float, **changes: Any) -> float:
-        extractor = make_extractor(make_agent(), make_agent(seed=1), first_action_weight=weight, **changes)
+        options: dict[str, Any] = {"first_action_weight": weight, "heads": ("window",), "buffer_size": 64, **changes}
+        extractor = make_extractor(make_agent(), make_agent(seed=1), **options)
         return first_losses(extractor)["window_gradient"]
 
     for changes in ({}, {"row_weighting": False}):

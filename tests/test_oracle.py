@@ -108,7 +108,7 @@ def test_swapping_the_models_flips_the_sign() -> None:
 
 def test_identical_models_give_zero() -> None:
     case = Case.of(2)
-    reward = RewardExtractor(case.base, case.base, batch_size=32, buffer_size=256, seed=0).learn(case.train, 30).reward
+    reward = RewardExtractor(case.base, case.base, batch_size=32, buffer_size=64, seed=0).learn(case.train, 5).reward
     for level in LEVELS:
         assert (case.truth(reward, level)[1] == 0).all()
 
