@@ -39,7 +39,7 @@ def test_the_real_environment_repeats_the_dataset(goal: tuple[float, float] | No
 
 
 @pytest.mark.parametrize("goal", [None, (1, 1)])
-@pytest.mark.parametrize("n_transitions", [1, 7, 999, 4321])
+@pytest.mark.parametrize("n_transitions", [1, 7, 999, pytest.param(4321, marks=pytest.mark.slow)])
 def test_size_is_exact_and_the_seed_decides(goal: tuple[int, int] | None, n_transitions: int) -> None:
     first, again, other = (collect_point_maze(UMAZE, n_transitions, goal=goal, seed=seed) for seed in (1, 1, 2))
     assert len(first) == n_transitions

@@ -69,7 +69,10 @@ def test_what_was_loaded_is_compiled_and_goes_on(tmp_path: Path) -> None:
     assert GRAPHS and same_tensors(*(agent.get_parameters() for agent in agents))
 
 
-@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"accumulate": 2}], ids=str)
+BF16 = pytest.param({"precision": "bf16"}, marks=pytest.mark.slow)  # without a compiler: test_precision
+
+
+@pytest.mark.parametrize("options", [BF16, {"accumulate": 2}], ids=str)
 def test_it_goes_with_the_other_options(options: dict[str, Any]) -> None:
     agents = [trained(compile="counting", **options), trained(**options)]
     assert same_tensors(*(agent.get_parameters() for agent in agents))

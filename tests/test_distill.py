@@ -156,7 +156,7 @@ def test_a_step_with_the_clean_target_goes_where_the_teacher_goes(schedule: str)
         torch.testing.assert_close(ddim(step), x_s[i], atol=1e-6, rtol=1e-5)  # α and σ are of single precision
 
 
-@pytest.mark.parametrize("n_steps", [1, pytest.param(3, marks=pytest.mark.slow), None])
+@pytest.mark.parametrize("n_steps", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, None))])
 def test_a_student_makes_the_steered_plan_from_the_same_noise(n_steps: int | None) -> None:
     teacher = steered()
     learner = planned(teacher, n_steps, 120)

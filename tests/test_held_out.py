@@ -65,11 +65,13 @@ LEARNERS: dict[str, tuple[Any, Any, Any]] = {
     "value units": (lambda: new_extractor(value_units=True), None, HELD_OUT),
     "discriminator": (new_discriminator, [DATASET, EXPERT_DATASET], [HELD_OUT, EXPERT_DATASET]),
 }
-FEW = ("plain", "inverse", "extractor", "value units", "discriminator")  # other kinds of agents learn alike
+FEW = ("plain", "inverse", "extractor", "discriminator")  # other kinds of agents and units of values learn alike
 every_learner = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FEW)) for name in LEARNERS]
 )
-some_learners = pytest.mark.parametrize("name", ["plain", "inverse", "extractor", "discriminator"])
+some_learners = pytest.mark.parametrize(
+    "name", ["plain", "inverse", pytest.param("extractor", marks=pytest.mark.slow), "discriminator"]
+)
 
 
 def reload(learner: Any, path: Path) -> Any:

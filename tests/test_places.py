@@ -111,7 +111,9 @@ CREATORS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.usefixtures("registry")
-@pytest.mark.parametrize("creator", CREATORS)
+@pytest.mark.parametrize(
+    "creator", [pytest.param(one, marks=[pytest.mark.slow] * (one in ("class", "argument"))) for one in CREATORS]
+)
 def test_an_environment_that_takes_no_render_mode_goes_all_the_way(creator: str, tmp_path: Path) -> None:
     """Collected in, trained for without --env, since the data tell, enjoyed; what it cannot do is said."""
     gym.register("Plain-v0", max_episode_steps=10, **CREATORS[creator])

@@ -49,7 +49,9 @@ def test_networks_compute_in_it_and_what_is_kept_does_not(name: str, tmp_path: P
     assert all(bool(torch.isfinite(one).all()) for one in numbers)
 
 
-@pytest.mark.parametrize("kind", ["plain", pytest.param("unet", marks=pytest.mark.slow), "transformer"])
+@pytest.mark.parametrize(
+    "kind", ["plain", *(pytest.param(one, marks=pytest.mark.slow) for one in ("unet", "transformer"))]
+)
 def test_the_loss_falls_as_in_float32(kind: str) -> None:
     found = {}
     for precision in ("fp32", "bf16"):
@@ -84,7 +86,7 @@ def test_the_second_derivative_is_that_of_float32_up_to_rounding() -> None:
     assert cosine > 0.99 and not torch.equal(exact, rounded)
 
 
-@pytest.mark.parametrize("name", ["agent", "images"])
+@pytest.mark.parametrize("name", ["agent", pytest.param("images", marks=pytest.mark.slow)])
 def test_stopped_and_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
     whole, part = (learners(**BF16)[name] for _ in range(2))
     learn(name, whole)

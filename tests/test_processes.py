@@ -125,8 +125,12 @@ def test_commands_leave_what_one_process_leaves(folders: tuple[Path, Path]) -> N
 # Exact and cheap: what accelerate exchanges between processes goes through memory.
 
 
-@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 3])
-@pytest.mark.parametrize("name", list(launched.learners()))
+FEW = ("agent", "extractor")  # of two networks, and of one that is differentiated twice
+SLICED = [pytest.param(name, 3, marks=[pytest.mark.slow] * (name not in FEW)) for name in launched.learners()]
+TWO = [pytest.param(name, 2, marks=pytest.mark.slow) for name in launched.learners()]
+
+
+@pytest.mark.parametrize(("name", "n"), [*SLICED, *TWO])
 def test_slices_give_what_the_batch_gives(name: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = launched.learn(name, launched.learners()[name])
     several = [launched.learners()[name] for _ in range(n)]

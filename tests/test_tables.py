@@ -34,7 +34,7 @@ def test_lines_are_read_as_they_stand(tmp_path: Path) -> None:
     assert read_table(path) == [["a", "b"], ["x\ny", "2"], [], ["3"]]
 
 
-@pytest.mark.parametrize("piece", ["a\n", ","])
+@pytest.mark.parametrize("piece", [pytest.param("a\n", marks=pytest.mark.slow), ","])  # cells are counted, too
 def test_tables_of_short_cells_are_bounded(piece: str, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text(piece * (2**21 // len(piece)))
