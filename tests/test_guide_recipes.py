@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENV_ID = "Pendulum-v1"  # whose torques reach from -2 to 2
 
 
+@pytest.mark.slow  # as test_own_environment; actions beyond one: test_finetune
 def test_a_recipe_adds_an_environment_whose_actions_are_not_within_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,7 @@ def test_a_recipe_names_its_environment_and_its_data(home: Path) -> None:
         environment_of({"name": "a", "environments": ["Nothing-*"]})
 
 
-@pytest.mark.slow  # from the zoo below; from scratch in a maze: test_demo
+@pytest.mark.slow  # from the zoo: test_demo_robot; from scratch in a maze: test_demo
 def test_the_demo_trains_what_the_zoo_has_not(home: Path) -> None:
     said = run("demo", "--env", ENV_ID, "--n-episodes", 2, "--out", home / "demo", "--no-progress")
     assert "base, expert and reward from scratch, trained data" in said
@@ -88,6 +88,7 @@ def test_the_experiment_measures_it(home: Path) -> None:
     assert (home / "r" / "scores.png").exists()
 
 
+@pytest.mark.slow  # as any robot: test_zoo_robots, test_demo_robot; the recipe is measured above
 def test_the_zoo_gets_it_and_the_demo_takes_it_from_there(home: Path) -> None:
     run("zoo", "build", ENV_ID, "--work", home / "work", "--n-episodes", 2, "--out", home / "zoo", "--no-progress")
     assert {card["name"] for card in zoo.entries()} == {f"{ENV_ID}/{name}" for name in ("base", "expert", "reward")}

@@ -312,9 +312,10 @@ def test_bases_are_what_units_share(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- ablations and controls
 
 
-@pytest.mark.parametrize(
-    "name", ["step-head", "unseen-base", "identical", pytest.param("data-10k", marks=pytest.mark.slow)]
-)
+MORE = [pytest.param(name, marks=pytest.mark.slow) for name in ("step-head", "data-10k")]
+
+
+@pytest.mark.parametrize("name", ["unseen-base", "identical", *MORE])
 def test_variants_go_through_the_same_code(done: Path, name: str) -> None:
     results = reproduction(done, [CORNER], variant=VARIANTS[name]).run()
     own = [one for one in results if one.variant == name]
@@ -355,7 +356,7 @@ def test_a_reward_that_a_variant_shares_is_the_same(done: Path) -> None:
 
 SAME = {"unseen-base", "step-head", "data-10k", "ddim"}  # that of the experiment, or of other shape, or slow to collect
 OTHERS = sorted({name for name, one in VARIANTS.items() if one.part == "pair" and one.goals != ()} - SAME)
-FEW = ("expert-from-scratch", "one-round", "shuffled")  # another expert, other rounds, another extraction
+FEW = ("expert-from-scratch", "shuffled")  # another expert, another extraction
 
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one not in FEW)) for one in OTHERS])

@@ -1,5 +1,6 @@
 """Training on ρ as a part of the maze experiment: nothing that is finished is trained twice, and tables tell ratios."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,7 @@ def test_what_was_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
         if text == "training PPO-true":
             raise Killed
 
+    shutil.copytree(done / "work", tmp_path / "work", ignore=shutil.ignore_patterns("training"))  # the reward is there
     store = MazeStore(tmp_path / "work", RECIPE, VARIANT)
     with pytest.raises(Killed):
         measure_training(store, UNIT, tmp_path / "curves", log)
