@@ -200,6 +200,7 @@ def live_bytes() -> int:
 
 def peak(monkeypatch: pytest.MonkeyPatch, place: str, run: Callable[[], object]) -> int:
     """Most bytes alive, over what was there before, at any call of ``safetensors.torch.<place>``."""
+    gc.collect()  # what earlier tests left would count before, and no more when it is collected meanwhile
     before, seen, function = live_bytes(), [0], getattr(recorded.safetensors.torch, place)
     with monkeypatch.context() as patch:
         patch.setattr(recorded.safetensors.torch, place, lambda *a: seen.append(live_bytes() - before) or function(*a))
