@@ -90,6 +90,7 @@ class Jobs:
             raise ValueError(f"scheduler is {self.scheduler!r}: a piece begins beside this process on this machine")
         if not self.elsewhere:
             return partial(work, item)
+        # with two of them joblib does not do the piece in this process
         return partial(_result, Parallel(2, return_as="generator")([delayed(_Call.of(work))(item)]), item)
 
 

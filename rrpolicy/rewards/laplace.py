@@ -12,6 +12,7 @@ near each other. So Λ⁻¹ is too small, and is multiplied by the factor that s
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -128,7 +129,9 @@ class LaplaceReward(UncertainReward):
 
     def with_options(self, **options: Any) -> Self:
         """The same reward with another ``max_uncertainty``."""
-        return type(self)(self._reward, self.covariance, **{"max_uncertainty": self.max_uncertainty, **options})
+        made = copy.copy(self)  # what is checked already is not checked again for every interval
+        made._take_limit(**{"max_uncertainty": self.max_uncertainty, **options})
+        return made
 
     @property
     def _reward(self) -> RelativeReward:

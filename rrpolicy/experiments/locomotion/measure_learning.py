@@ -151,12 +151,12 @@ def _action_errors(store: RobotStore, unit: RobotUnit, makers: Makers) -> list[R
     demonstrator = store.demonstrations.demonstrator(unit, store.recipe)
     if demonstrator is None:
         return []
-    rows = []
+    rows, agents = [], {name: agent for make in makers.values() for name, agent in make().items()}
     for part, data in zip(PARTS, store.data(unit), strict=True):
         drawn = np.random.default_rng(unit.seed).choice(data.n_transitions, N_STATES)
         states = data.observations[drawn]
         right, _ = demonstrator.predict(states, deterministic=True)
-        for name, agent in ((name, agent) for make in makers.values() for name, agent in make().items()):
+        for name, agent in agents.items():
             squares = np.square(agent.predict(states)[0] - right).sum(axis=1)
             rows.append(result_row(name, f"action_error_{part}_states", squares))
     return rows
